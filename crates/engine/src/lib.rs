@@ -1,0 +1,4 @@
+//! The engine: one OS thread that owns the device, the weights and the cache.
+
+pub mod model;
+pub mod request;

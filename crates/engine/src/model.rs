@@ -1,0 +1,63 @@
+//! The seam between the engine and the architectures: what a model must say and do.
+
+use candle_core::{DType, Result, Tensor};
+use kernels::paged_attention::KvCacheLayer;
+
+/// What the engine must know of a model before it is loaded; all from `config.json`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelSpec {
+    /// Name in `architectures` of `config.json`.
+    pub architecture: String,
+    /// Decoder layers that hold keys and values.
+    pub num_layers: usize,
+    /// Query heads.
+    pub num_heads: usize,
+    /// Key and value heads.
+    pub num_kv_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width of the gated MLP.
+    pub intermediate_size: usize,
+    /// Rows of the embedding and of the logits.
+    pub vocab_size: usize,
+    /// Longest context the positions allow.
+    pub max_position_embeddings: usize,
+    /// Parameters as loaded (a tied embedding counts once).
+    pub num_parameters: usize,
+    /// `torch_dtype` of the checkpoint.
+    pub dtype: DType,
+}
+
+/// One step's input: tokens of several sequences back to back, prefill chunks and decodes mixed.
+#[derive(Debug)]
+pub struct ForwardBatch {
+    /// Token ids. `[tokens]` u32
+    pub ids: Tensor,
+    /// Position of each token in its sequence. `[tokens]` u32
+    pub positions: Tensor,
+    /// Where each token's key and value go: block * block_size + offset. `[tokens]` u32
+    pub slots: Tensor,
+    /// Rows of each sequence: `q_starts[i]..q_starts[i + 1]`. `[seqs + 1]` u32
+    pub q_starts: Tensor,
+    /// Keys each sequence's last row sees, itself included. `[seqs]` u32
+    pub context_lens: Tensor,
+    /// Blocks of each sequence in order, padded with 0. `[seqs, max_blocks]` u32
+    pub block_tables: Tensor,
+    /// Rows whose logits are wanted, rising. `[rows]` u32
+    pub logits_rows: Tensor,
+}
+
+/// Keys and values of every layer.
+#[derive(Debug)]
+pub struct KvCache {
+    /// One entry a decoder layer.
+    pub layers: Vec<KvCacheLayer>,
+}
+
+/// A decoder-only language model. Only the mathematics: no dtype, device, shard or cache decisions.
+pub trait CausalLm: Send {
+    /// Runs the step and returns the logits of `batch.logits_rows`. `[rows, vocab]` f32
+    fn forward(&self, batch: &ForwardBatch, cache: &KvCache) -> Result<Tensor>;
+}

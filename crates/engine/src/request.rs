@@ -1,0 +1,163 @@
+//! What goes into the engine and what comes out: requests, sampling parameters, events.
+//!
+//! Plain data. The server fills a [`Request`], the engine answers through its [`Sink`].
+
+use std::fmt;
+
+/// Sampling and stopping parameters of one sequence, validated by the caller.
+///
+/// Defaults are the neutral values: they change nothing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SamplingParams {
+    /// 0 means greedy.
+    pub temperature: f32,
+    /// Keep the smallest set of tokens whose probability reaches this; 1 keeps all.
+    pub top_p: f32,
+    /// Keep this many of the most likely tokens; 0 keeps all.
+    pub top_k: u32,
+    /// Drop tokens less likely than this fraction of the most likely one; 0 drops none.
+    pub min_p: f32,
+    /// Divides (or multiplies, when negative) the logits of tokens in prompt or output (CTRL,
+    /// arXiv:1909.05858); 1 is neutral.
+    pub repetition_penalty: f32,
+    /// Subtracted once from the logit of every token already in the output.
+    pub presence_penalty: f32,
+    /// Subtracted from a logit for each occurrence of its token in the output.
+    pub frequency_penalty: f32,
+    /// Key of the counter-based generator: the same seed gives the same text in any batch.
+    pub seed: u64,
+    /// Added to single logits: (token id, bias).
+    pub logit_bias: Vec<(u32, f32)>,
+    /// If given, every other token is impossible.
+    pub allowed_token_ids: Option<Vec<u32>>,
+    /// Report the chosen token's log-probability and this many of the most likely ones.
+    pub logprobs: Option<u32>,
+    /// Report the same for every prompt token but the first.
+    pub prompt_logprobs: Option<u32>,
+    /// Stop with [`FinishReason::Length`] after this many tokens; 0 only scores the prompt.
+    pub max_tokens: usize,
+    /// End-of-sequence and stop tokens cannot be sampled before this many tokens.
+    pub min_tokens: usize,
+    /// Generate past end-of-sequence tokens.
+    pub ignore_eos: bool,
+    /// Further token ids that end the sequence.
+    pub stop_token_ids: Vec<u32>,
+}
+
+impl Default for SamplingParams {
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: 0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            seed: 0,
+            logit_bias: Vec::new(),
+            allowed_token_ids: None,
+            logprobs: None,
+            prompt_logprobs: None,
+            max_tokens: 16,
+            min_tokens: 0,
+            ignore_eos: false,
+            stop_token_ids: Vec::new(),
+        }
+    }
+}
+
+/// One sequence to generate. A request with `n` choices is `n` of these; their prompts share blocks.
+pub struct Request {
+    /// Token ids, at least one, each below the vocabulary size.
+    pub prompt: Vec<u32>,
+    /// See [`SamplingParams`].
+    pub params: SamplingParams,
+    /// Lower values run first; equal ones in order of arrival.
+    pub priority: i32,
+    /// Prefix-cache blocks are shared only between requests of the same salt.
+    pub cache_salt: Option<String>,
+    /// Where the events go.
+    pub sink: Sink,
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request")
+            .field("prompt_len", &self.prompt.len())
+            .field("params", &self.params)
+            .field("priority", &self.priority)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Takes events on the engine thread; it must not block. Returns `false` once nobody listens,
+/// which aborts the sequence. At most `max_tokens` + 2 events arrive.
+pub type Sink = Box<dyn FnMut(Event) -> bool + Send>;
+
+/// What the engine tells a request, in order: `PromptScored` (only if asked for), tokens, and
+/// exactly one of `Finished` and `Failed`. After an abort nothing more comes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// Log-probabilities of the prompt tokens, one entry a token, `None` for the first.
+    PromptScored(Vec<Option<TokenLogprobs>>),
+    /// One sampled token. A token that ends the sequence is reported too.
+    Token {
+        /// The sampled id.
+        id: u32,
+        /// Present if [`SamplingParams::logprobs`] asked for it.
+        logprobs: Option<TokenLogprobs>,
+    },
+    /// The sequence is complete.
+    Finished {
+        /// Why.
+        reason: FinishReason,
+        /// Prompt tokens that came from the prefix cache when it first ran.
+        cached_tokens: usize,
+    },
+    /// The step that held this sequence failed; nothing more comes.
+    Failed(EngineError),
+}
+
+/// Why a sequence ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FinishReason {
+    /// An end-of-sequence token (`None`) or one of the request's stop tokens (its id).
+    Stop(Option<u32>),
+    /// `max_tokens` or the model's context length was reached.
+    Length,
+}
+
+/// Natural-log probabilities at one position, of the distribution before temperature, top-k,
+/// top-p and min-p, after penalties, bias and mask.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenLogprobs {
+    /// Of the token itself.
+    pub logprob: f32,
+    /// 1 for the most likely token.
+    pub rank: u32,
+    /// The most likely tokens, in falling order.
+    pub top: Vec<(u32, f32)>,
+}
+
+/// Why the engine refused or failed a request.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// Too many requests wait already.
+    #[error("the queue is full: {waiting} requests are waiting and {limit} may")]
+    QueueFull {
+        /// Waiting now.
+        waiting: usize,
+        /// The bound.
+        limit: usize,
+    },
+    /// The engine is shutting down or has ended.
+    #[error("the engine is stopped")]
+    Stopped,
+    /// The request cannot ever run.
+    #[error("{0}")]
+    Rejected(String),
+    /// A step failed or panicked; the text says how.
+    #[error("a step of the engine failed: {0}")]
+    Step(String),
+}

@@ -1,0 +1,1 @@
+//! rope_kv_write
