@@ -1,0 +1,217 @@
+//! The command line, as typed. Names follow vLLM's where it has one.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// An LLM inference server in one binary. Without a command it serves the embedded demo model.
+#[derive(Debug, Parser)]
+#[command(name = "sconce", version, max_term_width = 100)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    /// `sconce` alone is `sconce serve`.
+    #[command(flatten)]
+    pub(crate) serve: ServeArgs,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Serve a model over the OpenAI API.
+    Serve(Box<ServeArgs>),
+    /// Talk to a model in the terminal, in this process or on a server.
+    Chat(Box<ChatArgs>),
+    /// Print the memory plan of a model without loading its weights.
+    Plan(Box<ServeArgs>),
+}
+
+/// Every setting of a server. The same names are keys of the configuration file (`--config`);
+/// the environment is stronger than the file, a flag stronger than the environment.
+#[derive(Debug, Clone, Default, Args, Serialize, Deserialize)]
+#[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) struct ServeArgs {
+    /// Hugging Face id (org/name), a local folder, or `spark`, the embedded demo model (default).
+    #[arg(value_name = "MODEL", env = "SCONCE_MODEL")]
+    pub(crate) model: Option<String>,
+
+    /// TOML file with any of these settings, e.g. `max-num-seqs = 64`.
+    #[arg(long, env = "SCONCE_CONFIG", value_name = "FILE")]
+    #[serde(skip)]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Names that clients may use for the model; the first one is reported.
+    #[arg(long, env = "SCONCE_SERVED_MODEL_NAME", num_args = 1.., value_delimiter = ',')]
+    pub(crate) served_model_name: Option<Vec<String>>,
+
+    /// Branch, tag or commit on the hub.
+    #[arg(long, env = "SCONCE_REVISION")]
+    pub(crate) revision: Option<String>,
+
+    /// Where hub downloads go (default: the Hugging Face cache).
+    #[arg(long, env = "SCONCE_DOWNLOAD_DIR", value_name = "DIR")]
+    pub(crate) download_dir: Option<PathBuf>,
+
+    /// Address to listen on [default: 127.0.0.1]
+    #[arg(long, env = "SCONCE_HOST")]
+    pub(crate) host: Option<String>,
+
+    // Not SCONCE_PORT: Kubernetes sets that to tcp://... for a service named sconce.
+    /// Port to listen on; 0 picks a free one [default: 8000]
+    #[arg(long, env = "SCONCE_HTTP_PORT")]
+    pub(crate) port: Option<u16>,
+
+    /// Key that clients must send as a bearer token; may be repeated.
+    #[arg(long, env = "SCONCE_API_KEY", hide_env_values = true, value_delimiter = ',')]
+    pub(crate) api_key: Option<Vec<String>>,
+
+    /// Browser origins that may call the server [default: *]
+    #[arg(long, env = "SCONCE_ALLOWED_ORIGINS", num_args = 1.., value_delimiter = ',')]
+    pub(crate) allowed_origins: Option<Vec<String>>,
+
+    /// Where the model runs [default: cpu]
+    #[arg(long, env = "SCONCE_DEVICE")]
+    pub(crate) device: Option<DeviceKind>,
+
+    /// Data type of weights, activations and cache [default: auto, the checkpoint's own]
+    #[arg(long, env = "SCONCE_DTYPE")]
+    pub(crate) dtype: Option<DtypeKind>,
+
+    /// Where weights come from: the checkpoint, or random numbers of its shape [default: auto]
+    #[arg(long, env = "SCONCE_LOAD_FORMAT")]
+    pub(crate) load_format: Option<LoadFormat>,
+
+    /// Seed of dummy weights and of requests that name none [default: random per request]
+    #[arg(long, env = "SCONCE_SEED")]
+    pub(crate) seed: Option<u64>,
+
+    /// Longest context, prompt and answer together, in tokens [default: the model's]
+    #[arg(long, env = "SCONCE_MAX_MODEL_LEN")]
+    pub(crate) max_model_len: Option<usize>,
+
+    /// Sequences that may run at once.
+    #[arg(long, env = "SCONCE_MAX_NUM_SEQS")]
+    pub(crate) max_num_seqs: Option<usize>,
+
+    /// Tokens of one step, prompts and answers together.
+    #[arg(long, env = "SCONCE_MAX_NUM_BATCHED_TOKENS")]
+    pub(crate) max_num_batched_tokens: Option<usize>,
+
+    /// Requests that may wait before further ones are refused with 429.
+    #[arg(long, env = "SCONCE_MAX_NUM_QUEUED_REQS")]
+    pub(crate) max_num_queued_reqs: Option<usize>,
+
+    /// Tokens of one block of the key-value cache.
+    #[arg(long, env = "SCONCE_BLOCK_SIZE")]
+    pub(crate) block_size: Option<usize>,
+
+    /// Bytes of the key-value cache; K, M, G and KiB, MiB, GiB are understood.
+    #[arg(long, env = "SCONCE_KV_CACHE_MEMORY_BYTES")]
+    pub(crate) kv_cache_memory_bytes: Option<String>,
+
+    /// Blocks of the key-value cache, instead of a size in bytes.
+    #[arg(long, env = "SCONCE_NUM_GPU_BLOCKS_OVERRIDE")]
+    pub(crate) num_gpu_blocks_override: Option<usize>,
+
+    /// Share the cache of equal prompt beginnings [default: true]
+    #[arg(long, env = "SCONCE_ENABLE_PREFIX_CACHING", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "true", overrides_with = "no_enable_prefix_caching")]
+    pub(crate) enable_prefix_caching: Option<bool>,
+
+    /// Do not share the cache of equal prompt beginnings.
+    #[arg(long)]
+    #[serde(skip)]
+    pub(crate) no_enable_prefix_caching: bool,
+
+    /// Chat template, as a file or as the text itself (default: the model's own).
+    #[arg(long, env = "SCONCE_CHAT_TEMPLATE")]
+    pub(crate) chat_template: Option<String>,
+
+    /// Honour `chat_template` in requests. Rendering is bounded, but it is the client's program.
+    #[arg(long, env = "SCONCE_TRUST_REQUEST_CHAT_TEMPLATE", num_args = 0..=1)]
+    #[arg(require_equals = true, default_missing_value = "true")]
+    pub(crate) trust_request_chat_template: Option<bool>,
+
+    /// Threads that compute [default: the number of cores]
+    #[arg(long, env = "SCONCE_THREADS")]
+    pub(crate) threads: Option<usize>,
+
+    /// Seconds that running requests get to finish after SIGTERM [default: 30]
+    #[arg(long, env = "SCONCE_DRAIN_TIMEOUT", value_name = "SECONDS")]
+    pub(crate) drain_timeout: Option<u64>,
+
+    /// What is logged, e.g. `info`, `debug` or `engine=debug` [default: info]
+    #[arg(long, env = "SCONCE_LOG_LEVEL")]
+    pub(crate) log_level: Option<String>,
+
+    /// Log lines for people or as JSON [default: pretty]
+    #[arg(long, env = "SCONCE_LOG_FORMAT")]
+    pub(crate) log_format: Option<LogFormat>,
+}
+
+/// `sconce chat`.
+#[derive(Debug, Args)]
+pub(crate) struct ChatArgs {
+    /// Base URL of a running server, e.g. <http://localhost:8000/v1>; without it the model runs here.
+    #[arg(long, value_name = "URL")]
+    pub(crate) url: Option<String>,
+
+    /// System message put before the conversation.
+    #[arg(long)]
+    pub(crate) system: Option<String>,
+
+    /// 0 answers the same every time (default: the model's own).
+    #[arg(long)]
+    pub(crate) temperature: Option<f32>,
+
+    /// Longest answer, in tokens.
+    #[arg(long)]
+    pub(crate) max_tokens: Option<u32>,
+
+    /// The model, and how to run it. With `--url`, MODEL is a name on that server.
+    #[command(flatten)]
+    pub(crate) serve: ServeArgs,
+}
+
+/// `--device`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum DeviceKind {
+    /// The processor.
+    Cpu,
+}
+
+/// `--dtype`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum DtypeKind {
+    /// The checkpoint's own; float16 runs as float32 on the CPU.
+    Auto,
+    /// 16 bits, the exponent of float32.
+    Bfloat16,
+    /// 32 bits.
+    Float32,
+}
+
+/// `--load-format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LoadFormat {
+    /// The checkpoint's safetensors files.
+    Auto,
+    /// The same as auto: safetensors files.
+    Safetensors,
+    /// Random weights of the shape that config.json gives; nothing is read.
+    Dummy,
+}
+
+/// `--log-format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// For people.
+    Pretty,
+    /// One JSON object a line.
+    Json,
+}

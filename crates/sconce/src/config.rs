@@ -1,0 +1,225 @@
+//! From flags, environment and file to one checked configuration. The only reader of the
+//! environment (with `cli.rs`, where clap reads the `SCONCE_*` variables).
+
+use crate::cli::{DtypeKind, LoadFormat, LogFormat, ServeArgs};
+use anyhow::{Context, Result, bail};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Name of the embedded model.
+pub(crate) const SPARK: &str = "spark";
+
+/// A complete, checked configuration.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) model: ModelChoice,
+    pub(crate) listen: Listen,
+    pub(crate) server: server::ServerConfig,
+    pub(crate) engine: engine::config::EngineConfig,
+    pub(crate) dtype: DtypeKind,
+    pub(crate) log_level: String,
+    pub(crate) log_format: LogFormat,
+}
+
+/// Which model, and where it comes from.
+#[derive(Debug)]
+pub(crate) struct ModelChoice {
+    pub(crate) name: String,
+    pub(crate) served_names: Vec<String>,
+    pub(crate) load_format: LoadFormat,
+    pub(crate) dummy_seed: u64,
+    pub(crate) chat_template: Option<String>,
+    pub(crate) hub: HubConfig,
+}
+
+/// Where the server listens.
+#[derive(Debug)]
+pub(crate) struct Listen {
+    pub(crate) host: IpAddr,
+    pub(crate) port: u16,
+}
+
+/// The Hugging Face variables that users already have.
+#[derive(Debug)]
+pub(crate) struct HubConfig {
+    pub(crate) revision: String,
+    pub(crate) cache_dir: PathBuf,
+    pub(crate) token: Option<String>,
+    pub(crate) endpoint: Option<String>,
+    pub(crate) offline: bool,
+}
+
+impl Config {
+    /// Merges and checks. Errors name the flag, variable or file key at fault.
+    pub(crate) fn resolve(typed: ServeArgs) -> Result<Self> {
+        let args = merge(typed)?;
+        let model = ModelChoice::resolve(&args)?;
+        Ok(Self {
+            listen: Listen::resolve(&args)?,
+            server: server_config(&args),
+            engine: engine_config(&args)?,
+            dtype: args.dtype.unwrap_or(DtypeKind::Auto),
+            log_level: args.log_level.unwrap_or_else(|| "info".to_owned()),
+            log_format: args.log_format.unwrap_or(LogFormat::Pretty),
+            model,
+        })
+    }
+}
+
+impl ModelChoice {
+    fn resolve(args: &ServeArgs) -> Result<Self> {
+        let name = args.model.clone().unwrap_or_else(|| SPARK.to_owned());
+        let served_names = args.served_model_name.clone().unwrap_or_default();
+        if served_names.iter().any(|name| name.trim().is_empty()) {
+            bail!("--served-model-name has an empty name: give at least one character");
+        }
+        Ok(Self {
+            served_names: if served_names.is_empty() { vec![name.clone()] } else { served_names },
+            name,
+            load_format: args.load_format.unwrap_or(LoadFormat::Auto),
+            dummy_seed: args.seed.unwrap_or(0),
+            chat_template: args.chat_template.clone(),
+            hub: HubConfig::resolve(args)?,
+        })
+    }
+}
+
+impl Listen {
+    fn resolve(args: &ServeArgs) -> Result<Self> {
+        let host = args.host.as_deref().unwrap_or("127.0.0.1");
+        let host = match host {
+            "localhost" => IpAddr::from([127, 0, 0, 1]),
+            other => other.parse().with_context(|| {
+                format!("--host {other}: not an IP address; use 127.0.0.1 or 0.0.0.0 (everybody)")
+            })?,
+        };
+        Ok(Self { host, port: args.port.unwrap_or(8000) })
+    }
+}
+
+impl HubConfig {
+    fn resolve(args: &ServeArgs) -> Result<Self> {
+        let home = variable("HF_HOME").map(PathBuf::from).or_else(|| {
+            let cache = variable("XDG_CACHE_HOME").map(PathBuf::from);
+            let cache = cache.or_else(|| Some(PathBuf::from(variable("HOME")?).join(".cache")));
+            Some(cache?.join("huggingface"))
+        });
+        let home = home.context("neither HF_HOME nor HOME is set: set HF_HOME to a cache folder")?;
+        let cache_dir = args.download_dir.clone();
+        let cache_dir = cache_dir.or_else(|| variable("HF_HUB_CACHE").map(PathBuf::from));
+        let token = variable("HF_TOKEN").or_else(|| variable("HUGGING_FACE_HUB_TOKEN"));
+        Ok(Self {
+            revision: args.revision.clone().unwrap_or_else(|| "main".to_owned()),
+            cache_dir: cache_dir.unwrap_or_else(|| home.join("hub")),
+            token: token.or_else(|| token_file(&home)),
+            endpoint: variable("HF_ENDPOINT"),
+            offline: variable("HF_HUB_OFFLINE").is_some_and(|value| truthy(&value)),
+        })
+    }
+}
+
+/// The token that `hf auth login` leaves.
+fn token_file(home: &Path) -> Option<String> {
+    let token = std::fs::read_to_string(home.join("token")).ok()?;
+    Some(token.trim().to_owned()).filter(|token| !token.is_empty())
+}
+
+/// Overlays what was typed (and the environment, which clap has read) on the file.
+fn merge(mut typed: ServeArgs) -> Result<ServeArgs> {
+    if typed.no_enable_prefix_caching {
+        typed.enable_prefix_caching = Some(false);
+    }
+    let Some(path) = typed.config.clone() else { return Ok(typed) };
+    let show = path.display();
+    let text = std::fs::read_to_string(&path).with_context(|| {
+        format!("--config {show}: cannot be read; give the path of a TOML file")
+    })?;
+    // Parsed once as settings for errors with line numbers, once as a table to overlay.
+    toml::from_str::<ServeArgs>(&text).with_context(|| format!("--config {show}"))?;
+    let file: toml::Table = toml::from_str(&text).with_context(|| format!("--config {show}"))?;
+    let mut merged = file;
+    let stronger = toml::Table::try_from(&typed).context("settings as TOML")?;
+    merged.extend(stronger);
+    merged.try_into().with_context(|| format!("--config {show}"))
+}
+
+fn server_config(args: &ServeArgs) -> server::ServerConfig {
+    let mut config = server::ServerConfig::default();
+    if let Some(seconds) = args.drain_timeout {
+        config.drain_timeout = Duration::from_secs(seconds);
+    }
+    if let Some(origins) = &args.allowed_origins {
+        config.allowed_origins.clone_from(origins);
+    }
+    config.api_keys = args.api_key.clone().unwrap_or_default();
+    config
+}
+
+fn engine_config(args: &ServeArgs) -> Result<engine::config::EngineConfig> {
+    let mut config = engine::config::EngineConfig::default();
+    config.max_model_len = args.max_model_len;
+    if let Some(value) = args.max_num_seqs {
+        config.max_num_seqs = value;
+    }
+    let _ = &mut config;
+    let _ = parse_bytes;
+    Ok(config)
+}
+
+/// Bytes from `512M`, `4GiB`, `1_000_000` and the like.
+fn parse_bytes(text: &str) -> Result<u64> {
+    let text: String = text.chars().filter(|c| !matches!(c, '_' | ' ')).collect();
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let scale = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "k" | "kb" => 1e3,
+        "m" | "mb" => 1e6,
+        "g" | "gb" => 1e9,
+        "kib" => 1024.0,
+        "mib" => 1024.0 * 1024.0,
+        "gib" => 1024.0 * 1024.0 * 1024.0,
+        _ => bail!("unknown unit `{unit}`: use K, M, G, KiB, MiB or GiB"),
+    };
+    let number: f64 = number.parse().with_context(|| format!("`{number}` is not a number"))?;
+    Ok((number * scale) as u64)
+}
+
+/// As huggingface_hub reads its switches.
+fn truthy(value: &str) -> bool {
+    matches!(value.to_ascii_uppercase().as_str(), "1" | "ON" | "YES" | "TRUE")
+}
+
+#[expect(clippy::disallowed_methods, reason = "this module is the reader of the environment")]
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_with_units() {
+        assert_eq!(parse_bytes("4GiB").unwrap(), 4 << 30);
+        assert_eq!(parse_bytes("1.5 M").unwrap(), 1_500_000);
+        assert_eq!(parse_bytes("1_000").unwrap(), 1000);
+        assert!(parse_bytes("4 parsecs").unwrap_err().to_string().contains("parsecs"));
+        assert!(parse_bytes("GiB").is_err());
+    }
+
+    #[test]
+    fn a_flag_is_stronger_than_the_file() {
+        let path = std::env::temp_dir().join(format!("sconce-config-{}.toml", std::process::id()));
+        std::fs::write(&path, "max-num-seqs = 3\nport = 9000\n").unwrap();
+        let typed = ServeArgs { port: Some(1), config: Some(path.clone()), ..Default::default() };
+        let merged = merge(typed).unwrap();
+        assert_eq!((merged.max_num_seqs, merged.port), (Some(3), Some(1)));
+        std::fs::write(&path, "max-nun-seqs = 3\n").unwrap();
+        let typed = ServeArgs { config: Some(path.clone()), ..Default::default() };
+        let error = format!("{:#}", merge(typed).unwrap_err());
+        assert!(error.contains("max-nun-seqs") && error.contains("max-num-seqs"), "{error}");
+        std::fs::remove_file(path).unwrap();
+    }
+}

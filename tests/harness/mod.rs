@@ -1,0 +1,195 @@
+//! Starts the real server on a free port and talks to it, for the end-to-end tests.
+
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+/// How long a test waits for something that should be quick, on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The repository.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the root").to_owned()
+}
+
+/// The server's program: built beside the tests.
+pub fn binary() -> PathBuf {
+    let test = std::env::current_exe().expect("a test has a path");
+    let folder = test.ancestors().nth(2).expect("target/<profile>/deps/<test>");
+    let binary = folder.join("sconce");
+    assert!(binary.is_file(), "{} is missing: build it first (scripts/test does)", binary.display());
+    binary
+}
+
+/// The program with an environment that cannot leak into a test.
+pub fn sconce(args: &[&str]) -> Command {
+    let mut command = Command::new(binary());
+    command.args(args).env_clear().env("HOME", std::env::temp_dir()).env("HF_HUB_OFFLINE", "1");
+    command
+}
+
+/// A running server. Killed when dropped.
+#[derive(Debug)]
+pub struct Server {
+    /// `http://127.0.0.1:<port>`
+    pub url: String,
+    child: Child,
+    log: Receiver<String>,
+}
+
+impl Server {
+    /// Starts `sconce serve ARGS` on a free port and waits until it is ready.
+    pub fn start(args: &[&str]) -> Self {
+        let server = Self::launch(args);
+        let deadline = Instant::now() + PATIENCE;
+        while server.get("/ready").0 != 200 {
+            assert!(Instant::now() < deadline, "never ready:\n{}", server.log_so_far());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        server
+    }
+
+    /// Starts it and waits only until it listens.
+    pub fn launch(args: &[&str]) -> Self {
+        let mut all = vec!["serve", "--port", "0"];
+        all.extend(args);
+        let mut child = sconce(&all).stderr(Stdio::piped()).spawn().expect("sconce starts");
+        let stderr = BufReader::new(child.stderr.take().expect("stderr is piped"));
+        let (sender, log) = channel();
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        let mut seen = String::new();
+        loop {
+            let line = log
+                .recv_timeout(PATIENCE)
+                .unwrap_or_else(|_| panic!("the server did not say where it listens:\n{seen}"));
+            seen += &line;
+            seen.push('\n');
+            if let Some(at) = line.find("http://127.0.0.1:") {
+                let url = line[at..].split(|c: char| c.is_whitespace() || c == '/').collect::<Vec<_>>();
+                return Self { url: format!("http://{}", url[2]), child, log };
+            }
+        }
+    }
+
+    /// What the server has logged since the last call.
+    pub fn log_so_far(&self) -> String {
+        self.log.try_iter().collect::<Vec<_>>().join("\n")
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal by name, e.g. `TERM`.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()).status();
+        assert!(status.expect("kill runs").success(), "the server is gone");
+    }
+
+    /// Waits for the process to end.
+    pub fn wait(mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("the child is ours") {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the server does not end");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// GET: status and body.
+    pub fn get(&self, path: &str) -> (u16, String) {
+        let response = agent().get(format!("{}{path}", self.url)).call().expect("the server answers");
+        read(response)
+    }
+
+    /// POST of JSON: status and body as text.
+    pub fn post_text(&self, path: &str, body: &str) -> (u16, String) {
+        let request = agent().post(format!("{}{path}", self.url));
+        let response = request.header("content-type", "application/json").send(body);
+        read(response.expect("the server answers"))
+    }
+
+    /// POST of JSON: status and body as JSON.
+    pub fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        let (status, text) = self.post_text(path, &body.to_string());
+        (status, serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}")))
+    }
+
+    /// POST that must succeed.
+    pub fn ok(&self, path: &str, body: &Value) -> Value {
+        let (status, answer) = self.post(path, body);
+        assert_eq!(status, 200, "{body} -> {answer}");
+        answer
+    }
+
+    /// POST with `"stream": true`: the events' JSON, `[DONE]` checked and left out.
+    pub fn stream(&self, path: &str, body: &Value) -> Vec<Value> {
+        let mut body = body.clone();
+        body["stream"] = Value::Bool(true);
+        let (status, text) = self.post_text(path, &body.to_string());
+        assert_eq!(status, 200, "{text}");
+        let mut events: Vec<_> = text
+            .split("\n\n")
+            .filter(|event| !event.is_empty() && !event.starts_with(':'))
+            .map(|event| event.strip_prefix("data: ").unwrap_or_else(|| panic!("event `{event}`")))
+            .collect();
+        assert_eq!(events.pop(), Some("[DONE]"), "{text}");
+        events.iter().map(|event| serde_json::from_str(event).expect("an event is JSON")).collect()
+    }
+
+    /// One gauge or counter of /metrics, labels ignored, summed.
+    pub fn metric(&self, name: &str) -> f64 {
+        let (_, text) = self.get("/metrics");
+        let values: Vec<f64> = text
+            .lines()
+            .filter(|line| line.split(['{', ' ']).next() == Some(name))
+            .map(|line| line.rsplit(' ').next().expect("a value").parse().expect("a number"))
+            .collect();
+        assert!(!values.is_empty(), "no metric {name} in:\n{text}");
+        values.iter().sum()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Already ended is fine.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .timeout_global(Some(PATIENCE))
+        .build()
+        .into()
+}
+
+fn read(response: ureq::http::Response<ureq::Body>) -> (u16, String) {
+    let status = response.status().as_u16();
+    let mut text = String::new();
+    response.into_body().into_reader().read_to_string(&mut text).expect("a whole body");
+    (status, text)
+}
+
+/// The text of all deltas of one choice.
+pub fn streamed_text(events: &[Value], index: usize) -> String {
+    let choices = events.iter().flat_map(|event| event["choices"].as_array().into_iter().flatten());
+    choices
+        .filter(|choice| choice["index"] == index)
+        .map(|choice| choice["delta"]["content"].as_str().or(choice["text"].as_str()).unwrap_or(""))
+        .collect()
+}
