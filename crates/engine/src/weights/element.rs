@@ -1,0 +1,95 @@
+//! Element types: what a checkpoint stores, what the model computes with, and the way between.
+
+use candle_core::WithDType;
+use half::vec::HalfBitsVecExt;
+use half::{bf16, f16};
+use safetensors::Dtype;
+
+/// An element type of a checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stored {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl Stored {
+    pub(super) fn from_dtype(dtype: Dtype) -> Option<Self> {
+        match dtype {
+            Dtype::F32 => Some(Self::F32),
+            Dtype::F16 => Some(Self::F16),
+            Dtype::BF16 => Some(Self::Bf16),
+            _ => None,
+        }
+    }
+
+    pub(super) fn size_in_bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+
+    /// Decodes little-endian `bytes`, rounding to nearest even where `T` is narrower.
+    pub(super) fn decode<T: Element>(self, bytes: &[u8], dst: &mut [T]) {
+        match self {
+            stored if stored == T::STORED => T::copy(bytes, dst),
+            Self::F32 => convert(bytes, dst, f32::from_le_bytes),
+            Self::F16 => convert(bytes, dst, |b| f16::from_le_bytes(b).to_f32()),
+            Self::Bf16 => convert(bytes, dst, |b| bf16::from_le_bytes(b).to_f32()),
+        }
+    }
+}
+
+fn convert<T: Element, const N: usize>(
+    bytes: &[u8],
+    dst: &mut [T],
+    to_f32: impl Fn([u8; N]) -> f32,
+) {
+    let (src, rest) = bytes.as_chunks::<N>();
+    assert!(rest.is_empty() && src.len() == dst.len(), "byte and element counts differ");
+    for (dst, &src) in dst.iter_mut().zip(src) {
+        *dst = T::round(to_f32(src));
+    }
+}
+
+/// An element type that weights can be loaded as.
+pub(super) trait Element: WithDType {
+    const STORED: Stored;
+
+    /// A zeroed vector; the memory comes from the system untouched.
+    fn zeroed(len: usize) -> Vec<Self>;
+
+    fn round(value: f32) -> Self;
+
+    /// Decodes elements that are stored as `Self` already.
+    fn copy(bytes: &[u8], dst: &mut [Self]);
+}
+
+macro_rules! element {
+    ($type:ty, $stored:ident, $zeroed:expr, $round:expr) => {
+        impl Element for $type {
+            const STORED: Stored = Stored::$stored;
+
+            fn zeroed(len: usize) -> Vec<Self> {
+                $zeroed(len)
+            }
+
+            fn round(value: f32) -> Self {
+                $round(value)
+            }
+
+            fn copy(bytes: &[u8], dst: &mut [Self]) {
+                let (src, rest) = bytes.as_chunks();
+                assert!(rest.is_empty() && src.len() == dst.len(), "byte and element counts differ");
+                for (dst, &src) in dst.iter_mut().zip(src) {
+                    *dst = <$type>::from_le_bytes(src);
+                }
+            }
+        }
+    };
+}
+
+element!(f32, F32, |len| vec![0.0; len], |value| value);
+element!(bf16, Bf16, |len| vec![0u16; len].reinterpret_into(), bf16::from_f32);
+element!(f16, F16, |len| vec![0u16; len].reinterpret_into(), f16::from_f32);

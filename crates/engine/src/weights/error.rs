@@ -1,0 +1,129 @@
+//! Why weights could not be loaded; every message names the file or the tensor and what to do.
+
+use std::io;
+use std::path::PathBuf;
+
+/// Why a checkpoint could not be opened or a tensor not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum WeightsError {
+    /// The operating system refused.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The directory holds no safetensors checkpoint.
+    #[error(
+        "{}: neither model.safetensors nor model.safetensors.index.json is there ({found}); \
+         give the directory of a safetensors checkpoint",
+        dir.display()
+    )]
+    NoCheckpoint {
+        /// The directory.
+        dir: PathBuf,
+        /// What is there instead.
+        found: String,
+    },
+    /// The index is not what Hugging Face writes.
+    #[error("{}: {reason}; download the file again", path.display())]
+    Index {
+        /// The index file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The index names files that are not there.
+    #[error(
+        "{}: {} of {total} shards are missing: {}; download them into the same directory",
+        index.display(), missing.len(), missing.join(", ")
+    )]
+    MissingShards {
+        /// The index file.
+        index: PathBuf,
+        /// Names of the missing files.
+        missing: Vec<String>,
+        /// Files the index names.
+        total: usize,
+    },
+    /// The header is not that of a safetensors file.
+    #[error("{file}: not a valid safetensors file: {reason}; download it again")]
+    Corrupt {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The data is shorter or longer than the header says.
+    #[error(
+        "{file}: has {found} bytes, which is not the length its header promises: \
+         truncated or damaged; download it again"
+    )]
+    Truncated {
+        /// The file.
+        file: String,
+        /// Its length in bytes.
+        found: usize,
+    },
+    /// The checkpoint has no such tensor.
+    #[error(
+        "{file}: tensor `{name}` is missing; config.json and the weights belong to different models, \
+         or the checkpoint is incomplete"
+    )]
+    MissingTensor {
+        /// The checkpoint or the shard that should hold it.
+        file: String,
+        /// The tensor.
+        name: String,
+    },
+    /// A tensor's shape is not the one that `config.json` implies.
+    #[error(
+        "{file}: tensor `{name}` has shape {found:?} where config.json implies {expected:?}; \
+         config.json and the weights belong to different models"
+    )]
+    Shape {
+        /// The file.
+        file: String,
+        /// The tensor.
+        name: String,
+        /// The shape that was asked for.
+        expected: Vec<usize>,
+        /// The shape in the file.
+        found: Vec<usize>,
+    },
+    /// A tensor is stored in a type that is not supported.
+    #[error(
+        "{file}: tensor `{name}` is stored as {found}; only F32, F16 and BF16 are supported, \
+         so take an unquantised checkpoint"
+    )]
+    StoredDtype {
+        /// The file.
+        file: String,
+        /// The tensor.
+        name: String,
+        /// The type in the file.
+        found: String,
+    },
+    /// Weights were asked for in a type that is not supported.
+    #[error("weights cannot be loaded as {0}; choose f32, bf16 or f16")]
+    TargetDtype(&'static str),
+    /// A dimension does not split evenly over the ranks.
+    #[error(
+        "tensor `{name}`: dimension {dim} of {shape:?} cannot be split over {world} ranks; \
+         choose a tensor-parallel size that divides it"
+    )]
+    Shard {
+        /// The tensor.
+        name: String,
+        /// Its whole shape.
+        shape: Vec<usize>,
+        /// The dimension to split.
+        dim: usize,
+        /// Number of ranks.
+        world: usize,
+    },
+    /// The tensor could not be made on the device.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+}

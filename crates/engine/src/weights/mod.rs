@@ -1,0 +1,278 @@
+//! Weights: tensors by name from a checkpoint, from bytes in the binary, or from a generator.
+//!
+//! A checkpoint is mapped, and the pages of a tensor are dropped as soon as it is decoded: memory
+//! grows by what has been loaded, not by what has been read.
+
+mod bytes;
+mod checkpoint;
+mod dummy;
+mod element;
+mod error;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+use checkpoint::{Checkpoint, StoredTensor};
+use dummy::{Dummy, DummyTensor};
+use element::Element;
+pub use error::WeightsError;
+
+/// Elements decoded by one task; their pages are released together.
+const CHUNK: usize = 1 << 20;
+
+type Result<T> = std::result::Result<T, WeightsError>;
+
+/// Where a model's tensors come from, in the dtype and on the device they are wanted.
+pub struct Weights {
+    source: Source,
+    device: Device,
+    dtype: DType,
+    used: BTreeSet<String>,
+    num_parameters: usize,
+    progress: Progress,
+    on_progress: Option<Box<dyn FnMut(Progress) + Send>>,
+}
+
+/// How far loading is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes of the checkpoint read so far.
+    pub loaded_bytes: u64,
+    /// Bytes of the whole checkpoint; 0 for generated weights, whose extent is not known.
+    pub total_bytes: u64,
+}
+
+enum Source {
+    Checkpoint(Checkpoint),
+    Dummy(Dummy),
+}
+
+impl Weights {
+    /// Opens the checkpoint in a directory: `model.safetensors`, or the shards named by
+    /// `model.safetensors.index.json`. Headers are checked here, tensors when they are asked for.
+    pub fn open(dir: &Path, device: &Device, dtype: DType) -> Result<Self> {
+        Self::new(Source::Checkpoint(Checkpoint::open(dir)?), device, dtype)
+    }
+
+    /// Opens a safetensors file that is part of the binary; `name` stands for it in messages.
+    pub fn embedded(
+        name: &str,
+        bytes: &'static [u8],
+        device: &Device,
+        dtype: DType,
+    ) -> Result<Self> {
+        Self::new(Source::Checkpoint(Checkpoint::embedded(name, bytes)?), device, dtype)
+    }
+
+    /// Has every tensor of any shape: random values of standard deviation 0.02, ones for norms.
+    /// A value depends on the seed, the tensor's name and its place in the tensor alone.
+    pub fn dummy(seed: u64, device: &Device, dtype: DType) -> Result<Self> {
+        Self::new(Source::Dummy(Dummy { seed }), device, dtype)
+    }
+
+    fn new(source: Source, device: &Device, dtype: DType) -> Result<Self> {
+        if !matches!(dtype, DType::F32 | DType::BF16 | DType::F16) {
+            return Err(WeightsError::TargetDtype(dtype.as_str()));
+        }
+        let total_bytes = match &source {
+            Source::Checkpoint(checkpoint) => checkpoint.num_bytes(),
+            Source::Dummy(_) => 0,
+        };
+        Ok(Self {
+            source,
+            device: device.clone(),
+            dtype,
+            used: BTreeSet::new(),
+            num_parameters: 0,
+            progress: Progress { loaded_bytes: 0, total_bytes },
+            on_progress: None,
+        })
+    }
+
+    /// Calls `f` after every tensor.
+    #[must_use]
+    pub fn with_progress(mut self, f: impl FnMut(Progress) + Send + 'static) -> Self {
+        self.on_progress = Some(Box::new(f));
+        self
+    }
+
+    /// Element type of the tensors handed out.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Device of the tensors handed out.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Whether the checkpoint has this tensor; generated weights have every one.
+    pub fn contains(&self, name: &str) -> bool {
+        match &self.source {
+            Source::Checkpoint(checkpoint) => checkpoint.contains(name),
+            Source::Dummy(_) => true,
+        }
+    }
+
+    /// Parameters handed out so far.
+    pub fn num_parameters(&self) -> usize {
+        self.num_parameters
+    }
+
+    /// Tensors of the checkpoint that nobody asked for. The rotary frequencies that old Llama
+    /// checkpoints carry are left out: they follow from `config.json`.
+    pub fn unused(&self) -> Vec<&str> {
+        match &self.source {
+            Source::Checkpoint(checkpoint) => checkpoint
+                .names()
+                .filter(|name| !self.used.contains(*name) && !name.ends_with("rotary_emb.inv_freq"))
+                .collect(),
+            Source::Dummy(_) => Vec::new(),
+        }
+    }
+
+    /// The tensor of this name, which must have this shape.
+    pub fn tensor(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        self.gather(&[Part::whole(name, shape)], shape)
+    }
+
+    /// The part of a tensor of whole shape `shape` that rank `rank` of `world` holds when
+    /// dimension `dim` is split evenly; nothing else of it is read.
+    pub fn tensor_sharded(
+        &mut self,
+        name: &str,
+        shape: &[usize],
+        dim: usize,
+        rank: usize,
+        world: usize,
+    ) -> Result<Tensor> {
+        assert!(rank < world, "rank {rank} of {world}");
+        if dim >= shape.len() || !shape[dim].is_multiple_of(world) {
+            let (name, shape) = (name.to_owned(), shape.to_vec());
+            return Err(WeightsError::Shard { name, shape, dim, world });
+        }
+        let mut local = shape.to_vec();
+        local[dim] /= world;
+        self.gather(&[Part::shard(name, shape, dim, rank, world)], &local)
+    }
+
+    /// Several tensors stacked along their first dimension: `parts` gives name and rows of each,
+    /// `row` the shape of a row (empty for biases).
+    pub fn stacked(&mut self, parts: &[(String, usize)], row: &[usize]) -> Result<Tensor> {
+        let shape = |rows: usize| [&[rows], row].concat();
+        let whole: Vec<Part> =
+            parts.iter().map(|(name, rows)| Part::whole(name, &shape(*rows))).collect();
+        self.gather(&whole, &shape(parts.iter().map(|(_, rows)| rows).sum()))
+    }
+
+    fn gather(&mut self, parts: &[Part], shape: &[usize]) -> Result<Tensor> {
+        match self.dtype {
+            DType::F32 => self.gather_as::<f32>(parts, shape),
+            DType::BF16 => self.gather_as::<bf16>(parts, shape),
+            DType::F16 => self.gather_as::<f16>(parts, shape),
+            other => Err(WeightsError::TargetDtype(other.as_str())),
+        }
+    }
+
+    fn gather_as<T: Element>(&mut self, parts: &[Part], shape: &[usize]) -> Result<Tensor> {
+        let len = shape.iter().product();
+        let mut elements = T::zeroed(len);
+        let mut rest = elements.as_mut_slice();
+        for part in parts {
+            let (dst, tail) = rest.split_at_mut(part.len());
+            rest = tail;
+            match &self.source {
+                Source::Checkpoint(checkpoint) => {
+                    let tensor = checkpoint.tensor(part.name, &part.shape)?;
+                    part.fill(&tensor, dst);
+                    tensor.release();
+                    self.progress.loaded_bytes += tensor.num_bytes(dst.len());
+                }
+                Source::Dummy(dummy) => part.fill(&dummy.tensor(part.name), dst),
+            }
+            self.used.insert(part.name.to_owned());
+        }
+        assert!(rest.is_empty(), "the parts of {shape:?} leave {} elements out", rest.len());
+        self.num_parameters += len;
+        if let Some(on_progress) = &mut self.on_progress {
+            on_progress(self.progress);
+        }
+        Ok(Tensor::from_vec(elements, shape, &self.device)?)
+    }
+}
+
+impl fmt::Debug for Weights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let source = match &self.source {
+            Source::Checkpoint(checkpoint) => checkpoint.name.clone(),
+            Source::Dummy(dummy) => format!("{dummy:?}"),
+        };
+        f.debug_struct("Weights")
+            .field("source", &source)
+            .field("dtype", &self.dtype)
+            .field("progress", &self.progress)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What one tensor gives: `num_runs` runs of `run_len` elements, `stride` apart.
+struct Part<'a> {
+    name: &'a str,
+    /// Of the whole tensor.
+    shape: Vec<usize>,
+    first: usize,
+    run_len: usize,
+    stride: usize,
+    num_runs: usize,
+}
+
+impl<'a> Part<'a> {
+    fn whole(name: &'a str, shape: &[usize]) -> Self {
+        let len = shape.iter().product();
+        Self { name, shape: shape.to_vec(), first: 0, run_len: len, stride: len, num_runs: 1 }
+    }
+
+    fn shard(name: &'a str, shape: &[usize], dim: usize, rank: usize, world: usize) -> Self {
+        let stride: usize = shape[dim..].iter().product();
+        let run_len = stride / world;
+        let num_runs = shape[..dim].iter().product();
+        Self { name, shape: shape.to_vec(), first: rank * run_len, run_len, stride, num_runs }
+    }
+
+    fn len(&self) -> usize {
+        self.run_len * self.num_runs
+    }
+
+    fn fill<T: Element>(&self, source: &impl Read<T>, dst: &mut [T]) {
+        if dst.is_empty() {
+            return;
+        }
+        dst.par_chunks_mut(self.run_len).enumerate().for_each(|(run, dst)| {
+            dst.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, dst)| {
+                source.read(self.first + run * self.stride + chunk * CHUNK, dst);
+            });
+        });
+    }
+}
+
+/// Gives the elements `first..first + dst.len()` of a flattened tensor.
+trait Read<T>: Sync {
+    fn read(&self, first: usize, dst: &mut [T]);
+}
+
+impl<T: Element> Read<T> for StoredTensor<'_> {
+    fn read(&self, first: usize, dst: &mut [T]) {
+        self.read(first, dst);
+    }
+}
+
+impl<T: Element> Read<T> for DummyTensor<T> {
+    fn read(&self, first: usize, dst: &mut [T]) {
+        self.fill(first, dst);
+    }
+}
