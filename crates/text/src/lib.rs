@@ -1,1 +1,25 @@
-//! text
+//! Text in and out of the model: tokenizer, chat template, incremental detokenizer, stop strings and
+//! the model's generation defaults. Pure text work: no tensors, no sockets, no clock but the one a
+//! template asks for.
+//!
+//! [`TextModel`] is the front page: it loads everything that a model folder says about text, renders
+//! a chat, encodes the prompt; a [`Detokenizer`] and [`StopStrings`] then turn ids back into text.
+
+mod chat_template;
+mod detokenizer;
+mod error;
+mod generation_config;
+mod special_tokens;
+mod stop;
+mod text_model;
+mod token_table;
+mod tokenizer;
+
+pub use chat_template::{ChatInput, ChatTemplates};
+pub use detokenizer::Detokenizer;
+pub use error::TextError;
+pub use generation_config::GenerationConfig;
+pub use special_tokens::SpecialTokens;
+pub use stop::{StopOutput, StopStrings};
+pub use text_model::{TextFiles, TextModel};
+pub use tokenizer::Tokenizer;

@@ -1,0 +1,190 @@
+//! The tokenizer: tokenizer.json through the `tokenizers` crate, plus a table of token bytes.
+
+use std::sync::Arc;
+
+use tokenizers::PostProcessorWrapper;
+use tokenizers::processors::template::{Template, TemplateProcessing};
+use tokenizers::utils::parallelism::set_parallelism;
+
+use crate::TextError;
+use crate::special_tokens::SpecialTokens;
+use crate::token_table::{DecoderRule, TokenEntry, TokenTable};
+
+/// Longest text that is tokenized, in bytes: far above any context length, low enough that one
+/// request cannot hold a thread for minutes.
+const MAX_TEXT_LEN: usize = 16 << 20;
+
+/// A shared, immutable tokenizer: a clone is a reference, every method may run on many threads.
+#[derive(Clone)]
+pub struct Tokenizer(Arc<Inner>);
+
+struct Inner {
+    backend: tokenizers::Tokenizer,
+    rule: DecoderRule,
+    table: TokenTable,
+    special: SpecialTokens,
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer")
+            .field("vocab_size", &self.vocab_size())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Tokenizer {
+    /// Builds from the bytes of tokenizer.json. Truncation and padding that the file may carry are
+    /// switched off, and `special` may override whether encoding adds BOS and EOS.
+    pub fn from_bytes(json: &[u8], special: SpecialTokens) -> Result<Self, TextError> {
+        // The crate would otherwise spread each call over a second, unbounded rayon pool.
+        set_parallelism(false);
+        let mut backend = tokenizers::Tokenizer::from_bytes(json).map_err(|error| {
+            TextError::invalid(
+                "tokenizer.json",
+                format!("{error}; download it again or convert it with transformers"),
+            )
+        })?;
+        backend
+            .with_truncation(None)
+            .map_err(|error| TextError::invalid("tokenizer.json", error))?;
+        backend.with_padding(None);
+        override_post_processor(&mut backend, &special)?;
+        let decoder = serde_json::to_value(backend.get_decoder())
+            .map_err(|error| TextError::invalid("tokenizer.json: decoder", error))?;
+        let rule = DecoderRule::from_json(&decoder)?;
+        let table = token_table(&backend, &rule);
+        Ok(Self(Arc::new(Inner {
+            backend,
+            rule,
+            table,
+            special,
+        })))
+    }
+
+    /// Encodes `text`; special tokens written in it are recognised. `add_special_tokens` adds what
+    /// the tokenizer puts around a text (BOS): true for completions, false for a rendered chat.
+    pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TextError> {
+        if text.len() > MAX_TEXT_LEN {
+            return Err(TextError::TextTooLong {
+                len: text.len(),
+                limit: MAX_TEXT_LEN,
+            });
+        }
+        let encoding = self.0.backend.encode_fast(text, add_special_tokens);
+        let encoding = encoding.map_err(|error| TextError::Tokenize(error.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Decodes all of `ids` as transformers does; ids without a token are left out.
+    pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, TextError> {
+        let text = self.0.backend.decode(ids, skip_special_tokens);
+        text.map_err(|error| TextError::Tokenize(error.to_string()))
+    }
+
+    /// One more than the highest id with a token. A model's logits may have more columns.
+    pub fn vocab_size(&self) -> usize {
+        self.0.table.len()
+    }
+
+    /// The id of a token given as the vocabulary writes it.
+    pub fn token_id(&self, piece: &str) -> Option<u32> {
+        self.0.backend.token_to_id(piece)
+    }
+
+    /// The vocabulary's own writing of `id` (`Ġthe`, `▁the`, `<0x0A>`).
+    pub fn piece(&self, id: u32) -> Option<String> {
+        self.0.backend.id_to_token(id)
+    }
+
+    /// The exact bytes of `id` inside a text: OpenAI's `bytes`. Empty for an id without a token.
+    pub fn token_bytes(&self, id: u32) -> &[u8] {
+        self.entry(id).bytes
+    }
+
+    /// The text of `id` inside a text: OpenAI's `token`. Part of a character shows as U+FFFD.
+    pub fn token_string(&self, id: u32) -> String {
+        String::from_utf8_lossy(self.token_bytes(id)).into_owned()
+    }
+
+    /// Whether `id` is a special token, left out where special tokens are skipped.
+    pub fn is_special(&self, id: u32) -> bool {
+        self.entry(id).special
+    }
+
+    /// The named special tokens (`bos_token`, `eos_token`, `pad_token`, ...).
+    pub fn special_tokens(&self) -> &SpecialTokens {
+        &self.0.special
+    }
+
+    /// The id of a named special token, for example `eos_token`.
+    pub fn special_id(&self, name: &str) -> Option<u32> {
+        self.token_id(self.0.special.get(name)?)
+    }
+
+    pub(crate) fn entry(&self, id: u32) -> TokenEntry<'_> {
+        self.0.table.get(id)
+    }
+
+    pub(crate) fn rule(&self) -> &DecoderRule {
+        &self.0.rule
+    }
+}
+
+fn token_table(backend: &tokenizers::Tokenizer, rule: &DecoderRule) -> TokenTable {
+    let added = backend.get_added_vocabulary();
+    let highest = backend.get_vocab(true).into_values().max();
+    let num_ids = highest.map_or(0, |id| id + 1);
+    TokenTable::new(
+        rule,
+        (0..num_ids).map(|id| {
+            let piece = backend.id_to_token(id);
+            let special = piece
+                .as_deref()
+                .is_some_and(|piece| added.is_special_token(piece));
+            (piece, special)
+        }),
+    )
+}
+
+/// As transformers: an explicit `add_bos_token` or `add_eos_token` replaces the post-processor.
+fn override_post_processor(
+    backend: &mut tokenizers::Tokenizer,
+    special: &SpecialTokens,
+) -> Result<(), TextError> {
+    if special.add_bos.is_none() && special.add_eos.is_none() {
+        return Ok(());
+    }
+    let mut template = Vec::new();
+    let mut tokens = Vec::new();
+    for (wanted, name) in [
+        (special.add_bos, "bos_token"),
+        (None, "$A"),
+        (special.add_eos, "eos_token"),
+    ] {
+        if name == "$A" {
+            template.push("$A".to_owned());
+        } else if wanted == Some(true)
+            && let Some(token) = special.get(name)
+        {
+            let id = backend.token_to_id(token).ok_or_else(|| {
+                TextError::invalid(
+                    format!("tokenizer_config.json: {name}"),
+                    format!("{token:?} is not in the vocabulary of tokenizer.json"),
+                )
+            })?;
+            template.push(token.to_owned());
+            tokens.push((token.to_owned(), id));
+        }
+    }
+    let invalid =
+        |reason: String| TextError::invalid("tokenizer_config.json: add_bos_token", reason);
+    let single = Template::try_from(template).map_err(|error| invalid(error.to_string()))?;
+    let processing = TemplateProcessing::builder()
+        .single(single)
+        .special_tokens(tokens)
+        .build()
+        .map_err(|error| invalid(error.to_string()))?;
+    backend.with_post_processor(Some(PostProcessorWrapper::Template(processing)));
+    Ok(())
+}
