@@ -1,0 +1,53 @@
+//! What a step computes and what came of it: plain data, exchanged with whoever runs the model.
+
+use crate::{BlockId, SeqId, TokenId};
+
+/// One step: which tokens of which sequences to compute, and where their keys and values go.
+///
+/// Plans must run in the order they were made. Within a plan the entries are independent of each
+/// other: no entry reads a block that another one writes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// Rises by one with each plan.
+    pub step: u64,
+    /// One for each sequence that takes part; never empty.
+    pub entries: Vec<Entry>,
+    /// Tokens of all entries together.
+    pub num_tokens: usize,
+    /// Sequences that lost their blocks since the last plan and will be computed anew later.
+    pub preempted: Vec<SeqId>,
+}
+
+/// The part of one sequence in a step: the tokens `start..start + len`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Whose tokens.
+    pub id: SeqId,
+    /// Position of the first token; all before it have keys and values in `blocks`.
+    pub start: usize,
+    /// How many tokens, at least 1.
+    pub len: usize,
+    /// Their ids. One shorter than `len` if the last is the token that the step before, not yet
+    /// committed, samples for this sequence.
+    pub ids: Vec<TokenId>,
+    /// The sequence's block table; it reaches at least to `start + len`.
+    pub blocks: Vec<BlockId>,
+    /// Whether the last row's logits give the next token.
+    pub samples: bool,
+    /// Whether the logits of all rows are wanted to score the prompt. Each row of the prompt is
+    /// asked for once, even if a preemption makes it run again.
+    pub prompt_logits: bool,
+    /// Prompt tokens that came from the prefix cache when the sequence first ran.
+    pub cached_tokens: usize,
+}
+
+/// What came of an [`Entry`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outcome {
+    /// Whose entry.
+    pub id: SeqId,
+    /// The sampled token, if the entry samples. An entry that samples and has none has failed.
+    pub token: Option<TokenId>,
+    /// Ends the sequence. Reaching `max_new_tokens` ends it in any case.
+    pub finished: bool,
+}

@@ -1,0 +1,203 @@
+//! The scheduler: owns every sequence and every block. This file has the ways in and out; planning
+//! a step is in [`schedule`], what comes of one in [`commit`].
+
+mod commit;
+mod invariants;
+mod schedule;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::block_pool::BlockPool;
+use crate::queue::Queue;
+use crate::sequence::Rank;
+use crate::{
+    BlockId, Limits, LimitsError, NewSequence, SeqId, Sequence, State, Stats, SubmitError,
+};
+
+/// Plans that may be made and not yet committed.
+pub const MAX_PLANS_IN_FLIGHT: usize = 2;
+
+/// Decides who runs. See the [crate] for the rules.
+#[derive(Debug)]
+pub struct Scheduler {
+    limits: Limits,
+    sequences: HashMap<SeqId, Sequence>,
+    /// In order of rank.
+    running: Vec<(Rank, SeqId)>,
+    queue: Queue,
+    pool: BlockPool,
+    in_flight: VecDeque<InFlight>,
+    /// Since the last plan.
+    preempted: Vec<SeqId>,
+    refusal: Option<Refusal>,
+    num_arrivals: u64,
+    num_tickets: u64,
+    /// Only the counters; what is read off elsewhere stays 0 here.
+    counters: Stats,
+}
+
+/// A plan that is not yet committed.
+#[derive(Debug)]
+struct InFlight {
+    step: u64,
+    /// Blocks that sequences have let go but this plan may read.
+    let_go: Vec<BlockId>,
+}
+
+/// When the head of the queue was not admitted. Until a block or a running sequence is freed it is
+/// not looked at again: to look costs time in proportion to its prompt.
+#[derive(Debug, Clone, Copy)]
+struct Refusal {
+    id: SeqId,
+    num_free: usize,
+    num_running: usize,
+}
+
+impl Scheduler {
+    /// An empty scheduler over `limits.num_blocks` free blocks.
+    pub fn new(limits: Limits) -> Result<Self, LimitsError> {
+        Self::with_hash_mask(limits, u64::MAX)
+    }
+
+    /// For tests: a prefix cache whose hashes collide.
+    #[doc(hidden)]
+    pub fn with_hash_mask(limits: Limits, hash_mask: u64) -> Result<Self, LimitsError> {
+        limits.validate()?;
+        Ok(Self {
+            limits,
+            sequences: HashMap::new(),
+            running: Vec::new(),
+            queue: Queue::default(),
+            pool: BlockPool::new(limits.num_blocks, limits.block_size, hash_mask),
+            in_flight: VecDeque::new(),
+            preempted: Vec::new(),
+            refusal: None,
+            num_arrivals: 0,
+            num_tickets: 0,
+            counters: Stats::default(),
+        })
+    }
+
+    /// Puts a sequence into the queue, or refuses one that could never run.
+    pub fn submit(&mut self, new: NewSequence) -> Result<(), SubmitError> {
+        self.check(&new)?;
+        let id = new.id;
+        let sequence = Sequence::new(new, self.num_arrivals, self.limits.enable_prefix_caching);
+        self.num_arrivals += 1;
+        self.queue.push(sequence.place(), id);
+        self.sequences.insert(id, sequence);
+        Ok(())
+    }
+
+    fn check(&self, new: &NewSequence) -> Result<(), SubmitError> {
+        let Limits {
+            num_blocks,
+            max_model_len,
+            ..
+        } = self.limits;
+        let (prompt_len, max_new_tokens) = (new.prompt.len(), new.max_new_tokens);
+        if prompt_len == 0 {
+            return Err(SubmitError::EmptyPrompt);
+        }
+        if self.sequences.contains_key(&new.id) {
+            return Err(SubmitError::DuplicateId(new.id));
+        }
+        let Some(len) = prompt_len
+            .checked_add(max_new_tokens)
+            .filter(|len| *len <= max_model_len)
+        else {
+            return Err(SubmitError::TooLong {
+                prompt_len,
+                max_new_tokens,
+                max_model_len,
+            });
+        };
+        // The last generated token is never computed.
+        let needed = self.limits.blocks_for(prompt_len.max(len - 1));
+        if needed > num_blocks {
+            return Err(SubmitError::TooManyBlocks { needed, num_blocks });
+        }
+        Ok(())
+    }
+
+    /// Ends a sequence now; plans in flight may still name it, their outcomes for it are ignored.
+    /// Returns false if the id is unknown or has ended.
+    pub fn abort(&mut self, id: SeqId) -> bool {
+        let live = self
+            .sequences
+            .get(&id)
+            .is_some_and(|seq| seq.state != State::Ended);
+        if live {
+            self.end(id);
+        }
+        live
+    }
+
+    /// What is known of a sequence until it has ended and the last plan that names it is committed.
+    pub fn sequence(&self, id: SeqId) -> Option<&Sequence> {
+        self.sequences.get(&id)
+    }
+
+    /// The limits it was made with.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// The numbers now.
+    pub fn stats(&self) -> Stats {
+        let (total_blocks, free_blocks) = (self.pool.num_blocks(), self.pool.num_free());
+        Stats {
+            running: self.running.len(),
+            waiting: self.queue.len(),
+            total_blocks,
+            used_blocks: total_blocks - free_blocks,
+            free_blocks,
+            cached_blocks: self.pool.cache().len(),
+            ..self.counters
+        }
+    }
+
+    /// Takes a live sequence out of queue or running list. It is forgotten once no plan names it.
+    fn end(&mut self, id: SeqId) {
+        let seq = known(&mut self.sequences, id);
+        match seq.state {
+            State::Waiting => {
+                self.queue.remove(seq.place());
+                self.refusal = None;
+            }
+            State::Running => {
+                let at = self.running.binary_search(&(seq.rank(), id));
+                self.running
+                    .remove(at.expect("a running sequence is in the running list"));
+            }
+            State::Ended => unreachable!("sequence {id} ends twice"),
+        }
+        seq.state = State::Ended;
+        self.forget_if_done(id);
+    }
+
+    /// Forgets an ended sequence that no plan in flight names, and frees its blocks.
+    fn forget_if_done(&mut self, id: SeqId) {
+        let seq = known(&mut self.sequences, id);
+        if seq.state == State::Ended && seq.num_in_flight == 0 {
+            release_all(&mut self.pool, &mut seq.blocks);
+            self.sequences.remove(&id);
+        }
+    }
+}
+
+/// A sequence that is in the queue, the running list or a plan.
+fn known(sequences: &mut HashMap<SeqId, Sequence>, id: SeqId) -> &mut Sequence {
+    sequences
+        .get_mut(&id)
+        .expect("the scheduler keeps each sequence until its last plan")
+}
+
+/// From the last to the first, so that children leave the cache before their parents.
+fn release_all(pool: &mut BlockPool, blocks: &mut Vec<BlockId>) {
+    for block in blocks.drain(..).rev() {
+        pool.release(block);
+    }
+}

@@ -1,0 +1,221 @@
+//! Planning a step: first the running sequences in order of rank, then the head of the queue.
+
+use super::{InFlight, MAX_PLANS_IN_FLIGHT, Refusal, Scheduler, known, release_all};
+use crate::{BlockId, Entry, Plan, SeqId, State};
+
+/// A plan in the making.
+struct Draft {
+    entries: Vec<Entry>,
+    /// Tokens for chunks: what the sequences that lack a single token leave of the budget.
+    chunk_budget: usize,
+}
+
+impl Scheduler {
+    /// Plans the next step. `None` if nothing can run: then the plans in flight must be committed
+    /// first, and if there are none, nobody waits.
+    ///
+    /// # Panics
+    /// If [`MAX_PLANS_IN_FLIGHT`] plans are not committed.
+    pub fn schedule(&mut self) -> Option<Plan> {
+        assert!(
+            self.in_flight.len() < MAX_PLANS_IN_FLIGHT,
+            "{MAX_PLANS_IN_FLIGHT} plans are in flight: commit one before the next"
+        );
+        let mut draft = Draft {
+            entries: Vec::with_capacity(self.running.len()),
+            chunk_budget: self.limits.max_num_batched_tokens - self.num_single_tokens(),
+        };
+        if self.plan_running(&mut draft) {
+            self.plan_waiting(&mut draft);
+        }
+        self.seal(draft.entries)
+    }
+
+    /// Running sequences that lack just one token. They get it before any chunk is cut.
+    fn num_single_tokens(&self) -> usize {
+        self.running
+            .iter()
+            .filter(|(_, id)| self.sequences[id].num_remaining() == 1)
+            .count()
+    }
+
+    /// Returns false if blocks ran out.
+    fn plan_running(&mut self, draft: &mut Draft) -> bool {
+        let mut at = 0;
+        while let Some(&(_, id)) = self.running.get(at) {
+            let seq = &self.sequences[&id];
+            let len = match seq.num_remaining() {
+                len @ (0 | 1) => len,
+                _ => {
+                    let len = seq.chunk_len(draft.chunk_budget);
+                    draft.chunk_budget -= len;
+                    len
+                }
+            };
+            if len > 0 {
+                if !self.reserve(at, seq.num_planned + len) {
+                    return false;
+                }
+                draft.entries.push(self.plan_entry(id, len));
+            }
+            at += 1;
+        }
+        true
+    }
+
+    /// Extends the block table of a running sequence to `num_tokens`, if need be with the blocks of
+    /// those behind it. Returns false if they do not suffice; it and those behind it then wait.
+    fn reserve(&mut self, at: usize, num_tokens: usize) -> bool {
+        let (_, id) = self.running[at];
+        let needed = self.limits.blocks_for(num_tokens);
+        while known(&mut self.sequences, id).blocks.len() < needed {
+            match self.pool.allocate() {
+                Some(block) => known(&mut self.sequences, id).blocks.push(block),
+                None if self.running.len() > at + 1 && self.preempt_last() => {}
+                None => return false,
+            }
+        }
+        true
+    }
+
+    /// Preempts the running sequence of the lowest rank, unless a plan in flight names it. It is not
+    /// in the plan being made: plans are made in order of rank.
+    fn preempt_last(&mut self) -> bool {
+        let Some(&(_, id)) = self.running.last() else {
+            return false;
+        };
+        let seq = known(&mut self.sequences, id);
+        if seq.num_in_flight > 0 {
+            return false;
+        }
+        self.running.pop();
+        release_all(&mut self.pool, &mut seq.blocks);
+        seq.preempt();
+        self.queue.push(seq.place(), id);
+        self.preempted.push(id);
+        self.counters.num_preemptions += 1;
+        true
+    }
+
+    fn plan_waiting(&mut self, draft: &mut Draft) {
+        while draft.chunk_budget > 0 && self.running.len() < self.limits.max_num_seqs {
+            let Some(id) = self.queue.head() else { return };
+            if !self.admit(id) {
+                return;
+            }
+            let len = self.sequences[&id].chunk_len(draft.chunk_budget);
+            draft.chunk_budget -= len;
+            draft.entries.push(self.plan_entry(id, len));
+        }
+    }
+
+    /// Moves the head of the queue to the running ones with blocks for all its known tokens,
+    /// or returns false if too few are free.
+    fn admit(&mut self, id: SeqId) -> bool {
+        let (num_free, num_running) = (self.pool.num_free(), self.running.len());
+        if self.refusal.is_some_and(|refusal| {
+            refusal.id == id && num_free <= refusal.num_free && num_running >= refusal.num_running
+        }) {
+            return false;
+        }
+        let hits = self.find_prefix(id);
+        let seq = known(&mut self.sequences, id);
+        let num_new = self.limits.blocks_for(seq.tokens.len()) - hits.len();
+        let num_free_hits = hits
+            .iter()
+            .filter(|block| self.pool.is_free(**block))
+            .count();
+        // Each running sequence may soon need a block; with none running the head always fits.
+        if num_new + num_free_hits + num_running > num_free {
+            self.refusal = Some(Refusal {
+                id,
+                num_free,
+                num_running,
+            });
+            return false;
+        }
+        self.refusal = None;
+        self.queue.admit(seq.place());
+        seq.state = State::Running;
+        seq.num_registered = hits.len();
+        seq.num_computed = hits.len() * self.limits.block_size;
+        seq.num_planned = seq.num_computed;
+        hits.iter().for_each(|block| self.pool.retain(*block));
+        seq.blocks = hits;
+        seq.blocks
+            .extend((0..num_new).filter_map(|_| self.pool.allocate()));
+        if seq.admit_first(self.num_tickets) {
+            self.num_tickets += 1;
+            seq.cached_tokens = seq.num_computed;
+            if seq.max_cached_tokens() > 0 && seq.registers {
+                self.counters.prefix_queried_tokens += seq.prompt_len as u64;
+                self.counters.prefix_hit_tokens += seq.cached_tokens as u64;
+            }
+        }
+        let at = self
+            .running
+            .partition_point(|other| *other < (seq.rank(), id));
+        self.running.insert(at, (seq.rank(), id));
+        true
+    }
+
+    /// The findable blocks with which a waiting sequence begins.
+    fn find_prefix(&mut self, id: SeqId) -> Vec<BlockId> {
+        let mut hits = Vec::new();
+        if !self.limits.enable_prefix_caching {
+            return hits;
+        }
+        let seq = known(&mut self.sequences, id);
+        let block_size = self.limits.block_size;
+        while hits.len() < seq.max_cached_tokens() / block_size {
+            let content = seq.content(hits.len(), hits.last().copied(), block_size);
+            match self.pool.find(&content) {
+                Some(block) => hits.push(block),
+                None => break,
+            }
+        }
+        hits
+    }
+
+    fn plan_entry(&mut self, id: SeqId, len: usize) -> Entry {
+        let seq = known(&mut self.sequences, id);
+        let (start, end) = (seq.num_planned, seq.num_planned + len);
+        let samples = seq.max_new_tokens > 0 && end == seq.tokens.len() + seq.num_unknown;
+        let entry = Entry {
+            id,
+            start,
+            len,
+            ids: seq.tokens[start..end.min(seq.tokens.len())].to_vec(),
+            blocks: seq.blocks.clone(),
+            samples,
+            prompt_logits: seq.need_prompt_logits
+                && start >= seq.num_scored
+                && start < seq.prompt_len,
+            cached_tokens: seq.cached_tokens,
+        };
+        seq.num_planned = end;
+        seq.num_unknown += usize::from(samples);
+        seq.num_in_flight += 1;
+        entry
+    }
+
+    fn seal(&mut self, entries: Vec<Entry>) -> Option<Plan> {
+        if entries.is_empty() {
+            return None;
+        }
+        let num_tokens = entries.iter().map(|entry| entry.len).sum();
+        self.counters.num_steps += 1;
+        self.counters.num_scheduled_tokens += num_tokens as u64;
+        let step = self.counters.num_steps;
+        self.in_flight.push_back(InFlight {
+            step,
+            let_go: Vec::new(),
+        });
+        Some(Plan {
+            step,
+            entries,
+            num_tokens,
+            preempted: std::mem::take(&mut self.preempted),
+        })
+    }
+}
