@@ -66,7 +66,11 @@ impl Weights {
         device: &Device,
         dtype: DType,
     ) -> Result<Self> {
-        Self::new(Source::Checkpoint(Checkpoint::embedded(name, bytes)?), device, dtype)
+        Self::new(
+            Source::Checkpoint(Checkpoint::embedded(name, bytes)?),
+            device,
+            dtype,
+        )
     }
 
     /// Has every tensor of any shape: random values of standard deviation 0.02, ones for norms.
@@ -89,7 +93,10 @@ impl Weights {
             dtype,
             used: BTreeSet::new(),
             num_parameters: 0,
-            progress: Progress { loaded_bytes: 0, total_bytes },
+            progress: Progress {
+                loaded_bytes: 0,
+                total_bytes,
+            },
             on_progress: None,
         })
     }
@@ -154,7 +161,12 @@ impl Weights {
         assert!(rank < world, "rank {rank} of {world}");
         if dim >= shape.len() || !shape[dim].is_multiple_of(world) {
             let (name, shape) = (name.to_owned(), shape.to_vec());
-            return Err(WeightsError::Shard { name, shape, dim, world });
+            return Err(WeightsError::Shard {
+                name,
+                shape,
+                dim,
+                world,
+            });
         }
         let mut local = shape.to_vec();
         local[dim] /= world;
@@ -165,8 +177,10 @@ impl Weights {
     /// `row` the shape of a row (empty for biases).
     pub fn stacked(&mut self, parts: &[(String, usize)], row: &[usize]) -> Result<Tensor> {
         let shape = |rows: usize| [&[rows], row].concat();
-        let whole: Vec<Part> =
-            parts.iter().map(|(name, rows)| Part::whole(name, &shape(*rows))).collect();
+        let whole: Vec<Part> = parts
+            .iter()
+            .map(|(name, rows)| Part::whole(name, &shape(*rows)))
+            .collect();
         self.gather(&whole, &shape(parts.iter().map(|(_, rows)| rows).sum()))
     }
 
@@ -197,7 +211,11 @@ impl Weights {
             }
             self.used.insert(part.name.to_owned());
         }
-        assert!(rest.is_empty(), "the parts of {shape:?} leave {} elements out", rest.len());
+        assert!(
+            rest.is_empty(),
+            "the parts of {shape:?} leave {} elements out",
+            rest.len()
+        );
         self.num_parameters += len;
         if let Some(on_progress) = &mut self.on_progress {
             on_progress(self.progress);
@@ -234,14 +252,28 @@ struct Part<'a> {
 impl<'a> Part<'a> {
     fn whole(name: &'a str, shape: &[usize]) -> Self {
         let len = shape.iter().product();
-        Self { name, shape: shape.to_vec(), first: 0, run_len: len, stride: len, num_runs: 1 }
+        Self {
+            name,
+            shape: shape.to_vec(),
+            first: 0,
+            run_len: len,
+            stride: len,
+            num_runs: 1,
+        }
     }
 
     fn shard(name: &'a str, shape: &[usize], dim: usize, rank: usize, world: usize) -> Self {
         let stride: usize = shape[dim..].iter().product();
         let run_len = stride / world;
         let num_runs = shape[..dim].iter().product();
-        Self { name, shape: shape.to_vec(), first: rank * run_len, run_len, stride, num_runs }
+        Self {
+            name,
+            shape: shape.to_vec(),
+            first: rank * run_len,
+            run_len,
+            stride,
+            num_runs,
+        }
     }
 
     fn len(&self) -> usize {
@@ -252,11 +284,15 @@ impl<'a> Part<'a> {
         if dst.is_empty() {
             return;
         }
-        dst.par_chunks_mut(self.run_len).enumerate().for_each(|(run, dst)| {
-            dst.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, dst)| {
-                source.read(self.first + run * self.stride + chunk * CHUNK, dst);
+        dst.par_chunks_mut(self.run_len)
+            .enumerate()
+            .for_each(|(run, dst)| {
+                dst.par_chunks_mut(CHUNK)
+                    .enumerate()
+                    .for_each(|(chunk, dst)| {
+                        source.read(self.first + run * self.stride + chunk * CHUNK, dst);
+                    });
             });
-        });
     }
 }
 

@@ -1,0 +1,85 @@
+//! Grouped-query attention (arXiv:2305.13245) over the paged cache, with merged q, k and v.
+
+use candle_core::{Result, Tensor};
+use kernels::paged_attention::{KvCacheLayer, PagedAttention, paged_attention};
+use kernels::rope_kv_write::{HeadShape, RopeKvWrite, rope_kv_write};
+
+use super::decoder_config::DecoderConfig;
+use super::linear::Linear;
+use super::norm::RmsNorm;
+use super::rope::RotaryEmbedding;
+use crate::model::ForwardBatch;
+use crate::weights::{Weights, WeightsError};
+
+/// Causal self-attention with rotary positions; optionally q and k are normalised per head.
+#[derive(Debug)]
+pub struct Attention {
+    qkv: Linear,
+    out: Linear,
+    q_norm: Option<RmsNorm>,
+    k_norm: Option<RmsNorm>,
+    norm_eps: f32,
+    heads: HeadShape,
+    scale: f32,
+}
+
+impl Attention {
+    /// Loads `q_proj`, `k_proj`, `v_proj`, `o_proj` and, if the model has them, `q_norm` and
+    /// `k_norm` under `prefix`.
+    pub fn load(
+        weights: &mut Weights,
+        prefix: &str,
+        config: &DecoderConfig,
+    ) -> std::result::Result<Self, WeightsError> {
+        let (hidden, dim) = (config.hidden_size, config.head_dim);
+        let (q, kv) = (config.num_heads * dim, config.num_kv_heads * dim);
+        let qkv = [("q_proj", q), ("k_proj", kv), ("v_proj", kv)];
+        let mut head_norm = |name: &str| {
+            let load = || RmsNorm::load(weights, &format!("{prefix}.{name}"), dim, config.norm_eps);
+            config.qk_norm.then(load).transpose()
+        };
+        let (q_norm, k_norm) = (head_norm("q_norm")?, head_norm("k_norm")?);
+        Ok(Self {
+            qkv: Linear::load(weights, prefix, &qkv, hidden, config.qkv_bias)?,
+            out: Linear::load(weights, prefix, &[("o_proj", hidden)], q, config.out_bias)?,
+            q_norm,
+            k_norm,
+            norm_eps: config.norm_eps,
+            heads: HeadShape {
+                num_heads: config.num_heads,
+                num_kv_heads: config.num_kv_heads,
+                head_dim: dim,
+            },
+            scale: (dim as f32).sqrt().recip(),
+        })
+    }
+
+    /// Writes the step's keys and values into `cache` and attends. `[tokens, hidden]` to the same.
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        rope: &RotaryEmbedding,
+        batch: &ForwardBatch,
+        cache: &KvCacheLayer,
+    ) -> Result<Tensor> {
+        let qkv = self.qkv.forward(x)?; // [tokens, (heads + 2 * kv_heads) * head_dim]
+        let write = RopeKvWrite {
+            heads: self.heads,
+            q_norm: self.q_norm.as_ref().map(RmsNorm::weight),
+            k_norm: self.k_norm.as_ref().map(RmsNorm::weight),
+            norm_eps: self.norm_eps,
+            cos: rope.cos(),
+            sin: rope.sin(),
+            positions: &batch.positions,
+            slots: &batch.slots,
+        };
+        let q = rope_kv_write(&qkv, cache, &write)?; // [tokens, heads, head_dim]
+        let attend = PagedAttention {
+            scale: self.scale,
+            q_starts: &batch.q_starts,
+            context_lens: &batch.context_lens,
+            block_tables: &batch.block_tables,
+        };
+        self.out.forward(&paged_attention(&q, cache, &attend)?)
+    }
+}

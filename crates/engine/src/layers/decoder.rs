@@ -1,0 +1,140 @@
+//! The pre-norm decoder of Llama's family: embedding, layers, final norm, head.
+
+use candle_core::{DType, Result, Tensor};
+use kernels::paged_attention::KvCacheLayer;
+
+use super::attention::Attention;
+use super::decoder_config::DecoderConfig;
+use super::embedding::{Embedding, LmHead};
+use super::mlp::Mlp;
+use super::norm::RmsNorm;
+use super::rope::RotaryEmbedding;
+use crate::architecture::LoadError;
+use crate::model::{CausalLm, ForwardBatch, KvCache};
+use crate::weights::{Weights, WeightsError};
+
+/// `x + attention(norm(x))`, then `x + mlp(norm(x))`.
+///
+/// Each sum is fused with the norm after it, so the last one is left to the decoder: it is fused
+/// with the first norm of the next layer.
+#[derive(Debug)]
+pub struct DecoderLayer {
+    attention_norm: RmsNorm,
+    attention: Attention,
+    mlp_norm: RmsNorm,
+    mlp: Mlp,
+}
+
+impl DecoderLayer {
+    /// Loads `input_layernorm`, `self_attn`, `post_attention_layernorm` and `mlp` under `prefix`.
+    pub fn load(
+        weights: &mut Weights,
+        prefix: &str,
+        config: &DecoderConfig,
+    ) -> std::result::Result<Self, WeightsError> {
+        let norm = |weights: &mut Weights, name: &str| {
+            let name = format!("{prefix}.{name}");
+            RmsNorm::load(weights, &name, config.hidden_size, config.norm_eps)
+        };
+        Ok(Self {
+            attention_norm: norm(weights, "input_layernorm")?,
+            attention: Attention::load(weights, &format!("{prefix}.self_attn"), config)?,
+            mlp_norm: norm(weights, "post_attention_layernorm")?,
+            mlp: Mlp::load(weights, &format!("{prefix}.mlp"), config)?,
+        })
+    }
+
+    /// Takes the normalised stream and the stream itself; returns the stream with attention added
+    /// and the branch of the MLP, not yet added.
+    fn forward(
+        &self,
+        x: &Tensor,      // [tokens, hidden]
+        stream: &Tensor, // [tokens, hidden]
+        step: &Step,
+        cache: &KvCacheLayer,
+    ) -> Result<(Tensor, Tensor)> {
+        let x = self.attention.forward(x, step.rope, step.batch, cache)?;
+        let (x, stream) = self.mlp_norm.forward_add(&x, stream)?;
+        Ok((self.mlp.forward(&x)?, stream))
+    }
+}
+
+/// What every layer of one step shares.
+struct Step<'a> {
+    rope: &'a RotaryEmbedding,
+    batch: &'a ForwardBatch,
+}
+
+/// A whole language model of pre-norm layers.
+#[derive(Debug)]
+pub struct Decoder {
+    embedding: Embedding,
+    layers: Vec<DecoderLayer>,
+    norm: RmsNorm,
+    head: LmHead,
+    rope: RotaryEmbedding,
+    vocab_size: usize,
+}
+
+impl Decoder {
+    /// Loads `model.embed_tokens`, `model.layers.N`, `model.norm` and, unless tied, `lm_head`, for
+    /// contexts of at most `max_model_len` tokens.
+    pub fn load(
+        weights: &mut Weights,
+        config: &DecoderConfig,
+        max_model_len: usize,
+    ) -> std::result::Result<Self, LoadError> {
+        let (vocab, hidden) = (config.vocab_size, config.hidden_size);
+        // The largest tensors first: while one is packed it takes its memory twice, which must not
+        // come on top of all the others.
+        let embedding = Embedding::load(weights, "model.embed_tokens", vocab, hidden)?;
+        let head = if config.tied_embeddings {
+            LmHead::tied(&embedding)
+        } else {
+            LmHead::load(weights, "lm_head", vocab, hidden)?
+        };
+        let layers = (0..config.num_layers)
+            .map(|layer| DecoderLayer::load(weights, &format!("model.layers.{layer}"), config))
+            .collect::<std::result::Result<_, _>>()?;
+        let norm = RmsNorm::load(weights, "model.norm", hidden, config.norm_eps)?;
+        let device = weights.device();
+        let rope = RotaryEmbedding::new(&config.rope, config.head_dim, max_model_len, device)?;
+        Ok(Self {
+            embedding,
+            layers,
+            norm,
+            head,
+            rope,
+            vocab_size: vocab,
+        })
+    }
+}
+
+impl CausalLm for Decoder {
+    fn forward(&self, batch: &ForwardBatch, cache: &KvCache) -> Result<Tensor> {
+        assert_eq!(
+            cache.layers.len(),
+            self.layers.len(),
+            "the cache has a layer per decoder layer"
+        );
+        let step = Step {
+            rope: &self.rope,
+            batch,
+        };
+        let mut stream = self.embedding.forward(&batch.ids)?; // [tokens, hidden]
+        let mut x = self.layers[0].attention_norm.forward(&stream)?;
+        for (i, (layer, cache)) in self.layers.iter().zip(&cache.layers).enumerate() {
+            let (branch, sum) = layer.forward(&x, &stream, &step, cache)?;
+            let next_norm = self
+                .layers
+                .get(i + 1)
+                .map_or(&self.norm, |next| &next.attention_norm);
+            (x, stream) = next_norm.forward_add(&branch, &sum)?;
+        }
+        // A step of prompt chunks alone wants keys and values, no logits.
+        if batch.logits_rows.dim(0)? == 0 {
+            return Tensor::zeros((0, self.vocab_size), DType::F32, x.device());
+        }
+        self.head.forward(&x.index_select(&batch.logits_rows, 0)?)
+    }
+}

@@ -1,0 +1,241 @@
+//! The shape of a pre-norm decoder, as the architectures of Llama's family share it.
+
+use candle_core::DType;
+use kernels::gated_activation::Activation;
+
+use super::rope::RopeConfig;
+use crate::architecture::{ConfigError, ConfigReader};
+use crate::model::ModelSpec;
+
+/// Everything that decides the tensors and the mathematics of a [`Decoder`](super::Decoder).
+#[derive(Debug, Clone)]
+pub struct DecoderConfig {
+    /// Decoder layers.
+    pub num_layers: usize,
+    /// Query heads.
+    pub num_heads: usize,
+    /// Key and value heads.
+    pub num_kv_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width of the gated MLP.
+    pub intermediate_size: usize,
+    /// Rows of the embedding.
+    pub vocab_size: usize,
+    /// Longest context the model was made for.
+    pub max_position_embeddings: usize,
+    /// Added to the mean square in every RMSNorm.
+    pub norm_eps: f32,
+    /// Of the MLP's gate.
+    pub activation: Activation,
+    /// Rotary positions.
+    pub rope: RopeConfig,
+    /// The output head is the embedding.
+    pub tied_embeddings: bool,
+    /// `q_proj`, `k_proj` and `v_proj` have biases.
+    pub qkv_bias: bool,
+    /// `o_proj` has a bias.
+    pub out_bias: bool,
+    /// The projections of the MLP have biases.
+    pub mlp_bias: bool,
+    /// Each head of q and k goes through an RMSNorm before rotation.
+    pub qk_norm: bool,
+    /// Of the checkpoint.
+    pub dtype: DType,
+}
+
+impl DecoderConfig {
+    /// Reads the keys that the architectures share. Biases and q/k norms are theirs to set: here
+    /// there are none.
+    pub fn parse(config: &ConfigReader) -> Result<Self, ConfigError> {
+        refuse(config)?;
+        let count = |key: &str| config.required(key, config.count(key)?);
+        let num_heads = count("num_attention_heads")?;
+        let num_kv_heads = config.count("num_key_value_heads")?.unwrap_or(num_heads);
+        if !num_heads.is_multiple_of(num_kv_heads) {
+            let expected = format!("a divisor of num_attention_heads = {num_heads}");
+            return Err(config.invalid("num_key_value_heads", &expected));
+        }
+        let hidden_size = count("hidden_size")?;
+        let head_dim = match config.count("head_dim")? {
+            Some(head_dim) => head_dim,
+            None if hidden_size.is_multiple_of(num_heads) => hidden_size / num_heads,
+            None => {
+                let expected = format!("a multiple of num_attention_heads = {num_heads}");
+                return Err(config.invalid("hidden_size", &expected));
+            }
+        };
+        if !head_dim.is_multiple_of(2) {
+            return Err(config.invalid("head_dim", "even (RoPE turns pairs)"));
+        }
+        Ok(Self {
+            num_layers: count("num_hidden_layers")?,
+            num_heads,
+            num_kv_heads,
+            head_dim,
+            hidden_size,
+            intermediate_size: count("intermediate_size")?,
+            vocab_size: count("vocab_size")?,
+            max_position_embeddings: count("max_position_embeddings")?,
+            norm_eps: config.required("rms_norm_eps", config.number("rms_norm_eps")?)? as f32,
+            activation: activation(config)?,
+            rope: RopeConfig::parse(config)?,
+            tied_embeddings: config.flag("tie_word_embeddings")?,
+            qkv_bias: false,
+            out_bias: false,
+            mlp_bias: false,
+            qk_norm: false,
+            dtype: config.dtype()?,
+        })
+    }
+
+    /// What the engine must know.
+    pub fn spec(&self, architecture: &str) -> ModelSpec {
+        ModelSpec {
+            architecture: architecture.to_owned(),
+            num_layers: self.num_layers,
+            num_heads: self.num_heads,
+            num_kv_heads: self.num_kv_heads,
+            head_dim: self.head_dim,
+            hidden_size: self.hidden_size,
+            intermediate_size: self.intermediate_size,
+            vocab_size: self.vocab_size,
+            max_position_embeddings: self.max_position_embeddings,
+            num_parameters: self.num_parameters(),
+            dtype: self.dtype,
+        }
+    }
+
+    /// Parameters as loaded.
+    fn num_parameters(&self) -> usize {
+        let (hidden, inner, dim) = (self.hidden_size, self.intermediate_size, self.head_dim);
+        let (q, kv) = (self.num_heads * dim, self.num_kv_heads * dim);
+        let linear = |inputs: usize, outputs: usize, has_bias: bool| {
+            outputs * (inputs + usize::from(has_bias))
+        };
+        let attention = linear(hidden, q + 2 * kv, self.qkv_bias)
+            + linear(q, hidden, self.out_bias)
+            + if self.qk_norm { 2 * dim } else { 0 };
+        let mlp = linear(hidden, 2 * inner, self.mlp_bias) + linear(inner, hidden, self.mlp_bias);
+        let embeddings = if self.tied_embeddings { 1 } else { 2 } * self.vocab_size * hidden;
+        embeddings + self.num_layers * (attention + mlp + 2 * hidden) + hidden
+    }
+}
+
+fn activation(config: &ConfigReader) -> Result<Activation, ConfigError> {
+    match config.required("hidden_act", config.text("hidden_act")?)? {
+        "silu" => Ok(Activation::Silu),
+        "gelu_pytorch_tanh" | "gelu_new" => Ok(Activation::GeluTanh),
+        other => Err(config.unsupported("hidden_act", other, "silu, gelu_pytorch_tanh, gelu_new")),
+    }
+}
+
+/// Refuses what would change the numbers and is not implemented.
+fn refuse(config: &ConfigReader) -> Result<(), ConfigError> {
+    if let Some(quantization) = config.nested("quantization_config")? {
+        let method = quantization.text("quant_method")?.unwrap_or("unnamed");
+        return Err(config.unsupported("quantization_config", method, "unquantised checkpoints"));
+    }
+    let window = config.count("sliding_window")?;
+    let num_layers = config.count("num_hidden_layers")?.unwrap_or(0);
+    let full_layers = config
+        .get("max_window_layers")
+        .and_then(serde_json::Value::as_u64);
+    let windowed_layers = full_layers.is_none_or(|full| (full as usize) < num_layers);
+    if let (Some(window), true, true) =
+        (window, config.flag("use_sliding_window")?, windowed_layers)
+    {
+        let supported = "use_sliding_window = false";
+        return Err(config.unsupported("sliding_window", &window.to_string(), supported));
+    }
+    let layer_types = config
+        .get("layer_types")
+        .and_then(serde_json::Value::as_array);
+    for kind in layer_types.into_iter().flatten() {
+        if kind != "full_attention" {
+            let kind = kind.to_string();
+            return Err(config.unsupported("layer_types", &kind, "full_attention in every layer"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn base() -> Value {
+        json!({
+            "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 6,
+            "num_key_value_heads": 2, "intermediate_size": 80, "vocab_size": 131,
+            "max_position_embeddings": 256, "rms_norm_eps": 1e-6, "hidden_act": "silu",
+        })
+    }
+
+    fn parse(config: &Value) -> Result<DecoderConfig, ConfigError> {
+        DecoderConfig::parse(&ConfigReader::new(config).unwrap())
+    }
+
+    #[test]
+    fn what_is_absent_has_the_defaults_of_transformers() {
+        let config = parse(&base()).unwrap();
+        assert_eq!((config.head_dim, config.num_kv_heads), (8, 2));
+        assert!(!config.tied_embeddings && config.dtype == DType::F32);
+    }
+
+    #[test]
+    fn each_needed_key_is_named_when_it_is_missing() {
+        for key in base()
+            .as_object()
+            .unwrap()
+            .keys()
+            .filter(|key| *key != "num_key_value_heads")
+        {
+            let mut config = base();
+            config[key] = Value::Null;
+            let error = parse(&config).unwrap_err().to_string();
+            assert_eq!(error, format!("config.json: `{key}` is missing"));
+        }
+    }
+
+    #[test]
+    fn what_is_not_supported_is_refused_by_name() {
+        for (key, value) in [
+            ("hidden_act", json!("relu2")),
+            ("quantization_config", json!({"quant_method": "awq"})),
+            (
+                "layer_types",
+                json!(["full_attention", "sliding_attention"]),
+            ),
+            ("num_key_value_heads", json!(4)),
+            ("head_dim", json!(7)),
+            ("hidden_size", json!(50)),
+            ("torch_dtype", json!("float8_e4m3fn")),
+        ] {
+            let mut config = base();
+            config[key] = value;
+            let error = parse(&config).unwrap_err().to_string();
+            assert!(
+                error.starts_with(&format!("config.json: `{key}`")),
+                "{key}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_sliding_window_is_refused_only_if_a_layer_uses_it() {
+        let with = |used: bool, full_layers: usize| {
+            let mut config = base();
+            config["sliding_window"] = json!(4096);
+            config["use_sliding_window"] = json!(used);
+            config["max_window_layers"] = json!(full_layers);
+            parse(&config)
+        };
+        assert!(with(false, 0).is_ok() && with(true, 3).is_ok());
+        let error = with(true, 2).unwrap_err().to_string();
+        assert!(error.contains("`sliding_window` = 4096"), "{error}");
+    }
+}

@@ -1,0 +1,43 @@
+//! Linear layer, merged from one projection or several that share their input.
+
+use candle_core::{Result, Tensor};
+use kernels::linear::Matrix;
+
+use crate::weights::{Weights, WeightsError};
+
+/// `y = x W^T + b`, with the outputs of the merged projections side by side.
+#[derive(Debug)]
+pub struct Linear {
+    weight: Matrix,
+    bias: Option<Tensor>,
+}
+
+impl Linear {
+    /// Loads `{prefix}.{name}.weight`, and `.bias` if `has_bias`, for each `(name, out_features)`.
+    pub fn load(
+        weights: &mut Weights,
+        prefix: &str,
+        projections: &[(&str, usize)],
+        in_features: usize,
+        has_bias: bool,
+    ) -> std::result::Result<Self, WeightsError> {
+        let named = |kind: &str| -> Vec<(String, usize)> {
+            let name = |part: &str| format!("{prefix}.{part}.{kind}");
+            projections
+                .iter()
+                .map(|(part, rows)| (name(part), *rows))
+                .collect()
+        };
+        // The rows as read are dropped once they are packed, before the next layer is read.
+        let weight = Matrix::new(&weights.stacked(&named("weight"), &[in_features])?)?;
+        let bias = has_bias
+            .then(|| weights.stacked(&named("bias"), &[]))
+            .transpose()?;
+        Ok(Self { weight, bias })
+    }
+
+    /// `[tokens, in]` to `[tokens, sum of out]`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.weight.forward(x, self.bias.as_ref())
+    }
+}

@@ -1,0 +1,41 @@
+//! Gated MLP (GLU variants, arXiv:2002.05202) with gate and up merged into one product.
+
+use candle_core::{Result, Tensor};
+use kernels::gated_activation::{Activation, gated_activation};
+
+use super::decoder_config::DecoderConfig;
+use super::linear::Linear;
+use crate::weights::{Weights, WeightsError};
+
+/// `down(act(gate(x)) * up(x))`.
+#[derive(Debug)]
+pub struct Mlp {
+    gate_up: Linear,
+    down: Linear,
+    activation: Activation,
+}
+
+impl Mlp {
+    /// Loads `gate_proj`, `up_proj` and `down_proj` under `prefix`.
+    pub fn load(
+        weights: &mut Weights,
+        prefix: &str,
+        config: &DecoderConfig,
+    ) -> std::result::Result<Self, WeightsError> {
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let gate_up = [("gate_proj", inner), ("up_proj", inner)];
+        let down = [("down_proj", hidden)];
+        Ok(Self {
+            gate_up: Linear::load(weights, prefix, &gate_up, hidden, config.mlp_bias)?,
+            down: Linear::load(weights, prefix, &down, inner, config.mlp_bias)?,
+            activation: config.activation,
+        })
+    }
+
+    /// `[tokens, hidden]` to the same.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let gate_up = self.gate_up.forward(x)?; // [tokens, 2 * intermediate]
+        self.down
+            .forward(&gated_activation(&gate_up, self.activation)?)
+    }
+}

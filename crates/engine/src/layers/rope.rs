@@ -1,0 +1,264 @@
+//! Rotary position embedding (RoFormer, arXiv:2104.09864) and the scalings for longer contexts.
+
+use std::f64::consts::PI;
+
+use candle_core::{Device, Result, Tensor};
+
+use crate::architecture::{ConfigError, ConfigReader};
+
+const SUPPORTED: &str = "default, linear, llama3";
+
+/// Base and scaling of the rotation frequencies.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RopeConfig {
+    /// Base of the geometric series of wavelengths.
+    pub theta: f64,
+    /// How the frequencies are stretched.
+    pub scaling: RopeScaling,
+}
+
+/// How rotation frequencies are stretched beyond the context length of pre-training.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum RopeScaling {
+    /// Not at all.
+    None,
+    /// All by the same factor (arXiv:2306.15595).
+    Linear {
+        /// Frequencies are divided by this.
+        factor: f64,
+    },
+    /// Long wavelengths by the factor, short ones not, those between smoothly (Llama 3.1).
+    Llama3 {
+        /// Low frequencies are divided by this.
+        factor: f64,
+        /// Wavelengths above `original_len / low_freq_factor` are stretched fully.
+        low_freq_factor: f64,
+        /// Wavelengths below `original_len / high_freq_factor` are kept.
+        high_freq_factor: f64,
+        /// Context length of pre-training.
+        original_len: f64,
+    },
+}
+
+impl RopeConfig {
+    /// Reads `rope_parameters` as transformers 5 writes it, or `rope_theta` and `rope_scaling`.
+    pub fn parse(config: &ConfigReader) -> std::result::Result<Self, ConfigError> {
+        let key = if config.get("rope_parameters").is_some() {
+            "rope_parameters"
+        } else {
+            "rope_scaling"
+        };
+        let top_theta = config.number("rope_theta")?;
+        let Some(rope) = config.nested(key)? else {
+            return Ok(Self {
+                theta: top_theta.unwrap_or(1e4),
+                scaling: RopeScaling::None,
+            });
+        };
+        // Per-layer-type parameters (Gemma 3) are objects in this object.
+        if let Some(name) = rope
+            .keys()
+            .find(|name| rope.get(name).is_some_and(|v| v.is_object()))
+        {
+            return Err(rope.unsupported(name, "{..}", "the same rotation in every layer"));
+        }
+        for reader in [config, &rope] {
+            if reader
+                .number("partial_rotary_factor")?
+                .is_some_and(|factor| factor != 1.0)
+            {
+                return Err(reader.invalid("partial_rotary_factor", "1 (whole heads are rotated)"));
+            }
+        }
+        let theta = rope.number("rope_theta")?.or(top_theta).unwrap_or(1e4);
+        let key = if rope.get("rope_type").is_some() {
+            "rope_type"
+        } else {
+            "type"
+        };
+        let number = |key: &str| rope.required(key, rope.number(key)?);
+        let scaling = match rope.text(key)?.unwrap_or("default") {
+            "default" => RopeScaling::None,
+            "linear" => RopeScaling::Linear {
+                factor: number("factor")?,
+            },
+            "llama3" => RopeScaling::Llama3 {
+                factor: number("factor")?,
+                low_freq_factor: number("low_freq_factor")?,
+                high_freq_factor: number("high_freq_factor")?,
+                original_len: number("original_max_position_embeddings")?,
+            },
+            other => return Err(rope.unsupported(key, other, SUPPORTED)),
+        };
+        Ok(Self { theta, scaling })
+    }
+
+    /// Radians per position of each pair of elements. `[head_dim / 2]`
+    fn frequencies(&self, head_dim: usize) -> Vec<f32> {
+        (0..head_dim / 2)
+            .map(|pair| {
+                let frequency = self.theta.powf(-2.0 * pair as f64 / head_dim as f64);
+                self.scaling.apply(frequency) as f32
+            })
+            .collect()
+    }
+}
+
+impl RopeScaling {
+    fn apply(self, frequency: f64) -> f64 {
+        match self {
+            Self::None => frequency,
+            Self::Linear { factor } => frequency / factor,
+            Self::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_len,
+            } => {
+                let turns = original_len * frequency / (2.0 * PI);
+                let kept = (turns - low_freq_factor) / (high_freq_factor - low_freq_factor);
+                let kept = kept.clamp(0.0, 1.0);
+                kept * frequency + (1.0 - kept) * frequency / factor
+            }
+        }
+    }
+}
+
+/// Cosines and sines of every position a context can have.
+#[derive(Debug)]
+pub struct RotaryEmbedding {
+    cos: Tensor,
+    sin: Tensor,
+}
+
+impl RotaryEmbedding {
+    /// Tables for positions `0..num_positions`.
+    pub fn new(
+        config: &RopeConfig,
+        head_dim: usize,
+        num_positions: usize,
+        device: &Device,
+    ) -> Result<Self> {
+        let frequencies = config.frequencies(head_dim);
+        // The angle is rounded to f32 as in transformers, whose rounding the models were trained on.
+        let table = |f: fn(f32) -> f32| {
+            let angles = (0..num_positions)
+                .flat_map(|position| frequencies.iter().map(move |x| f(position as f32 * x)));
+            Tensor::from_vec(angles.collect(), (num_positions, frequencies.len()), device)
+        };
+        Ok(Self {
+            cos: table(f32::cos)?,
+            sin: table(f32::sin)?,
+        })
+    }
+
+    /// `[positions, head_dim / 2]` f32
+    pub fn cos(&self) -> &Tensor {
+        &self.cos
+    }
+
+    /// `[positions, head_dim / 2]` f32
+    pub fn sin(&self) -> &Tensor {
+        &self.sin
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn parse(config: &Value) -> std::result::Result<RopeConfig, ConfigError> {
+        RopeConfig::parse(&ConfigReader::new(config).unwrap())
+    }
+
+    #[test]
+    fn old_and_new_keys_mean_the_same() {
+        let scaling = RopeScaling::Llama3 {
+            factor: 8.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_len: 8192.0,
+        };
+        let llama3 = json!({"factor": 8.0, "low_freq_factor": 1, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192, "rope_type": "llama3"});
+        let old = parse(&json!({"rope_theta": 5e5, "rope_scaling": llama3.clone()})).unwrap();
+        let mut new = llama3;
+        new["rope_theta"] = json!(5e5);
+        assert_eq!(parse(&json!({"rope_parameters": new})).unwrap(), old);
+        assert_eq!(
+            old,
+            RopeConfig {
+                theta: 5e5,
+                scaling
+            }
+        );
+        let linear = parse(&json!({"rope_scaling": {"type": "linear", "factor": 2.0}})).unwrap();
+        let expected = RopeConfig {
+            theta: 1e4,
+            scaling: RopeScaling::Linear { factor: 2.0 },
+        };
+        assert_eq!(linear, expected);
+        let plain = RopeConfig {
+            theta: 1e6,
+            scaling: RopeScaling::None,
+        };
+        assert_eq!(
+            parse(&json!({"rope_theta": 1e6, "rope_scaling": null})).unwrap(),
+            plain
+        );
+        let default = json!({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}});
+        assert_eq!(parse(&default).unwrap(), plain);
+    }
+
+    #[test]
+    fn what_is_not_supported_is_refused_by_name() {
+        for (config, needle) in [
+            (
+                json!({"rope_scaling": {"type": "yarn", "factor": 4.0}}),
+                "rope_scaling.type` = yarn",
+            ),
+            (
+                json!({"rope_parameters": {"rope_type": "longrope"}}),
+                "rope_type` = longrope",
+            ),
+            (
+                json!({"rope_scaling": {"rope_type": "linear"}}),
+                "`rope_scaling.factor` is missing",
+            ),
+            (
+                json!({"rope_scaling": "llama3"}),
+                "`rope_scaling` must be an object",
+            ),
+            (
+                json!({"rope_parameters": {"full_attention": {}}}),
+                "rope_parameters.full_attention",
+            ),
+            (
+                json!({"rope_parameters": {"partial_rotary_factor": 0.5}}),
+                "partial_rotary_factor",
+            ),
+        ] {
+            let error = parse(&config).unwrap_err().to_string();
+            assert!(error.contains(needle), "{error} does not say {needle}");
+        }
+    }
+
+    #[test]
+    fn scaling_bends_only_long_wavelengths() {
+        let scaling = RopeScaling::Llama3 {
+            factor: 8.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_len: 8192.0,
+        };
+        let frequency = |turns: f64| turns * 2.0 * PI / 8192.0;
+        assert_eq!(scaling.apply(frequency(4.5)), frequency(4.5));
+        assert_eq!(scaling.apply(frequency(0.5)), frequency(0.5) / 8.0);
+        let between = scaling.apply(frequency(2.5)) / frequency(2.5);
+        assert!(
+            (between - 0.5625).abs() < 1e-12,
+            "half way: (1 + 1/8) / 2, got {between}"
+        );
+    }
+}

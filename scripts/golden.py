@@ -1,0 +1,235 @@
+"""Makes models/golden/: tiny random checkpoints with what transformers computes from them.
+
+    python scripts/golden.py        (torch, transformers 5, safetensors)
+
+Weights are random from a fixed seed, norms and biases included, and large enough that the most
+likely token leads clearly: `MARGIN` below is asserted at every greedy step. The reference runs in
+float32 on the CPU with eager attention, from the weights as they are stored.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+GOLDEN = Path(__file__).resolve().parent.parent / "models" / "golden"
+PROMPT_LENS = [1, 2, 37, 150]
+NUM_GREEDY = 24
+MARGIN = 0.05  # in logits, whose standard deviation is about 8
+VOCAB = 131
+
+SHARED = {
+    "vocab_size": VOCAB,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+# Name, classes, configuration, stored dtype, and what config.json and the files look like.
+GOLDENS = [
+    {
+        "name": "llama2",  # multi-head attention, keys as transformers 4 wrote them, one file
+        "classes": (LlamaConfig, LlamaForCausalLM),
+        "config": {
+            "hidden_size": 48,
+            "intermediate_size": 72,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 3,
+            "rms_norm_eps": 1e-5,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        },
+        "dtype": torch.float32,
+        "old_keys": True,
+    },
+    {
+        "name": "llama3",  # grouped queries, scaled rotation, all biases, tied, three shards
+        "classes": (LlamaConfig, LlamaForCausalLM),
+        "config": {
+            "hidden_size": 96,
+            "intermediate_size": 120,
+            "tie_word_embeddings": True,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "rms_norm_eps": 1e-5,
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 500000.0,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 64,
+            },
+        },
+        "dtype": torch.bfloat16,
+        "num_shards": 3,
+    },
+    {
+        "name": "llama_linear",  # linear scaling, keys as transformers 4 wrote them
+        "classes": (LlamaConfig, LlamaForCausalLM),
+        "config": {
+            "hidden_size": 40,
+            "intermediate_size": 56,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "head_dim": 16,
+            "rms_norm_eps": 1e-6,
+            "rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0},
+        },
+        "dtype": torch.float32,
+        "old_keys": True,
+    },
+    {
+        "name": "qwen2",
+        "classes": (Qwen2Config, Qwen2ForCausalLM),
+        "config": {
+            "hidden_size": 96,
+            "intermediate_size": 104,
+            "rms_norm_eps": 1e-6,
+            "use_sliding_window": False,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+        },
+        "dtype": torch.float16,
+        "old_keys": True,
+    },
+    {
+        "name": "qwen3",  # heads wider than hidden_size / num_attention_heads, tied
+        "classes": (Qwen3Config, Qwen3ForCausalLM),
+        "config": {
+            "hidden_size": 56,
+            "intermediate_size": 88,
+            "head_dim": 32,
+            "tie_word_embeddings": True,
+            "rms_norm_eps": 1e-6,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+        },
+        "dtype": torch.bfloat16,
+    },
+]
+
+
+def randomise(model, dtype, seed):
+    """Fills every parameter; values are rounded to the stored type."""
+    generator = torch.Generator().manual_seed(seed)
+    # A tied embedding is kept small beside what the layers add, or every token predicts itself.
+    embedding = 0.7 if model.config.tie_word_embeddings else 2.0
+    for name, parameter in model.named_parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        if name == "model.norm.weight":
+            value = 8.0 / embedding + noise  # spreads the logits
+        elif name.endswith("norm.weight"):
+            value = 1.0 + 0.3 * noise
+        elif name.endswith(".bias"):
+            value = 0.3 * noise
+        elif name in ("model.embed_tokens.weight", "lm_head.weight"):
+            value = noise * (embedding / parameter.shape[1] ** 0.5)
+        else:
+            value = noise * (1.4 / parameter.shape[1] ** 0.5)
+        parameter.data.copy_(value.to(dtype).float())
+
+
+def expect(model, prompt):
+    """Logits of the last position of the prompt, and the greedy continuation."""
+    with torch.no_grad():
+        output = model(torch.tensor([prompt]), use_cache=True)
+        first = output.logits[0, -1]
+        greedy, logits, margin = [], first, float("inf")
+        for _ in range(NUM_GREEDY):
+            top = logits.topk(2).values
+            margin = min(margin, (top[0] - top[1]).item())
+            greedy.append(logits.argmax().item())
+            output = model(
+                torch.tensor([[greedy[-1]]]), past_key_values=output.past_key_values, use_cache=True
+            )
+            logits = output.logits[0, -1]
+    return {"prompt": prompt, "logits": first.tolist(), "greedy": greedy}, margin
+
+
+def save_config(folder, golden, config):
+    """config.json as transformers writes it, or with the keys of transformers 4."""
+    values = json.loads(config.to_json_string(use_diff=False))
+    keep = {
+        "architectures", "model_type", "hidden_act", "head_dim", "torch_dtype",
+        "tie_word_embeddings", "layer_types", "sliding_window", "max_window_layers",
+        *SHARED, *golden["config"],
+    }  # fmt: skip
+    values = {key: value for key, value in values.items() if key in keep}
+    values["architectures"] = [golden["classes"][1].__name__]
+    dtype = str(golden["dtype"]).removeprefix("torch.")
+    if golden.get("old_keys"):
+        rope = values.pop("rope_parameters")
+        values["rope_theta"] = rope.pop("rope_theta")
+        kind = rope.pop("rope_type")
+        values["rope_scaling"] = None if kind == "default" else {"type": kind, **rope}
+        values["torch_dtype"] = dtype
+        if golden["name"] == "llama2":
+            del values["head_dim"]
+    else:
+        values["dtype"] = dtype
+    (folder / "config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+
+
+def save_weights(folder, golden, model):
+    """model.safetensors, or shards and their index."""
+    tensors = {
+        name: parameter.data.to(golden["dtype"]).contiguous()
+        for name, parameter in model.named_parameters()  # a tied head is listed once
+    }
+    num_shards = golden.get("num_shards", 1)
+    if num_shards == 1:
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        return
+    names, weight_map = list(tensors), {}
+    for shard in range(num_shards):
+        file = f"model-{shard + 1:05}-of-{num_shards:05}.safetensors"
+        part = {name: tensors[name] for name in names[shard::num_shards]}
+        save_file(part, folder / file, metadata={"format": "pt"})
+        weight_map.update(dict.fromkeys(part, file))
+    total = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n")
+
+
+def make(golden):
+    """Writes one folder, with the first seed whose greedy choices are all clear."""
+    config_class, model_class = golden["classes"]
+    config = config_class(**{**SHARED, **golden["config"]}, attn_implementation="eager")
+    model = model_class(config).float().eval()
+    for seed in range(200):
+        randomise(model, golden["dtype"], seed)
+        generator = torch.Generator().manual_seed(1000 + seed)
+        prompts = [
+            torch.randint(3, VOCAB, (length,), generator=generator).tolist()
+            for length in PROMPT_LENS
+        ]
+        cases, margins = zip(*(expect(model, prompt) for prompt in prompts), strict=True)
+        if min(margins) >= MARGIN:
+            break
+    else:
+        raise SystemExit(f"{golden['name']}: no seed separates the logits")
+    folder = GOLDEN / golden["name"]
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    save_config(folder, golden, config)
+    save_weights(folder, golden, model)
+    (folder / "expected.json").write_text(json.dumps({"cases": cases}) + "\n")
+    for file in folder.iterdir():
+        file.chmod(0o644)
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    assert size < 500_000, f"{golden['name']} takes {size} bytes"
+    spread = torch.tensor(cases[2]["logits"]).std().item()
+    distinct = len({token for case in cases for token in case["greedy"]})
+    print(f"{golden['name']}: seed {seed}, {size} bytes, smallest margin {min(margins):.3f}, "
+          f"logits' deviation {spread:.2f}, {distinct} distinct greedy tokens")  # fmt: skip
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for golden in GOLDENS:
+        make(golden)
