@@ -7,7 +7,10 @@
 //! Every result of a row depends on that row alone: no reduction has an order that knows the batch,
 //! the chunk, the number of threads or the block layout.
 
-#![expect(unsafe_code, reason = "SIMD intrinsics and, with `cuda`, kernel launches")]
+#![expect(
+    unsafe_code,
+    reason = "SIMD intrinsics and, with `cuda`, kernel launches"
+)]
 
 pub mod gated_activation;
 pub mod linear;
@@ -16,3 +19,10 @@ pub mod pool;
 pub mod rms_norm;
 pub mod rope_kv_write;
 pub mod sample;
+
+mod disjoint;
+mod rows;
+mod simd;
+#[cfg(test)]
+mod testing;
+mod views;

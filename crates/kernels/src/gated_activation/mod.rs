@@ -1,18 +1,58 @@
 //! The gated activation of a GLU feed-forward block (Shazeer 2020, arXiv:2002.05202).
+//!
+//! `y = activation(gate) * up`, computed in f32 and rounded once.
 
-use candle_core::{Result, Tensor};
+mod cpu;
+#[cfg(test)]
+mod tests;
+
+use crate::views::match_element;
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
 /// What the gate goes through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
     /// `x / (1 + exp(-x))`
     Silu,
-    /// `x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))`
+    /// `x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))` (Hendrycks and Gimpel 2016,
+    /// arXiv:1606.08415)
     GeluTanh,
 }
 
-/// gate_up `[tokens, 2 * intermediate]`, gate first, to `[tokens, intermediate]`.
+/// Activates the first half of each row and multiplies it with the second.
+///
+/// gate_up `[.., 2 * intermediate]` f32 or bf16, gate first. Returns `[.., intermediate]` of its dtype.
+///
+/// # Errors
+/// An odd last dimension, another dtype, or a strided input.
 pub fn gated_activation(gate_up: &Tensor, activation: Activation) -> Result<Tensor> {
-    let _ = (gate_up, activation);
-    candle_core::bail!("gated_activation is being written")
+    match gate_up.dims().last() {
+        Some(width) if width % 2 == 0 => {}
+        _ => bail!(
+            "gate_up must have an even last dimension, its shape is {:?}",
+            gate_up.dims()
+        ),
+    }
+    gate_up.apply_op1_no_bwd(&GatedActivation { activation })
+}
+
+struct GatedActivation {
+    activation: Activation,
+}
+
+impl CustomOp1 for GatedActivation {
+    fn name(&self) -> &'static str {
+        "gated_activation"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let mut dims = layout.dims().to_vec();
+        let intermediate = dims[dims.len() - 1] / 2;
+        *dims.last_mut().expect("checked: there is a last dimension") = intermediate;
+        let out = match_element!(storage.dtype(), "gate_up", E => {
+            cpu::gated_activation::<E>(storage, layout, intermediate, self.activation)?
+        });
+        Ok((out, dims.into()))
+    }
 }

@@ -1,7 +1,23 @@
-//! Rotary position embedding and KV cache write.
+//! From one packed qkv row to a rotated query and a cache entry: optional RMSNorm of each query
+//! and key head, rotary position embedding, and the write of key and value into paged blocks.
+//!
+//! Rotary position embedding (Su et al. 2021, arXiv:2104.09864) in the half-rotation form of
+//! transformers and GPT-NeoX: with `h = head_dim / 2` and the angle of pair `i` at the token's
+//! position, `y[i] = x[i] cos - x[i + h] sin` and `y[i + h] = x[i + h] cos + x[i] sin`.
+//! The norm rounds to the dtype of qkv as [`crate::rms_norm`] does; the rotation is computed in f32
+//! and rounded once.
+//!
+//! On the CPU this is one op for q and one in-place op for each cache tensor, since candle's
+//! in-place ops write one tensor; a device may fuse the three.
+
+mod cpu;
+#[cfg(test)]
+mod tests;
 
 use crate::paged_attention::KvCacheLayer;
-use candle_core::{Result, Tensor};
+use crate::views::{expect_dims, match_element};
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CustomOp1, DType, InplaceOp2, Layout, Result, Shape, Tensor, bail};
 
 /// How a packed qkv row divides into heads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,9 +35,9 @@ pub struct HeadShape {
 pub struct RopeKvWrite<'a> {
     /// How a row of qkv divides.
     pub heads: HeadShape,
-    /// Weight of the RMSNorm of each query head (Qwen3). `[head_dim]`
+    /// Weight of the RMSNorm of each query head (Qwen3), in the dtype of qkv. `[head_dim]`
     pub q_norm: Option<&'a Tensor>,
-    /// Weight of the RMSNorm of each key head. `[head_dim]`
+    /// Weight of the RMSNorm of each key head, in the dtype of qkv. `[head_dim]`
     pub k_norm: Option<&'a Tensor>,
     /// Epsilon of both norms.
     pub norm_eps: f32,
@@ -35,8 +51,156 @@ pub struct RopeKvWrite<'a> {
     pub slots: &'a Tensor,
 }
 
-/// qkv `[tokens, (heads + 2 * kv_heads) * head_dim]` to q `[tokens, heads, head_dim]`.
+/// Writes keys and values into the cache in place and returns the queries.
+///
+/// qkv `[tokens, (heads + 2 * kv_heads) * head_dim]` f32 or bf16: all query heads, all key heads, all
+/// value heads. The cache tensors `[num_blocks, kv_heads, block_size, head_dim]` have its dtype.
+/// Returns q `[tokens, heads, head_dim]`.
+///
+/// # Errors
+/// A shape or dtype that does not fit, a strided input, a position beyond the tables or a slot
+/// beyond the cache; the cache is then unchanged.
 pub fn rope_kv_write(qkv: &Tensor, cache: &KvCacheLayer, args: &RopeKvWrite) -> Result<Tensor> {
-    let _ = (qkv, cache, args);
-    candle_core::bail!("rope_kv_write is being written")
+    let HeadShape {
+        num_heads,
+        num_kv_heads,
+        ..
+    } = args.heads;
+    let num_slots = check(qkv, cache, args)?;
+    let q = qkv.apply_op1_no_bwd(&RotateQueries { args, num_slots })?;
+    let norm = args.k_norm;
+    cache.key.inplace_op2(
+        qkv,
+        &WriteHeads {
+            args,
+            first_head: num_heads,
+            rotate: true,
+            norm,
+        },
+    )?;
+    let first_head = num_heads + num_kv_heads;
+    cache.value.inplace_op2(
+        qkv,
+        &WriteHeads {
+            args,
+            first_head,
+            rotate: false,
+            norm: None,
+        },
+    )?;
+    Ok(q)
+}
+
+/// Checks everything but the values of positions and slots; returns the number of slots.
+fn check(qkv: &Tensor, cache: &KvCacheLayer, args: &RopeKvWrite) -> Result<usize> {
+    let HeadShape {
+        num_heads,
+        num_kv_heads,
+        head_dim,
+    } = args.heads;
+    if num_heads == 0 || num_kv_heads == 0 || head_dim == 0 || head_dim % 2 == 1 {
+        bail!(
+            "heads must be present and have an even head_dim: {:?}",
+            args.heads
+        );
+    }
+    let &[tokens, width] = qkv.dims() else {
+        bail!(
+            "qkv must have two dimensions, its shape is {:?}",
+            qkv.dims()
+        );
+    };
+    if width != (num_heads + 2 * num_kv_heads) * head_dim {
+        bail!(
+            "a row of qkv has {width} elements, which {:?} does not give",
+            args.heads
+        );
+    }
+    let (num_blocks, _, block_size, _) = cache.key.dims4()?;
+    let cache_dims = [num_blocks, num_kv_heads, block_size, head_dim];
+    for (tensor, name) in [(&cache.key, "cache.key"), (&cache.value, "cache.value")] {
+        expect_dims(tensor, &cache_dims, name)?;
+        if tensor.dtype() != qkv.dtype() {
+            bail!(
+                "{name} must be {:?} as qkv is, it is {:?}",
+                qkv.dtype(),
+                tensor.dtype()
+            );
+        }
+        // The keys must not be written before it is known that the values can be.
+        crate::views::contiguous(tensor.layout(), name)?;
+    }
+    let max_pos = args.cos.dims().first().copied().unwrap_or(0);
+    for (tensor, name) in [(args.cos, "cos"), (args.sin, "sin")] {
+        expect_dims(tensor, &[max_pos, head_dim / 2], name)?;
+        if tensor.dtype() != DType::F32 {
+            bail!("{name} must be F32, it is {:?}", tensor.dtype());
+        }
+    }
+    for (tensor, name) in [(args.positions, "positions"), (args.slots, "slots")] {
+        expect_dims(tensor, &[tokens], name)?;
+    }
+    for (tensor, name) in [(args.q_norm, "q_norm"), (args.k_norm, "k_norm")] {
+        let Some(tensor) = tensor else { continue };
+        expect_dims(tensor, &[head_dim], name)?;
+        if tensor.dtype() != qkv.dtype() {
+            bail!(
+                "{name} must be {:?} as qkv is, it is {:?}",
+                qkv.dtype(),
+                tensor.dtype()
+            );
+        }
+    }
+    Ok(num_blocks * block_size)
+}
+
+/// Reads the query heads. Runs first, and so also checks all positions and slots.
+struct RotateQueries<'a> {
+    args: &'a RopeKvWrite<'a>,
+    num_slots: usize,
+}
+
+impl CustomOp1 for RotateQueries<'_> {
+    fn name(&self) -> &'static str {
+        "rope_kv_write q"
+    }
+
+    fn cpu_fwd(&self, qkv: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        cpu::check_values(self.args, self.num_slots)?;
+        let HeadShape {
+            num_heads,
+            head_dim,
+            ..
+        } = self.args.heads;
+        let out = match_element!(qkv.dtype(), "qkv", E => {
+            cpu::rotate_queries::<E>((qkv, layout), self.args)?
+        });
+        Ok((out, (layout.dims()[0], num_heads, head_dim).into()))
+    }
+}
+
+/// Reads the key or the value heads and writes them to their slots.
+struct WriteHeads<'a> {
+    args: &'a RopeKvWrite<'a>,
+    first_head: usize,
+    rotate: bool,
+    norm: Option<&'a Tensor>,
+}
+
+impl InplaceOp2 for WriteHeads<'_> {
+    fn name(&self) -> &'static str {
+        "rope_kv_write kv"
+    }
+
+    fn cpu_fwd(
+        &self,
+        cache: &mut CpuStorage,
+        cache_layout: &Layout,
+        qkv: &CpuStorage,
+        qkv_layout: &Layout,
+    ) -> Result<()> {
+        match_element!(qkv.dtype(), "qkv", E => {
+            cpu::write_heads::<E>((cache, cache_layout), (qkv, qkv_layout), self)
+        })
+    }
 }

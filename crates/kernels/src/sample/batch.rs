@@ -82,7 +82,10 @@ impl<T> Copy for Ragged<'_, T> {}
 
 impl<T> Default for Ragged<'_, T> {
     fn default() -> Self {
-        Self { starts: &[], items: &[] }
+        Self {
+            starts: &[],
+            items: &[],
+        }
     }
 }
 
@@ -116,7 +119,10 @@ pub struct RaggedVec<T> {
 
 impl<T> Default for RaggedVec<T> {
     fn default() -> Self {
-        Self { starts: vec![0], items: Vec::new() }
+        Self {
+            starts: vec![0],
+            items: Vec::new(),
+        }
     }
 }
 
@@ -135,6 +141,9 @@ impl<T> RaggedVec<T> {
 
     /// What [`SampleBatch`] takes.
     pub fn view(&self) -> Ragged<'_, T> {
-        Ragged { starts: &self.starts, items: &self.items }
+        Ragged {
+            starts: &self.starts,
+            items: &self.items,
+        }
     }
 }

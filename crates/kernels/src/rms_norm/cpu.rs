@@ -1,0 +1,119 @@
+//! RMSNorm on the CPU: two passes over a row, rows in parallel.
+
+use crate::rows::for_each_row;
+use crate::simd::{Element, Kernel, LANES, Lanes, dispatch, load_at, map_row};
+use crate::views::{cpu_slice, slice};
+use candle_core::{CpuStorage, Layout, Result, Tensor};
+
+/// x `[.., hidden]`, weight `[hidden]`
+pub(super) fn rms_norm<E: Element>(
+    (x, x_layout): (&CpuStorage, &Layout),
+    (weight, weight_layout): (&CpuStorage, &Layout),
+    eps: f32,
+) -> Result<CpuStorage> {
+    let x: &[E] = slice(x, x_layout, "x")?;
+    let weight: &[E] = slice(weight, weight_layout, "weight")?;
+    let hidden = weight.len();
+    let mut out = vec![E::default(); x.len()];
+    for_each_row(&mut out, hidden, |row, out| {
+        let x = &x[row * hidden..][..hidden];
+        dispatch(NormRow {
+            x,
+            weight,
+            eps,
+            out,
+        });
+    });
+    Ok(E::to_cpu_storage_owned(out))
+}
+
+/// The normed rows, then the sums. `[2, .., hidden]`
+pub(super) fn add_rms_norm<E: Element>(
+    (x, x_layout): (&CpuStorage, &Layout),
+    (residual, residual_layout): (&CpuStorage, &Layout),
+    weight: &Tensor,
+    eps: f32,
+) -> Result<CpuStorage> {
+    let x: &[E] = slice(x, x_layout, "x")?;
+    let residual: &[E] = slice(residual, residual_layout, "residual")?;
+    let (weight, weight_layout) = weight.storage_and_layout();
+    let weight: &[E] = cpu_slice(&weight, weight_layout, "weight")?;
+    let hidden = weight.len();
+    let mut out = vec![E::default(); 2 * x.len()];
+    let (normed, sums) = out.split_at_mut(x.len());
+    for_each_row(sums, hidden, |row, sum| {
+        let range = row * hidden..(row + 1) * hidden;
+        dispatch(AddRow {
+            x: &x[range.clone()],
+            residual: &residual[range],
+            out: sum,
+        });
+    });
+    let sums = &*sums;
+    for_each_row(normed, hidden, |row, out| {
+        let x = &sums[row * hidden..][..hidden];
+        dispatch(NormRow {
+            x,
+            weight,
+            eps,
+            out,
+        });
+    });
+    Ok(E::to_cpu_storage_owned(out))
+}
+
+struct NormRow<'a, E> {
+    x: &'a [E],
+    weight: &'a [E],
+    eps: f32,
+    out: &'a mut [E],
+}
+
+impl<E: Element> Kernel for NormRow<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Lanes>(self) {
+        let factor = norm_factor::<V, E>(self.x, self.eps);
+        scale_row::<V, E>(self.x, self.weight, factor, self.out);
+    }
+}
+
+/// `1 / sqrt(mean(x^2) + eps)`
+#[inline(always)]
+pub(crate) fn norm_factor<V: Lanes, E: Element>(x: &[E], eps: f32) -> f32 {
+    let mut sum = V::splat(0.0);
+    for i in (0..x.len()).step_by(LANES) {
+        let x: V = load_at(x, i);
+        sum = x.mul_add(x, sum);
+    }
+    1.0 / (sum.reduce_add() / x.len() as f32 + eps).sqrt()
+}
+
+/// `round(x * factor) * weight`
+#[inline(always)]
+pub(crate) fn scale_row<V: Lanes, E: Element>(x: &[E], weight: &[E], factor: f32, out: &mut [E]) {
+    let factor = V::splat(factor);
+    map_row([x, weight], out, |[x, weight]: [V; 2]| {
+        E::round(x.mul(factor)).mul(weight)
+    });
+}
+
+struct AddRow<'a, E> {
+    x: &'a [E],
+    residual: &'a [E],
+    out: &'a mut [E],
+}
+
+impl<E: Element> Kernel for AddRow<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Lanes>(self) {
+        map_row(
+            [self.x, self.residual],
+            self.out,
+            |[x, residual]: [V; 2]| x.add(residual),
+        );
+    }
+}

@@ -1,0 +1,215 @@
+//! The lanes of x86-64: one AVX-512 register or two AVX2 registers.
+//!
+//! The types are private to `simd` and only [`dispatch`] names them, after it has asked the
+//! processor; every `unsafe` here rests on that.
+
+use super::{Kernel, LANES, Lanes, Portable};
+use std::arch::x86_64::*;
+
+/// Runs a kernel with the widest vectors of this processor.
+#[inline]
+pub(super) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
+    if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {
+        // SAFETY: the features are there.
+        unsafe { avx512(kernel) }
+    } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        // SAFETY: the features are there.
+        unsafe { avx2(kernel) }
+    } else {
+        kernel.run::<Portable>()
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx2,fma")]
+fn avx512<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run::<Avx512>()
+}
+
+#[target_feature(enable = "avx2,fma")]
+fn avx2<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run::<Avx2>()
+}
+
+#[derive(Clone, Copy)]
+pub(super) struct Avx512(__m512);
+
+#[derive(Clone, Copy)]
+pub(super) struct Avx2([__m256; 2]);
+
+/// Both halves of an [`Avx2`] through one intrinsic.
+macro_rules! halves {
+    ($f:ident, $($x:expr),+) => {
+        // SAFETY: AVX2 and FMA are there: see the head of the file.
+        unsafe { Avx2([$f($($x.0[0]),+), $f($($x.0[1]),+)]) }
+    };
+}
+
+impl Lanes for Avx512 {
+    const TILE_ROWS: usize = 4;
+
+    #[inline(always)]
+    fn splat(x: f32) -> Self {
+        // SAFETY: AVX-512 is there: see the head of the file.
+        Self(unsafe { _mm512_set1_ps(x) })
+    }
+    #[inline(always)]
+    fn load(x: &[f32; LANES]) -> Self {
+        // SAFETY: AVX-512 is there, and the array has 64 readable bytes.
+        Self(unsafe { _mm512_loadu_ps(x.as_ptr()) })
+    }
+    #[inline(always)]
+    fn store(self, out: &mut [f32; LANES]) {
+        // SAFETY: AVX-512 is there, and the array has 64 writable bytes.
+        unsafe { _mm512_storeu_ps(out.as_mut_ptr(), self.0) }
+    }
+    #[inline(always)]
+    fn add(self, b: Self) -> Self {
+        // SAFETY: AVX-512 is there: see the head of the file.
+        Self(unsafe { _mm512_add_ps(self.0, b.0) })
+    }
+    #[inline(always)]
+    fn sub(self, b: Self) -> Self {
+        // SAFETY: AVX-512 is there: see the head of the file.
+        Self(unsafe { _mm512_sub_ps(self.0, b.0) })
+    }
+    #[inline(always)]
+    fn mul(self, b: Self) -> Self {
+        // SAFETY: AVX-512 is there: see the head of the file.
+        Self(unsafe { _mm512_mul_ps(self.0, b.0) })
+    }
+    #[inline(always)]
+    fn div(self, b: Self) -> Self {
+        // SAFETY: AVX-512 is there: see the head of the file.
+        Self(unsafe { _mm512_div_ps(self.0, b.0) })
+    }
+    #[inline(always)]
+    fn mul_add(self, b: Self, c: Self) -> Self {
+        // SAFETY: AVX-512 is there: see the head of the file.
+        Self(unsafe { _mm512_fmadd_ps(self.0, b.0, c.0) })
+    }
+    #[inline(always)]
+    fn max(self, b: Self) -> Self {
+        // The instruction returns its second operand if either is NaN.
+        // SAFETY: AVX-512 is there: see the head of the file.
+        Self(unsafe { _mm512_max_ps(b.0, self.0) })
+    }
+    #[inline(always)]
+    fn select_less(self, b: Self, yes: Self, no: Self) -> Self {
+        // SAFETY: AVX-512 is there: see the head of the file.
+        Self(unsafe {
+            _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(self.0, b.0), no.0, yes.0)
+        })
+    }
+    #[inline(always)]
+    fn exp2_biased(self) -> Self {
+        // SAFETY: AVX-512 is there: see the head of the file.
+        Self(unsafe {
+            let n = _mm512_slli_epi32::<23>(_mm512_castps_si512(self.0));
+            _mm512_castsi512_ps(_mm512_add_epi32(n, _mm512_set1_epi32(0x3f80_0000)))
+        })
+    }
+    #[inline(always)]
+    fn load_bf16(x: &[half::bf16; LANES]) -> Self {
+        // SAFETY: AVX-512 is there, and the array has 32 readable bytes.
+        Self(unsafe {
+            let x = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(x))
+        })
+    }
+
+    /// Swaps the off-diagonal quarters of ever smaller squares (Eklundh 1972).
+    #[inline(always)]
+    fn transpose(rows: &mut [Self; LANES]) {
+        for step in [8, 4, 2, 1] {
+            // Lane j of the upper row keeps its own value, or takes lane j - step of the lower one.
+            let upper = std::array::from_fn(|j| if j & step == 0 { j } else { LANES + j - step });
+            let lower = std::array::from_fn(|j| if j & step == 0 { j + step } else { LANES + j });
+            for i in (0..LANES).filter(|i| i & step == 0) {
+                let (a, b) = (rows[i], rows[i + step]);
+                rows[i] = a.permute2(upper, b);
+                rows[i + step] = a.permute2(lower, b);
+            }
+        }
+    }
+}
+
+impl Avx512 {
+    /// Lane j is lane `index[j]` of the two vectors back to back.
+    #[inline(always)]
+    fn permute2(self, index: [usize; LANES], b: Self) -> Self {
+        let index = index.map(|i| i as i32);
+        // SAFETY: AVX-512 is there, and the array has 64 readable bytes.
+        Self(unsafe {
+            _mm512_permutex2var_ps(self.0, _mm512_loadu_si512(index.as_ptr().cast()), b.0)
+        })
+    }
+}
+
+impl Lanes for Avx2 {
+    const TILE_ROWS: usize = 1;
+
+    #[inline(always)]
+    fn splat(x: f32) -> Self {
+        // SAFETY: AVX2 is there: see the head of the file.
+        Self([unsafe { _mm256_set1_ps(x) }; 2])
+    }
+    #[inline(always)]
+    fn load(x: &[f32; LANES]) -> Self {
+        // SAFETY: AVX2 is there, and the array has 64 readable bytes.
+        Self(unsafe {
+            [
+                _mm256_loadu_ps(x.as_ptr()),
+                _mm256_loadu_ps(x.as_ptr().add(8)),
+            ]
+        })
+    }
+    #[inline(always)]
+    fn store(self, out: &mut [f32; LANES]) {
+        // SAFETY: AVX2 is there, and the array has 64 writable bytes.
+        unsafe {
+            _mm256_storeu_ps(out.as_mut_ptr(), self.0[0]);
+            _mm256_storeu_ps(out.as_mut_ptr().add(8), self.0[1]);
+        }
+    }
+    #[inline(always)]
+    fn add(self, b: Self) -> Self {
+        halves!(_mm256_add_ps, self, b)
+    }
+    #[inline(always)]
+    fn sub(self, b: Self) -> Self {
+        halves!(_mm256_sub_ps, self, b)
+    }
+    #[inline(always)]
+    fn mul(self, b: Self) -> Self {
+        halves!(_mm256_mul_ps, self, b)
+    }
+    #[inline(always)]
+    fn div(self, b: Self) -> Self {
+        halves!(_mm256_div_ps, self, b)
+    }
+    #[inline(always)]
+    fn mul_add(self, b: Self, c: Self) -> Self {
+        halves!(_mm256_fmadd_ps, self, b, c)
+    }
+    #[inline(always)]
+    fn max(self, b: Self) -> Self {
+        // The instruction returns its second operand if either is NaN.
+        halves!(_mm256_max_ps, b, self)
+    }
+    #[inline(always)]
+    fn select_less(self, b: Self, yes: Self, no: Self) -> Self {
+        // SAFETY: AVX2 is there: see the head of the file.
+        Self(std::array::from_fn(|i| unsafe {
+            let less = _mm256_cmp_ps::<_CMP_LT_OQ>(self.0[i], b.0[i]);
+            _mm256_blendv_ps(no.0[i], yes.0[i], less)
+        }))
+    }
+    #[inline(always)]
+    fn exp2_biased(self) -> Self {
+        // SAFETY: AVX2 is there: see the head of the file.
+        Self(self.0.map(|x| unsafe {
+            let n = _mm256_slli_epi32::<23>(_mm256_castps_si256(x));
+            _mm256_castsi256_ps(_mm256_add_epi32(n, _mm256_set1_epi32(0x3f80_0000)))
+        }))
+    }
+}

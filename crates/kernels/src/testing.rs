@@ -1,0 +1,83 @@
+//! What the tests of every op share: devices, seeded tensors and a comparison with a tolerance.
+
+use candle_core::{DType, Device, Result, Tensor};
+
+/// The devices that every op's tests run on.
+pub(crate) fn devices() -> Vec<Device> {
+    vec![Device::Cpu]
+}
+
+/// The storage types of activations.
+pub(crate) const DTYPES: [DType; 2] = [DType::F32, DType::BF16];
+
+/// Uniform values in [-1, 1), the same for the same seed (SplitMix64, Steele et al. 2014).
+pub(crate) fn values(seed: u64, len: usize) -> Vec<f32> {
+    let mut state = seed;
+    (0..len)
+        .map(|_| {
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            ((z ^ (z >> 31)) >> 40) as f32 / (1 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+/// A tensor of [`values`], in a storage that holds other elements before and after it.
+pub(crate) fn tensor(seed: u64, dims: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
+    let len = dims.iter().product::<usize>();
+    Tensor::from_vec(values(seed, len + 8), len + 8, device)?
+        .to_dtype(dtype)?
+        .narrow(0, 3, len)?
+        .reshape(dims)
+}
+
+/// A u32 tensor of one dimension.
+pub(crate) fn ids(values: &[u32], device: &Device) -> Result<Tensor> {
+    Tensor::from_slice(values, values.len(), device)
+}
+
+/// All elements, widened.
+pub(crate) fn to_f64(tensor: &Tensor) -> Result<Vec<f64>> {
+    tensor.flatten_all()?.to_dtype(DType::F64)?.to_vec1()
+}
+
+/// All elements' f32 bits: bf16 widens without loss.
+pub(crate) fn to_bits(tensor: &Tensor) -> Result<Vec<u32>> {
+    let values: Vec<f32> = tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?;
+    Ok(values.into_iter().map(f32::to_bits).collect())
+}
+
+/// Compares with a reference: the error may be `relative` of the value plus that of 1, in f32 as
+/// stated by the op, in bf16 half a unit in the last place (2^-9) for each of the op's roundings.
+pub(crate) fn assert_close(actual: &Tensor, expected: &[f64], relative: Tolerance) {
+    let allowed = if actual.dtype() == DType::BF16 {
+        relative.bf16
+    } else {
+        relative.f32
+    };
+    let actual = to_f64(actual).expect("a tensor converts to f64");
+    assert_eq!(actual.len(), expected.len());
+    for (i, (a, e)) in actual.iter().zip(expected).enumerate() {
+        let error = (a - e).abs();
+        assert!(
+            error <= allowed * (1.0 + e.abs()),
+            "element {i} is {a}, expected {e}"
+        );
+    }
+}
+
+/// Allowed error by dtype.
+#[derive(Clone, Copy)]
+pub(crate) struct Tolerance {
+    pub(crate) f32: f64,
+    pub(crate) bf16: f64,
+}
+
+/// The text of an error that must be there.
+pub(crate) fn message<T>(result: Result<T>) -> String {
+    match result {
+        Ok(_) => panic!("an error was expected"),
+        Err(error) => error.to_string(),
+    }
+}
