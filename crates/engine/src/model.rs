@@ -1,7 +1,7 @@
 //! The seam between the engine and the architectures: what a model must say and do.
 
 use candle_core::{DType, Result, Tensor};
-use kernels::paged_attention::KvCacheLayer;
+pub use kernels::paged_attention::KvCacheLayer;
 
 /// What the engine must know of a model before it is loaded; all from `config.json`.
 #[derive(Debug, Clone, PartialEq)]

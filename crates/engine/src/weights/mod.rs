@@ -8,6 +8,8 @@ mod checkpoint;
 mod dummy;
 mod element;
 mod error;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -1,0 +1,278 @@
+//! Every architecture against transformers: logits, greedy tokens, and the same numbers bit for
+//! bit however the work is cut up. `scripts/golden.py` makes the checkpoints.
+
+mod paged;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device};
+use engine::architecture::Architecture;
+use engine::model::ModelSpec;
+use engine::weights::Weights;
+use paged::{Paged, Sequence};
+use serde::Deserialize;
+use serde_json::Value;
+
+const MAX_MODEL_LEN: usize = 200;
+
+/// Largest difference of a float32 logit from transformers', whose deviation is about 8.
+const F32_TOLERANCE: f32 = 1e-3;
+/// The same in bf16, which keeps 8 bits: root mean square over the vocabulary.
+const BF16_TOLERANCE: f32 = 0.25;
+
+#[derive(Deserialize)]
+struct Expected {
+    cases: Vec<Case>,
+}
+
+/// A prompt, the logits of its last position, and the greedy continuation.
+#[derive(Deserialize)]
+struct Case {
+    prompt: Vec<u32>,
+    logits: Vec<f32>,
+    greedy: Vec<u32>,
+}
+
+struct Golden {
+    folder: PathBuf,
+    config: Value,
+    row: &'static Architecture,
+    cases: Vec<Case>,
+}
+
+fn json<T: for<'a> Deserialize<'a>>(path: &Path) -> T {
+    let text = fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_slice(&text).unwrap()
+}
+
+fn goldens() -> Vec<Golden> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
+    let mut folders: Vec<PathBuf> = fs::read_dir(root)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    folders.sort();
+    let golden = |folder: PathBuf| {
+        let config = json(&folder.join("config.json"));
+        let row = Architecture::find(models::registry(), &config).unwrap();
+        let Expected { cases } = json(&folder.join("expected.json"));
+        Golden {
+            folder,
+            config,
+            row,
+            cases,
+        }
+    };
+    folders.into_iter().map(golden).collect()
+}
+
+impl Golden {
+    fn name(&self) -> String {
+        self.folder.file_name().unwrap().display().to_string()
+    }
+
+    fn spec(&self) -> ModelSpec {
+        (self.row.spec)(&self.config).unwrap()
+    }
+
+    fn load(&self, dtype: DType, block_size: usize) -> Paged {
+        let mut weights = Weights::open(&self.folder, &Device::Cpu, dtype).unwrap();
+        let model = (self.row.load)(&self.config, &mut weights, MAX_MODEL_LEN).unwrap();
+        Paged::new(model, &self.spec(), dtype, block_size).unwrap()
+    }
+}
+
+fn argmax(logits: &[f32]) -> u32 {
+    let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]));
+    best.expect("a vocabulary is not empty") as u32
+}
+
+/// The prompt in chunks of at most `chunk` tokens, then greedy tokens one at a time: the logits of
+/// the prompt's last position and of each step.
+fn generate(paged: &mut Paged, case: &Case, chunk: usize) -> Vec<Vec<f32>> {
+    let mut sequence = Sequence::new(&case.prompt);
+    let mut all = Vec::new();
+    while all.len() <= case.greedy.len() {
+        let len = chunk.min(sequence.num_pending());
+        let logits = paged.step(&mut [(&mut sequence, len)]).unwrap().remove(0);
+        if sequence.num_pending() == 0 {
+            sequence.tokens.push(argmax(&logits));
+            all.push(logits);
+        }
+    }
+    all
+}
+
+fn assert_close(golden: &Golden, case: &Case, logits: &[f32], dtype: DType) {
+    let context = format!(
+        "{}, prompt of {}, {dtype:?}",
+        golden.name(),
+        case.prompt.len()
+    );
+    assert_eq!(logits.len(), case.logits.len(), "{context}");
+    let differences = || logits.iter().zip(&case.logits).map(|(a, b)| (a - b).abs());
+    let (error, tolerance) = if dtype == DType::F32 {
+        (differences().fold(0.0, f32::max), F32_TOLERANCE)
+    } else {
+        (
+            (differences().map(|d| d * d).sum::<f32>() / logits.len() as f32).sqrt(),
+            BF16_TOLERANCE,
+        )
+    };
+    assert!(error <= tolerance, "{context}: logits are off by {error}");
+}
+
+#[test]
+fn every_registry_row_has_a_golden() {
+    let goldens = goldens();
+    for row in models::registry() {
+        assert!(
+            goldens.iter().any(|golden| golden.row.name == row.name),
+            "{} has none",
+            row.name
+        );
+    }
+}
+
+#[test]
+fn logits_and_greedy_tokens_are_those_of_transformers() {
+    for golden in goldens() {
+        let mut paged = golden.load(DType::F32, 16);
+        for case in &golden.cases {
+            let logits = generate(&mut paged, case, usize::MAX);
+            assert_close(&golden, case, &logits[0], DType::F32);
+            let tokens: Vec<u32> = logits.iter().map(|logits| argmax(logits)).collect();
+            let (name, len) = (golden.name(), case.prompt.len());
+            assert_eq!(
+                tokens[..case.greedy.len()],
+                case.greedy,
+                "{name}, prompt of {len}"
+            );
+        }
+    }
+}
+
+#[test]
+fn bf16_logits_are_near_those_of_transformers() {
+    for golden in goldens() {
+        let mut paged = golden.load(DType::BF16, 16);
+        for case in &golden.cases {
+            let mut sequence = Sequence::new(&case.prompt);
+            let logits = paged
+                .step(&mut [(&mut sequence, case.prompt.len())])
+                .unwrap();
+            assert_close(&golden, case, &logits[0], DType::BF16);
+        }
+    }
+}
+
+#[test]
+fn chunks_and_block_sizes_change_no_bit() {
+    for golden in goldens() {
+        for dtype in [DType::F32, DType::BF16] {
+            let case = golden
+                .cases
+                .iter()
+                .max_by_key(|case| case.prompt.len())
+                .unwrap();
+            let whole = generate(&mut golden.load(dtype, 16), case, usize::MAX);
+            for (chunk, block_size) in [(1, 16), (7, 8), (64, 32)] {
+                let cut = generate(&mut golden.load(dtype, block_size), case, chunk);
+                let name = golden.name();
+                assert_eq!(
+                    cut, whole,
+                    "{name}, {dtype:?}, chunks of {chunk}, blocks of {block_size}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_mixed_batch_changes_no_bit() {
+    const CHUNK: usize = 40;
+    for golden in goldens() {
+        for dtype in [DType::F32, DType::BF16] {
+            let mut paged = golden.load(dtype, 16);
+            let alone: Vec<Vec<Vec<f32>>> = golden
+                .cases
+                .iter()
+                .map(|case| generate(&mut paged, case, usize::MAX))
+                .collect();
+            // All at once: short prompts decode while long ones are still being read.
+            let mut paged = golden.load(dtype, 16);
+            let mut sequences: Vec<Sequence> = golden
+                .cases
+                .iter()
+                .map(|case| Sequence::new(&case.prompt))
+                .collect();
+            let mut together = vec![Vec::new(); sequences.len()];
+            while together
+                .iter()
+                .zip(&alone)
+                .any(|(done, all)| done.len() < all.len())
+            {
+                let mut chunks: Vec<(&mut Sequence, usize)> = sequences
+                    .iter_mut()
+                    .map(|sequence| {
+                        let len = sequence.num_pending().min(CHUNK);
+                        (sequence, len)
+                    })
+                    .collect();
+                let logits = paged.step(&mut chunks).unwrap();
+                for ((sequence, logits), done) in
+                    sequences.iter_mut().zip(logits).zip(&mut together)
+                {
+                    if sequence.num_pending() == 0 {
+                        sequence.tokens.push(argmax(&logits));
+                        done.push(logits);
+                    }
+                }
+            }
+            for ((together, alone), case) in together.iter().zip(&alone).zip(&golden.cases) {
+                let (name, len) = (golden.name(), case.prompt.len());
+                assert_eq!(
+                    together[..alone.len()],
+                    alone[..],
+                    "{name}, {dtype:?}, prompt of {len}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_specification_counts_what_is_loaded() {
+    for golden in goldens() {
+        let spec = golden.spec();
+        for mut weights in [
+            Weights::open(&golden.folder, &Device::Cpu, DType::F32).unwrap(),
+            Weights::dummy(0, &Device::Cpu, DType::BF16).unwrap(),
+        ] {
+            (golden.row.load)(&golden.config, &mut weights, MAX_MODEL_LEN).unwrap();
+            assert_eq!(
+                spec.num_parameters,
+                weights.num_parameters(),
+                "{}",
+                golden.name()
+            );
+            assert_eq!(weights.unused(), [""; 0], "{}", golden.name());
+        }
+    }
+}
+
+#[test]
+fn a_configuration_of_another_size_is_refused_by_tensor() {
+    for golden in goldens() {
+        let mut config = golden.config.clone();
+        config["intermediate_size"] = (golden.spec().intermediate_size + 1).into();
+        let mut weights = Weights::open(&golden.folder, &Device::Cpu, DType::F32).unwrap();
+        let error = (golden.row.load)(&config, &mut weights, MAX_MODEL_LEN).err();
+        let error = error.expect("an error").to_string();
+        assert!(
+            error.contains("`model.layers.0.mlp.gate_proj.weight` has shape"),
+            "{error}"
+        );
+    }
+}
