@@ -4,8 +4,6 @@
 mod commit;
 mod invariants;
 mod schedule;
-#[cfg(test)]
-mod tests;
 
 use std::collections::{HashMap, VecDeque};
 
