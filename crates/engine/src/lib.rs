@@ -1,7 +1,28 @@
 //! The engine: one OS thread that owns the device, the weights and the cache.
 
 pub mod architecture;
+mod batch;
+pub mod config;
+pub mod engine;
+mod handle;
+mod host_memory;
+mod kv_cache;
 pub mod layers;
+pub mod memory;
 pub mod model;
 pub mod request;
+mod runner;
+mod sampler;
+mod sequence;
+mod stats;
 pub mod weights;
+
+pub use config::{EngineConfig, EngineOptions, OptionError};
+pub use engine::{Engine, StartError};
+pub use handle::EngineHandle;
+pub use memory::MemoryPlan;
+pub use request::{
+    EngineError, Event, FinishReason, Request, SamplingParams, Sink, TokenLogprobs,
+};
+pub use scheduler::SeqId;
+pub use stats::EngineStats;

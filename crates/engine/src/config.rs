@@ -1,0 +1,219 @@
+//! What the operator asks for and what the engine runs with.
+
+use candle_core::DType;
+
+use crate::memory::Size;
+use crate::model::ModelSpec;
+
+/// Largest chunk of prompt a step takes beside its decodes. A chunk of this length already keeps a
+/// CPU's arithmetic busy (weights are read once for all rows), and a longer one only makes the
+/// other streams wait longer for their next token.
+const DEFAULT_BATCHED_TOKENS: usize = 512;
+const DEFAULT_NUM_SEQS: usize = 256;
+const DEFAULT_BLOCK_SIZE: usize = 16;
+const MAX_BLOCK_SIZE: usize = 1024;
+const DEFAULT_QUEUED_REQS: usize = 1024;
+const MIN_LOGITS_ROWS: usize = 32;
+
+/// The options as typed: `None` leaves the choice to [`EngineConfig::resolve`].
+///
+/// The names are vLLM's flags with `_` for `-`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct EngineOptions {
+    /// `--dtype`: of weights, activations and cache. Default: the checkpoint's.
+    pub dtype: Option<DType>,
+    /// `--block-size`: tokens of a cache block. Default 16.
+    pub block_size: Option<usize>,
+    /// `--max-num-seqs`: sequences in a step. Default 256, or the token budget if that is less.
+    pub max_num_seqs: Option<usize>,
+    /// `--max-num-batched-tokens`: tokens in a step. Default 512, or `--max-num-seqs` if more.
+    pub max_num_batched_tokens: Option<usize>,
+    /// `--max-model-len`: longest prompt with its answer, in tokens. Default: the model's.
+    pub max_model_len: Option<usize>,
+    /// `--kv-cache-memory-bytes`: size of the cache. Default: see
+    /// [`MemoryPlan::compute`](crate::memory::MemoryPlan::compute).
+    pub kv_cache_memory_bytes: Option<usize>,
+    /// `--num-gpu-blocks-override`: blocks of the cache, whatever its size in bytes.
+    pub num_gpu_blocks_override: Option<usize>,
+    /// `--no-enable-prefix-caching` turns it off. Default on.
+    pub enable_prefix_caching: Option<bool>,
+    /// `--max-num-queued-reqs`: requests that may wait to run. Default 1024.
+    pub max_num_queued_reqs: Option<usize>,
+    /// `--num-threads`: of the kernels' pool. Default: the physical cores.
+    pub num_threads: Option<usize>,
+    /// `--seed`: of random weights and of requests that bring none. Default 0.
+    pub seed: Option<u64>,
+}
+
+/// The options checked and complete: what the engine runs with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EngineConfig {
+    /// Of weights, activations and cache.
+    pub dtype: DType,
+    /// Tokens of a cache block.
+    pub block_size: usize,
+    /// Most sequences in a step.
+    pub max_num_seqs: usize,
+    /// Most tokens in a step.
+    pub max_num_batched_tokens: usize,
+    /// Most tokens of a sequence, prompt and answer together.
+    pub max_model_len: usize,
+    /// Bytes for the cache, if the operator gave a size.
+    pub kv_cache_memory_bytes: Option<usize>,
+    /// Blocks of the cache, if the operator gave a number.
+    pub num_gpu_blocks_override: Option<usize>,
+    /// Whether prompts share blocks.
+    pub enable_prefix_caching: bool,
+    /// Most requests that wait to run for the first time.
+    pub max_num_queued_reqs: usize,
+    /// Threads for `kernels::pool::init`, which must run before the weights are loaded.
+    pub num_threads: Option<usize>,
+    /// Of random weights and of requests that bring none.
+    pub seed: u64,
+}
+
+/// An option that cannot be honoured. The message names the flag and says what would be accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OptionError {
+    /// A number outside its range.
+    #[error("{flag} is {value} but must be between {least} and {most} ({why})")]
+    OutOfRange {
+        /// As typed on the command line.
+        flag: &'static str,
+        /// What was given.
+        value: usize,
+        /// Smallest accepted.
+        least: usize,
+        /// Largest accepted.
+        most: usize,
+        /// Where the bound comes from.
+        why: &'static str,
+    },
+    /// A dtype that this build cannot compute in.
+    #[error("--dtype {0} is not supported: use auto, float32 or bfloat16")]
+    Dtype(&'static str),
+    /// The cache holds less than one sequence of full length.
+    #[error(
+        "the KV cache holds {cache_tokens} tokens, less than one sequence of --max-model-len \
+         {max_model_len}: lower --max-model-len to {cache_tokens} or raise {flag}"
+    )]
+    CacheTooSmall {
+        /// Tokens that fit.
+        cache_tokens: usize,
+        /// Tokens that must fit.
+        max_model_len: usize,
+        /// The flag (or the machine's memory) that sets the size.
+        flag: &'static str,
+    },
+    /// Weights and activations alone exceed the memory.
+    #[error(
+        "the model needs {needed} before any KV cache but {available} are available: lower \
+         --max-num-batched-tokens or use a smaller --dtype or model"
+    )]
+    ModelTooLarge {
+        /// Weights, activations and runtime.
+        needed: Size,
+        /// Free memory of the device.
+        available: Size,
+    },
+    /// The cache that was asked for exceeds the memory.
+    #[error(
+        "the KV cache would take {cache} but {remaining} remain beside the model: lower \
+         --kv-cache-memory-bytes or --num-gpu-blocks-override"
+    )]
+    CacheTooLarge {
+        /// What was asked for.
+        cache: Size,
+        /// What is left.
+        remaining: Size,
+    },
+}
+
+impl EngineConfig {
+    /// Most rows of logits that one forward pass computes. Each running sequence has one; prompts
+    /// that are scored row by row go through in pieces of this length, not shorter than the
+    /// arithmetic likes.
+    pub fn max_logits_rows(&self) -> usize {
+        self.max_num_seqs.max(MIN_LOGITS_ROWS).min(self.max_num_batched_tokens)
+    }
+
+    /// Checks `options` against the model and fills in what they leave open.
+    pub fn resolve(options: &EngineOptions, spec: &ModelSpec) -> Result<Self, OptionError> {
+        let max_model_len = in_range(
+            "--max-model-len",
+            options.max_model_len.unwrap_or(spec.max_position_embeddings),
+            (1, spec.max_position_embeddings),
+            "the model's positions",
+        )?;
+        let (max_num_seqs, max_num_batched_tokens) = step_limits(options)?;
+        if let Some(blocks) = options.num_gpu_blocks_override {
+            let most = u32::MAX as usize;
+            in_range("--num-gpu-blocks-override", blocks, (1, most), "block ids are 32 bits")?;
+        }
+        if let Some(threads) = options.num_threads {
+            in_range("--num-threads", threads, (1, 4096), "threads of one machine")?;
+        }
+        Ok(Self {
+            dtype: resolve_dtype(options.dtype, spec.dtype)?,
+            block_size: in_range(
+                "--block-size",
+                options.block_size.unwrap_or(DEFAULT_BLOCK_SIZE),
+                (1, MAX_BLOCK_SIZE),
+                "tokens of a block",
+            )?,
+            max_num_seqs,
+            max_num_batched_tokens,
+            max_model_len,
+            kv_cache_memory_bytes: options.kv_cache_memory_bytes,
+            num_gpu_blocks_override: options.num_gpu_blocks_override,
+            enable_prefix_caching: options.enable_prefix_caching.unwrap_or(true),
+            max_num_queued_reqs: in_range(
+                "--max-num-queued-reqs",
+                options.max_num_queued_reqs.unwrap_or(DEFAULT_QUEUED_REQS),
+                (1, 1 << 20),
+                "a request is queued before it runs",
+            )?,
+            num_threads: options.num_threads,
+            seed: options.seed.unwrap_or(0),
+        })
+    }
+}
+
+/// Sequences and tokens of a step. A default gives way to the other flag's explicit value.
+fn step_limits(options: &EngineOptions) -> Result<(usize, usize), OptionError> {
+    let seqs = options.max_num_seqs.unwrap_or_else(|| {
+        DEFAULT_NUM_SEQS.min(options.max_num_batched_tokens.unwrap_or(DEFAULT_NUM_SEQS))
+    });
+    let most = 1 << 20;
+    let tokens = in_range(
+        "--max-num-batched-tokens",
+        options.max_num_batched_tokens.unwrap_or(DEFAULT_BATCHED_TOKENS.max(seqs)),
+        (1, most),
+        "tokens of one step",
+    )?;
+    let why = "--max-num-batched-tokens gives every running sequence a token";
+    Ok((in_range("--max-num-seqs", seqs, (1, tokens), why)?, tokens))
+}
+
+/// A checkpoint in f16 runs in f32, which holds its values exactly; bf16 would not.
+fn resolve_dtype(asked: Option<DType>, checkpoint: DType) -> Result<DType, OptionError> {
+    match (asked, checkpoint) {
+        (Some(dtype @ (DType::F32 | DType::BF16)), _) => Ok(dtype),
+        (Some(other), _) => Err(OptionError::Dtype(other.as_str())),
+        (None, DType::BF16) => Ok(DType::BF16),
+        (None, _) => Ok(DType::F32),
+    }
+}
+
+fn in_range(
+    flag: &'static str,
+    value: usize,
+    (least, most): (usize, usize),
+    why: &'static str,
+) -> Result<usize, OptionError> {
+    if (least..=most).contains(&value) {
+        Ok(value)
+    } else {
+        Err(OptionError::OutOfRange { flag, value, least, most, why })
+    }
+}

@@ -1,0 +1,316 @@
+//! The loop: drain commands, schedule, run, commit, emit. One thread owns all of it.
+
+use std::any::Any;
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+use std::{fmt, io, mem, thread};
+
+use candle_core::Device;
+use scheduler::{Limits, LimitsError, Outcome, Plan, Scheduler, SeqId};
+
+use crate::handle::{Commands, EngineHandle, Phase, RequestLimits, Shared};
+use crate::kv_cache::CacheShape;
+use crate::memory::MemoryPlan;
+use crate::model::{CausalLm, ModelSpec};
+use crate::request::{EngineError, Event, Request};
+use crate::runner::{Runner, StepOutput};
+use crate::sequence::Sequence;
+
+/// The engine thread's state. Callers hold an [`EngineHandle`].
+pub struct Engine {
+    shared: Arc<Shared>,
+    scheduler: Scheduler,
+    runner: Runner,
+    /// All that arrived and have not had their last event.
+    sequences: HashMap<SeqId, Sequence>,
+    /// Sequences that started or ended since the queue's length was last published.
+    num_left_queue: usize,
+}
+
+/// Why an engine could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The limits make no scheduler.
+    #[error(transparent)]
+    Limits(#[from] LimitsError),
+    /// The cache could not be allocated.
+    #[error("cannot allocate the KV cache: {0}")]
+    Cache(#[from] candle_core::Error),
+    /// The system gave no thread.
+    #[error("cannot start the engine thread: {0}")]
+    Thread(#[from] io::Error),
+}
+
+impl Engine {
+    /// Allocates the cache on `device`, where the model's weights are, and starts the thread.
+    /// Tokens of `eos_token_ids` end a sequence.
+    pub fn start(
+        model: Box<dyn CausalLm>,
+        spec: &ModelSpec,
+        plan: &MemoryPlan,
+        device: &Device,
+        eos_token_ids: &[u32],
+    ) -> Result<EngineHandle, StartError> {
+        let config = &plan.config;
+        let scheduler = Scheduler::new(Limits {
+            num_blocks: plan.num_blocks,
+            block_size: config.block_size,
+            max_num_seqs: config.max_num_seqs,
+            max_num_batched_tokens: config.max_num_batched_tokens,
+            max_model_len: config.max_model_len,
+            enable_prefix_caching: config.enable_prefix_caching,
+        })?;
+        let shape = CacheShape {
+            num_layers: spec.num_layers,
+            num_blocks: plan.num_blocks,
+            num_kv_heads: spec.num_kv_heads,
+            block_size: config.block_size,
+            head_dim: spec.head_dim,
+            dtype: config.dtype,
+        };
+        let limits = RequestLimits {
+            max_model_len: config.max_model_len,
+            vocab_size: spec.vocab_size,
+            max_num_queued_reqs: config.max_num_queued_reqs,
+            block_size: config.block_size,
+        };
+        let shared = Arc::new(Shared::new(limits, eos_token_ids.to_vec()));
+        let mut engine = Self {
+            shared: Arc::clone(&shared),
+            scheduler,
+            runner: Runner::new(model, shape, device.clone(), config.max_logits_rows())?,
+            sequences: HashMap::new(),
+            num_left_queue: 0,
+        };
+        engine.publish();
+        let thread = thread::Builder::new().name("engine".into()).spawn(move || engine.run())?;
+        Ok(EngineHandle::new(shared, thread))
+    }
+
+    /// Until told to end. Without sequences it sleeps in [`Shared::take`].
+    fn run(mut self) {
+        loop {
+            let commands = self.shared.take(self.sequences.is_empty());
+            let phase = commands.phase;
+            self.apply(commands);
+            if phase >= Phase::Stopping || phase == Phase::Draining && self.sequences.is_empty() {
+                return;
+            }
+            self.step();
+            self.publish();
+        }
+    }
+
+    fn apply(&mut self, commands: Commands) {
+        for (id, request) in commands.submitted {
+            self.accept(id, request);
+        }
+        for id in commands.aborted {
+            self.abort(id);
+        }
+    }
+
+    fn accept(&mut self, id: SeqId, request: Request) {
+        let sequence = Sequence::new(request, &self.shared.limits, &self.shared.eos_token_ids);
+        let submitted = self.scheduler.submit(sequence.to_schedule(id));
+        self.sequences.insert(id, sequence);
+        if let Err(error) = submitted {
+            self.fail(&[id], &EngineError::Rejected(error.to_string()));
+        }
+    }
+
+    fn abort(&mut self, id: SeqId) {
+        if self.remove(id).is_some() {
+            self.scheduler.abort(id);
+            self.shared.counters.aborted.add(1);
+        }
+    }
+
+    /// One step. It runs to its end before the next is planned; a device that can be kept busy
+    /// meanwhile changes this function alone: plan the next step between `run` and `settle`.
+    fn step(&mut self) {
+        let begun = Instant::now();
+        let planned = guarded(|| {
+            let plan = self.scheduler.schedule();
+            assert!(plan.is_some() || self.sequences.is_empty(), "sequences wait but none can run");
+            plan
+        });
+        let plan = match planned {
+            Ok(Some(plan)) => plan,
+            Ok(None) => return,
+            Err(panic) => {
+                let everyone: Vec<_> = self.sequences.keys().copied().collect();
+                return self.restart(&everyone, &panic);
+            }
+        };
+        self.shared.counters.schedule_ns.add_since(begun);
+        self.begin(&plan);
+        let ids: Vec<_> = plan.entries.iter().map(|entry| entry.id).collect();
+        match guarded(|| self.runner.run(&plan, &self.sequences)) {
+            Ok(Ok(output)) => {
+                if let Err(panic) = guarded(|| self.settle(&plan, output)) {
+                    self.restart(&ids, &panic);
+                }
+            }
+            Ok(Err(error)) => match guarded(|| self.scheduler.fail(&plan)) {
+                Ok(_) => self.fail_step(&ids, &error.to_string()),
+                Err(panic) => self.restart(&ids, &panic),
+            },
+            Err(panic) => self.restart(&ids, &panic),
+        }
+        self.shared.counters.step_ns.add_since(begun);
+    }
+
+    /// Counts the step and those that run for the first time.
+    fn begin(&mut self, plan: &Plan) {
+        let counters = &self.shared.counters;
+        counters.steps.add(1);
+        counters.batched_tokens.add(plan.num_tokens);
+        counters.preemptions.add(plan.preempted.len());
+        for entry in &plan.entries {
+            let sequence = live(&mut self.sequences, entry.id);
+            if !mem::replace(&mut sequence.started, true) {
+                sequence.cached_tokens = entry.cached_tokens;
+                self.num_left_queue += 1;
+                counters.prompt_tokens.add(sequence.prompt_len());
+                counters.cached_prompt_tokens.add(entry.cached_tokens);
+            }
+        }
+    }
+
+    /// Commits what a step gave, then tells the sequences, so that whoever hears of an end sees it
+    /// in the counters, too.
+    fn settle(&mut self, plan: &Plan, output: StepOutput) {
+        let counters = &self.shared.counters;
+        counters.forward_ns.add_time(output.forward);
+        counters.sample_ns.add_time(output.sample);
+        let mut outcomes = Vec::with_capacity(plan.entries.len());
+        let mut messages = Vec::with_capacity(plan.entries.len());
+        let (mut num_generated, mut num_finished) = (0, 0);
+        for (entry, given) in plan.entries.iter().zip(output.entries) {
+            let sequence = live(&mut self.sequences, entry.id);
+            sequence.record_scores(entry.start, given.scores);
+            let progress = sequence.advance(entry.start + entry.len, given.sampled);
+            let (token, finished) = (progress.token, progress.finished);
+            outcomes.push(Outcome { id: entry.id, token, finished });
+            messages.push((entry.id, progress.events, finished));
+            num_generated += usize::from(token.is_some());
+            num_finished += usize::from(finished);
+        }
+        let begun = Instant::now();
+        let ended = self.scheduler.commit(plan, &outcomes);
+        assert_eq!(ended.len(), num_finished, "scheduler and engine agree on who has ended");
+        counters.schedule_ns.add_since(begun);
+        counters.generated_tokens.add(num_generated);
+        counters.finished.add(num_finished);
+        self.publish();
+        for (id, events, finished) in messages {
+            self.emit(id, events, finished);
+        }
+    }
+
+    fn emit(&mut self, id: SeqId, events: Vec<Event>, finished: bool) {
+        let sequence = live(&mut self.sequences, id);
+        let listens = events.into_iter().all(|event| sequence.emit(event));
+        if finished {
+            self.remove(id);
+        } else if !listens {
+            self.abort(id);
+        }
+    }
+
+    /// The last event of sequences that the scheduler no longer knows.
+    fn fail(&mut self, ids: &[SeqId], error: &EngineError) {
+        self.publish();
+        for id in ids {
+            if let Some(mut sequence) = self.remove(*id) {
+                self.shared.counters.failed.add(1);
+                sequence.emit(Event::Failed(error.clone()));
+            }
+        }
+    }
+
+    fn fail_step(&mut self, ids: &[SeqId], message: &str) {
+        tracing::error!(sequences = ids.len(), "a step failed: {message}");
+        self.shared.counters.failed_steps.add(1);
+        self.fail(ids, &EngineError::Step(message.to_owned()));
+    }
+
+    /// After a panic nothing is known of scheduler and cache: `ids` fail, and all others begin
+    /// anew with an empty cache, keeping the tokens they have.
+    fn restart(&mut self, ids: &[SeqId], panic: &str) {
+        self.clear_scheduler();
+        self.fail_step(ids, panic);
+        if let Err(error) = self.runner.reset() {
+            tracing::error!("cannot allocate the KV cache again, the engine stops: {error}");
+            return self.shared.enter(Phase::Stopping);
+        }
+        let mut others: Vec<_> = self.sequences.keys().copied().collect();
+        others.sort_unstable();
+        for id in others {
+            let again = self.sequences[&id].to_schedule(id);
+            if let Err(error) = self.scheduler.submit(again) {
+                self.fail(&[id], &EngineError::Rejected(error.to_string()));
+            }
+        }
+    }
+
+    fn clear_scheduler(&mut self) {
+        self.scheduler = Scheduler::new(*self.scheduler.limits()).expect("they were valid before");
+    }
+
+    fn remove(&mut self, id: SeqId) -> Option<Sequence> {
+        let sequence = self.sequences.remove(&id)?;
+        self.num_left_queue += usize::from(!sequence.started);
+        Some(sequence)
+    }
+
+    /// Sets the gauges and frees places in the queue.
+    fn publish(&mut self) {
+        let stats = self.scheduler.stats();
+        let counters = &self.shared.counters;
+        counters.num_running.set(stats.running);
+        counters.kv_blocks_used.set(stats.used_blocks);
+        counters.kv_blocks_total.set(stats.total_blocks);
+        self.shared.leave_queue(mem::take(&mut self.num_left_queue), stats.waiting);
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("scheduler", &self.scheduler).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Engine {
+    /// However the thread ends, every request hears of it.
+    fn drop(&mut self) {
+        self.shared.enter(Phase::Ended);
+        for (_, mut request) in self.shared.take(false).submitted {
+            // The receiver may be gone; either way this was its last event.
+            let _ = catch_unwind(AssertUnwindSafe(|| {
+                (request.sink)(Event::Failed(EngineError::Stopped))
+            }));
+        }
+        self.clear_scheduler();
+        let everyone: Vec<_> = self.sequences.keys().copied().collect();
+        self.fail(&everyone, &EngineError::Stopped);
+    }
+}
+
+fn live(sequences: &mut HashMap<SeqId, Sequence>, id: SeqId) -> &mut Sequence {
+    sequences.get_mut(&id).expect("the scheduler plans only sequences that are alive")
+}
+
+/// Turns a panic into its message.
+fn guarded<T>(f: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(f)).map_err(|panic| message_of(panic.as_ref()))
+}
+
+fn message_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    format!("panic: {}", text.unwrap_or("without a message"))
+}

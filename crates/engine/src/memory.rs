@@ -1,0 +1,211 @@
+//! The memory plan: what a model will take before any of it is taken, from `config.json` and the
+//! options alone.
+
+use std::fmt;
+
+use candle_core::DType;
+
+use crate::config::{EngineConfig, OptionError};
+pub use crate::host_memory::available_bytes;
+use crate::kv_cache::bytes_per_token;
+use crate::model::ModelSpec;
+
+/// Code, tokenizer, thread stacks, allocator slack: the resident size of a server with the smallest
+/// model less that model's own lines below (measured on x86-64 Linux).
+const RUNTIME_BYTES: usize = 48 << 20;
+
+/// Share of the remaining memory that the cache takes if no flag sets its size; the rest is left
+/// to the machine's other work.
+const CACHE_PERCENT: usize = 50;
+
+/// The share it may take if one sequence of full length needs that much.
+const CACHE_PERCENT_MOST: usize = 90;
+
+/// Where the bytes go. All sizes in bytes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MemoryPlan {
+    /// Parameters, in the dtype they are held in.
+    pub weight_bytes: usize,
+    /// Sines and cosines of every position.
+    pub table_bytes: usize,
+    /// Most that intermediate tensors of one step take together.
+    pub activation_bytes: usize,
+    /// Logits of the most rows that one forward pass asks for.
+    pub logits_bytes: usize,
+    /// The process itself.
+    pub runtime_bytes: usize,
+    /// Keys and values of a block, all layers together.
+    pub block_bytes: usize,
+    /// Blocks in the cache.
+    pub num_blocks: usize,
+    /// Memory the device can give.
+    pub available_bytes: usize,
+    /// The options that this follows from.
+    pub config: EngineConfig,
+    model: String,
+    num_parameters: usize,
+}
+
+impl MemoryPlan {
+    /// Plans for a device that has `available_bytes` to give.
+    ///
+    /// The cache has the blocks or bytes that `config` says. If it says neither, it has room for
+    /// `max_num_seqs` sequences of `max_model_len` tokens, but takes at most half of what the rest
+    /// leaves, or nine tenths if one sequence needs that.
+    ///
+    /// # Errors
+    /// If the device cannot hold it, or the cache not one sequence of `max_model_len` tokens. The
+    /// error names the flag to change.
+    pub fn compute(
+        spec: &ModelSpec,
+        config: &EngineConfig,
+        available_bytes: usize,
+    ) -> Result<Self, OptionError> {
+        let logits_bytes = config.max_logits_rows() * spec.vocab_size * DType::F32.size_in_bytes();
+        let mut plan = Self {
+            weight_bytes: spec.num_parameters * config.dtype.size_in_bytes(),
+            table_bytes: config.max_model_len * spec.head_dim * DType::F32.size_in_bytes(),
+            activation_bytes: activation_bytes(spec, config),
+            logits_bytes,
+            runtime_bytes: RUNTIME_BYTES,
+            block_bytes: bytes_per_token(spec, config.dtype) * config.block_size,
+            num_blocks: 0,
+            available_bytes,
+            config: config.clone(),
+            model: spec.architecture.clone(),
+            num_parameters: spec.num_parameters,
+        };
+        plan.num_blocks = plan.choose_blocks();
+        plan.check()?;
+        Ok(plan)
+    }
+
+    fn choose_blocks(&self) -> usize {
+        let config = &self.config;
+        if let Some(blocks) = config.num_gpu_blocks_override {
+            return blocks;
+        }
+        if let Some(bytes) = config.kv_cache_memory_bytes {
+            return bytes / self.block_bytes;
+        }
+        let remaining = self.available_bytes.saturating_sub(self.fixed_bytes());
+        let share = |percent| remaining / 100 * percent / self.block_bytes;
+        let one = self.blocks_of_longest();
+        let most = share(CACHE_PERCENT).max(one.min(share(CACHE_PERCENT_MOST)));
+        one.saturating_mul(config.max_num_seqs).min(most)
+    }
+
+    fn blocks_of_longest(&self) -> usize {
+        self.config.max_model_len.div_ceil(self.config.block_size)
+    }
+
+    /// Everything but the cache.
+    fn fixed_bytes(&self) -> usize {
+        self.weight_bytes
+            + self.table_bytes
+            + self.activation_bytes
+            + self.logits_bytes
+            + self.runtime_bytes
+    }
+
+    /// Size of the cache.
+    pub fn kv_bytes(&self) -> usize {
+        self.block_bytes * self.num_blocks
+    }
+
+    /// Peak memory of the process once the cache has been full.
+    pub fn total_bytes(&self) -> usize {
+        self.fixed_bytes() + self.kv_bytes()
+    }
+
+    /// Tokens that the cache holds.
+    pub fn cache_tokens(&self) -> usize {
+        self.num_blocks * self.config.block_size
+    }
+
+    fn check(&self) -> Result<(), OptionError> {
+        let config = &self.config;
+        if self.fixed_bytes() > self.available_bytes {
+            return Err(OptionError::ModelTooLarge {
+                needed: Size(self.fixed_bytes()),
+                available: Size(self.available_bytes),
+            });
+        }
+        if self.num_blocks < self.blocks_of_longest() {
+            let flag = match (config.num_gpu_blocks_override, config.kv_cache_memory_bytes) {
+                (Some(_), _) => "--num-gpu-blocks-override",
+                (None, Some(_)) => "--kv-cache-memory-bytes",
+                (None, None) => "the memory of the machine",
+            };
+            let (cache_tokens, max_model_len) = (self.cache_tokens(), config.max_model_len);
+            return Err(OptionError::CacheTooSmall { cache_tokens, max_model_len, flag });
+        }
+        if self.total_bytes() > self.available_bytes {
+            return Err(OptionError::CacheTooLarge {
+                cache: Size(self.kv_bytes()),
+                remaining: Size(self.available_bytes - self.fixed_bytes()),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Counts what `layers::Decoder::forward` holds at its two widest points, in elements of a token.
+///
+/// Through a layer live: the stream and the normalised input of its attention, both with the halves
+/// they were computed beside (2 x 2 hidden). Attention adds qkv, q, the attended values and the
+/// output projection. The MLP comes after that with the output projection, the next sum and its
+/// norm (3 hidden), and adds gate and up, their product, and the down projection.
+fn activation_bytes(spec: &ModelSpec, config: &EngineConfig) -> usize {
+    let hidden = spec.hidden_size;
+    let q = spec.num_heads * spec.head_dim;
+    let kv = spec.num_kv_heads * spec.head_dim;
+    let attention = (q + 2 * kv) + q + q + hidden;
+    let mlp = 3 * hidden + 3 * spec.intermediate_size + hidden;
+    let per_token = 4 * hidden + attention.max(mlp);
+    config.max_num_batched_tokens * per_token * config.dtype.size_in_bytes()
+}
+
+impl fmt::Display for MemoryPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let config = &self.config;
+        let millions = self.num_parameters as f64 / 1e6;
+        writeln!(f, "{}, {millions:.1} M parameters, {}", self.model, config.dtype.as_str())?;
+        let mut row = |name: String, bytes| writeln!(f, "  {name:<44}{:>12}", Size(bytes));
+        row("weights".into(), self.weight_bytes)?;
+        row(format!("position tables, {} positions", config.max_model_len), self.table_bytes)?;
+        let tokens = config.max_num_batched_tokens;
+        row(format!("activations, {tokens} tokens a step"), self.activation_bytes)?;
+        row(format!("logits, {} rows", config.max_logits_rows()), self.logits_bytes)?;
+        row("runtime".into(), self.runtime_bytes)?;
+        let blocks = format!("KV cache, {} blocks of {}", self.num_blocks, config.block_size);
+        row(blocks, self.kv_bytes())?;
+        row("total".into(), self.total_bytes())?;
+        row("available".into(), self.available_bytes)?;
+        let full = self.cache_tokens() as f64 / config.max_model_len as f64;
+        write!(
+            f,
+            "  {} tokens of context, {} each: {full:.1} sequences of {} tokens at once",
+            self.cache_tokens(),
+            Size(self.block_bytes / config.block_size),
+            config.max_model_len
+        )
+    }
+}
+
+/// Bytes, shown in the unit that suits them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size(pub usize);
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = self.0 as f64;
+        let text = match self.0 {
+            0..1024 => format!("{} B", self.0),
+            1024..1_048_576 => format!("{:.1} KiB", bytes / 1024.0),
+            1_048_576..1_073_741_824 => format!("{:.1} MiB", bytes / 1_048_576.0),
+            _ => format!("{:.2} GiB", bytes / 1_073_741_824.0),
+        };
+        f.pad(&text)
+    }
+}

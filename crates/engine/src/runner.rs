@@ -1,0 +1,114 @@
+//! From a plan to tokens: pack, forward, score, sample.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use candle_core::{Device, Result, Tensor};
+use kernels::sample::{RowLogprobs, Sampled, score};
+use scheduler::{Plan, SeqId};
+
+use crate::batch::{Pack, divide};
+use crate::kv_cache::CacheShape;
+use crate::model::{CausalLm, KvCache};
+use crate::sampler::Sampler;
+use crate::sequence::Sequence;
+
+/// Owns what a step computes with: the model, the cache, the sampler's memory.
+pub(crate) struct Runner {
+    model: Box<dyn CausalLm>,
+    shape: CacheShape,
+    cache: KvCache,
+    device: Device,
+    sampler: Sampler,
+    /// Most rows of logits in a forward pass.
+    max_logits_rows: usize,
+}
+
+/// What a step gave, an element an entry of the plan.
+#[derive(Debug)]
+pub(crate) struct StepOutput {
+    pub(crate) entries: Vec<EntryOutput>,
+    pub(crate) forward: Duration,
+    pub(crate) sample: Duration,
+}
+
+/// What a step gave to one entry.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct EntryOutput {
+    pub(crate) sampled: Option<Sampled>,
+    /// Of the prompt tokens after the entry's first, in order.
+    pub(crate) scores: Vec<RowLogprobs>,
+}
+
+impl Runner {
+    pub(crate) fn new(
+        model: Box<dyn CausalLm>,
+        shape: CacheShape,
+        device: Device,
+        max_logits_rows: usize,
+    ) -> Result<Self> {
+        let cache = shape.allocate(&device)?;
+        Ok(Self { model, shape, cache, device, sampler: Sampler::default(), max_logits_rows })
+    }
+
+    /// Replaces the cache, whose tensors a panic may have left locked for good.
+    pub(crate) fn reset(&mut self) -> Result<()> {
+        self.cache.layers.clear();
+        self.cache = self.shape.allocate(&self.device)?;
+        self.sampler = Sampler::default();
+        Ok(())
+    }
+
+    /// Runs the plan. On an error nothing of it counts, though slots of the cache that belong to
+    /// its entries alone may have been written.
+    pub(crate) fn run(
+        &mut self,
+        plan: &Plan,
+        sequences: &HashMap<SeqId, Sequence>,
+    ) -> Result<StepOutput> {
+        let mut output = StepOutput {
+            entries: vec![EntryOutput::default(); plan.entries.len()],
+            forward: Duration::ZERO,
+            sample: Duration::ZERO,
+        };
+        for pack in divide(plan, self.max_logits_rows) {
+            let begun = Instant::now();
+            let batch = pack.tensors(self.shape.block_size, &self.device)?;
+            let logits = self.model.forward(&batch, &self.cache)?; // [rows, vocab]
+            let computed = Instant::now();
+            self.read(&pack, &logits, sequences, &mut output.entries)?;
+            output.forward += computed - begun;
+            output.sample += computed.elapsed();
+        }
+        Ok(output)
+    }
+
+    /// Samples from the logits of a pack and scores with them.
+    fn read(
+        &mut self,
+        pack: &Pack,
+        logits: &Tensor, // [rows, vocab]
+        sequences: &HashMap<SeqId, Sequence>,
+        output: &mut [EntryOutput],
+    ) -> Result<()> {
+        let mut logits = logits.clone();
+        if let Pack::Scoring(span) = pack {
+            let sequence = &sequences[&span.entry.id];
+            if let Some((targets, num_top)) = sequence.score_targets(span.start(), span.end()) {
+                let scored = logits.narrow(0, 0, targets.len())?;
+                output[span.index].scores.extend(score(&scored, targets, num_top)?);
+            }
+            logits = logits.narrow(0, span.len - 1, 1)?;
+        }
+        let sampling = || pack.spans().iter().filter(|span| span.samples());
+        if sampling().next().is_none() {
+            return Ok(());
+        }
+        let rows = sampling().map(|span| &sequences[&span.entry.id]);
+        let sampled = self.sampler.sample(&logits, rows)?;
+        for (span, sampled) in sampling().zip(sampled) {
+            output[span.index].sampled = Some(sampled);
+        }
+        Ok(())
+    }
+}

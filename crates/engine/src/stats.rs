@@ -1,0 +1,90 @@
+//! What the engine counts, for `/metrics` and the benches: written by one thread, read by any.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
+        /// A reading of every counter. Gauges say how things are; counters only grow.
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        pub struct EngineStats { $($(#[$doc])* pub $name: u64),+ }
+
+        /// The counters behind [`EngineStats`].
+        #[derive(Debug, Default)]
+        pub(crate) struct Counters { $(pub(crate) $name: Counter),+ }
+
+        impl Counters {
+            /// Reads all, lock-free; values of one step may be seen before others of it.
+            pub(crate) fn read(&self) -> EngineStats {
+                EngineStats { $($name: self.$name.get()),+ }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Gauge: sequences that hold blocks and run.
+    num_running,
+    /// Gauge: sequences that wait, preempted ones and not yet fetched ones included.
+    num_waiting,
+    /// Gauge: cache blocks held by sequences.
+    kv_blocks_used,
+    /// Gauge: cache blocks there are.
+    kv_blocks_total,
+    /// Prompt tokens of requests that ran.
+    prompt_tokens,
+    /// Prompt tokens that came from the prefix cache.
+    cached_prompt_tokens,
+    /// Tokens sampled.
+    generated_tokens,
+    /// Sequences that ended with a finish reason.
+    finished,
+    /// Sequences aborted by the caller.
+    aborted,
+    /// Sequences that ended with an error.
+    failed,
+    /// Times a sequence lost its blocks to another.
+    preemptions,
+    /// Steps run.
+    steps,
+    /// Steps that failed.
+    failed_steps,
+    /// Tokens computed, in all steps together.
+    batched_tokens,
+    /// Time in the scheduler: planning and committing.
+    schedule_ns,
+    /// Time in packing and the model.
+    forward_ns,
+    /// Time in sampling and scoring.
+    sample_ns,
+    /// Time in whole steps, from planning to the last event; the rest of it is the engine's own.
+    step_ns,
+}
+
+/// A number that the engine thread writes and others read.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set(&self, value: usize) {
+        self.0.store(value as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn add(&self, value: usize) {
+        self.0.fetch_add(value as u64, Ordering::Relaxed);
+    }
+
+    /// Adds nanoseconds.
+    pub(crate) fn add_time(&self, time: Duration) {
+        self.0.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    /// Adds the nanoseconds that have passed since `begun`.
+    pub(crate) fn add_since(&self, begun: Instant) {
+        self.add_time(begun.elapsed());
+    }
+}

@@ -1,0 +1,140 @@
+//! What surrounds a request cannot change its answer.
+
+use std::sync::atomic::Ordering;
+use std::thread;
+
+use engine::{EngineHandle, EngineOptions, SamplingParams};
+
+use crate::client::{Answer, Random, ask, collect, eventually, request, submit};
+use crate::fake::{EOS, Kind, VOCAB, options, start};
+
+type Ask = (Vec<u32>, SamplingParams);
+
+/// Requests with every parameter, half of them behind one of a few common prefixes.
+fn asks(seed: u64, num: usize) -> Vec<Ask> {
+    let mut random = Random(seed * 1000);
+    (0..num).map(|_| (prompt(&mut random), params(&mut random))).collect()
+}
+
+fn prompt(random: &mut Random) -> Vec<u32> {
+    let shared = if random.chance(50) { 9 + random.below(2) * 4 } else { 0 };
+    let own = 1 + random.below(20);
+    let common = (0..shared as u32).map(|id| id + 5);
+    common.chain((0..own).map(|_| random.below(VOCAB) as u32)).collect()
+}
+
+fn params(random: &mut Random) -> SamplingParams {
+    let some = |random: &mut Random, value: f32, neutral| {
+        if random.chance(30) { value } else { neutral }
+    };
+    SamplingParams {
+        temperature: [0.0, 0.7, 1.3][random.below(3)],
+        top_p: some(random, 0.8, 1.0),
+        top_k: if random.chance(30) { 7 } else { 0 },
+        min_p: some(random, 0.05, 0.0),
+        repetition_penalty: some(random, 1.3, 1.0),
+        presence_penalty: some(random, 0.6, 0.0),
+        frequency_penalty: some(random, 0.4, 0.0),
+        seed: random.below(1000) as u64,
+        logit_bias: if random.chance(20) { vec![(3, 5.0), (9, -100.0)] } else { vec![] },
+        allowed_token_ids: random.chance(20).then(|| (0..40).chain([EOS]).collect()),
+        logprobs: random.chance(40).then(|| random.below(4) as u32),
+        prompt_logprobs: random.chance(25).then(|| random.below(3) as u32),
+        max_tokens: random.below(30),
+        min_tokens: random.below(3) * 4,
+        ignore_eos: random.chance(30),
+        stop_token_ids: if random.chance(30) { vec![11, 12] } else { vec![] },
+    }
+}
+
+fn alone(asks: &[Ask]) -> Vec<Answer> {
+    let options = EngineOptions { enable_prefix_caching: Some(false), ..options() };
+    let (engine, _) = start(Kind::Hash, &options);
+    asks.iter().map(|(prompt, params)| ask(&engine, prompt, params.clone())).collect()
+}
+
+/// Several threads send at random moments.
+fn together(engine: &EngineHandle, asks: &[Ask]) -> Vec<Answer> {
+    let answers = thread::scope(|scope| {
+        let threads = asks.chunks(asks.len().div_ceil(4)).enumerate().map(|(index, part)| {
+            scope.spawn(move || {
+                let mut random = Random(index as u64);
+                let mut receivers = Vec::new();
+                for (prompt, params) in part {
+                    (0..random.below(20)).for_each(|_| thread::yield_now());
+                    receivers.push(submit(engine, prompt, params.clone()));
+                }
+                receivers.iter().map(collect).collect::<Vec<_>>()
+            })
+        });
+        let threads: Vec<_> = threads.collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    eventually("the engine is idle", || engine.is_idle());
+    assert_eq!(engine.stats().kv_blocks_used, 0, "every block came back");
+    answers
+}
+
+fn assert_same(asks: &[Ask], expected: &[Answer], answers: &[Answer]) {
+    for ((ask, expected), answer) in asks.iter().zip(expected).zip(answers) {
+        let comparable = Answer { cached_tokens: 0, ..answer.clone() };
+        assert_eq!(*expected, comparable, "to {ask:?}");
+    }
+}
+
+#[test]
+fn batched_equals_alone() {
+    for seed in 0..4 {
+        let asks = asks(seed, 60);
+        let expected = alone(&asks);
+        let finished = expected.iter().filter(|answer| answer.reason.is_some()).count();
+        assert_eq!(finished, 60, "every request finishes");
+        let (engine, _) = start(Kind::Hash, &options());
+        assert_same(&asks, &expected, &together(&engine, &asks));
+        assert!(engine.stats().cached_prompt_tokens > 0, "prefixes were shared");
+    }
+}
+
+#[test]
+fn chunked_equals_whole() {
+    let asks = asks(10, 60);
+    let expected = alone(&asks);
+    for budget in [1, 7, 64] {
+        let options = EngineOptions { max_num_batched_tokens: Some(budget), ..options() };
+        let (engine, control) = start(Kind::Hash, &options);
+        assert_same(&asks, &expected, &together(&engine, &asks));
+        assert!(control.max_rows.load(Ordering::Relaxed) <= budget);
+    }
+}
+
+#[test]
+fn starved_equals_roomy() {
+    let asks = asks(20, 80);
+    let expected = alone(&asks);
+    // Just enough for one of the longest sequences, so that running ones rob each other.
+    let options = EngineOptions {
+        max_model_len: Some(96),
+        num_gpu_blocks_override: Some(24),
+        max_num_batched_tokens: Some(16),
+        ..options()
+    };
+    let (engine, _) = start(Kind::Hash, &options);
+    assert_same(&asks, &expected, &together(&engine, &asks));
+    assert!(engine.stats().preemptions > 5, "the cache was too small to matter");
+}
+
+#[test]
+fn choices_with_seeds_equal_single_requests() {
+    let prompt: Vec<u32> = (1..12).collect();
+    let params = |seed| SamplingParams { seed, max_tokens: 12, ..SamplingParams::default() };
+    let (engine, _) = start(Kind::Hash, &options());
+    let (requests, receivers): (Vec<_>, Vec<_>) =
+        (0..4).map(|seed| request(&prompt, params(seed))).unzip();
+    engine.submit_all(requests).unwrap();
+    let answers: Vec<_> = receivers.iter().map(collect).collect();
+    let (fresh, _) = start(Kind::Hash, &options());
+    for (seed, answer) in answers.iter().enumerate() {
+        assert_eq!(answer.tokens, ask(&fresh, &prompt, params(seed as u64)).tokens);
+    }
+    assert!(answers[0].tokens != answers[1].tokens, "seeds matter");
+}
