@@ -82,7 +82,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "SCONCE_LOAD_FORMAT")]
     pub(crate) load_format: Option<LoadFormat>,
 
-    /// Seed of dummy weights and of requests that name none [default: random per request]
+    /// Seed of dummy weights and of requests that name none [default: 0 and random]
     #[arg(long, env = "SCONCE_SEED")]
     pub(crate) seed: Option<u64>,
 
@@ -134,8 +134,8 @@ pub(crate) struct ServeArgs {
     pub(crate) trust_request_chat_template: Option<bool>,
 
     /// Threads that compute [default: the number of cores]
-    #[arg(long, env = "SCONCE_THREADS")]
-    pub(crate) threads: Option<usize>,
+    #[arg(long, env = "SCONCE_NUM_THREADS")]
+    pub(crate) num_threads: Option<usize>,
 
     /// Seconds that running requests get to finish after SIGTERM [default: 30]
     #[arg(long, env = "SCONCE_DRAIN_TIMEOUT", value_name = "SECONDS")]

@@ -3,6 +3,8 @@
 
 use crate::cli::{DtypeKind, LoadFormat, LogFormat, ServeArgs};
 use anyhow::{Context, Result, bail};
+use candle_core::DType;
+use engine::config::EngineOptions;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,8 +18,7 @@ pub(crate) struct Config {
     pub(crate) model: ModelChoice,
     pub(crate) listen: Listen,
     pub(crate) server: server::ServerConfig,
-    pub(crate) engine: engine::config::EngineConfig,
-    pub(crate) dtype: DtypeKind,
+    pub(crate) engine: EngineOptions,
     pub(crate) log_level: String,
     pub(crate) log_format: LogFormat,
 }
@@ -28,7 +29,6 @@ pub(crate) struct ModelChoice {
     pub(crate) name: String,
     pub(crate) served_names: Vec<String>,
     pub(crate) load_format: LoadFormat,
-    pub(crate) dummy_seed: u64,
     pub(crate) chat_template: Option<String>,
     pub(crate) hub: HubConfig,
 }
@@ -58,8 +58,7 @@ impl Config {
         Ok(Self {
             listen: Listen::resolve(&args)?,
             server: server_config(&args),
-            engine: engine_config(&args)?,
-            dtype: args.dtype.unwrap_or(DtypeKind::Auto),
+            engine: engine_options(&args)?,
             log_level: args.log_level.unwrap_or_else(|| "info".to_owned()),
             log_format: args.log_format.unwrap_or(LogFormat::Pretty),
             model,
@@ -78,7 +77,6 @@ impl ModelChoice {
             served_names: if served_names.is_empty() { vec![name.clone()] } else { served_names },
             name,
             load_format: args.load_format.unwrap_or(LoadFormat::Auto),
-            dummy_seed: args.seed.unwrap_or(0),
             chat_template: args.chat_template.clone(),
             hub: HubConfig::resolve(args)?,
         })
@@ -150,25 +148,37 @@ fn server_config(args: &ServeArgs) -> server::ServerConfig {
         config.drain_timeout = Duration::from_secs(seconds);
     }
     if let Some(origins) = &args.allowed_origins {
-        config.allowed_origins.clone_from(origins);
+        let any = origins.iter().any(|origin| origin == "*");
+        config.allowed_origins = (!any).then(|| origins.clone());
     }
     config.api_keys = args.api_key.clone().unwrap_or_default();
+    config.trust_request_chat_template = args.trust_request_chat_template.unwrap_or(false);
     config
 }
 
-fn engine_config(args: &ServeArgs) -> Result<engine::config::EngineConfig> {
-    let mut config = engine::config::EngineConfig::default();
-    config.max_model_len = args.max_model_len;
-    if let Some(value) = args.max_num_seqs {
-        config.max_num_seqs = value;
-    }
-    let _ = &mut config;
-    let _ = parse_bytes;
-    Ok(config)
+fn engine_options(args: &ServeArgs) -> Result<EngineOptions> {
+    let bytes = args.kv_cache_memory_bytes.as_deref().map(parse_bytes).transpose();
+    Ok(EngineOptions {
+        dtype: match args.dtype {
+            None | Some(DtypeKind::Auto) => None,
+            Some(DtypeKind::Bfloat16) => Some(DType::BF16),
+            Some(DtypeKind::Float32) => Some(DType::F32),
+        },
+        block_size: args.block_size,
+        max_num_seqs: args.max_num_seqs,
+        max_num_batched_tokens: args.max_num_batched_tokens,
+        max_model_len: args.max_model_len,
+        kv_cache_memory_bytes: bytes.context("--kv-cache-memory-bytes")?,
+        num_gpu_blocks_override: args.num_gpu_blocks_override,
+        enable_prefix_caching: args.enable_prefix_caching,
+        max_num_queued_reqs: args.max_num_queued_reqs,
+        num_threads: args.num_threads,
+        seed: args.seed,
+    })
 }
 
 /// Bytes from `512M`, `4GiB`, `1_000_000` and the like.
-fn parse_bytes(text: &str) -> Result<u64> {
+fn parse_bytes(text: &str) -> Result<usize> {
     let text: String = text.chars().filter(|c| !matches!(c, '_' | ' ')).collect();
     let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
@@ -183,7 +193,7 @@ fn parse_bytes(text: &str) -> Result<u64> {
         _ => bail!("unknown unit `{unit}`: use K, M, G, KiB, MiB or GiB"),
     };
     let number: f64 = number.parse().with_context(|| format!("`{number}` is not a number"))?;
-    Ok((number * scale) as u64)
+    Ok((number * scale) as usize)
 }
 
 /// As huggingface_hub reads its switches.

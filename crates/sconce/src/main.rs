@@ -1,2 +1,32 @@
-//! The sconce binary.
-fn main() {}
+//! The sconce binary: reads the command line and runs one verb.
+
+mod chat;
+mod cli;
+mod config;
+mod hub;
+mod load;
+mod plan;
+mod serve;
+
+use clap::Parser;
+use cli::{Cli, Command};
+use config::Config;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.command {
+        None => Config::resolve(cli.serve).and_then(serve::run),
+        Some(Command::Serve(args)) => Config::resolve(*args).and_then(serve::run),
+        Some(Command::Chat(args)) => chat::run(*args),
+        Some(Command::Plan(args)) => Config::resolve(*args).and_then(|config| plan::run(&config)),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // One line: the chain of causes, each naming the flag or file at fault.
+            eprintln!("sconce: {}", format!("{error:#}").replace('\n', " "));
+            ExitCode::FAILURE
+        }
+    }
+}

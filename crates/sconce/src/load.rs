@@ -1,0 +1,166 @@
+//! From the choice of a model to a running engine and its text side.
+
+use crate::config::{Config, ModelChoice, SPARK};
+use crate::cli::LoadFormat;
+use crate::hub::{self, Files};
+use anyhow::{Context, Result};
+use candle_core::Device;
+use engine::architecture::Architecture;
+use engine::memory::{MemoryPlan, available_bytes};
+use engine::model::{CausalLm, ModelSpec};
+use engine::weights::{Progress, Weights};
+use engine::{Engine, EngineConfig, EngineHandle};
+use indicatif::{ProgressBar, ProgressStyle};
+use models::spark;
+use serde_json::Value;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use text::{TextFiles, TextModel};
+
+/// Everything that a request needs.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) engine: EngineHandle,
+    pub(crate) text: TextModel,
+}
+
+/// What is known of a model before its weights are read.
+#[derive(Debug)]
+pub(crate) struct Planned {
+    files: ModelFiles,
+    config_json: Value,
+    architecture: &'static Architecture,
+    pub(crate) spec: ModelSpec,
+    pub(crate) engine: EngineConfig,
+    pub(crate) memory: MemoryPlan,
+}
+
+/// Where the files of a model are.
+#[derive(Debug)]
+enum ModelFiles {
+    /// In this program.
+    Embedded,
+    /// In a folder, the user's or the hub cache's.
+    Folder(PathBuf),
+}
+
+impl ModelFiles {
+    fn locate(choice: &ModelChoice, files: Files) -> Result<Self> {
+        if choice.name == SPARK {
+            return Ok(Self::Embedded);
+        }
+        let files = if choice.load_format == LoadFormat::Dummy { Files::Metadata } else { files };
+        Ok(Self::Folder(hub::locate(&choice.name, &choice.hub, files)?))
+    }
+
+    fn config(&self) -> Result<Value> {
+        match self {
+            Self::Embedded => Ok(serde_json::from_slice(spark::CONFIG)?),
+            Self::Folder(folder) => {
+                let path = folder.join("config.json");
+                let show = path.display();
+                let text = std::fs::read(&path).with_context(|| {
+                    format!("{show} cannot be read: is this the folder of a transformers model?")
+                })?;
+                serde_json::from_slice(&text).with_context(|| format!("{show} is not JSON"))
+            }
+        }
+    }
+
+    fn text(&self, choice: &ModelChoice) -> Result<TextModel> {
+        let mut files = match self {
+            Self::Embedded => TextFiles {
+                tokenizer: spark::TOKENIZER.to_vec(),
+                tokenizer_config: Some(spark::TOKENIZER_CONFIG.to_vec()),
+                generation_config: Some(spark::GENERATION_CONFIG.to_vec()),
+                config: Some(spark::CONFIG.to_vec()),
+                ..TextFiles::default()
+            },
+            Self::Folder(folder) => TextFiles::read(folder)?,
+        };
+        if let Some(template) = &choice.chat_template {
+            files.override_chat_template(template).context("--chat-template")?;
+        }
+        Ok(TextModel::from_files(&files)?)
+    }
+
+    fn weights(&self, choice: &ModelChoice, engine: &EngineConfig) -> Result<Weights> {
+        let device = Device::Cpu;
+        let dtype = engine.dtype;
+        Ok(match (choice.load_format, self) {
+            (LoadFormat::Dummy, _) => Weights::dummy(engine.seed, &device, dtype)?,
+            (_, Self::Embedded) => Weights::embedded(SPARK, spark::WEIGHTS, &device, dtype)?,
+            (_, Self::Folder(folder)) => Weights::open(folder, &device, dtype)?,
+        })
+    }
+}
+
+/// Reads the model's description, checks the settings against it and plans the memory.
+pub(crate) fn plan(config: &Config, files: Files) -> Result<Planned> {
+    let files = ModelFiles::locate(&config.model, files)?;
+    let config_json = files.config()?;
+    let name = &config.model.name;
+    let architecture = Architecture::find(models::registry(), &config_json)
+        .with_context(|| format!("model {name}"))?;
+    let spec = (architecture.spec)(&config_json).with_context(|| format!("model {name}"))?;
+    let engine = EngineConfig::resolve(&config.engine, &spec)?;
+    let available = available_bytes().context("the machine's free memory")?;
+    let memory = MemoryPlan::compute(&spec, &engine, available);
+    Ok(Planned { files, config_json, architecture, spec, engine, memory })
+}
+
+/// Loads text side and weights and starts the engine. `progress` gets fractions of the weights.
+pub(crate) fn load(config: &Config) -> Result<Loaded> {
+    let started = Instant::now();
+    let planned = plan(config, Files::All)?;
+    let name = &config.model.name;
+    tracing::info!("memory plan of {name}:\n{}", planned.memory);
+    planned.memory.check()?;
+    planned.engine.start_pool()?;
+    // The tokenizer of a large vocabulary takes as long as a small model's weights.
+    let (text, model) = std::thread::scope(|scope| {
+        let text = scope.spawn(|| planned.files.text(&config.model));
+        let model = load_model(&config.model, &planned);
+        let text = text.join().map_err(|_| anyhow::anyhow!("reading the tokenizer panicked"));
+        (text.and_then(|text| text), model)
+    });
+    let (text, model) = (text.context(name.clone())?, model.context(name.clone())?);
+    let eos = text.eos_token_ids();
+    let engine = Engine::start(model, &planned.spec, &planned.memory, &Device::Cpu, eos)?;
+    tracing::info!("{name} is ready after {:.2} s", started.elapsed().as_secs_f64());
+    Ok(Loaded { engine, text })
+}
+
+fn load_model(choice: &ModelChoice, planned: &Planned) -> Result<Box<dyn CausalLm>> {
+    let started = Instant::now();
+    let bar = progress_bar();
+    let shown = bar.clone();
+    let mut weights =
+        planned.files.weights(choice, &planned.engine)?.with_progress(move |progress: Progress| {
+            shown.set_length(progress.total_bytes.max(progress.loaded_bytes));
+            shown.set_position(progress.loaded_bytes);
+        });
+    let max_model_len = planned.engine.max_model_len;
+    let model = (planned.architecture.load)(&planned.config_json, &mut weights, max_model_len);
+    bar.finish_and_clear();
+    let model = model?;
+    let unused = weights.unused();
+    if !unused.is_empty() {
+        let first = unused.iter().take(3).copied().collect::<Vec<_>>().join(", ");
+        tracing::warn!("{} tensors of the checkpoint are not used: {first} ...", unused.len());
+    }
+    let bytes = planned.memory.weight_bytes as f64;
+    let seconds = started.elapsed().as_secs_f64();
+    let speed = bytes / seconds / 1e9;
+    tracing::info!("{:.1} MB of weights in {seconds:.2} s ({speed:.1} GB/s)", bytes / 1e6);
+    Ok(model)
+}
+
+/// On a terminal a bar, elsewhere nothing.
+fn progress_bar() -> ProgressBar {
+    let style = "loading {bar:30} {bytes}/{total_bytes} {bytes_per_sec}";
+    let bar = ProgressBar::new(0);
+    bar.set_style(ProgressStyle::with_template(style).expect("the template is a constant"));
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
