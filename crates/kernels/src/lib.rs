@@ -21,7 +21,6 @@ pub mod rope_kv_write;
 pub mod sample;
 
 mod disjoint;
-mod rows;
 mod simd;
 #[cfg(test)]
 mod testing;

@@ -1,10 +1,13 @@
 //! The gated activation on the CPU: one pass over a row, rows in parallel.
 
 use super::Activation;
-use crate::rows::for_each_row;
+use crate::pool::for_each_row;
 use crate::simd::{Element, Kernel, Lanes, dispatch, map_row};
 use crate::views::slice;
 use candle_core::{CpuStorage, Layout, Result};
+
+/// Of an exponential, roughly.
+const OPERATIONS_PER_ELEMENT: usize = 16;
 
 /// gate_up `[.., 2 * intermediate]` to `[.., intermediate]`.
 pub(super) fn gated_activation<E: Element>(
@@ -15,7 +18,8 @@ pub(super) fn gated_activation<E: Element>(
 ) -> Result<CpuStorage> {
     let gate_up: &[E] = slice(gate_up, layout, "gate_up")?;
     let mut out = vec![E::default(); gate_up.len() / 2];
-    for_each_row(&mut out, intermediate, |row, out| {
+    let work = OPERATIONS_PER_ELEMENT * out.len();
+    for_each_row(&mut out, intermediate, work, |row, out| {
         let (gate, up) =
             gate_up[2 * row * intermediate..][..2 * intermediate].split_at(intermediate);
         match activation {

@@ -1,6 +1,25 @@
-//! Attention over paged keys and values.
+//! Causal attention of grouped queries over paged keys and values, for prefill chunks and decodes
+//! of several sequences in one call.
+//!
+//! Row `t` of a sequence with `rows` rows and `context` keys sees the first
+//! `context - rows + t + 1` keys: `o = softmax(scale * q K^T) V` over those. Keys and values lie in
+//! blocks (Kwon et al. 2023, arXiv:2309.06180): key `p` of a sequence is row `p % block_size` of
+//! block `table[p / block_size]`. Query head `h` reads key/value head `h / (heads / kv_heads)`
+//! (Ainslie et al. 2023, arXiv:2305.13245). The softmax is computed on the way, in f32 (Milakov and
+//! Gimelshein 2018, arXiv:1805.02867; Dao et al. 2022, arXiv:2205.14135).
+//!
+//! The result of a row depends on its query and its keys alone, bit for bit: keys are taken in
+//! groups that start at multiples of a constant position, whatever the chunk, the batch, the block
+//! size or the blocks.
 
-use candle_core::{Result, Tensor};
+mod cpu;
+#[cfg(test)]
+mod tests;
+mod tile;
+
+use crate::views::{expect_dims, match_element};
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
 /// Keys and values of one layer, in fixed blocks.
 #[derive(Debug, Clone)]
@@ -20,12 +39,79 @@ pub struct PagedAttention<'a> {
     pub q_starts: &'a Tensor,
     /// Keys each sequence's last row sees, itself included. `[seqs]` u32
     pub context_lens: &'a Tensor,
-    /// Blocks of each sequence in order, padded. `[seqs, max_blocks]` u32
+    /// Blocks of each sequence in order, padded with anything. `[seqs, max_blocks]` u32
     pub block_tables: &'a Tensor,
 }
 
-/// q `[tokens, heads, head_dim]` to `[tokens, heads * head_dim]`.
+/// The largest head that the kernels take.
+const MAX_HEAD_DIM: usize = 256;
+
+/// Attends. Keys and values of the rows themselves must be in the cache already.
+///
+/// q `[tokens, heads, head_dim]` f32 or bf16, `head_dim` a multiple of 8 up to 256, the cache of the
+/// same dtype. Returns `[tokens, heads * head_dim]`.
+///
+/// # Errors
+/// A shape or dtype that does not fit, a strided input, rows that do not add up to tokens, a context
+/// shorter than its rows or longer than its block table, or a block beyond the cache.
 pub fn paged_attention(q: &Tensor, cache: &KvCacheLayer, args: &PagedAttention) -> Result<Tensor> {
-    let _ = (q, cache, args);
-    candle_core::bail!("paged_attention is being written")
+    check(q, cache, args)?;
+    q.apply_op3_no_bwd(&cache.key, &cache.value, &Attend { args })
+}
+
+/// Checks everything but the values of the index tensors.
+fn check(q: &Tensor, cache: &KvCacheLayer, args: &PagedAttention) -> Result<()> {
+    let (_, num_heads, head_dim) = q.dims3()?;
+    if head_dim == 0 || head_dim % 8 != 0 || head_dim > MAX_HEAD_DIM {
+        bail!("head_dim must be a multiple of 8 up to {MAX_HEAD_DIM}, it is {head_dim}");
+    }
+    let (num_blocks, num_kv_heads, block_size, _) = cache.key.dims4()?;
+    if num_kv_heads == 0 || num_heads % num_kv_heads != 0 {
+        bail!("{num_heads} query heads cannot share {num_kv_heads} key heads");
+    }
+    let cache_dims = [num_blocks, num_kv_heads, block_size, head_dim];
+    for (tensor, name) in [(&cache.key, "cache.key"), (&cache.value, "cache.value")] {
+        expect_dims(tensor, &cache_dims, name)?;
+        if tensor.dtype() != q.dtype() {
+            bail!(
+                "{name} must be {:?} as q is, it is {:?}",
+                q.dtype(),
+                tensor.dtype()
+            );
+        }
+    }
+    let num_seqs = args.context_lens.dims1()?;
+    expect_dims(args.q_starts, &[num_seqs + 1], "q_starts")?;
+    let (table_rows, _) = args.block_tables.dims2()?;
+    if table_rows != num_seqs {
+        bail!("block_tables must have a row for each of {num_seqs} sequences, not {table_rows}");
+    }
+    Ok(())
+}
+
+struct Attend<'a> {
+    args: &'a PagedAttention<'a>,
+}
+
+impl CustomOp3 for Attend<'_> {
+    fn name(&self) -> &'static str {
+        "paged_attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        q_layout: &Layout,
+        key: &CpuStorage,
+        key_layout: &Layout,
+        value: &CpuStorage,
+        value_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (tokens, num_heads, head_dim) = q_layout.shape().dims3()?;
+        let out = match_element!(q.dtype(), "q", E => {
+            let cache = [(key, key_layout), (value, value_layout)];
+            cpu::paged_attention::<E>((q, q_layout), cache, self.args)?
+        });
+        Ok((out, (tokens, num_heads * head_dim).into()))
+    }
 }

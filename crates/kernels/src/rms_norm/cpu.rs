@@ -1,6 +1,6 @@
 //! RMSNorm on the CPU: two passes over a row, rows in parallel.
 
-use crate::rows::for_each_row;
+use crate::pool::for_each_row;
 use crate::simd::{Element, Kernel, LANES, Lanes, dispatch, load_at, map_row};
 use crate::views::{cpu_slice, slice};
 use candle_core::{CpuStorage, Layout, Result, Tensor};
@@ -15,7 +15,7 @@ pub(super) fn rms_norm<E: Element>(
     let weight: &[E] = slice(weight, weight_layout, "weight")?;
     let hidden = weight.len();
     let mut out = vec![E::default(); x.len()];
-    for_each_row(&mut out, hidden, |row, out| {
+    for_each_row(&mut out, hidden, 2 * x.len(), |row, out| {
         let x = &x[row * hidden..][..hidden];
         dispatch(NormRow {
             x,
@@ -41,7 +41,7 @@ pub(super) fn add_rms_norm<E: Element>(
     let hidden = weight.len();
     let mut out = vec![E::default(); 2 * x.len()];
     let (normed, sums) = out.split_at_mut(x.len());
-    for_each_row(sums, hidden, |row, sum| {
+    for_each_row(sums, hidden, x.len(), |row, sum| {
         let range = row * hidden..(row + 1) * hidden;
         dispatch(AddRow {
             x: &x[range.clone()],
@@ -50,7 +50,7 @@ pub(super) fn add_rms_norm<E: Element>(
         });
     });
     let sums = &*sums;
-    for_each_row(normed, hidden, |row, out| {
+    for_each_row(normed, hidden, 2 * x.len(), |row, out| {
         let x = &sums[row * hidden..][..hidden];
         dispatch(NormRow {
             x,

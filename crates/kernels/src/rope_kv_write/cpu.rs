@@ -3,7 +3,7 @@
 use super::{HeadShape, RopeKvWrite, WriteHeads};
 use crate::disjoint::DisjointMut;
 use crate::rms_norm::{norm_factor, scale_row};
-use crate::rows::{for_each_row, for_each_task};
+use crate::pool::{for_each_row, for_each_task};
 use crate::simd::{Element, Kernel, LANES, Lanes, dispatch, load_at, store_at};
 use crate::views::{contiguous, cpu_slice, slice};
 use candle_core::{CpuStorage, Layout, Result, Tensor, bail};
@@ -42,7 +42,8 @@ pub(super) fn rotate_queries<E: Element>(
     with_rotation(args, args.q_norm, |rotation| {
         let width = num_heads * head_dim;
         let mut q = vec![E::default(); tokens * width];
-        for_each_row(&mut q, width, |token, q| {
+        let work = 4 * q.len();
+        for_each_row(&mut q, width, work, |token, q| {
             let x = &qkv[token * qkv_width..][..width];
             for (x, q) in x.chunks_exact(head_dim).zip(q.chunks_exact_mut(head_dim)) {
                 dispatch(RotateHead {
@@ -77,7 +78,8 @@ pub(super) fn write_heads<E: Element>(
     let (slots, slots_layout) = op.args.slots.storage_and_layout();
     let slots: &[u32] = cpu_slice(&slots, slots_layout, "slots")?;
     with_rotation(op.args, op.norm, |rotation| {
-        for_each_task(num_kv_heads, slots.len() * head_dim, |head| {
+        let work = 4 * slots.len() * num_kv_heads * head_dim;
+        for_each_task(num_kv_heads, work, |head| {
             for (token, &slot) in slots.iter().enumerate() {
                 let (block, offset) = (slot as usize / block_size, slot as usize % block_size);
                 let row = (block * num_kv_heads + head) * block_size + offset;

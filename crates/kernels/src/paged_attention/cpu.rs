@@ -1,0 +1,136 @@
+//! Attention on the CPU: which tiles there are. What one computes is in `tile.rs`.
+
+use super::PagedAttention;
+use super::tile::{AttendTile, Inputs, Tile};
+use crate::disjoint::DisjointMut;
+use crate::pool::for_each_task;
+use crate::simd::{Element, dispatch};
+use crate::views::{cpu_slice, slice};
+use candle_core::{CpuStorage, Layout, Result, bail};
+
+/// Query rows (tokens times grouped heads) that share each key loaded.
+const ROWS_PER_TILE: usize = 64;
+
+/// q `[tokens, heads, head_dim]`, cache `[num_blocks, kv_heads, block_size, head_dim]` twice.
+pub(super) fn paged_attention<E: Element>(
+    (q, q_layout): (&CpuStorage, &Layout),
+    [(key, key_layout), (value, value_layout)]: [(&CpuStorage, &Layout); 2],
+    args: &PagedAttention,
+) -> Result<CpuStorage> {
+    let (tokens, num_heads, head_dim) = q_layout.shape().dims3()?;
+    let (num_blocks, num_kv_heads, block_size, _) = key_layout.shape().dims4()?;
+    let inputs = Inputs::<E> {
+        q: slice(q, q_layout, "q")?,
+        key: slice(key, key_layout, "cache.key")?,
+        value: slice(value, value_layout, "cache.value")?,
+        num_heads,
+        num_kv_heads,
+        head_dim,
+        block_size,
+        scale: args.scale,
+    };
+    let (q_starts, q_starts_layout) = args.q_starts.storage_and_layout();
+    let (context_lens, context_lens_layout) = args.context_lens.storage_and_layout();
+    let (tables, tables_layout) = args.block_tables.storage_and_layout();
+    let sequences = sequences(
+        cpu_slice(&q_starts, q_starts_layout, "q_starts")?,
+        cpu_slice(&context_lens, context_lens_layout, "context_lens")?,
+        cpu_slice(&tables, tables_layout, "block_tables")?,
+        tokens,
+    )?;
+    for (i, sequence) in sequences.iter().enumerate() {
+        sequence.check(i, num_blocks, block_size)?;
+    }
+
+    let tiles = tiles(&sequences, num_kv_heads, num_heads / num_kv_heads);
+    let mut out = vec![E::default(); inputs.q.len()];
+    let shared = DisjointMut::new(&mut out);
+    let pairs: usize = sequences.iter().map(|s| s.num_rows * s.context_len).sum();
+    for_each_task(tiles.len(), pairs * num_heads * head_dim, |i| {
+        dispatch(AttendTile {
+            inputs: &inputs,
+            tile: &tiles[i],
+            out: &shared,
+        });
+    });
+    Ok(E::to_cpu_storage_owned(out))
+}
+
+/// One sequence of the call.
+struct Sequence<'a> {
+    first_row: usize,
+    num_rows: usize,
+    context_len: usize,
+    table: &'a [u32],
+}
+
+/// Divides the index tensors by sequence.
+fn sequences<'a>(
+    q_starts: &[u32],
+    context_lens: &[u32],
+    tables: &'a [u32],
+    tokens: usize,
+) -> Result<Vec<Sequence<'a>>> {
+    let num_seqs = context_lens.len();
+    if !q_starts.is_sorted() || q_starts[0] != 0 || q_starts[num_seqs] as usize != tokens {
+        bail!("q_starts must rise from 0 to the {tokens} rows of q, they are {q_starts:?}");
+    }
+    let width = tables.len() / num_seqs.max(1);
+    let sequence = |i: usize| Sequence {
+        first_row: q_starts[i] as usize,
+        num_rows: (q_starts[i + 1] - q_starts[i]) as usize,
+        context_len: context_lens[i] as usize,
+        table: &tables[i * width..(i + 1) * width],
+    };
+    Ok((0..num_seqs).map(sequence).collect())
+}
+
+impl Sequence<'_> {
+    /// Refuses keys that are not there.
+    fn check(&self, index: usize, num_blocks: usize, block_size: usize) -> Result<()> {
+        let Self {
+            num_rows,
+            context_len,
+            table,
+            ..
+        } = self;
+        if context_len < num_rows {
+            bail!("sequence {index} has {num_rows} rows and only {context_len} keys");
+        }
+        if *num_rows > 0 && *context_len > table.len() * block_size {
+            bail!(
+                "sequence {index} has {context_len} keys, its {} blocks hold {}",
+                table.len(),
+                table.len() * block_size
+            );
+        }
+        let used = context_len.div_ceil(block_size.max(1)).min(table.len());
+        match table[..used]
+            .iter()
+            .find(|&&block| block as usize >= num_blocks)
+        {
+            Some(block) => bail!("block {block} of sequence {index} is beyond the {num_blocks}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Tiles of all sequences and key heads. Each has its own rows and heads of the output.
+fn tiles<'a>(sequences: &[Sequence<'a>], num_kv_heads: usize, group_size: usize) -> Vec<Tile<'a>> {
+    let tokens_per_tile = (ROWS_PER_TILE / group_size).max(1);
+    let mut tiles = Vec::new();
+    for sequence in sequences {
+        for kv_head in 0..num_kv_heads {
+            for first in (0..sequence.num_rows).step_by(tokens_per_tile) {
+                tiles.push(Tile {
+                    first_row: sequence.first_row + first,
+                    num_tokens: tokens_per_tile.min(sequence.num_rows - first),
+                    visible: sequence.context_len - sequence.num_rows + first + 1,
+                    kv_head,
+                    table: sequence.table,
+                });
+            }
+        }
+    }
+    tiles
+}

@@ -1,0 +1,313 @@
+//! Attention against a plain f64 reference, and the equalities it must keep bit for bit.
+
+use super::{KvCacheLayer, PagedAttention, paged_attention};
+use crate::testing::{
+    DTYPES, Tolerance, assert_close, devices, ids, message, tensor, to_bits, to_f64, values,
+};
+use candle_core::{DType, Device, Result, Tensor};
+
+const TOLERANCE: Tolerance = Tolerance {
+    f32: 3e-6,
+    bf16: 4e-3,
+};
+
+/// Heads and blocks of a case.
+#[derive(Clone, Copy)]
+struct Shape {
+    num_heads: usize,
+    num_kv_heads: usize,
+    head_dim: usize,
+    block_size: usize,
+}
+
+/// A cache of `num_keys` keys for each of some sequences: key `p` of sequence `s` is the same in every
+/// layout, its block is not.
+struct Case {
+    shape: Shape,
+    cache: KvCacheLayer,
+    tables: Vec<Vec<u32>>,
+}
+
+impl Case {
+    /// `shuffle` decides which blocks the sequences get.
+    fn new(shape: Shape, num_keys: &[usize], shuffle: u64, like: &Tensor) -> Result<Self> {
+        let Shape {
+            num_kv_heads,
+            head_dim,
+            block_size,
+            ..
+        } = shape;
+        let needed: Vec<usize> = num_keys.iter().map(|n| n.div_ceil(block_size)).collect();
+        let num_blocks = needed.iter().sum::<usize>() + 3;
+        let order = values(shuffle, num_blocks);
+        let mut free: Vec<u32> = (0..num_blocks as u32).collect();
+        free.sort_by(|&a, &b| order[a as usize].total_cmp(&order[b as usize]));
+        let mut tables: Vec<Vec<u32>> = Vec::new();
+        for &needed in &needed {
+            tables.push(free.split_off(free.len() - needed));
+        }
+        let dims = [num_blocks, num_kv_heads, block_size, head_dim];
+        // What no sequence owns must not be seen.
+        let mut caches = [(); 2].map(|()| vec![f32::NAN; dims.iter().product()]);
+        for (s, table) in tables.iter().enumerate() {
+            for p in 0..num_keys[s] {
+                for head in 0..num_kv_heads {
+                    let block = table[p / block_size] as usize;
+                    let row = (block * num_kv_heads + head) * block_size + p % block_size;
+                    for (which, cache) in caches.iter_mut().enumerate() {
+                        let seed = ((s * 1000 + p) * 64 + head) * 2 + which;
+                        let x = values(seed as u64, head_dim);
+                        cache[row * head_dim..][..head_dim].copy_from_slice(&x);
+                    }
+                }
+            }
+        }
+        let [key, value] = caches
+            .map(|cache| Tensor::from_vec(cache, &dims, like.device())?.to_dtype(like.dtype()));
+        Ok(Self {
+            shape,
+            cache: KvCacheLayer {
+                key: key?,
+                value: value?,
+            },
+            tables,
+        })
+    }
+
+    /// Attends to the rows `context - rows..context` of some sequences: (sequence, rows, context).
+    fn run(&self, q: &Tensor, parts: &[(usize, usize, usize)]) -> Result<Tensor> {
+        let mut q_starts = vec![0];
+        let width = self.tables.iter().map(Vec::len).max().unwrap_or(0) + 1;
+        let mut tables = Vec::new();
+        for &(s, rows, _) in parts {
+            q_starts.push(q_starts[q_starts.len() - 1] + rows as u32);
+            let table = &self.tables[s];
+            tables.extend(
+                table
+                    .iter()
+                    .copied()
+                    .chain(std::iter::repeat_n(9999, width - table.len())),
+            );
+        }
+        let contexts: Vec<u32> = parts.iter().map(|part| part.2 as u32).collect();
+        let args = PagedAttention {
+            scale: (self.shape.head_dim as f32).powf(-0.5) * 4.0,
+            q_starts: &ids(&q_starts, q.device())?,
+            context_lens: &ids(&contexts, q.device())?,
+            block_tables: &ids(&tables, q.device())?.reshape((parts.len(), width))?,
+        };
+        paged_attention(q, &self.cache, &args)
+    }
+
+    fn reference(&self, q: &Tensor, parts: &[(usize, usize, usize)]) -> Result<Vec<f64>> {
+        let Shape {
+            num_heads,
+            num_kv_heads,
+            head_dim,
+            block_size,
+        } = self.shape;
+        let (q, key, value) = (
+            to_f64(q)?,
+            to_f64(&self.cache.key)?,
+            to_f64(&self.cache.value)?,
+        );
+        let scale = f64::from((head_dim as f32).powf(-0.5) * 4.0);
+        let mut out = Vec::new();
+        for &(s, rows, context) in parts {
+            for row in 0..rows {
+                for head in 0..num_heads {
+                    let q = &q[out.len()..][..head_dim];
+                    let at = |p: usize| {
+                        let block = self.tables[s][p / block_size] as usize;
+                        let head = head / (num_heads / num_kv_heads);
+                        ((block * num_kv_heads + head) * block_size + p % block_size) * head_dim
+                    };
+                    let visible = context - rows + row + 1;
+                    let weights: Vec<f64> = (0..visible)
+                        .map(|p| {
+                            let key = &key[at(p)..][..head_dim];
+                            (q.iter().zip(key).map(|(q, k)| q * k).sum::<f64>() * scale).exp()
+                        })
+                        .collect();
+                    let sum: f64 = weights.iter().sum();
+                    for i in 0..head_dim {
+                        out.push(
+                            (0..visible)
+                                .map(|p| weights[p] / sum * value[at(p) + i])
+                                .sum(),
+                        );
+                    }
+                }
+            }
+        }
+        Ok(out)
+    }
+}
+
+fn queries(shape: Shape, rows: usize, dtype: DType, device: &Device) -> Result<Tensor> {
+    tensor(77, &[rows, shape.num_heads, shape.head_dim], dtype, device)
+}
+
+const SHAPES: [Shape; 7] = [
+    Shape {
+        num_heads: 1,
+        num_kv_heads: 1,
+        head_dim: 8,
+        block_size: 1,
+    },
+    Shape {
+        num_heads: 4,
+        num_kv_heads: 2,
+        head_dim: 64,
+        block_size: 16,
+    },
+    Shape {
+        num_heads: 6,
+        num_kv_heads: 2,
+        head_dim: 24,
+        block_size: 8,
+    },
+    Shape {
+        num_heads: 8,
+        num_kv_heads: 1,
+        head_dim: 128,
+        block_size: 32,
+    },
+    Shape {
+        num_heads: 2,
+        num_kv_heads: 2,
+        head_dim: 80,
+        block_size: 16,
+    },
+    Shape {
+        num_heads: 7,
+        num_kv_heads: 1,
+        head_dim: 40,
+        block_size: 3,
+    },
+    Shape {
+        num_heads: 1,
+        num_kv_heads: 1,
+        head_dim: 256,
+        block_size: 16,
+    },
+];
+
+/// Prefill, chunk and decode mixed.
+const PARTS: [(usize, usize, usize); 6] = [
+    (0, 1, 1),
+    (1, 1, 700),
+    (2, 70, 70),
+    (3, 17, 130),
+    (4, 0, 5),
+    (5, 1, 64),
+];
+const NUM_KEYS: [usize; 6] = [1, 700, 70, 130, 5, 64];
+const NUM_ROWS: usize = 90;
+
+#[test]
+fn equals_the_reference() -> Result<()> {
+    for device in devices() {
+        for dtype in DTYPES {
+            for shape in SHAPES {
+                let q = queries(shape, NUM_ROWS, dtype, &device)?;
+                let case = Case::new(shape, &NUM_KEYS, 1, &q)?;
+                let out = case.run(&q, &PARTS)?;
+                assert_eq!(out.dims(), [NUM_ROWS, shape.num_heads * shape.head_dim]);
+                assert_close(&out, &case.reference(&q, &PARTS)?, TOLERANCE);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn batched_equals_alone() -> Result<()> {
+    for device in devices() {
+        for shape in SHAPES {
+            let q = queries(shape, NUM_ROWS, DType::BF16, &device)?;
+            let case = Case::new(shape, &NUM_KEYS, 1, &q)?;
+            let together = case.run(&q, &PARTS)?;
+            let mut row = 0;
+            for part in PARTS {
+                let alone = case.run(&q.narrow(0, row, part.1)?, &[part])?;
+                assert_eq!(
+                    to_bits(&alone)?,
+                    to_bits(&together.narrow(0, row, part.1)?)?
+                );
+                row += part.1;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn chunked_equals_whole() -> Result<()> {
+    const LEN: usize = 150;
+    for device in devices() {
+        for shape in SHAPES {
+            let q = queries(shape, LEN, DType::F32, &device)?;
+            let case = Case::new(shape, &[LEN], 1, &q)?;
+            let whole = case.run(&q, &[(0, LEN, LEN)])?;
+            for chunk in [1, 7, 64, 100] {
+                for start in (0..LEN).step_by(chunk) {
+                    let rows = chunk.min(LEN - start);
+                    let part = case.run(&q.narrow(0, start, rows)?, &[(0, rows, start + rows)])?;
+                    assert_eq!(to_bits(&part)?, to_bits(&whole.narrow(0, start, rows)?)?);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn blocks_and_their_size_do_not_show() -> Result<()> {
+    for device in devices() {
+        for shape in SHAPES {
+            let q = queries(shape, NUM_ROWS, DType::BF16, &device)?;
+            let expected = to_bits(&Case::new(shape, &NUM_KEYS, 1, &q)?.run(&q, &PARTS)?)?;
+            for (block_size, shuffle) in [(1, 2), (8, 3), (16, 4), (32, 5), (100, 6)] {
+                let case = Case::new(
+                    Shape {
+                        block_size,
+                        ..shape
+                    },
+                    &NUM_KEYS,
+                    shuffle,
+                    &q,
+                )?;
+                assert_eq!(to_bits(&case.run(&q, &PARTS)?)?, expected);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn wrong_inputs_are_named() -> Result<()> {
+    let shape = SHAPES[1];
+    let q = queries(shape, 4, DType::F32, &Device::Cpu)?;
+    let case = Case::new(shape, &[20], 1, &q)?;
+    let error = |q: &Tensor, part| message(case.run(q, &[part]));
+    assert!(error(&q, (0, 3, 20)).contains("q_starts must rise from 0 to the 4 rows"));
+    assert!(error(&q, (0, 4, 3)).contains("sequence 0 has 4 rows and only 3 keys"));
+    assert!(error(&q, (0, 4, 49)).contains("sequence 0 has 49 keys, its 3 blocks hold 48"));
+    assert!(error(&q, (0, 4, 33)).contains("block 9999 of sequence 0 is beyond the 5"));
+    let narrow = q.to_dtype(DType::BF16)?;
+    assert!(error(&narrow, (0, 4, 20)).contains("cache.key must be BF16 as q is"));
+    let strided = q.transpose(1, 2)?.contiguous()?.transpose(1, 2)?;
+    assert!(error(&strided, (0, 4, 20)).contains("q must be contiguous"));
+    let odd = queries(
+        Shape {
+            head_dim: 20,
+            ..shape
+        },
+        4,
+        DType::F32,
+        &Device::Cpu,
+    )?;
+    assert!(error(&odd, (0, 4, 20)).contains("head_dim must be a multiple of 8"));
+    Ok(())
+}
