@@ -252,7 +252,7 @@ mod tests {
     #[test]
     fn an_unknown_architecture_is_refused_with_the_known_ones() {
         let row = Architecture {
-            name: "TwigForCausalLM",
+            name: "Twig",
             spec: |_| {
                 Err(ConfigError::Missing {
                     key: "x".to_owned(),
@@ -267,14 +267,14 @@ mod tests {
         };
         let find = |config: Value| Architecture::find(&[row], &config).map(|row| row.name);
         assert_eq!(
-            find(json!({"architectures": ["Other", "TwigForCausalLM"]})),
+            find(json!({"architectures": ["Other", "Twig"]})),
             Ok(row.name)
         );
         assert_eq!(
             find(json!({"architectures": ["Other"]}))
                 .unwrap_err()
                 .to_string(),
-            "config.json: `architectures` = [\"Other\"] is not supported (supported: TwigForCausalLM)"
+            "config.json: `architectures` = [\"Other\"] is not supported (supported: Twig)"
         );
         assert_eq!(
             find(json!({})).unwrap_err().to_string(),

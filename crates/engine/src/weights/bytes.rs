@@ -30,10 +30,7 @@ impl Bytes {
     /// Drops the pages of `range` from this process; reading them again would map them anew.
     /// Without this the mapped checkpoint would count towards our memory beside the loaded weights.
     pub(super) fn release(&self, range: Range<usize>) {
-        assert!(
-            range.end <= self.len(),
-            "released range {range:?} lies beyond the file"
-        );
+        assert!(range.end <= self.len(), "released range {range:?} lies beyond the file");
         if let Self::Mapped(map) = self {
             // SAFETY: the pages belong to a read-only file mapping, so dropping them loses no
             // writes and a later read finds the same bytes.

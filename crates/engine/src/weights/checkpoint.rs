@@ -56,16 +56,11 @@ impl Checkpoint {
         } else {
             return Err(no_checkpoint(dir));
         };
-        let mut checkpoint = Self {
-            name: dir.display().to_string(),
-            files: Vec::new(),
-            tensors: BTreeMap::new(),
-        };
+        let mut checkpoint =
+            Self { name: dir.display().to_string(), files: Vec::new(), tensors: BTreeMap::new() };
         for path in files {
-            let bytes = Bytes::map(&path).map_err(|source| WeightsError::Io {
-                path: path.clone(),
-                source,
-            })?;
+            let bytes = Bytes::map(&path)
+                .map_err(|source| WeightsError::Io { path: path.clone(), source })?;
             checkpoint.add(path.display().to_string(), bytes)?;
         }
         Ok(checkpoint)
@@ -73,11 +68,8 @@ impl Checkpoint {
 
     /// Reads a file that is part of the binary.
     pub(super) fn embedded(name: &str, bytes: &'static [u8]) -> Result<Self, WeightsError> {
-        let mut checkpoint = Self {
-            name: name.to_owned(),
-            files: Vec::new(),
-            tensors: BTreeMap::new(),
-        };
+        let mut checkpoint =
+            Self { name: name.to_owned(), files: Vec::new(), tensors: BTreeMap::new() };
         checkpoint.add(name.to_owned(), Bytes::Embedded(bytes))?;
         Ok(checkpoint)
     }
@@ -85,14 +77,10 @@ impl Checkpoint {
     fn add(&mut self, file: String, bytes: Bytes) -> Result<(), WeightsError> {
         let (header_len, metadata) =
             SafeTensors::read_metadata(&bytes).map_err(|error| match error {
-                SafeTensorError::MetadataIncompleteBuffer => WeightsError::Truncated {
-                    file: file.clone(),
-                    found: bytes.len(),
-                },
-                error => WeightsError::Corrupt {
-                    file: file.clone(),
-                    reason: error.to_string(),
-                },
+                SafeTensorError::MetadataIncompleteBuffer => {
+                    WeightsError::Truncated { file: file.clone(), found: bytes.len() }
+                }
+                error => WeightsError::Corrupt { file: file.clone(), reason: error.to_string() },
             })?;
         let data = 8 + header_len;
         for (name, info) in metadata.tensors() {
@@ -124,10 +112,7 @@ impl Checkpoint {
 
     /// Bytes of all tensors.
     pub(super) fn num_bytes(&self) -> u64 {
-        self.tensors
-            .values()
-            .map(|entry| entry.range.len() as u64)
-            .sum()
+        self.tensors.values().map(|entry| entry.range.len() as u64).sum()
     }
 
     /// Finds a tensor and checks shape and type.
@@ -136,13 +121,10 @@ impl Checkpoint {
         name: &str,
         shape: &[usize],
     ) -> Result<StoredTensor<'_>, WeightsError> {
-        let entry = self
-            .tensors
-            .get(name)
-            .ok_or_else(|| WeightsError::MissingTensor {
-                file: self.name.clone(),
-                name: name.to_owned(),
-            })?;
+        let entry = self.tensors.get(name).ok_or_else(|| WeightsError::MissingTensor {
+            file: self.name.clone(),
+            name: name.to_owned(),
+        })?;
         let file = &self.files[entry.file];
         if entry.shape != shape {
             return Err(WeightsError::Shape {
@@ -157,11 +139,7 @@ impl Checkpoint {
             name: name.to_owned(),
             found: format!("{:?}", entry.dtype),
         })?;
-        Ok(StoredTensor {
-            bytes: &file.bytes,
-            range: entry.range.clone(),
-            stored,
-        })
+        Ok(StoredTensor { bytes: &file.bytes, range: entry.range.clone(), stored })
     }
 }
 
@@ -198,20 +176,12 @@ impl StoredTensor<'_> {
 /// The shard files that the index names, all of them there.
 fn shards(dir: &Path, index: &Path) -> Result<Vec<PathBuf>, WeightsError> {
     let path = index.to_owned();
-    let text = fs::read(index).map_err(|source| WeightsError::Io {
-        path: path.clone(),
-        source,
-    })?;
+    let text = fs::read(index).map_err(|source| WeightsError::Io { path: path.clone(), source })?;
     let map = serde_json::from_slice::<Index>(&text)
-        .map_err(|error| WeightsError::Index {
-            path: path.clone(),
-            reason: error.to_string(),
-        })?
+        .map_err(|error| WeightsError::Index { path: path.clone(), reason: error.to_string() })?
         .weight_map;
     let names: BTreeSet<String> = map.into_values().collect();
-    if let Some(name) = names
-        .iter()
-        .find(|name| Path::new(name).file_name() != Some(name.as_ref()))
+    if let Some(name) = names.iter().find(|name| Path::new(name).file_name() != Some(name.as_ref()))
     {
         let reason = format!("shard `{name}` is not a plain file name");
         return Err(WeightsError::Index { path, reason });
@@ -220,11 +190,7 @@ fn shards(dir: &Path, index: &Path) -> Result<Vec<PathBuf>, WeightsError> {
     let (found, missing): (Vec<_>, Vec<_>) =
         names.into_iter().partition(|name| dir.join(name).is_file());
     if !missing.is_empty() {
-        return Err(WeightsError::MissingShards {
-            index: path,
-            missing,
-            total,
-        });
+        return Err(WeightsError::MissingShards { index: path, missing, total });
     }
     Ok(found.into_iter().map(|name| dir.join(name)).collect())
 }
@@ -233,16 +199,11 @@ fn no_checkpoint(dir: &Path) -> WeightsError {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(source) => {
-            return WeightsError::Io {
-                path: dir.to_owned(),
-                source,
-            };
+            return WeightsError::Io { path: dir.to_owned(), source };
         }
     };
-    let mut names: Vec<String> = entries
-        .flatten()
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
+    let mut names: Vec<String> =
+        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names.truncate(8);
     let found = if names.is_empty() {
@@ -250,8 +211,5 @@ fn no_checkpoint(dir: &Path) -> WeightsError {
     } else {
         format!("it holds {}", names.join(", "))
     };
-    WeightsError::NoCheckpoint {
-        dir: dir.to_owned(),
-        found,
-    }
+    WeightsError::NoCheckpoint { dir: dir.to_owned(), found }
 }

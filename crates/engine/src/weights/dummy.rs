@@ -17,10 +17,7 @@ pub(super) struct Dummy {
 impl Dummy {
     /// The generator's face for one tensor: norm weights are 1, all else is near normal.
     pub(super) fn tensor<T: Element>(self, name: &str) -> DummyTensor<T> {
-        let is_norm = name
-            .rsplit('.')
-            .nth(1)
-            .is_some_and(|layer| layer.ends_with("norm"));
+        let is_norm = name.rsplit('.').nth(1).is_some_and(|layer| layer.ends_with("norm"));
         let mut key = self.seed ^ 0x9e37_79b9_7f4a_7c15;
         for byte in name.bytes() {
             key = (key ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3); // FNV-1a
@@ -30,17 +27,10 @@ impl Dummy {
         // The sum of four uniform bytes has variance 4 (256^2 - 1) / 12 and mean 510.
         let scale = STD / (4.0f32 * 65535.0 / 12.0).sqrt();
         let value = |sum: usize| {
-            if is_norm {
-                1.0
-            } else {
-                (sum as f32 - 510.0) * scale
-            }
+            if is_norm { 1.0 } else { (sum as f32 - 510.0) * scale }
         };
         let table = std::array::from_fn(|sum| T::round(value(sum)));
-        DummyTensor {
-            key: (key as u32, (key >> 32) as u32),
-            table,
-        }
+        DummyTensor { key: (key as u32, (key >> 32) as u32), table }
     }
 }
 
@@ -56,12 +46,7 @@ impl<T: Element> DummyTensor<T> {
     pub(super) fn fill(&self, first: usize, dst: &mut [T]) {
         let mut index = first as u32;
         for dst in dst {
-            let sum: u32 = self
-                .hash(index)
-                .to_le_bytes()
-                .into_iter()
-                .map(u32::from)
-                .sum();
+            let sum: u32 = self.hash(index).to_le_bytes().into_iter().map(u32::from).sum();
             *dst = self.table[sum as usize];
             index = index.wrapping_add(1);
         }

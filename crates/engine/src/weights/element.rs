@@ -47,10 +47,7 @@ fn convert<T: Element, const N: usize>(
     to_f32: impl Fn([u8; N]) -> f32,
 ) {
     let (src, rest) = bytes.as_chunks::<N>();
-    assert!(
-        rest.is_empty() && src.len() == dst.len(),
-        "byte and element counts differ"
-    );
+    assert!(rest.is_empty() && src.len() == dst.len(), "byte and element counts differ");
     for (dst, &src) in dst.iter_mut().zip(src) {
         *dst = T::round(to_f32(src));
     }
@@ -97,15 +94,5 @@ macro_rules! element {
 }
 
 element!(f32, F32, |len| vec![0.0; len], |value| value);
-element!(
-    bf16,
-    Bf16,
-    |len| vec![0u16; len].reinterpret_into(),
-    bf16::from_f32
-);
-element!(
-    f16,
-    F16,
-    |len| vec![0u16; len].reinterpret_into(),
-    f16::from_f32
-);
+element!(bf16, Bf16, |len| vec![0u16; len].reinterpret_into(), bf16::from_f32);
+element!(f16, F16, |len| vec![0u16; len].reinterpret_into(), f16::from_f32);

@@ -50,11 +50,7 @@ fn file(tensors: &[(&str, &Tensor)], dtype: Dtype) -> Vec<u8> {
                 Dtype::BF16 => half::bf16::from_f32(x).to_le_bytes().to_vec(),
                 _ => x.to_le_bytes().to_vec(),
             };
-            (
-                *name,
-                values.into_iter().flat_map(encode).collect(),
-                tensor.dims().to_vec(),
-            )
+            (*name, values.into_iter().flat_map(encode).collect(), tensor.dims().to_vec())
         })
         .collect();
     let views = bytes
@@ -73,12 +69,7 @@ fn numbers(shape: &[usize]) -> Tensor {
 fn assert_same(a: &Tensor, b: &Tensor) {
     assert_eq!((a.dtype(), a.dims()), (b.dtype(), b.dims()));
     let values = |x: &Tensor| {
-        x.to_dtype(DType::F32)
-            .unwrap()
-            .flatten_all()
-            .unwrap()
-            .to_vec1::<f32>()
-            .unwrap()
+        x.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
     };
     assert_eq!(values(a), values(b));
 }
@@ -97,19 +88,13 @@ fn assert_says(text: &str, needles: &[&str]) {
 fn every_stored_type_becomes_every_wanted_type() {
     let folder = Folder::new("dtypes");
     let tensor = numbers(&[7, 5]);
-    for (stored, as_stored) in [
-        (Dtype::F32, DType::F32),
-        (Dtype::F16, DType::F16),
-        (Dtype::BF16, DType::BF16),
-    ] {
+    for (stored, as_stored) in
+        [(Dtype::F32, DType::F32), (Dtype::F16, DType::F16), (Dtype::BF16, DType::BF16)]
+    {
         folder.write("model.safetensors", &file(&[("w", &tensor)], stored));
         for wanted in [DType::F32, DType::BF16, DType::F16] {
             let mut weights = folder.open(wanted).unwrap();
-            let expected = tensor
-                .to_dtype(as_stored)
-                .unwrap()
-                .to_dtype(wanted)
-                .unwrap();
+            let expected = tensor.to_dtype(as_stored).unwrap().to_dtype(wanted).unwrap();
             assert_same(&weights.tensor("w", &[7, 5]).unwrap(), &expected);
         }
     }
@@ -122,18 +107,9 @@ fn bytes_in_the_binary_are_a_checkpoint() {
     let tensor = numbers(&[3, 4]);
     let bytes: &'static [u8] = file(&[("w", &tensor)], Dtype::BF16).leak();
     let mut weights = Weights::embedded("spark", bytes, CPU, DType::F32).unwrap();
-    let expected = tensor
-        .to_dtype(DType::BF16)
-        .unwrap()
-        .to_dtype(DType::F32)
-        .unwrap();
+    let expected = tensor.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap();
     assert_same(&weights.tensor("w", &[3, 4]).unwrap(), &expected);
-    let error = message(Weights::embedded(
-        "spark",
-        &bytes[..bytes.len() - 1],
-        CPU,
-        DType::F32,
-    ));
+    let error = message(Weights::embedded("spark", &bytes[..bytes.len() - 1], CPU, DType::F32));
     assert_says(&error, &["spark", "truncated"]);
 }
 
@@ -143,10 +119,7 @@ fn shards_are_found_and_what_nobody_asked_for_is_reported() {
     let folder = Folder::new("shards");
     folder
         .write("one.safetensors", &file(&[("a", &a)], Dtype::F32))
-        .write(
-            "two.safetensors",
-            &file(&[("b", &b), ("extra", &b)], Dtype::F32),
-        )
+        .write("two.safetensors", &file(&[("b", &b), ("extra", &b)], Dtype::F32))
         .write(
             "model.safetensors.index.json",
             br#"{"metadata": {}, "weight_map":
@@ -154,19 +127,14 @@ fn shards_are_found_and_what_nobody_asked_for_is_reported() {
         );
     let seen = Arc::new(Mutex::new(Vec::new()));
     let log = Arc::clone(&seen);
-    let mut weights = folder
-        .open(DType::F32)
-        .unwrap()
-        .with_progress(move |p| log.lock().unwrap().push(p));
+    let mut weights =
+        folder.open(DType::F32).unwrap().with_progress(move |p| log.lock().unwrap().push(p));
     assert!(weights.contains("b") && !weights.contains("c"));
     assert_same(&weights.tensor("b", &[4]).unwrap(), &b);
     assert_same(&weights.tensor("a", &[2, 3]).unwrap(), &a);
     assert_eq!(weights.unused(), ["extra"]);
     assert_eq!(weights.num_parameters(), 10);
-    let progress = |loaded_bytes| Progress {
-        loaded_bytes,
-        total_bytes: 56,
-    };
+    let progress = |loaded_bytes| Progress { loaded_bytes, total_bytes: 56 };
     assert_eq!(*seen.lock().unwrap(), [progress(16), progress(40)]);
 }
 
@@ -176,11 +144,7 @@ fn assert_shards_make_the_whole(weights: &mut Weights, name: &str, shape: &[usiz
     for dim in 0..shape.len() {
         for world in (1..=3).filter(|world| shape[dim].is_multiple_of(*world)) {
             let parts: Vec<Tensor> = (0..world)
-                .map(|rank| {
-                    weights
-                        .tensor_sharded(name, shape, dim, rank, world)
-                        .unwrap()
-                })
+                .map(|rank| weights.tensor_sharded(name, shape, dim, rank, world).unwrap())
                 .collect();
             assert_same(&Tensor::cat(&parts, dim).unwrap(), &whole);
         }
@@ -192,19 +156,10 @@ fn shards_concatenated_are_the_whole() {
     let folder = Folder::new("ranks");
     let big = [2, CHUNK / 1000 + 1, 1000];
     let (small, large) = (numbers(&[6, 4, 9]), numbers(&big));
-    folder.write(
-        "model.safetensors",
-        &file(&[("s", &small), ("l", &large)], Dtype::BF16),
-    );
+    folder.write("model.safetensors", &file(&[("s", &small), ("l", &large)], Dtype::BF16));
     let mut stored = folder.open(DType::BF16).unwrap();
-    assert_same(
-        &stored.tensor("l", &big).unwrap(),
-        &large.to_dtype(DType::BF16).unwrap(),
-    );
-    for weights in [
-        &mut stored,
-        &mut Weights::dummy(3, CPU, DType::BF16).unwrap(),
-    ] {
+    assert_same(&stored.tensor("l", &big).unwrap(), &large.to_dtype(DType::BF16).unwrap());
+    for weights in [&mut stored, &mut Weights::dummy(3, CPU, DType::BF16).unwrap()] {
         assert_shards_make_the_whole(weights, "s", &[6, 4, 9]);
         assert_shards_make_the_whole(weights, "l", &big);
         assert_says(
@@ -218,14 +173,9 @@ fn shards_concatenated_are_the_whole() {
 fn stacked_projections_keep_their_order() {
     let (q, k) = (numbers(&[6, 4]), numbers(&[2, 4]).affine(1.0, 9.0).unwrap());
     let folder = Folder::new("stacked");
-    folder.write(
-        "model.safetensors",
-        &file(&[("q", &q), ("k", &k)], Dtype::F32),
-    );
+    folder.write("model.safetensors", &file(&[("q", &q), ("k", &k)], Dtype::F32));
     let mut weights = folder.open(DType::F32).unwrap();
-    let stacked = weights
-        .stacked(&[("q".to_owned(), 6), ("k".to_owned(), 2)], &[4])
-        .unwrap();
+    let stacked = weights.stacked(&[("q".to_owned(), 6), ("k".to_owned(), 2)], &[4]).unwrap();
     assert_same(&stacked, &Tensor::cat(&[&q, &k], 0).unwrap());
     assert_eq!(weights.num_parameters(), 32);
 }
@@ -239,62 +189,38 @@ fn a_bad_directory_or_file_is_named() {
         &message(Weights::open(Path::new("/no/such/model"), CPU, DType::F32)),
         &["/no/such/model", "No such file"],
     );
-    assert_says(
-        &message(folder.open(DType::F32)),
-        &["bad-", "the directory is empty"],
-    );
+    assert_says(&message(folder.open(DType::F32)), &["bad-", "the directory is empty"]);
     folder.write("pytorch_model.bin", b"");
-    assert_says(
-        &message(folder.open(DType::F32)),
-        &["pytorch_model.bin", "safetensors"],
-    );
+    assert_says(&message(folder.open(DType::F32)), &["pytorch_model.bin", "safetensors"]);
 
     let good = file(&[("w", &numbers(&[8, 8]))], Dtype::F32);
     for bad in [&b""[..], b"short", &[0xff; 64], &good[..20]] {
         folder.write("model.safetensors", bad);
         let error = message(folder.open(DType::F32));
-        assert_says(
-            &error,
-            &[path, "not a valid safetensors file", "download it again"],
-        );
+        assert_says(&error, &[path, "not a valid safetensors file", "download it again"]);
     }
     folder.write("model.safetensors", &good[..good.len() - 4]);
     let length = format!("has {} bytes", good.len() - 4);
-    assert_says(
-        &message(folder.open(DType::F32)),
-        &[path, "truncated", &length],
-    );
+    assert_says(&message(folder.open(DType::F32)), &[path, "truncated", &length]);
 }
 
 #[test]
 fn a_bad_index_is_named() {
     let folder = Folder::new("index");
-    let mut refused = |index: &str, needles: &[&str]| {
+    let refused = |index: &str, needles: &[&str]| {
         folder.write("model.safetensors.index.json", index.as_bytes());
-        assert_says(
-            &message(folder.open(DType::F32)),
-            &["model.safetensors.index.json"],
-        );
+        assert_says(&message(folder.open(DType::F32)), &["model.safetensors.index.json"]);
         assert_says(&message(folder.open(DType::F32)), needles);
     };
     refused("{", &["EOF", "download the file again"]);
     refused("{}", &["missing field `weight_map`"]);
-    refused(
-        r#"{"weight_map": {"w": "../x"}}"#,
-        &["`../x` is not a plain file name"],
-    );
-    folder.write(
-        "one.safetensors",
-        &file(&[("a", &numbers(&[2]))], Dtype::F32),
-    );
+    refused(r#"{"weight_map": {"w": "../x"}}"#, &["`../x` is not a plain file name"]);
+    folder.write("one.safetensors", &file(&[("a", &numbers(&[2]))], Dtype::F32));
     refused(
         r#"{"weight_map": {"a": "one.safetensors", "b": "two.safetensors"}}"#,
         &["1 of 2 shards are missing: two.safetensors"],
     );
-    folder.write(
-        "two.safetensors",
-        &file(&[("a", &numbers(&[2]))], Dtype::F32),
-    );
+    folder.write("two.safetensors", &file(&[("a", &numbers(&[2]))], Dtype::F32));
     assert_says(
         &message(folder.open(DType::F32)),
         &["two.safetensors", "`a` is in", "one.safetensors"],
@@ -306,31 +232,18 @@ fn a_bad_tensor_is_named() {
     let folder = Folder::new("tensor");
     let bytes = 7i64.to_le_bytes();
     let count = TensorView::new(Dtype::I64, vec![1], &bytes).unwrap();
-    folder.write(
-        "model.safetensors",
-        &serialize([("count", count)], None).unwrap(),
-    );
+    folder.write("model.safetensors", &serialize([("count", count)], None).unwrap());
     let mut weights = folder.open(DType::F32).unwrap();
     assert_says(
         &message(weights.tensor("count", &[1])),
         &["model.safetensors", "`count`", "stored as I64"],
     );
-    folder.write(
-        "model.safetensors",
-        &file(&[("w", &numbers(&[2, 3]))], Dtype::F32),
-    );
+    folder.write("model.safetensors", &file(&[("w", &numbers(&[2, 3]))], Dtype::F32));
     let mut weights = folder.open(DType::F32).unwrap();
-    assert_says(
-        &message(weights.tensor("v", &[2])),
-        &["tensor-", "`v` is missing"],
-    );
+    assert_says(&message(weights.tensor("v", &[2])), &["tensor-", "`v` is missing"]);
     assert_says(
         &message(weights.tensor("w", &[3, 2])),
-        &[
-            "model.safetensors",
-            "`w` has shape [2, 3]",
-            "implies [3, 2]",
-        ],
+        &["model.safetensors", "`w` has shape [2, 3]", "implies [3, 2]"],
     );
     assert_eq!((weights.unused(), weights.num_parameters()), (vec!["w"], 0));
 }
@@ -342,10 +255,7 @@ fn generated_values_depend_on_seed_name_and_place_alone() {
     let first = weights.tensor("a.weight", &[300, 200]).unwrap();
     weights.tensor("b.weight", &[5]).unwrap();
     assert_same(&weights.tensor("a.weight", &[300, 200]).unwrap(), &first);
-    assert_same(
-        &first.flatten_all().unwrap(),
-        &dummy(1).tensor("a.weight", &[60_000]).unwrap(),
-    );
+    assert_same(&first.flatten_all().unwrap(), &dummy(1).tensor("a.weight", &[60_000]).unwrap());
     let share_equal = |a: &Tensor, b: &Tensor| {
         let equal = a.eq(b).unwrap().to_dtype(DType::F32).unwrap();
         equal.mean_all().unwrap().to_scalar::<f32>().unwrap()
@@ -358,9 +268,7 @@ fn generated_values_depend_on_seed_name_and_place_alone() {
 #[test]
 fn generated_values_look_like_initial_weights() {
     let mut weights = Weights::dummy(0, CPU, DType::F32).unwrap();
-    let x = weights
-        .tensor("model.layers.0.mlp.up_proj.weight", &[400, 500])
-        .unwrap();
+    let x = weights.tensor("model.layers.0.mlp.up_proj.weight", &[400, 500]).unwrap();
     let mean = |x: Tensor| x.mean_all().unwrap().to_scalar::<f32>().unwrap();
     assert!(mean(x.clone()).abs() < 2e-4);
     assert!((mean(x.sqr().unwrap()).sqrt() - 0.02).abs() < 2e-4);
@@ -368,22 +276,10 @@ fn generated_values_look_like_initial_weights() {
     for dim in [0, 1] {
         let means = x.mean(dim).unwrap();
         let expected = 0.02 / (x.dim(dim).unwrap() as f32).sqrt();
-        let spread = means
-            .var(D::Minus1)
-            .unwrap()
-            .to_scalar::<f32>()
-            .unwrap()
-            .sqrt();
-        assert!(
-            (spread / expected - 1.0).abs() < 0.15,
-            "dim {dim}: {spread} for {expected}"
-        );
+        let spread = means.var(D::Minus1).unwrap().to_scalar::<f32>().unwrap().sqrt();
+        assert!((spread / expected - 1.0).abs() < 0.15, "dim {dim}: {spread} for {expected}");
     }
-    for norm in [
-        "model.norm.weight",
-        "x.input_layernorm.weight",
-        "x.q_norm.weight",
-    ] {
+    for norm in ["model.norm.weight", "x.input_layernorm.weight", "x.q_norm.weight"] {
         assert_same(
             &weights.tensor(norm, &[3]).unwrap(),
             &Tensor::ones(3, DType::F32, CPU).unwrap(),
@@ -396,12 +292,8 @@ fn generated_values_look_like_initial_weights() {
 #[cfg(target_os = "linux")]
 fn resident_kb(path: &Path) -> usize {
     let maps = fs::read_to_string("/proc/self/smaps").unwrap();
-    let mut lines = maps
-        .lines()
-        .skip_while(|line| !line.ends_with(path.to_str().unwrap()));
-    let rss = lines
-        .find_map(|line| line.strip_prefix("Rss:"))
-        .expect("the file is mapped");
+    let mut lines = maps.lines().skip_while(|line| !line.ends_with(path.to_str().unwrap()));
+    let rss = lines.find_map(|line| line.strip_prefix("Rss:")).expect("the file is mapped");
     rss.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
@@ -410,10 +302,7 @@ fn resident_kb(path: &Path) -> usize {
 fn pages_of_a_tensor_are_dropped_once_it_is_read() {
     let folder = Folder::new("pages");
     let shape = [4, CHUNK];
-    folder.write(
-        "model.safetensors",
-        &file(&[("w", &numbers(&shape))], Dtype::F32),
-    );
+    folder.write("model.safetensors", &file(&[("w", &numbers(&shape))], Dtype::F32));
     let mut weights = folder.open(DType::F32).unwrap();
     for _ in 0..2 {
         weights.tensor("w", &shape).unwrap();
