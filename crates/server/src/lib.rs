@@ -1,1 +1,30 @@
-//! server
+//! The server: OpenAI's API over axum, in front of an engine.
+//!
+//! One request: a route in `routes/` parses, templates and tokenises on the text pool, submits
+//! through the [`Generator`] seam; `generation/` turns the engine's events into deltas of text;
+//! `sse.rs` shows them one by one, or a response folds them. Everything on the wire is in `openai/`.
+//!
+//! The binary makes an [`App`], calls [`serve`], loads the model meanwhile and hands it over with
+//! [`App::set_model`].
+
+mod app;
+mod body;
+mod config;
+mod error;
+mod generation;
+mod generator;
+mod guards;
+mod metrics;
+mod openai;
+mod prompt;
+mod random;
+mod routes;
+mod serve;
+mod sse;
+mod state;
+mod text_pool;
+
+pub use config::ServerConfig;
+pub use generator::{Generator, Load};
+pub use serve::serve;
+pub use state::{App, ServedModel};

@@ -1,0 +1,98 @@
+//! The router: every path, and the layers around it.
+
+use std::any::Any;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
+
+use crate::config::ServerConfig;
+use crate::error::ApiError;
+use crate::guards;
+use crate::routes::{chat, completions, metrics, models, status, tokenize};
+use crate::state::App;
+
+impl App {
+    /// All routes. From the outside in: CORS (errors carry its headers too, and a preflight needs
+    /// no key), request id, panics to 500, then for the API alone the key.
+    pub fn router(&self) -> Router {
+        let api = Router::new()
+            .route("/v1/chat/completions", post(chat::create))
+            .route("/v1/completions", post(completions::create))
+            .route("/v1/models", get(models::list))
+            .route("/v1/models/{*id}", get(models::show))
+            .route("/tokenize", post(tokenize::tokenize))
+            .route("/detokenize", post(tokenize::detokenize))
+            .route_layer(from_fn_with_state(self.clone(), guards::api_key));
+        Router::new()
+            .merge(api)
+            .route("/", get(status::index))
+            .route("/health", get(status::health))
+            .route("/ready", get(status::ready))
+            .route("/version", get(status::version))
+            .route("/metrics", get(metrics::show))
+            .fallback(unknown_route)
+            .method_not_allowed_fallback(wrong_method)
+            .layer(DefaultBodyLimit::max(self.config().max_body_bytes))
+            .layer(CatchPanicLayer::custom(panicked))
+            .layer(from_fn(guards::request_id))
+            .layer(cors(self.config()))
+            .with_state(self.clone())
+    }
+}
+
+fn cors(config: &ServerConfig) -> CorsLayer {
+    let origins = match &config.allowed_origins {
+        None => AllowOrigin::any(),
+        Some(origins) => AllowOrigin::list(
+            origins
+                .iter()
+                .filter_map(|origin| HeaderValue::from_str(origin).ok()),
+        ),
+    };
+    CorsLayer::new()
+        .allow_origin(origins)
+        .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::OPTIONS])
+        // SDKs send a dozen x-stainless-* headers and more; none of them is dangerous here.
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers([HeaderName::from_static("x-request-id"), header::RETRY_AFTER])
+        .max_age(std::time::Duration::from_mins(10))
+}
+
+async fn unknown_route(request: Request) -> ApiError {
+    let message = format!(
+        "There is no route {} {}.",
+        request.method(),
+        request.uri().path()
+    );
+    let error = ApiError::new(StatusCode::NOT_FOUND, message);
+    ApiError {
+        code: Some("unknown_url"),
+        ..error
+    }
+}
+
+async fn wrong_method(request: Request) -> ApiError {
+    let path = request.uri().path();
+    let message = format!("{path} does not take {}.", request.method());
+    let error = ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message);
+    ApiError {
+        code: Some("method_not_allowed"),
+        ..error
+    }
+}
+
+/// A handler panicked: a fault of ours, told without its details.
+fn panicked(panic: Box<dyn Any + Send>) -> Response {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message");
+    tracing::error!(panic = text, "a request handler panicked");
+    ApiError::internal("The server failed to handle this request.").into_response()
+}

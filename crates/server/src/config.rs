@@ -1,0 +1,44 @@
+//! What the binary decides about the HTTP side, complete and checked before it gets here.
+
+use std::time::Duration;
+
+/// Limits and manners of the server. [`Default`] is what `sconce serve` uses when nothing is said.
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// A longer request body is answered with 413, in bytes.
+    pub max_body_bytes: usize,
+    /// A request whose body takes longer than this to arrive is answered with 408.
+    pub body_timeout: Duration,
+    /// A connection that has not sent a whole request head for this long is closed; this is also
+    /// how long an idle connection is kept. Longer than the 60 s of common proxies, so that they
+    /// close first and never race a request against our close.
+    pub header_timeout: Duration,
+    /// A stream that has been silent this long gets a `: ping` comment.
+    pub heartbeat: Duration,
+    /// After a shutdown signal, running requests may take this long to finish.
+    pub drain_timeout: Duration,
+    /// Origins that browsers may call from; `None` allows any.
+    pub allowed_origins: Option<Vec<String>>,
+    /// If not empty, `/v1`, `/tokenize` and `/detokenize` want one of these as a Bearer token.
+    pub api_keys: Vec<String>,
+    /// Whether a request may bring its own `chat_template`. Templates run code: off by default.
+    pub trust_request_chat_template: bool,
+    /// How many requests may be parsed, templated and tokenised at once; 0 is one per core.
+    pub num_text_threads: usize,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            max_body_bytes: 32 << 20,
+            body_timeout: Duration::from_mins(2),
+            header_timeout: Duration::from_secs(75),
+            heartbeat: Duration::from_secs(15),
+            drain_timeout: Duration::from_secs(30),
+            allowed_origins: None,
+            api_keys: Vec::new(),
+            trust_request_chat_template: false,
+            num_text_threads: 0,
+        }
+    }
+}

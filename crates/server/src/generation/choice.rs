@@ -1,0 +1,228 @@
+//! One sequence's way from engine events to text: detokenizer, stop strings, finish reason.
+
+use std::time::Instant;
+
+use engine::{Event, FinishReason, TokenLogprobs};
+use serde_json::{Value, json};
+use text::{Detokenizer, StopStrings};
+
+use super::Plan;
+use crate::error::ApiError;
+use crate::openai::sampling_fields::TextRules;
+use crate::prompt::PromptIds;
+use crate::state::ServedModel;
+
+/// What one event adds to a choice.
+#[derive(Debug, Default)]
+pub(crate) struct Delta {
+    /// Of the choice.
+    pub(crate) index: usize,
+    pub(crate) text: String,
+    /// The tokens behind the text, more or less: a character may need several, and a possible
+    /// stop string is held back.
+    pub(crate) tokens: Vec<TokenOut>,
+    /// Log-probabilities of the prompt, on the first delta, if the engine was asked for them.
+    pub(crate) prompt_logprobs: Option<Vec<Option<TokenLogprobs>>>,
+    /// On the last delta.
+    pub(crate) finish: Option<Finish>,
+}
+
+/// A token that was sampled, or echoed from the prompt.
+#[derive(Debug)]
+pub(crate) struct TokenOut {
+    pub(crate) id: u32,
+    /// `None` if not asked for, and for the first token of a prompt.
+    pub(crate) logprobs: Option<TokenLogprobs>,
+    /// Where its text begins, in characters of the choice's text.
+    pub(crate) text_offset: usize,
+    /// Whether it comes from the prompt.
+    pub(crate) echoed: bool,
+}
+
+/// Why a choice ended.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Finish {
+    /// `stop` or `length`.
+    pub(crate) reason: &'static str,
+    /// vLLM: the stop string or stop token; null for an end-of-sequence token.
+    pub(crate) stop_reason: Value,
+}
+
+/// The prompt in front of the answer.
+#[derive(Debug)]
+pub(crate) struct Echo {
+    text: String,
+    tokens: Vec<TokenOut>,
+}
+
+/// The state of one choice.
+#[derive(Debug)]
+pub(crate) struct Choice {
+    index: usize,
+    rules: TextRules,
+    detokenizer: Detokenizer,
+    stops: StopStrings,
+    echo: Option<Echo>,
+    /// Characters so far, stop strings included.
+    num_chars: usize,
+    pub(crate) num_tokens: usize,
+    pub(crate) cached_tokens: Option<usize>,
+    pub(crate) last_token: Option<Instant>,
+}
+
+impl Delta {
+    pub(crate) fn empty(index: usize) -> Self {
+        Self {
+            index,
+            ..Self::default()
+        }
+    }
+
+    /// Adds the delta that follows this one.
+    pub(crate) fn append(&mut self, next: Self) {
+        self.text.push_str(&next.text);
+        self.tokens.extend(next.tokens);
+        self.prompt_logprobs = self.prompt_logprobs.take().or(next.prompt_logprobs);
+        self.finish = next.finish;
+    }
+}
+
+impl Echo {
+    /// The prompt's text, as written or else decoded, and its tokens.
+    pub(crate) fn of(model: &ServedModel, prompt: &PromptIds, rules: &TextRules) -> Self {
+        let tokenizer = model.text().tokenizer();
+        let mut detokenizer = Detokenizer::new(tokenizer, rules.skip_special_tokens);
+        let mut decoded = String::new();
+        let mut num_chars = 0;
+        let mut tokens = Vec::with_capacity(prompt.ids.len());
+        for &id in &prompt.ids {
+            tokens.push(TokenOut {
+                id,
+                logprobs: None,
+                text_offset: num_chars,
+                echoed: true,
+            });
+            let text = detokenizer.push(id);
+            num_chars += text.chars().count();
+            decoded.push_str(&text);
+        }
+        Self {
+            text: prompt.text.clone().unwrap_or(decoded),
+            tokens,
+        }
+    }
+}
+
+impl Choice {
+    pub(crate) fn new(
+        model: &ServedModel,
+        index: usize,
+        plan: &Plan,
+        prompt: &[u32],
+        echo: Option<Echo>,
+    ) -> Self {
+        let rules = plan.sampling.text.clone();
+        let skip = rules.skip_special_tokens;
+        let detokenizer = if plan.continues_prompt {
+            model.text().detokenizer(skip, prompt)
+        } else {
+            Detokenizer::new(model.text().tokenizer(), skip)
+        };
+        Self {
+            index,
+            stops: StopStrings::new(rules.stop.clone(), rules.include_stop),
+            rules,
+            detokenizer,
+            num_chars: echo.as_ref().map_or(0, |echo| echo.text.chars().count()),
+            echo,
+            num_tokens: 0,
+            cached_tokens: None,
+            last_token: None,
+        }
+    }
+
+    /// What `event` adds, if anything; the error of a failed sequence.
+    pub(crate) fn take(&mut self, event: Event) -> Result<Option<Delta>, ApiError> {
+        let mut delta = Delta::empty(self.index);
+        if !matches!(event, Event::Failed(_)) {
+            self.show_echo(&mut delta, &event);
+        }
+        match event {
+            Event::PromptScored(logprobs) => delta.prompt_logprobs = Some(logprobs),
+            Event::Token { id, logprobs } => self.token(&mut delta, id, logprobs),
+            Event::Finished {
+                reason,
+                cached_tokens,
+            } => {
+                self.cached_tokens = Some(cached_tokens);
+                self.finish(&mut delta, reason);
+            }
+            Event::Failed(error) => return Err(error.into()),
+        }
+        Ok(Some(delta))
+    }
+
+    /// The echo goes out with the first event, scored if that brings the scores.
+    fn show_echo(&mut self, delta: &mut Delta, event: &Event) {
+        let Some(echo) = self.echo.take() else { return };
+        delta.text = echo.text;
+        delta.tokens = echo.tokens;
+        if let Event::PromptScored(logprobs) = event {
+            for (token, logprobs) in delta.tokens.iter_mut().zip(logprobs) {
+                token.logprobs.clone_from(logprobs);
+            }
+        }
+    }
+
+    fn token(&mut self, delta: &mut Delta, id: u32, logprobs: Option<TokenLogprobs>) {
+        self.num_tokens += 1;
+        let text_offset = self.num_chars;
+        delta.tokens.push(TokenOut {
+            id,
+            logprobs,
+            text_offset,
+            echoed: false,
+        });
+        if self.rules.end_ids.contains(&id) && !self.rules.include_stop {
+            return; // The end of the sequence is no part of its text.
+        }
+        let text = self.detokenizer.push(id);
+        self.num_chars += text.chars().count();
+        self.show(delta, &text);
+    }
+
+    /// Puts `text` through the stop strings into the delta.
+    fn show(&mut self, delta: &mut Delta, text: &str) {
+        if self.num_tokens <= self.rules.min_tokens {
+            delta.text.push_str(&self.stops.pass(text));
+            return;
+        }
+        let shown = self.stops.push(text);
+        delta.text.push_str(&shown.text);
+        if let Some(matched) = shown.matched {
+            let stop = Value::from(self.rules.stop[matched].as_str());
+            delta.finish = Some(Finish {
+                reason: "stop",
+                stop_reason: stop,
+            });
+        }
+    }
+
+    fn finish(&mut self, delta: &mut Delta, reason: FinishReason) {
+        let rest = self.detokenizer.finish();
+        self.show(delta, &rest);
+        if delta.finish.is_none() {
+            delta.text.push_str(&self.stops.finish());
+            delta.finish = Some(match reason {
+                FinishReason::Stop(id) => Finish {
+                    reason: "stop",
+                    stop_reason: json!(id),
+                },
+                FinishReason::Length => Finish {
+                    reason: "length",
+                    stop_reason: Value::Null,
+                },
+            });
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! One request in the engine: its sequences submitted together, their events turned into deltas of
+//! text. Streams show the deltas one by one, other responses fold them: there is one path.
+
+mod choice;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use engine::{EngineError, Event, Request, SamplingParams};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::watch;
+
+use self::choice::{Choice, Echo};
+pub(crate) use self::choice::{Delta, Finish, TokenOut};
+use crate::error::ApiError;
+use crate::generator::{Generator, SeqId};
+use crate::metrics::{Ending, Metrics};
+use crate::openai::response::Usage;
+use crate::openai::sampling_fields::Sampling;
+use crate::prompt::PromptIds;
+use crate::random::random_u64;
+use crate::state::{App, InFlight, ServedModel};
+
+/// What to generate: each prompt `n` times.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) prompts: Vec<PlannedPrompt>,
+    pub(crate) sampling: Sampling,
+    /// Show the prompt before the answer.
+    pub(crate) echo: bool,
+    /// The answer goes on with the prompt's text instead of starting its own.
+    pub(crate) continues_prompt: bool,
+    pub(crate) priority: i32,
+    pub(crate) cache_salt: Option<String>,
+}
+
+/// A prompt and how long its answers may become.
+#[derive(Debug)]
+pub(crate) struct PlannedPrompt {
+    pub(crate) prompt: PromptIds,
+    pub(crate) max_tokens: usize,
+}
+
+/// Sequences at work. Dropping it aborts those that have not ended.
+pub(crate) struct Generation {
+    choices: Vec<Choice>,
+    /// In the order of `choices`; `None` once ended.
+    open: Vec<Option<SeqId>>,
+    prompt_tokens: usize,
+    arrived: Instant,
+    events: UnboundedReceiver<(usize, Event)>,
+    cut: watch::Receiver<bool>,
+    generator: Arc<dyn Generator>,
+    metrics: Arc<Metrics>,
+    _in_flight: InFlight,
+}
+
+impl Generation {
+    /// Submits all sequences of `plan`, or none. `arrived` is when the request came.
+    pub(crate) fn start(
+        app: &App,
+        model: &ServedModel,
+        plan: Plan,
+        (in_flight, arrived): (InFlight, Instant),
+    ) -> Result<Self, ApiError> {
+        let (sender, events) = unbounded_channel();
+        let n = plan.sampling.n;
+        // Without a seed every sequence gets its own; with one, choice `i` of each prompt is what
+        // a request of its own with `seed + i` would give.
+        let random = random_u64();
+        let mut requests = Vec::with_capacity(plan.prompts.len() * n);
+        let mut choices = Vec::with_capacity(plan.prompts.len() * n);
+        let mut prompt_tokens = 0;
+        for (number, planned) in plan.prompts.iter().enumerate() {
+            prompt_tokens += planned.prompt.ids.len();
+            for i in 0..n {
+                let index = number * n + i;
+                let seed = match plan.sampling.seed {
+                    Some(seed) => seed.wrapping_add(i as u64),
+                    None => random.wrapping_add(index as u64),
+                };
+                let params = SamplingParams {
+                    seed,
+                    max_tokens: planned.max_tokens,
+                    ..plan.sampling.params.clone()
+                };
+                let sender = sender.clone();
+                requests.push(Request {
+                    prompt: planned.prompt.ids.clone(),
+                    params,
+                    priority: plan.priority,
+                    cache_salt: plan.cache_salt.clone(),
+                    // At most max_tokens + 2 small events: the channel is bounded by the request.
+                    sink: Box::new(move |event| sender.send((index, event)).is_ok()),
+                });
+                let echo = plan
+                    .echo
+                    .then(|| Echo::of(model, &planned.prompt, &plan.sampling.text));
+                choices.push(Choice::new(model, index, &plan, &planned.prompt.ids, echo));
+            }
+        }
+        let generator = Arc::clone(model.generator());
+        let ids = generator
+            .submit_all(requests)
+            .map_err(|error| refused(app, &error, &*generator))?;
+        app.metrics().prompt(prompt_tokens * n);
+        Ok(Self {
+            choices,
+            open: ids.into_iter().map(Some).collect(),
+            prompt_tokens,
+            arrived,
+            events,
+            cut: app.cut_signal(),
+            generator,
+            metrics: Arc::clone(app.metrics()),
+            _in_flight: in_flight,
+        })
+    }
+
+    /// The next delta of any choice; `None` when all have ended. After an error there is nothing
+    /// more. Dropping the future loses nothing.
+    pub(crate) async fn next(&mut self) -> Option<Result<Delta, ApiError>> {
+        loop {
+            if self.open.iter().all(Option::is_none) {
+                return None;
+            }
+            let events = &mut self.events;
+            let cut = async { drop(self.cut.wait_for(|cut| *cut).await) };
+            let received = tokio::select! {
+                biased;
+                received = events.recv() => Ok(received),
+                () = cut => Err("The server is shutting down; the answer is incomplete."),
+            };
+            let received = match received {
+                Ok(received) => received,
+                Err(message) => {
+                    return Some(Err(self.fail(ApiError::unavailable("draining", message))));
+                }
+            };
+            let Some((index, event)) = received else {
+                // The engine dropped our sinks without a last event.
+                return Some(Err(self.fail(EngineError::Stopped.into())));
+            };
+            if self.open[index].is_none() {
+                continue; // It sampled on before it heard of the stop string.
+            }
+            match self.take(index, event) {
+                Ok(Some(delta)) => return Some(Ok(delta)),
+                Ok(None) => {}
+                Err(error) => return Some(Err(self.fail(error))),
+            }
+        }
+    }
+
+    fn take(&mut self, index: usize, event: Event) -> Result<Option<Delta>, ApiError> {
+        let ended = matches!(event, Event::Finished { .. });
+        let choice = &mut self.choices[index];
+        if matches!(event, Event::Token { .. }) {
+            let since = choice
+                .last_token
+                .replace(Instant::now())
+                .unwrap_or(self.arrived);
+            self.metrics.token(since.elapsed(), choice.num_tokens == 0);
+        }
+        let delta = choice.take(event)?;
+        if let Some(finish) = delta.as_ref().and_then(|delta| delta.finish.as_ref()) {
+            let id = self.open[index].take().expect("an open choice");
+            if !ended {
+                self.generator.abort(id); // A stop string: the engine does not know.
+            }
+            let ending = if finish.reason == "length" {
+                Ending::Length
+            } else {
+                Ending::Stop
+            };
+            self.metrics.end(ending, self.arrived.elapsed());
+        }
+        Ok(delta)
+    }
+
+    /// Ends everything because of `error`.
+    fn fail(&mut self, error: ApiError) -> ApiError {
+        self.close(Ending::Error);
+        error
+    }
+
+    fn close(&mut self, ending: Ending) {
+        for id in self.open.iter_mut().filter_map(Option::take) {
+            self.generator.abort(id);
+            self.metrics.end(ending, self.arrived.elapsed());
+        }
+    }
+
+    /// Tokens so far. Prompts count once, however many choices they have.
+    pub(crate) fn usage(&self) -> Usage {
+        let completion_tokens = self.choices.iter().map(|choice| choice.num_tokens).sum();
+        let cached = self
+            .choices
+            .iter()
+            .filter_map(|choice| choice.cached_tokens)
+            .max();
+        Usage::new(self.prompt_tokens, completion_tokens, cached)
+    }
+
+    /// Number of choices, over all prompts.
+    pub(crate) fn num_choices(&self) -> usize {
+        self.choices.len()
+    }
+
+    /// Runs to the end and folds the deltas of each choice into one.
+    pub(crate) async fn collect(mut self) -> Result<(Vec<Delta>, Usage), ApiError> {
+        let indices = 0..self.num_choices();
+        let mut whole: Vec<Delta> = indices.map(Delta::empty).collect();
+        while let Some(delta) = self.next().await {
+            let delta = delta?;
+            whole[delta.index].append(delta);
+        }
+        Ok((whole, self.usage()))
+    }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        self.close(Ending::Abort);
+    }
+}
+
+/// The engine took none of the sequences.
+fn refused(app: &App, error: &EngineError, generator: &dyn Generator) -> ApiError {
+    let full = matches!(error, EngineError::QueueFull { .. });
+    let mut error = ApiError::from(error.clone());
+    if full {
+        app.metrics().rejection();
+        error.retry_after = Some(app.metrics().retry_after(generator.load()));
+    }
+    error
+}

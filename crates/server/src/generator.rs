@@ -1,0 +1,72 @@
+//! What the server needs of an engine: a seam, so that tests can script one.
+
+use engine::{EngineError, EngineHandle, Request};
+
+pub(crate) use engine::SeqId;
+
+/// Numbers for `/metrics` and for the estimate in `Retry-After`.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Load {
+    /// Sequences that hold blocks.
+    pub running: usize,
+    /// Sequences that wait for their first step or for blocks.
+    pub waiting: usize,
+    /// Blocks in use over blocks in all, 0 to 1.
+    pub kv_usage: f64,
+    /// Prompt tokens that came from the prefix cache, since the start.
+    pub cached_tokens: u64,
+    /// Sequences that lost their blocks and were computed again, since the start.
+    pub preemptions: u64,
+    /// Blocks in all.
+    pub num_blocks: usize,
+}
+
+/// Takes token sequences and answers through their sinks.
+pub trait Generator: Send + Sync + 'static {
+    /// Queues all of them or none. Returns an id for each, in order.
+    fn submit_all(&self, requests: Vec<Request>) -> Result<Vec<SeqId>, EngineError>;
+    /// Stops a sequence and frees what it holds; unknown ids are ignored.
+    fn abort(&self, id: SeqId);
+    /// Now, without waiting for a step.
+    fn load(&self) -> Load;
+    /// Whether requests can still be answered.
+    fn is_alive(&self) -> bool;
+    /// Tokens that prompt and answer may have together.
+    fn max_model_len(&self) -> usize;
+    /// Ids are below this.
+    fn vocab_size(&self) -> usize;
+}
+
+impl Generator for EngineHandle {
+    fn submit_all(&self, requests: Vec<Request>) -> Result<Vec<SeqId>, EngineError> {
+        Self::submit_all(self, requests)
+    }
+
+    fn abort(&self, id: SeqId) {
+        Self::abort(self, id);
+    }
+
+    fn load(&self) -> Load {
+        let stats = self.stats();
+        Load {
+            running: stats.num_running as usize,
+            waiting: stats.num_waiting as usize,
+            kv_usage: stats.kv_blocks_used as f64 / stats.kv_blocks_total.max(1) as f64,
+            cached_tokens: stats.cached_prompt_tokens,
+            preemptions: stats.preemptions,
+            num_blocks: stats.kv_blocks_total as usize,
+        }
+    }
+
+    fn is_alive(&self) -> bool {
+        !self.is_stopped()
+    }
+
+    fn max_model_len(&self) -> usize {
+        Self::max_model_len(self)
+    }
+
+    fn vocab_size(&self) -> usize {
+        Self::vocab_size(self)
+    }
+}

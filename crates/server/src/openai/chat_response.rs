@@ -1,0 +1,227 @@
+//! `/v1/chat/completions`: the response, and the chunks of a stream.
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::response::{Head, TokenNames, Usage, finite};
+use crate::generation::{Delta, TokenOut};
+use crate::sse::{self, Event};
+
+/// Renders deltas as a chat.
+#[derive(Debug)]
+pub(crate) struct ChatWire {
+    pub(crate) head: Head,
+    pub(crate) names: TokenNames,
+    /// Alternatives at a position; `None` shows no log-probabilities.
+    pub(crate) logprobs: Option<u32>,
+    pub(crate) prompt_logprobs: Option<u32>,
+    pub(crate) prompt: Vec<u32>,
+    pub(crate) return_token_ids: bool,
+    /// Which choices of a stream have their role chunk behind them.
+    pub(crate) opened: Vec<bool>,
+}
+
+#[derive(Serialize)]
+struct Completion<'a> {
+    #[serde(flatten)]
+    head: &'a Head,
+    choices: Vec<Choice>,
+    usage: Usage,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_logprobs: Option<Vec<Option<Map<String, Value>>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_token_ids: Option<&'a [u32]>,
+}
+
+#[derive(Serialize)]
+struct Choice {
+    index: usize,
+    message: Message,
+    logprobs: Option<Logprobs>,
+    finish_reason: &'static str,
+    #[serde(skip_serializing_if = "Value::is_null")]
+    stop_reason: Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_ids: Option<Vec<u32>>,
+}
+
+#[derive(Serialize)]
+struct Message {
+    role: &'static str,
+    content: String,
+    refusal: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Chunk<'a> {
+    #[serde(flatten)]
+    head: &'a Head,
+    choices: Vec<ChunkChoice>,
+    #[serde(flatten)]
+    usage: sse::UsageField,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_token_ids: Option<&'a [u32]>,
+}
+
+#[derive(Default, Serialize)]
+struct ChunkChoice {
+    index: usize,
+    delta: ChunkDelta,
+    logprobs: Option<Logprobs>,
+    finish_reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Value::is_null")]
+    stop_reason: Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_ids: Option<Vec<u32>>,
+}
+
+#[derive(Default, Serialize)]
+struct ChunkDelta {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    role: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Logprobs {
+    content: Vec<Scored>,
+    refusal: Option<Vec<Scored>>,
+}
+
+#[derive(Serialize)]
+struct Scored {
+    #[serde(flatten)]
+    token: Alternative,
+    top_logprobs: Vec<Alternative>,
+}
+
+#[derive(Serialize)]
+struct Alternative {
+    token: String,
+    logprob: f32,
+    bytes: Vec<u8>,
+}
+
+impl ChatWire {
+    /// The whole response, as JSON.
+    pub(crate) fn response(&self, choices: Vec<Delta>, usage: Usage) -> impl Serialize {
+        let scores = choices
+            .first()
+            .and_then(|choice| choice.prompt_logprobs.as_deref());
+        let prompt_logprobs = self.prompt_logprobs.zip(scores);
+        Completion {
+            head: &self.head,
+            prompt_logprobs: prompt_logprobs
+                .map(|(top, scores)| self.names.prompt_logprobs(&self.prompt, scores, top)),
+            prompt_token_ids: self.return_token_ids.then_some(&self.prompt),
+            choices: choices
+                .into_iter()
+                .map(|choice| self.choice(choice))
+                .collect(),
+            usage,
+        }
+    }
+
+    fn choice(&self, delta: Delta) -> Choice {
+        let finish = delta.finish.expect("a folded choice has ended");
+        Choice {
+            index: delta.index,
+            logprobs: self.scored(&delta.tokens),
+            token_ids: self.token_ids(&delta.tokens),
+            message: Message {
+                role: "assistant",
+                content: delta.text,
+                refusal: None,
+            },
+            finish_reason: finish.reason,
+            stop_reason: finish.stop_reason,
+        }
+    }
+
+    fn scored(&self, tokens: &[TokenOut]) -> Option<Logprobs> {
+        let num_top = self.logprobs? as usize;
+        let alternative = |id: u32, logprob: f32| Alternative {
+            token: self.names.name(id),
+            logprob: finite(logprob),
+            bytes: self.names.tokenizer.token_bytes(id).to_vec(),
+        };
+        let content = tokens.iter().filter_map(|token| {
+            let scores = token.logprobs.as_ref()?;
+            let top = scores.top.iter().take(num_top);
+            Some(Scored {
+                token: alternative(token.id, scores.logprob),
+                top_logprobs: top.map(|&(id, logprob)| alternative(id, logprob)).collect(),
+            })
+        });
+        Some(Logprobs {
+            content: content.collect(),
+            refusal: None,
+        })
+    }
+
+    fn token_ids(&self, tokens: &[TokenOut]) -> Option<Vec<u32>> {
+        self.return_token_ids
+            .then(|| tokens.iter().map(|token| token.id).collect())
+    }
+
+    fn event(&self, choices: Vec<ChunkChoice>, usage: sse::UsageField, first: bool) -> Event {
+        let prompt_token_ids = (first && self.return_token_ids).then_some(self.prompt.as_slice());
+        sse::data(&Chunk {
+            head: &self.head,
+            choices,
+            usage,
+            prompt_token_ids,
+        })
+    }
+}
+
+impl sse::Wire for ChatWire {
+    /// The role comes first and alone, then text, then the finish reason with an empty delta.
+    fn events(&mut self, delta: Delta, usage: sse::UsageField) -> Vec<Event> {
+        let mut events = Vec::new();
+        let index = delta.index;
+        if !self.opened[index] {
+            let first = !self.opened.contains(&true);
+            self.opened[index] = true;
+            let role = ChunkDelta {
+                role: Some("assistant"),
+                content: Some(String::new()),
+            };
+            let choice = ChunkChoice {
+                index,
+                delta: role,
+                ..ChunkChoice::default()
+            };
+            events.push(self.event(vec![choice], usage, first));
+        }
+        let wants_tokens = self.logprobs.is_some() || self.return_token_ids;
+        if !delta.text.is_empty() || (wants_tokens && !delta.tokens.is_empty()) {
+            let choice = ChunkChoice {
+                index,
+                delta: ChunkDelta {
+                    role: None,
+                    content: Some(delta.text),
+                },
+                logprobs: self.scored(&delta.tokens),
+                token_ids: self.token_ids(&delta.tokens),
+                ..ChunkChoice::default()
+            };
+            events.push(self.event(vec![choice], usage, false));
+        }
+        if let Some(finish) = delta.finish {
+            let choice = ChunkChoice {
+                index,
+                finish_reason: Some(finish.reason),
+                stop_reason: finish.stop_reason,
+                ..ChunkChoice::default()
+            };
+            events.push(self.event(vec![choice], usage, false));
+        }
+        events
+    }
+
+    fn usage_event(&self, usage: Usage) -> Event {
+        self.event(Vec::new(), sse::UsageField::of(usage), false)
+    }
+}

@@ -1,0 +1,106 @@
+//! Fields of OpenAI and vLLM that this server knows and does not honour yet. A request that uses
+//! one is refused by name; a value that asks for nothing (null, empty, "none") passes.
+
+use serde_json::Value;
+
+/// Refused on both generation routes.
+const BOTH: &[&str] = &[
+    "bad_words",
+    "chat_template_content_format",
+    "documents",
+    "early_stopping",
+    "grammar",
+    "guided_choice",
+    "guided_decoding_backend",
+    "guided_grammar",
+    "guided_json",
+    "guided_json_object",
+    "guided_regex",
+    "guided_whitespace_pattern",
+    "include_reasoning",
+    "kv_transfer_params",
+    "length_penalty",
+    "logit_processors",
+    "logits_processors",
+    "logprob_token_ids",
+    "lora_request",
+    "moderation",
+    "prompt_cache_retention",
+    "prompt_embeds",
+    "repetition_detection",
+    "response_format",
+    "structural_tag",
+    "structured_outputs",
+    "thinking_token_budget",
+    "truncation_side",
+    "use_beam_search",
+    "vllm_xargs",
+    "watermarking",
+];
+
+/// Refused on `/v1/chat/completions` only.
+const CHAT: &[&str] = &[
+    "audio",
+    "best_of",
+    "echo",
+    "function_call",
+    "functions",
+    "mm_processor_kwargs",
+    "modalities",
+    "parallel_tool_calls",
+    "prediction",
+    "reasoning",
+    "reasoning_effort",
+    "thinking",
+    "tool_choice",
+    "tools",
+    "verbosity",
+    "web_search_options",
+];
+
+/// Refused on `/v1/completions` only.
+const COMPLETIONS: &[&str] = &["suffix"];
+
+/// Which list applies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// `/v1/chat/completions`
+    Chat,
+    /// `/v1/completions`
+    Completions,
+    /// `/tokenize` and `/detokenize`
+    Tokenize,
+}
+
+impl Route {
+    /// Whether the field is one that we know and do not honour here.
+    pub(crate) fn refuses(self, field: &str) -> bool {
+        let own = match self {
+            Self::Chat | Self::Tokenize => CHAT,
+            Self::Completions => COMPLETIONS,
+        };
+        BOTH.contains(&field) || own.contains(&field)
+    }
+}
+
+/// Whether the value asks for nothing, so that leaving it out would mean the same.
+pub(crate) fn is_neutral(field: &str, value: &Value) -> bool {
+    match (field, value) {
+        (_, Value::Null) => true,
+        ("response_format", Value::Object(format)) => {
+            format.len() == 1 && format.get("type") == Some(&Value::from("text"))
+        }
+        ("modalities", Value::Array(items)) => items.iter().all(|item| item == "text"),
+        // Without tools there is nothing to call in parallel, and reasoning is never cut out.
+        ("parallel_tool_calls", value) => value.is_boolean(),
+        ("include_reasoning", value) => value == true,
+        ("length_penalty", value) => value.as_f64() == Some(1.0),
+        ("best_of", value) => value.as_u64() == Some(1),
+        ("reasoning_effort", _) => false,
+        (_, Value::Bool(value)) => !value,
+        (_, Value::String(text)) => text.is_empty() || text == "none",
+        (_, Value::Array(items)) => items.is_empty(),
+        (_, Value::Object(fields)) => fields.is_empty() && field != "web_search_options",
+        (_, Value::Number(_)) => false,
+    }
+}

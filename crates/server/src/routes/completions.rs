@@ -1,0 +1,155 @@
+//! `POST /v1/completions`: parse, tokenise, submit, answer.
+
+use std::time::Instant;
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+
+use crate::body::JsonBytes;
+use crate::error::ApiError;
+use crate::generation::{Generation, Plan, PlannedPrompt};
+use crate::openai::completion_request::{CompletionRequest, DEFAULT_MAX_TOKENS, Prompt};
+use crate::openai::completion_response::CompletionWire;
+use crate::openai::request_fields::StreamOptions;
+use crate::openai::response::{Head, TokenNames};
+use crate::prompt::{PromptField, PromptIds, truncate};
+use crate::sse;
+use crate::state::{App, ServedModel};
+
+/// Most choices of one request, over all prompts.
+const MAX_CHOICES: usize = 4096;
+
+/// A request that has passed every check, ready to be submitted.
+struct Prepared {
+    plan: Plan,
+    wire: CompletionWire,
+    stream: Option<StreamOptions>,
+}
+
+/// Handles one request. Dropping the future, as when the client goes away, aborts what runs.
+pub(crate) async fn create(
+    State(app): State<App>,
+    JsonBytes(body): JsonBytes,
+) -> Result<Response, ApiError> {
+    let arrived = Instant::now();
+    let model = app.ready()?;
+    let in_flight = app.enter();
+    let job_model = model.clone();
+    let prepared = app
+        .text_pool()
+        .run(move || prepare(&job_model, &body))
+        .await?;
+    let Prepared { plan, wire, stream } = prepared;
+    let generation = Generation::start(&app, &model, plan, (in_flight, arrived))?;
+    match stream {
+        Some(options) => Ok(sse::response(
+            generation,
+            wire,
+            options,
+            app.config().heartbeat,
+        )),
+        None => {
+            let (choices, usage) = generation.collect().await?;
+            Ok(Json(wire.response(choices, usage)).into_response())
+        }
+    }
+}
+
+/// The part that takes time with large inputs: it runs on the text pool.
+fn prepare(model: &ServedModel, body: &[u8]) -> Result<Prepared, ApiError> {
+    let request = CompletionRequest::parse(body)?;
+    let fields = &request.request;
+    model.check_name(fields.model.as_deref())?;
+    let defaults = model.text().generation();
+    let mut sampling = request
+        .sampling
+        .validate(defaults, model.generator().vocab_size())?;
+    request.check_best_of(sampling.n)?;
+    let requested = request.max_tokens()?;
+    let logprobs = request.logprobs()?;
+    sampling.params.logprobs = logprobs;
+    let prompt_logprobs = sampling.params.prompt_logprobs;
+    fields.check_prompt_logprobs(prompt_logprobs)?;
+    let echo = request.completion.echo == Some(true);
+    if echo {
+        sampling.params.prompt_logprobs = logprobs.max(prompt_logprobs);
+    }
+    let add_special_tokens = request.completion.add_special_tokens != Some(false);
+    let mut prompts = encode(model, request.completion.prompt, add_special_tokens)?;
+    if prompts.len() * sampling.n > MAX_CHOICES {
+        let message = format!(
+            "{} prompts with 'n' {} are more than {MAX_CHOICES} choices.",
+            prompts.len(),
+            sampling.n
+        );
+        return Err(ApiError::invalid("n", message));
+    }
+    let mut planned = Vec::with_capacity(prompts.len());
+    for mut prompt in prompts.drain(..) {
+        truncate(&mut prompt.ids, request.sampling.truncate_prompt_tokens)?;
+        let len = prompt.ids.len();
+        let max_tokens = model.max_tokens(
+            len,
+            requested,
+            Some(DEFAULT_MAX_TOKENS),
+            PromptField::Prompt,
+        )?;
+        sampling.check_min_tokens(max_tokens)?;
+        planned.push(PlannedPrompt { prompt, max_tokens });
+    }
+    let wire = CompletionWire {
+        head: Head::new("cmpl-", "text_completion", model),
+        names: TokenNames {
+            tokenizer: model.text().tokenizer().clone(),
+            as_ids: fields.return_tokens_as_token_ids == Some(true),
+        },
+        logprobs,
+        prompt_logprobs,
+        prompts: planned
+            .iter()
+            .map(|planned| planned.prompt.ids.clone())
+            .collect(),
+        n: sampling.n,
+        return_token_ids: fields.return_token_ids == Some(true),
+        opened: vec![false; planned.len() * sampling.n],
+    };
+    let plan = Plan {
+        prompts: planned,
+        sampling,
+        echo,
+        continues_prompt: true,
+        priority: fields.priority.unwrap_or(0),
+        cache_salt: fields.cache_salt.clone(),
+    };
+    Ok(Prepared {
+        plan,
+        wire,
+        stream: fields.stream_options(),
+    })
+}
+
+/// Every prompt as ids.
+fn encode(
+    model: &ServedModel,
+    prompt: Prompt,
+    add_special_tokens: bool,
+) -> Result<Vec<PromptIds>, ApiError> {
+    let text = |text: String| {
+        let ids = model.encode(&text, add_special_tokens, PromptField::Prompt)?;
+        Ok(PromptIds {
+            ids,
+            text: Some(text),
+        })
+    };
+    let ids = |ids: Vec<u32>| {
+        model.check_prompt_ids(&ids)?;
+        Ok(PromptIds { ids, text: None })
+    };
+    match prompt {
+        Prompt::Text(prompt) => Ok(vec![text(prompt)?]),
+        Prompt::Texts(prompts) => prompts.into_iter().map(text).collect(),
+        Prompt::Ids(prompt) => Ok(vec![ids(prompt)?]),
+        Prompt::IdLists(prompts) => prompts.into_iter().map(ids).collect(),
+    }
+}

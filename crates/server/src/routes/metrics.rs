@@ -1,0 +1,21 @@
+//! `GET /metrics`: what Prometheus and load-aware routers scrape, some of them 20 times a second.
+
+use axum::extract::State;
+use axum::http::{HeaderName, header};
+
+use crate::state::App;
+
+/// Prometheus 3 refuses a scrape whose type is not exactly this.
+const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Reads atomics only; never waits for the engine.
+pub(crate) async fn show(State(app): State<App>) -> ([(HeaderName, &'static str); 1], String) {
+    let model = app.loaded().ok();
+    let model = model
+        .as_ref()
+        .map(|model| (model.names()[0].as_str(), model.generator().load()));
+    (
+        [(header::CONTENT_TYPE, CONTENT_TYPE)],
+        app.metrics().render(model),
+    )
+}

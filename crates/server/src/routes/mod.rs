@@ -1,0 +1,8 @@
+//! One file an endpoint.
+
+pub(crate) mod chat;
+pub(crate) mod completions;
+pub(crate) mod metrics;
+pub(crate) mod models;
+pub(crate) mod status;
+pub(crate) mod tokenize;

@@ -1,0 +1,63 @@
+//! `GET /v1/models` and `/v1/models/{id}`.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use serde::Serialize;
+
+use crate::error::ApiError;
+use crate::state::{App, ServedModel};
+
+#[derive(Serialize)]
+pub(crate) struct ModelList {
+    object: &'static str,
+    data: Vec<ModelCard>,
+}
+
+#[derive(Serialize)]
+pub(crate) struct ModelCard {
+    id: String,
+    object: &'static str,
+    created: u64,
+    owned_by: &'static str,
+    /// vLLM: the name that this one stands for.
+    root: String,
+    parent: Option<String>,
+    /// vLLM: tokens that prompt and answer may have together.
+    max_model_len: usize,
+}
+
+/// All names of the model, the reported one first.
+pub(crate) async fn list(State(app): State<App>) -> Result<Json<ModelList>, ApiError> {
+    let model = app.loaded()?;
+    let data = model
+        .names()
+        .iter()
+        .map(|name| card(&model, name))
+        .collect();
+    Ok(Json(ModelList {
+        object: "list",
+        data,
+    }))
+}
+
+/// One of them. Names may hold slashes.
+pub(crate) async fn show(
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<Json<ModelCard>, ApiError> {
+    let model = app.loaded()?;
+    model.check_name(Some(&id))?;
+    Ok(Json(card(&model, &id)))
+}
+
+fn card(model: &ServedModel, id: &str) -> ModelCard {
+    ModelCard {
+        id: id.to_owned(),
+        object: "model",
+        created: model.created(),
+        owned_by: "sconce",
+        root: model.names()[0].clone(),
+        parent: None,
+        max_model_len: model.generator().max_model_len(),
+    }
+}

@@ -1,0 +1,45 @@
+//! `/`, `/health`, `/ready`, `/version`: for people, probes and load balancers.
+
+use axum::Json;
+use axum::extract::State;
+use serde_json::{Value, json};
+
+use crate::error::ApiError;
+use crate::state::App;
+
+/// `GET /`: what this is and where to go on.
+pub(crate) async fn index(State(app): State<App>) -> Json<Value> {
+    let model = app.loaded().ok().map(|model| model.names()[0].clone());
+    Json(json!({
+        "name": "sconce",
+        "version": env!("CARGO_PKG_VERSION"),
+        "model": model,
+        "links": {
+            "chat": "/v1/chat/completions",
+            "completions": "/v1/completions",
+            "models": "/v1/models",
+            "tokenize": "/tokenize",
+            "health": "/health",
+            "ready": "/ready",
+            "metrics": "/metrics",
+        },
+    }))
+}
+
+/// `GET /health`: 200 while a restart would not help.
+pub(crate) async fn health(State(app): State<App>) -> Result<Json<Value>, ApiError> {
+    match app.fault() {
+        None => Ok(Json(json!({"status": "ok"}))),
+        Some(error) => Err(error),
+    }
+}
+
+/// `GET /ready`: 200 while new requests are taken.
+pub(crate) async fn ready(State(app): State<App>) -> Result<Json<Value>, ApiError> {
+    app.ready().map(|_| Json(json!({"status": "ready"})))
+}
+
+/// `GET /version`
+pub(crate) async fn version() -> Json<Value> {
+    Json(json!({"version": env!("CARGO_PKG_VERSION")}))
+}

@@ -1,0 +1,151 @@
+//! Server-sent events. Each event leaves as one body frame, whole: a client that splits every
+//! network chunk at line breaks, with no buffer of its own, still sees whole lines of JSON.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderName, HeaderValue, header};
+use axum::response::Response;
+use futures_util::stream;
+use serde::Serialize;
+use tokio::time::{Instant, timeout_at};
+
+use crate::error::ApiError;
+use crate::generation::{Delta, Generation};
+use crate::openai::request_fields::StreamOptions;
+use crate::openai::response::Usage;
+
+/// One event, ready to be sent: `data: ...` and an empty line.
+pub(crate) type Event = Bytes;
+
+const DONE: Event = Bytes::from_static(b"data: [DONE]\n\n");
+/// A comment: the one keep-alive that no client mistakes for data.
+const PING: Event = Bytes::from_static(b": ping\n\n");
+
+/// Renders the deltas of one route.
+pub(crate) trait Wire: Send + 'static {
+    /// The chunks for `delta`, each carrying `usage`.
+    fn events(&mut self, delta: Delta, usage: UsageField) -> Vec<Event>;
+    /// The chunk without choices.
+    fn usage_event(&self, usage: Usage) -> Event;
+}
+
+/// The `usage` key of a chunk: absent, null, or a value.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct UsageField {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Option<Usage>>,
+}
+
+impl UsageField {
+    pub(crate) fn of(usage: Usage) -> Self {
+        Self {
+            usage: Some(Some(usage)),
+        }
+    }
+}
+
+/// An event with `value` as its data.
+pub(crate) fn data(value: &impl Serialize) -> Event {
+    let mut event = b"data: ".to_vec();
+    serde_json::to_writer(&mut event, value)
+        .expect("wire types have string keys and finite numbers");
+    event.extend_from_slice(b"\n\n");
+    event.into()
+}
+
+/// The response that shows `generation` as it goes. Dropping its body aborts the generation.
+pub(crate) fn response(
+    generation: Generation,
+    wire: impl Wire,
+    options: StreamOptions,
+    heartbeat: Duration,
+) -> Response {
+    let events = Events {
+        generation,
+        wire,
+        options,
+        heartbeat,
+        next_ping: Instant::now() + heartbeat,
+        ready: VecDeque::new(),
+        done: false,
+    };
+    let frames = stream::unfold(events, |mut events| async move {
+        let frame = events.next().await?;
+        events.next_ping = Instant::now() + events.heartbeat;
+        Some((Ok::<_, Infallible>(frame), events))
+    });
+    let mut response = Response::new(Body::from_stream(frames));
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-cache"),
+        // nginx and its kin would hold events back.
+        (HeaderName::from_static("x-accel-buffering"), "no"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+struct Events<W> {
+    generation: Generation,
+    wire: W,
+    options: StreamOptions,
+    heartbeat: Duration,
+    /// Counts from the last frame: text that is held back sends none.
+    next_ping: Instant,
+    ready: VecDeque<Event>,
+    done: bool,
+}
+
+impl<W: Wire> Events<W> {
+    /// The next frame; `None` at the end.
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Some(event);
+            }
+            if self.done {
+                return None;
+            }
+            match timeout_at(self.next_ping, self.generation.next()).await {
+                Err(_) => return Some(PING),
+                Ok(Some(Ok(delta))) => {
+                    let usage = self.usage_field();
+                    self.ready.extend(self.wire.events(delta, usage));
+                }
+                Ok(Some(Err(error))) => self.end_with(&error),
+                Ok(None) => self.end(),
+            }
+        }
+    }
+
+    fn usage_field(&self) -> UsageField {
+        let usage = if self.options.continuous_usage_stats == Some(true) {
+            Some(Some(self.generation.usage()))
+        } else if self.options.include_usage == Some(true) {
+            Some(None)
+        } else {
+            None
+        };
+        UsageField { usage }
+    }
+
+    fn end(&mut self) {
+        if self.options.include_usage == Some(true) {
+            self.ready
+                .push_back(self.wire.usage_event(self.generation.usage()));
+        }
+        self.ready.push_back(DONE);
+        self.done = true;
+    }
+
+    /// A failure after the start: every client shows the error, none takes the text for complete.
+    fn end_with(&mut self, error: &ApiError) {
+        self.ready.extend([data(&error.body()), DONE]);
+        self.done = true;
+    }
+}

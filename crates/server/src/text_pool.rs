@@ -1,0 +1,47 @@
+//! Parsing, templating and tokenising, away from the threads that serve connections.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+use crate::error::ApiError;
+
+/// At most so many text jobs at once; the others wait in order of arrival.
+#[derive(Debug)]
+pub(crate) struct TextPool {
+    permits: Arc<Semaphore>,
+}
+
+impl TextPool {
+    /// 0 threads means one per core.
+    pub(crate) fn new(num_threads: usize) -> Self {
+        let num_threads = match num_threads {
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            num_threads => num_threads,
+        };
+        Self {
+            permits: Arc::new(Semaphore::new(num_threads)),
+        }
+    }
+
+    /// Runs `job` on a blocking thread. A caller that goes away while waiting costs nothing.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let permit = Arc::clone(&self.permits).acquire_owned().await;
+        let permit = permit.expect("the semaphore is never closed");
+        let job = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            job()
+        });
+        match job.await {
+            Ok(result) => result,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => Err(ApiError::unavailable(
+                "draining",
+                "The server is shutting down.",
+            )),
+        }
+    }
+}
