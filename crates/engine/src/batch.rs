@@ -120,3 +120,79 @@ impl<'a> Pack<'a> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use scheduler::{BlockId, SeqId};
+
+    use super::*;
+
+    fn entry(id: u64, start: usize, ids: &[u32], blocks: &[u32], samples: bool) -> Entry {
+        Entry {
+            id: SeqId(id),
+            start,
+            len: ids.len(),
+            ids: ids.to_vec(),
+            blocks: blocks.iter().copied().map(BlockId).collect(),
+            samples,
+            prompt_logits: false,
+            cached_tokens: 0,
+        }
+    }
+
+    fn plan(entries: Vec<Entry>) -> Plan {
+        let num_tokens = entries.iter().map(|entry| entry.len).sum();
+        Plan { step: 1, entries, num_tokens, preempted: Vec::new() }
+    }
+
+    #[test]
+    fn entries_lie_back_to_back() {
+        let plan = plan(vec![
+            entry(1, 5, &[50], &[7, 2], true),
+            entry(2, 2, &[12, 13, 14], &[0, 9, 3], false),
+            entry(3, 0, &[20, 21], &[5], true),
+        ]);
+        let packs = divide(&plan, 4);
+        assert_eq!(packs.len(), 1);
+        let batch = packs[0].tensors(4, &Device::Cpu).unwrap();
+        let read = |tensor: &Tensor| tensor.to_vec1::<u32>().unwrap();
+        assert_eq!(read(&batch.ids), [50, 12, 13, 14, 20, 21]);
+        assert_eq!(read(&batch.positions), [5, 2, 3, 4, 0, 1]);
+        assert_eq!(read(&batch.slots), [9, 2, 3, 36, 20, 21]);
+        assert_eq!(read(&batch.q_starts), [0, 1, 4, 6]);
+        assert_eq!(read(&batch.context_lens), [6, 5, 2]);
+        assert_eq!(read(&batch.logits_rows), [0, 5]);
+        let tables = batch.block_tables.to_vec2::<u32>().unwrap();
+        assert_eq!(tables, [[7, 2, 0], [0, 9, 3], [5, 0, 0]]);
+    }
+
+    #[test]
+    fn scored_prompts_run_apart_and_in_pieces() {
+        let mut scored = entry(1, 8, &[1, 2, 3, 4, 5, 6, 7], &[4, 5, 6, 7], true);
+        scored.prompt_logits = true;
+        let plan = plan(vec![scored, entry(2, 0, &[9], &[0], true)]);
+        let packs = divide(&plan, 3);
+        let shapes: Vec<_> = packs
+            .iter()
+            .map(|pack| {
+                let span = pack.spans()[0];
+                (span.index, span.start(), span.end(), span.samples())
+            })
+            .collect();
+        assert_eq!(
+            shapes,
+            [(1, 0, 1, true), (0, 8, 11, false), (0, 11, 14, false), (0, 14, 15, true)]
+        );
+        let batch = packs[2].tensors(4, &Device::Cpu).unwrap();
+        assert_eq!(batch.logits_rows.to_vec1::<u32>().unwrap(), [0, 1, 2]);
+        assert_eq!(batch.context_lens.to_vec1::<u32>().unwrap(), [14]);
+        assert_eq!(batch.ids.to_vec1::<u32>().unwrap(), [4, 5, 6]);
+    }
+
+    #[test]
+    fn chunks_alone_want_no_logits() {
+        let plan = plan(vec![entry(1, 0, &[1, 2], &[0], false)]);
+        let batch = divide(&plan, 8)[0].tensors(4, &Device::Cpu).unwrap();
+        assert_eq!(batch.logits_rows.dims(), [0]);
+    }
+}

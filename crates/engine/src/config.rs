@@ -217,3 +217,73 @@ fn in_range(
         Err(OptionError::OutOfRange { flag, value, least, most, why })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ModelSpec;
+
+    fn spec() -> ModelSpec {
+        ModelSpec {
+            architecture: "Qwen3ForCausalLM".into(),
+            num_layers: 28,
+            num_heads: 16,
+            num_kv_heads: 8,
+            head_dim: 128,
+            hidden_size: 1024,
+            intermediate_size: 3072,
+            vocab_size: 151_936,
+            max_position_embeddings: 40_960,
+            num_parameters: 596_049_920,
+            dtype: DType::BF16,
+        }
+    }
+
+    #[test]
+    fn defaults_come_from_the_model_and_from_each_other() {
+        let resolve = |options: EngineOptions| EngineConfig::resolve(&options, &spec()).unwrap();
+        let config = resolve(EngineOptions::default());
+        assert_eq!((config.max_model_len, config.dtype), (40_960, DType::BF16));
+        assert_eq!((config.max_num_seqs, config.max_num_batched_tokens), (256, 512));
+        assert_eq!((config.block_size, config.max_num_queued_reqs), (16, 1024));
+        assert!(config.enable_prefix_caching);
+        let few = EngineOptions { max_num_batched_tokens: Some(7), ..Default::default() };
+        assert_eq!(resolve(few).max_num_seqs, 7);
+        let many = EngineOptions { max_num_seqs: Some(1000), ..Default::default() };
+        assert_eq!(resolve(many).max_num_batched_tokens, 1000);
+    }
+
+    #[test]
+    fn half_precision_checkpoints_are_widened() {
+        let f16 = ModelSpec { dtype: DType::F16, ..spec() };
+        let config = EngineConfig::resolve(&EngineOptions::default(), &f16).unwrap();
+        assert_eq!(config.dtype, DType::F32);
+    }
+
+    #[test]
+    fn errors_name_the_flag() {
+        let none = EngineOptions::default;
+        let cases = [
+            (EngineOptions { max_model_len: Some(40_961), ..none() }, "--max-model-len is 40961"),
+            (EngineOptions { max_model_len: Some(0), ..none() }, "--max-model-len is 0"),
+            (EngineOptions { block_size: Some(0), ..none() }, "--block-size is 0"),
+            (EngineOptions { max_num_seqs: Some(0), ..none() }, "--max-num-seqs is 0"),
+            (
+                EngineOptions { max_num_seqs: Some(9), max_num_batched_tokens: Some(8), ..none() },
+                "--max-num-seqs is 9 but must be between 1 and 8",
+            ),
+            (
+                EngineOptions { max_num_batched_tokens: Some(0), ..none() },
+                "--max-num-batched-tokens is 0",
+            ),
+            (EngineOptions { max_num_queued_reqs: Some(0), ..none() }, "--max-num-queued-reqs"),
+            (EngineOptions { num_gpu_blocks_override: Some(0), ..none() }, "--num-gpu-blocks"),
+            (EngineOptions { num_threads: Some(0), ..none() }, "--num-threads is 0"),
+            (EngineOptions { dtype: Some(DType::F16), ..none() }, "--dtype f16 is not supported"),
+        ];
+        for (options, needle) in cases {
+            let message = EngineConfig::resolve(&options, &spec()).unwrap_err().to_string();
+            assert!(message.contains(needle), "{message} does not say {needle}");
+        }
+    }
+}

@@ -163,7 +163,7 @@ impl Engine {
         self.shared.counters.step_ns.add_since(begun);
     }
 
-    /// Counts the step and those that run for the first time.
+    /// Counts the step and lets those that run for the first time out of the queue.
     fn begin(&mut self, plan: &Plan) {
         let counters = &self.shared.counters;
         counters.steps.add(1);
@@ -178,6 +178,7 @@ impl Engine {
                 counters.cached_prompt_tokens.add(entry.cached_tokens);
             }
         }
+        self.publish();
     }
 
     /// Commits what a step gave, then tells the sequences, so that whoever hears of an end sees it

@@ -209,3 +209,100 @@ impl fmt::Display for Size {
         f.pad(&text)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::EngineOptions;
+
+    const GIB: usize = 1 << 30;
+
+    /// Qwen3-0.6B.
+    fn spec() -> ModelSpec {
+        ModelSpec {
+            architecture: "Qwen3ForCausalLM".into(),
+            num_layers: 28,
+            num_heads: 16,
+            num_kv_heads: 8,
+            head_dim: 128,
+            hidden_size: 1024,
+            intermediate_size: 3072,
+            vocab_size: 151_936,
+            max_position_embeddings: 40_960,
+            num_parameters: 596_049_920,
+            dtype: DType::BF16,
+        }
+    }
+
+    fn plan(options: &EngineOptions, available: usize) -> Result<MemoryPlan, OptionError> {
+        let config = EngineConfig::resolve(options, &spec()).unwrap();
+        MemoryPlan::compute(&spec(), &config, available)
+    }
+
+    #[test]
+    fn sizes_follow_from_the_shapes() {
+        let plan = plan(&EngineOptions::default(), 64 * GIB).unwrap();
+        assert_eq!(plan.weight_bytes, 596_049_920 * 2);
+        assert_eq!(plan.block_bytes, 16 * 2 * 28 * 8 * 128 * 2);
+        assert_eq!(plan.logits_bytes, 256 * 151_936 * 4);
+        // 4 hidden through the layer, then 4 hidden and 3 intermediate in the MLP.
+        assert_eq!(plan.activation_bytes, 512 * (8 * 1024 + 3 * 3072) * 2);
+        assert_eq!(plan.total_bytes(), plan.fixed_bytes() + plan.kv_bytes());
+    }
+
+    #[test]
+    fn the_cache_takes_half_of_what_remains_and_no_more_than_it_needs() {
+        let most =
+            |options: &EngineOptions, available| plan(options, available).unwrap().num_blocks;
+        let half = plan(&EngineOptions::default(), 64 * GIB).unwrap();
+        let remaining = half.available_bytes - half.fixed_bytes();
+        assert!(half.kv_bytes() <= remaining / 2);
+        assert!(half.kv_bytes() > remaining / 2 - remaining / 50);
+        let few = EngineOptions {
+            max_num_seqs: Some(4),
+            max_model_len: Some(1000),
+            ..EngineOptions::default()
+        };
+        assert_eq!(most(&few, 64 * GIB), 4 * 63, "four sequences of 63 blocks");
+        // One sequence of full length needs 4.4 GiB: more than half of what 8 GiB leave.
+        assert_eq!(most(&EngineOptions::default(), 8 * GIB), 40_960 / 16);
+        let given = EngineOptions { kv_cache_memory_bytes: Some(5 * GIB), ..Default::default() };
+        assert_eq!(most(&given, 64 * GIB), 5 * GIB / (16 * 114_688));
+        let blocks = EngineOptions { num_gpu_blocks_override: Some(3000), ..Default::default() };
+        assert_eq!(most(&blocks, 64 * GIB), 3000);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_the_flag_to_change() {
+        let none = EngineOptions::default;
+        let bytes = |bytes| EngineOptions { kv_cache_memory_bytes: Some(bytes), ..none() };
+        let blocks = |blocks| EngineOptions { num_gpu_blocks_override: Some(blocks), ..none() };
+        let cases = [
+            (none(), GIB, "before any KV cache but 1.00 GiB are available"),
+            (none(), 3 * GIB, "lower --max-model-len to"),
+            (bytes(GIB), 64 * GIB, "raise --kv-cache-memory-bytes"),
+            (blocks(100), 64 * GIB, "holds 1600 tokens"),
+            (bytes(80 * GIB), 64 * GIB, "the KV cache would take 80.00 GiB"),
+        ];
+        for (options, available, needle) in cases {
+            let message = plan(&options, available).unwrap_err().to_string();
+            assert!(message.contains(needle), "{message} does not say {needle}");
+        }
+    }
+
+    #[test]
+    fn the_table_is_readable() {
+        let options = EngineOptions { max_model_len: Some(4096), ..EngineOptions::default() };
+        let table = plan(&options, 24 * GIB).unwrap().to_string();
+        for line in [
+            "Qwen3ForCausalLM, 596.0 M parameters, bf16",
+            "  weights                                         1.11 GiB",
+            "  logits, 256 rows                               148.4 MiB",
+            "  available                                      24.00 GiB",
+            "112.0 KiB each",
+            "sequences of 4096 tokens at once",
+        ] {
+            assert!(table.contains(line), "{table}\ndoes not have {line:?}");
+        }
+    }
+}

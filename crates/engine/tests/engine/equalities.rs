@@ -109,7 +109,11 @@ fn chunked_equals_whole() {
 
 #[test]
 fn starved_equals_roomy() {
-    let asks = asks(20, 80);
+    let mut asks = asks(20, 80);
+    for (_, params) in &mut asks {
+        params.max_tokens += 30;
+        params.ignore_eos = true;
+    }
     let expected = alone(&asks);
     // Just enough for one of the longest sequences, so that running ones rob each other.
     let options = EngineOptions {
