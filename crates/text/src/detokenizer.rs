@@ -108,11 +108,7 @@ impl Detokenizer {
                         self.pending = rest.to_vec();
                         return;
                     };
-                    let marks = if self.tokenizer.rule().replaces_each_byte() {
-                        broken
-                    } else {
-                        1
-                    };
+                    let marks = if self.tokenizer.rule().replaces_each_byte() { broken } else { 1 };
                     text.extend(std::iter::repeat_n('\u{fffd}', marks));
                     self.pending = rest[broken..].to_vec();
                 }
@@ -124,11 +120,7 @@ impl Detokenizer {
         if self.pending.is_empty() {
             return;
         }
-        let marks = if self.tokenizer.rule().replaces_each_byte() {
-            self.pending.len()
-        } else {
-            1
-        };
+        let marks = if self.tokenizer.rule().replaces_each_byte() { self.pending.len() } else { 1 };
         text.extend(std::iter::repeat_n('\u{fffd}', marks));
         self.pending.clear();
     }
@@ -146,10 +138,6 @@ impl Detokenizer {
                 self.strip_left = 0;
             }
         }
-        if rest.len() == text.len() {
-            text
-        } else {
-            rest.to_owned()
-        }
+        if rest.len() == text.len() { text } else { rest.to_owned() }
     }
 }

@@ -93,9 +93,6 @@ pub enum TextError {
 
 impl TextError {
     pub(crate) fn invalid(file: impl Into<String>, reason: impl std::fmt::Display) -> Self {
-        Self::InvalidFile {
-            file: file.into(),
-            reason: reason.to_string(),
-        }
+        Self::InvalidFile { file: file.into(), reason: reason.to_string() }
     }
 }

@@ -41,12 +41,7 @@ impl GenerationConfig {
                 None | Some(Value::Null) => Ok(None),
                 Some(value) => match value.as_f64() {
                     Some(number) if (low..=high).contains(&number) => Ok(Some(number)),
-                    _ => Err(invalid(
-                        FILE,
-                        name,
-                        value,
-                        &format!("a number from {low} to {high}"),
-                    )),
+                    _ => Err(invalid(FILE, name, value, &format!("a number from {low} to {high}"))),
                 },
             }
         };
@@ -90,10 +85,7 @@ fn eos_ids(file: &str, config: &Value) -> Result<Vec<u32>, TextError> {
 }
 
 fn invalid(file: &str, field: &str, value: &Value, expected: &str) -> TextError {
-    TextError::invalid(
-        format!("{file}: {field}"),
-        format!("got {value}, expected {expected}"),
-    )
+    TextError::invalid(format!("{file}: {field}"), format!("got {value}, expected {expected}"))
 }
 
 #[cfg(test)]
@@ -118,10 +110,7 @@ mod tests {
         assert_eq!(config.temperature, Some(0.6));
         assert_eq!(config.top_p, Some(0.95));
         assert_eq!((config.top_k, config.max_new_tokens), (Some(20), Some(100)));
-        assert_eq!(
-            (config.min_p, config.repetition_penalty),
-            (None, Some(1.05))
-        );
+        assert_eq!((config.min_p, config.repetition_penalty), (None, Some(1.05)));
         assert_eq!(config.eos_token_ids, [3, 5]);
     }
 
@@ -130,34 +119,16 @@ mod tests {
         let ids = |generation: Value, model: Value, eos| {
             read(&generation, &model, eos).unwrap().eos_token_ids
         };
-        assert_eq!(
-            ids(Value::Null, json!({"eos_token_id": 9}), Some(2)),
-            [2, 9]
-        );
-        assert_eq!(
-            ids(json!({"eos_token_id": 1}), json!({"eos_token_id": 9}), None),
-            [1]
-        );
-        assert_eq!(
-            ids(
-                json!({}),
-                json!({"text_config": {"eos_token_id": [4]}}),
-                None
-            ),
-            [4]
-        );
+        assert_eq!(ids(Value::Null, json!({"eos_token_id": 9}), Some(2)), [2, 9]);
+        assert_eq!(ids(json!({"eos_token_id": 1}), json!({"eos_token_id": 9}), None), [1]);
+        assert_eq!(ids(json!({}), json!({"text_config": {"eos_token_id": [4]}}), None), [4]);
         assert_eq!(ids(Value::Null, Value::Null, Some(7)), [7]);
         assert!(ids(Value::Null, Value::Null, None).is_empty());
     }
 
     #[test]
     fn minus_one_top_k_is_all_and_nonsense_is_refused_by_name() {
-        assert_eq!(
-            read(&json!({"top_k": -1}), &Value::Null, None)
-                .unwrap()
-                .top_k,
-            Some(0)
-        );
+        assert_eq!(read(&json!({"top_k": -1}), &Value::Null, None).unwrap().top_k, Some(0));
         let error = read(&json!({"temperature": "hot"}), &Value::Null, None).unwrap_err();
         assert_eq!(
             error.to_string(),

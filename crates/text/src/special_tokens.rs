@@ -6,15 +6,8 @@ use serde_json::Value;
 
 use crate::TextError;
 
-const NAMES: [&str; 7] = [
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "sep_token",
-    "pad_token",
-    "cls_token",
-    "mask_token",
-];
+const NAMES: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 /// Named special tokens, and whether encoding adds BOS or EOS where the config says so itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -35,15 +28,12 @@ impl SpecialTokens {
             add_eos: config.get("add_eos_token").and_then(Value::as_bool),
             ..Self::default()
         };
-        for (file, source) in [
-            ("tokenizer_config.json", config),
-            ("special_tokens_map.json", map),
-        ] {
+        for (file, source) in [("tokenizer_config.json", config), ("special_tokens_map.json", map)]
+        {
             special.read_named(file, source)?;
             // Further names that transformers hands to templates: {"image_token": "<image>"}.
-            if let Some(extra) = source
-                .get("model_specific_special_tokens")
-                .and_then(Value::as_object)
+            if let Some(extra) =
+                source.get("model_specific_special_tokens").and_then(Value::as_object)
             {
                 for (name, token) in extra {
                     special.insert(file, name, token)?;
@@ -74,9 +64,7 @@ impl SpecialTokens {
                 "expected a string or an object with a string \"content\"",
             )
         })?;
-        self.tokens
-            .entry(name.to_owned())
-            .or_insert_with(|| content.to_owned());
+        self.tokens.entry(name.to_owned()).or_insert_with(|| content.to_owned());
         Ok(())
     }
 
@@ -87,9 +75,7 @@ impl SpecialTokens {
 
     /// All names with their tokens, sorted by name: what templates see as variables.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.tokens
-            .iter()
-            .map(|(name, token)| (name.as_str(), token.as_str()))
+        self.tokens.iter().map(|(name, token)| (name.as_str(), token.as_str()))
     }
 }
 
@@ -105,24 +91,13 @@ mod tests {
         let map = json!({"eos_token": "other", "pad_token": "<pad>"});
         let special = SpecialTokens::from_config(&config, &map).unwrap();
         let all: Vec<_> = special.iter().collect();
-        assert_eq!(
-            all,
-            [
-                ("bos_token", "<s>"),
-                ("eos_token", "</s>"),
-                ("pad_token", "<pad>")
-            ]
-        );
+        assert_eq!(all, [("bos_token", "<s>"), ("eos_token", "</s>"), ("pad_token", "<pad>")]);
         assert_eq!((special.add_bos, special.add_eos), (Some(true), None));
     }
 
     #[test]
     fn a_wrong_type_names_file_and_field() {
         let error = SpecialTokens::from_config(&json!({"eos_token": 7}), &Value::Null).unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .starts_with("tokenizer_config.json: eos_token is invalid")
-        );
+        assert!(error.to_string().starts_with("tokenizer_config.json: eos_token is invalid"));
     }
 }

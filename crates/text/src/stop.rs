@@ -45,11 +45,7 @@ impl Stop {
             }
             border[i] = len;
         }
-        Self {
-            bytes,
-            border,
-            matched: 0,
-        }
+        Self { bytes, border, matched: 0 }
     }
 
     /// Takes one more byte of text; true when the stop string ends here.
@@ -68,12 +64,7 @@ impl StopStrings {
     /// `include_in_output` shows the stop string itself. An empty stop string never matches.
     pub fn new(stops: Vec<String>, include_in_output: bool) -> Self {
         let stops = stops.into_iter().map(Stop::new).collect();
-        Self {
-            stops,
-            include_in_output,
-            held: String::new(),
-            done: false,
-        }
+        Self { stops, include_in_output, held: String::new(), done: false }
     }
 
     /// Takes the next piece of text. After a match every call gives nothing.
@@ -82,10 +73,7 @@ impl StopStrings {
             return StopOutput::default();
         }
         if self.stops.is_empty() {
-            return StopOutput {
-                text: text.to_owned(),
-                matched: None,
-            };
+            return StopOutput { text: text.to_owned(), matched: None };
         }
         let before = self.held.len();
         self.held.push_str(text);
@@ -100,29 +88,14 @@ impl StopStrings {
                 let end = before + offset + 1;
                 self.done = true;
                 let mut text = std::mem::take(&mut self.held);
-                text.truncate(if self.include_in_output {
-                    end
-                } else {
-                    end - len
-                });
-                return StopOutput {
-                    text,
-                    matched: Some(index),
-                };
+                text.truncate(if self.include_in_output { end } else { end - len });
+                return StopOutput { text, matched: Some(index) };
             }
         }
         // A stop string starts at a character, so the cut never splits one.
-        let hold = self
-            .stops
-            .iter()
-            .map(|stop| stop.matched)
-            .max()
-            .unwrap_or(0);
+        let hold = self.stops.iter().map(|stop| stop.matched).max().unwrap_or(0);
         let rest = self.held.split_off(self.held.len() - hold);
-        StopOutput {
-            text: std::mem::replace(&mut self.held, rest),
-            matched: None,
-        }
+        StopOutput { text: std::mem::replace(&mut self.held, rest), matched: None }
     }
 
     /// Shows `text` without looking for stop strings, which then start afresh: what the first

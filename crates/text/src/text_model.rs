@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::chat_template::is_template_text;
 use crate::{
     ChatInput, ChatTemplates, Detokenizer, GenerationConfig, SpecialTokens, TextError, Tokenizer,
 };
@@ -57,8 +58,7 @@ impl TextFiles {
 
     /// Sets the `--chat-template` override: the path of a file, or the template itself.
     pub fn override_chat_template(&mut self, path_or_text: &str) -> Result<(), TextError> {
-        let is_text = path_or_text.contains("{{") || path_or_text.contains("{%");
-        self.chat_template_override = if is_text {
+        self.chat_template_override = if is_template_text(path_or_text) {
             Some(path_or_text.to_owned())
         } else {
             let path = Path::new(path_or_text);
@@ -110,11 +110,7 @@ impl TextModel {
             &processor,
             tokenizer.special_tokens(),
         )?;
-        Ok(Self {
-            tokenizer,
-            templates,
-            generation,
-        })
+        Ok(Self { tokenizer, templates, generation })
     }
 
     /// The tokenizer; a clone is a reference.
@@ -162,10 +158,7 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, TextError> {
     match std::fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(TextError::Io {
-            path: path.to_owned(),
-            source,
-        }),
+        Err(source) => Err(TextError::Io { path: path.to_owned(), source }),
     }
 }
 
@@ -179,10 +172,7 @@ fn read_text(path: &Path) -> Result<Option<String>, TextError> {
 }
 
 fn read_templates(dir: &Path) -> Result<BTreeMap<String, String>, TextError> {
-    let io = |source| TextError::Io {
-        path: dir.to_owned(),
-        source,
-    };
+    let io = |source| TextError::Io { path: dir.to_owned(), source };
     let mut templates = BTreeMap::new();
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,
@@ -191,13 +181,8 @@ fn read_templates(dir: &Path) -> Result<BTreeMap<String, String>, TextError> {
     };
     for entry in entries {
         let path = entry.map_err(io)?.path();
-        let name = path
-            .file_stem()
-            .and_then(|stem| stem.to_str())
-            .unwrap_or_default();
-        if path
-            .extension()
-            .is_some_and(|extension| extension == "jinja")
+        let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        if path.extension().is_some_and(|extension| extension == "jinja")
             && let Some(text) = read_text(&path)?
         {
             templates.insert(name.to_owned(), text);

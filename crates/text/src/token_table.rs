@@ -50,24 +50,12 @@ impl DecoderRule {
     }
 
     fn add(&mut self, decoder: &Value, fused: &mut bool) -> Result<(), TextError> {
-        let kind = decoder
-            .get("type")
-            .and_then(Value::as_str)
-            .unwrap_or("missing type");
-        let string = |name: &str| {
-            decoder
-                .get(name)
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-        };
+        let kind = decoder.get("type").and_then(Value::as_str).unwrap_or("missing type");
+        let string = |name: &str| decoder.get(name).and_then(Value::as_str).unwrap_or_default();
         let count = |name: &str| decoder.get(name).and_then(Value::as_u64).unwrap_or(0) as usize;
         match kind {
             "Sequence" => {
-                for step in decoder
-                    .get("decoders")
-                    .and_then(Value::as_array)
-                    .into_iter()
-                    .flatten()
+                for step in decoder.get("decoders").and_then(Value::as_array).into_iter().flatten()
                 {
                     self.add(step, fused)?;
                 }
@@ -84,15 +72,11 @@ impl DecoderRule {
             }
             "Replace" if decoder.pointer("/pattern/String").is_some() => {
                 let pattern = decoder["pattern"]["String"].as_str().unwrap_or_default();
-                self.replace
-                    .push((pattern.to_owned(), string("content").to_owned()));
+                self.replace.push((pattern.to_owned(), string("content").to_owned()));
             }
             "Strip" if *fused && count("stop") == 0 => {
                 let content = string("content").chars().next().unwrap_or(' ');
-                self.leading = Leading::Strip {
-                    content,
-                    max: count("start"),
-                };
+                self.leading = Leading::Strip { content, max: count("start") };
             }
             _ => {
                 return Err(TextError::invalid(
@@ -134,11 +118,7 @@ impl DecoderRule {
 
 fn fallback_byte(piece: &str) -> Option<u8> {
     let digits = piece.strip_prefix("<0x")?.strip_suffix('>')?;
-    if digits.len() == 2 {
-        u8::from_str_radix(digits, 16).ok()
-    } else {
-        None
-    }
+    if digits.len() == 2 { u8::from_str_radix(digits, 16).ok() } else { None }
 }
 
 /// The inverse of GPT-2's `bytes_to_unicode`: printable Latin-1 stands for itself, the other bytes
@@ -150,10 +130,9 @@ fn byte_of_char(c: char) -> Option<u8> {
     };
     match code {
         0x00..=0xff if printable(code) => Some(code as u8),
-        0x100..=0x143 => (0u32..=0xff)
-            .filter(|b| !printable(*b))
-            .nth((code - 0x100) as usize)
-            .map(|b| b as u8),
+        0x100..=0x143 => {
+            (0u32..=0xff).filter(|b| !printable(*b)).nth((code - 0x100) as usize).map(|b| b as u8)
+        }
         _ => None,
     }
 }
@@ -212,12 +191,7 @@ impl TokenTable {
     pub(crate) fn get(&self, id: u32) -> TokenEntry<'_> {
         let index = id as usize;
         let Some(&end) = self.ends.get(index) else {
-            return TokenEntry {
-                bytes: &[],
-                special: false,
-                fallback: false,
-                known: false,
-            };
+            return TokenEntry { bytes: &[], special: false, fallback: false, known: false };
         };
         let start = if index == 0 { 0 } else { self.ends[index - 1] };
         let flags = self.flags[index];
@@ -248,10 +222,7 @@ mod tests {
     #[test]
     fn an_unknown_decoder_is_refused_by_name() {
         let error = DecoderRule::from_json(&json!({"type": "WordPiece"})).unwrap_err();
-        assert!(
-            error.to_string().contains("WordPiece is not supported"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("WordPiece is not supported"), "{error}");
     }
 
     #[test]
@@ -261,25 +232,13 @@ mod tests {
             {"type": "ByteFallback"}, {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}
         ]}))
         .unwrap();
-        assert_eq!(
-            rule.leading,
-            Leading::Strip {
-                content: ' ',
-                max: 1
-            }
-        );
+        assert_eq!(rule.leading, Leading::Strip { content: ' ', max: 1 });
         let pieces = ["<0xE5>", "▁a▁b", "<0xE5F>"].map(|piece| (Some(piece.to_owned()), false));
         let table = TokenTable::new(&rule, pieces.into_iter().chain([(None, false)]));
         assert_eq!(table.len(), 4);
-        assert_eq!(
-            (table.get(0).bytes, table.get(0).fallback),
-            (&[0xe5][..], true)
-        );
+        assert_eq!((table.get(0).bytes, table.get(0).fallback), (&[0xe5][..], true));
         assert_eq!(table.get(1).bytes, b" a b");
-        assert_eq!(
-            (table.get(2).bytes, table.get(2).fallback),
-            (&b"<0xE5F>"[..], false)
-        );
+        assert_eq!((table.get(2).bytes, table.get(2).fallback), (&b"<0xE5F>"[..], false));
         assert!(!table.get(3).known && !table.get(9).known);
     }
 }

@@ -27,9 +27,7 @@ struct Inner {
 
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tokenizer")
-            .field("vocab_size", &self.vocab_size())
-            .finish_non_exhaustive()
+        f.debug_struct("Tokenizer").field("vocab_size", &self.vocab_size()).finish_non_exhaustive()
     }
 }
 
@@ -54,22 +52,14 @@ impl Tokenizer {
             .map_err(|error| TextError::invalid("tokenizer.json: decoder", error))?;
         let rule = DecoderRule::from_json(&decoder)?;
         let table = token_table(&backend, &rule);
-        Ok(Self(Arc::new(Inner {
-            backend,
-            rule,
-            table,
-            special,
-        })))
+        Ok(Self(Arc::new(Inner { backend, rule, table, special })))
     }
 
     /// Encodes `text`; special tokens written in it are recognised. `add_special_tokens` adds what
     /// the tokenizer puts around a text (BOS): true for completions, false for a rendered chat.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TextError> {
         if text.len() > MAX_TEXT_LEN {
-            return Err(TextError::TextTooLong {
-                len: text.len(),
-                limit: MAX_TEXT_LEN,
-            });
+            return Err(TextError::TextTooLong { len: text.len(), limit: MAX_TEXT_LEN });
         }
         let encoding = self.0.backend.encode_fast(text, add_special_tokens);
         let encoding = encoding.map_err(|error| TextError::Tokenize(error.to_string()))?;
@@ -139,9 +129,7 @@ fn token_table(backend: &tokenizers::Tokenizer, rule: &DecoderRule) -> TokenTabl
         rule,
         (0..num_ids).map(|id| {
             let piece = backend.id_to_token(id);
-            let special = piece
-                .as_deref()
-                .is_some_and(|piece| added.is_special_token(piece));
+            let special = piece.as_deref().is_some_and(|piece| added.is_special_token(piece));
             (piece, special)
         }),
     )
@@ -157,11 +145,9 @@ fn override_post_processor(
     }
     let mut template = Vec::new();
     let mut tokens = Vec::new();
-    for (wanted, name) in [
-        (special.add_bos, "bos_token"),
-        (None, "$A"),
-        (special.add_eos, "eos_token"),
-    ] {
+    for (wanted, name) in
+        [(special.add_bos, "bos_token"), (None, "$A"), (special.add_eos, "eos_token")]
+    {
         if name == "$A" {
             template.push("$A".to_owned());
         } else if wanted == Some(true)
