@@ -18,12 +18,14 @@ const MAX_MODEL_LEN: usize = 200;
 
 /// Largest difference of a float32 logit from transformers', whose deviation is about 8.
 const F32_TOLERANCE: f32 = 1e-3;
-/// The same in bf16, which keeps 8 bits: root mean square over the vocabulary.
-const BF16_TOLERANCE: f32 = 0.25;
+/// What the root mean square error of bf16 logits may be, in that of transformers' own bf16 run.
+const BF16_TOLERANCE: f32 = 1.25;
 
 #[derive(Deserialize)]
 struct Expected {
     cases: Vec<Case>,
+    /// By which transformers' bf16 logits miss its float32 ones: root mean square, worst case.
+    bf16_error: f32,
 }
 
 /// A prompt, the logits of its last position, and the greedy continuation.
@@ -39,6 +41,7 @@ struct Golden {
     config: Value,
     row: &'static Architecture,
     cases: Vec<Case>,
+    bf16_error: f32,
 }
 
 fn json<T: for<'a> Deserialize<'a>>(path: &Path) -> T {
@@ -48,21 +51,14 @@ fn json<T: for<'a> Deserialize<'a>>(path: &Path) -> T {
 
 fn goldens() -> Vec<Golden> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
-    let mut folders: Vec<PathBuf> = fs::read_dir(root)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
+    let mut folders: Vec<PathBuf> =
+        fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).collect();
     folders.sort();
     let golden = |folder: PathBuf| {
         let config = json(&folder.join("config.json"));
         let row = Architecture::find(models::registry(), &config).unwrap();
-        let Expected { cases } = json(&folder.join("expected.json"));
-        Golden {
-            folder,
-            config,
-            row,
-            cases,
-        }
+        let Expected { cases, bf16_error } = json(&folder.join("expected.json"));
+        Golden { folder, config, row, cases, bf16_error }
     };
     folders.into_iter().map(golden).collect()
 }
@@ -104,34 +100,17 @@ fn generate(paged: &mut Paged, case: &Case, chunk: usize) -> Vec<Vec<f32>> {
     all
 }
 
-fn assert_close(golden: &Golden, case: &Case, logits: &[f32], dtype: DType) {
-    let context = format!(
-        "{}, prompt of {}, {dtype:?}",
-        golden.name(),
-        case.prompt.len()
-    );
-    assert_eq!(logits.len(), case.logits.len(), "{context}");
-    let differences = || logits.iter().zip(&case.logits).map(|(a, b)| (a - b).abs());
-    let (error, tolerance) = if dtype == DType::F32 {
-        (differences().fold(0.0, f32::max), F32_TOLERANCE)
-    } else {
-        (
-            (differences().map(|d| d * d).sum::<f32>() / logits.len() as f32).sqrt(),
-            BF16_TOLERANCE,
-        )
-    };
-    assert!(error <= tolerance, "{context}: logits are off by {error}");
+/// Differences of each logit from transformers'.
+fn differences(case: &Case, logits: &[f32]) -> impl Iterator<Item = f32> {
+    assert_eq!(logits.len(), case.logits.len());
+    logits.iter().zip(&case.logits).map(|(a, b)| (a - b).abs())
 }
 
 #[test]
 fn every_registry_row_has_a_golden() {
     let goldens = goldens();
     for row in models::registry() {
-        assert!(
-            goldens.iter().any(|golden| golden.row.name == row.name),
-            "{} has none",
-            row.name
-        );
+        assert!(goldens.iter().any(|golden| golden.row.name == row.name), "{} has none", row.name);
     }
 }
 
@@ -141,14 +120,11 @@ fn logits_and_greedy_tokens_are_those_of_transformers() {
         let mut paged = golden.load(DType::F32, 16);
         for case in &golden.cases {
             let logits = generate(&mut paged, case, usize::MAX);
-            assert_close(&golden, case, &logits[0], DType::F32);
-            let tokens: Vec<u32> = logits.iter().map(|logits| argmax(logits)).collect();
+            let error = differences(case, &logits[0]).fold(0.0, f32::max);
             let (name, len) = (golden.name(), case.prompt.len());
-            assert_eq!(
-                tokens[..case.greedy.len()],
-                case.greedy,
-                "{name}, prompt of {len}"
-            );
+            assert!(error <= F32_TOLERANCE, "{name}, prompt of {len}: off by {error}");
+            let tokens: Vec<u32> = logits.iter().map(|logits| argmax(logits)).collect();
+            assert_eq!(tokens[..case.greedy.len()], case.greedy, "{name}, prompt of {len}");
         }
     }
 }
@@ -159,10 +135,12 @@ fn bf16_logits_are_near_those_of_transformers() {
         let mut paged = golden.load(DType::BF16, 16);
         for case in &golden.cases {
             let mut sequence = Sequence::new(&case.prompt);
-            let logits = paged
-                .step(&mut [(&mut sequence, case.prompt.len())])
-                .unwrap();
-            assert_close(&golden, case, &logits[0], DType::BF16);
+            let logits = paged.step(&mut [(&mut sequence, case.prompt.len())]).unwrap();
+            let squares: f32 = differences(case, &logits[0]).map(|d| d * d).sum();
+            let error = (squares / case.logits.len() as f32).sqrt();
+            let (name, len, bound) =
+                (golden.name(), case.prompt.len(), BF16_TOLERANCE * golden.bf16_error);
+            assert!(error <= bound, "{name}, prompt of {len}: off by {error}, {bound} allowed");
         }
     }
 }
@@ -171,11 +149,7 @@ fn bf16_logits_are_near_those_of_transformers() {
 fn chunks_and_block_sizes_change_no_bit() {
     for golden in goldens() {
         for dtype in [DType::F32, DType::BF16] {
-            let case = golden
-                .cases
-                .iter()
-                .max_by_key(|case| case.prompt.len())
-                .unwrap();
+            let case = golden.cases.iter().max_by_key(|case| case.prompt.len()).unwrap();
             let whole = generate(&mut golden.load(dtype, 16), case, usize::MAX);
             for (chunk, block_size) in [(1, 16), (7, 8), (64, 32)] {
                 let cut = generate(&mut golden.load(dtype, block_size), case, chunk);
@@ -195,24 +169,14 @@ fn a_mixed_batch_changes_no_bit() {
     for golden in goldens() {
         for dtype in [DType::F32, DType::BF16] {
             let mut paged = golden.load(dtype, 16);
-            let alone: Vec<Vec<Vec<f32>>> = golden
-                .cases
-                .iter()
-                .map(|case| generate(&mut paged, case, usize::MAX))
-                .collect();
+            let alone: Vec<Vec<Vec<f32>>> =
+                golden.cases.iter().map(|case| generate(&mut paged, case, usize::MAX)).collect();
             // All at once: short prompts decode while long ones are still being read.
             let mut paged = golden.load(dtype, 16);
-            let mut sequences: Vec<Sequence> = golden
-                .cases
-                .iter()
-                .map(|case| Sequence::new(&case.prompt))
-                .collect();
+            let mut sequences: Vec<Sequence> =
+                golden.cases.iter().map(|case| Sequence::new(&case.prompt)).collect();
             let mut together = vec![Vec::new(); sequences.len()];
-            while together
-                .iter()
-                .zip(&alone)
-                .any(|(done, all)| done.len() < all.len())
-            {
+            while together.iter().zip(&alone).any(|(done, all)| done.len() < all.len()) {
                 let mut chunks: Vec<(&mut Sequence, usize)> = sequences
                     .iter_mut()
                     .map(|sequence| {
@@ -251,12 +215,7 @@ fn the_specification_counts_what_is_loaded() {
             Weights::dummy(0, &Device::Cpu, DType::BF16).unwrap(),
         ] {
             (golden.row.load)(&golden.config, &mut weights, MAX_MODEL_LEN).unwrap();
-            assert_eq!(
-                spec.num_parameters,
-                weights.num_parameters(),
-                "{}",
-                golden.name()
-            );
+            assert_eq!(spec.num_parameters, weights.num_parameters(), "{}", golden.name());
             assert_eq!(weights.unused(), [""; 0], "{}", golden.name());
         }
     }
@@ -270,9 +229,6 @@ fn a_configuration_of_another_size_is_refused_by_tensor() {
         let mut weights = Weights::open(&golden.folder, &Device::Cpu, DType::F32).unwrap();
         let error = (golden.row.load)(&config, &mut weights, MAX_MODEL_LEN).err();
         let error = error.expect("an error").to_string();
-        assert!(
-            error.contains("`model.layers.0.mlp.gate_proj.weight` has shape"),
-            "{error}"
-        );
+        assert!(error.contains("`model.layers.0.mlp.gate_proj.weight` has shape"), "{error}");
     }
 }

@@ -7,7 +7,7 @@ use engine::model::{CausalLm, ForwardBatch, KvCache, KvCacheLayer, ModelSpec};
 const NUM_BLOCKS: usize = 211;
 
 /// A model with a cache.
-pub struct Paged {
+pub(crate) struct Paged {
     model: Box<dyn CausalLm>,
     cache: KvCache,
     block_size: usize,
@@ -17,29 +17,25 @@ pub struct Paged {
 
 /// A sequence: its tokens, how many of them are in the cache, and in which blocks.
 #[derive(Debug, Clone)]
-pub struct Sequence {
-    pub tokens: Vec<u32>,
+pub(crate) struct Sequence {
+    pub(crate) tokens: Vec<u32>,
     computed: usize,
     blocks: Vec<u32>,
 }
 
 impl Sequence {
-    pub fn new(tokens: &[u32]) -> Self {
-        Self {
-            tokens: tokens.to_vec(),
-            computed: 0,
-            blocks: Vec::new(),
-        }
+    pub(crate) fn new(tokens: &[u32]) -> Self {
+        Self { tokens: tokens.to_vec(), computed: 0, blocks: Vec::new() }
     }
 
     /// Tokens whose keys and values are not in the cache yet.
-    pub fn num_pending(&self) -> usize {
+    pub(crate) fn num_pending(&self) -> usize {
         self.tokens.len() - self.computed
     }
 }
 
 impl Paged {
-    pub fn new(
+    pub(crate) fn new(
         model: Box<dyn CausalLm>,
         spec: &ModelSpec,
         dtype: DType,
@@ -49,28 +45,15 @@ impl Paged {
         // What was never written must never be read.
         let unwritten = || Tensor::full(f32::NAN, shape, &Device::Cpu)?.to_dtype(dtype);
         let layers = (0..spec.num_layers)
-            .map(|_| {
-                Ok(KvCacheLayer {
-                    key: unwritten()?,
-                    value: unwritten()?,
-                })
-            })
+            .map(|_| Ok(KvCacheLayer { key: unwritten()?, value: unwritten()? }))
             .collect::<Result<_>>()?;
-        Ok(Self {
-            model,
-            cache: KvCache { layers },
-            block_size,
-            dealt: 0,
-        })
+        Ok(Self { model, cache: KvCache { layers }, block_size, dealt: 0 })
     }
 
     /// Computes the next `len` tokens of each sequence in one pass, and returns the logits of the
     /// last of them for each.
-    pub fn step(&mut self, chunks: &mut [(&mut Sequence, usize)]) -> Result<Vec<Vec<f32>>> {
-        let mut batch = Lists {
-            q_starts: vec![0],
-            ..Lists::default()
-        };
+    pub(crate) fn step(&mut self, chunks: &mut [(&mut Sequence, usize)]) -> Result<Vec<Vec<f32>>> {
+        let mut batch = Lists { q_starts: vec![0], ..Lists::default() };
         for (sequence, len) in &mut *chunks {
             let end = sequence.computed + *len;
             while sequence.blocks.len() * self.block_size < end {
@@ -81,28 +64,20 @@ impl Paged {
                 let block = sequence.blocks[position / self.block_size] as usize;
                 batch.ids.push(sequence.tokens[position]);
                 batch.positions.push(position as u32);
-                batch
-                    .slots
-                    .push((block * self.block_size + position % self.block_size) as u32);
+                batch.slots.push((block * self.block_size + position % self.block_size) as u32);
             }
             sequence.computed = end;
             batch.q_starts.push(batch.ids.len() as u32);
             batch.context_lens.push(end as u32);
         }
-        let width = chunks
-            .iter()
-            .map(|(sequence, _)| sequence.blocks.len())
-            .max()
-            .unwrap_or(0);
+        let width = chunks.iter().map(|(sequence, _)| sequence.blocks.len()).max().unwrap_or(0);
         let mut block_tables = Vec::new();
         for (sequence, _) in &*chunks {
             block_tables.extend(&sequence.blocks);
             block_tables.resize(block_tables.len().next_multiple_of(width), 0);
         }
         let block_tables = Tensor::from_vec(block_tables, (chunks.len(), width), &Device::Cpu)?;
-        self.model
-            .forward(&batch.tensors(block_tables)?, &self.cache)?
-            .to_vec2()
+        self.model.forward(&batch.tensors(block_tables)?, &self.cache)?.to_vec2()
     }
 }
 
