@@ -39,7 +39,7 @@ pub struct EngineOptions {
     pub enable_prefix_caching: Option<bool>,
     /// `--max-num-queued-reqs`: requests that may wait to run. Default 1024.
     pub max_num_queued_reqs: Option<usize>,
-    /// `--num-threads`: of the kernels' pool. Default: the physical cores.
+    /// `--num-threads`: of the kernels' pool. Default: one a core.
     pub num_threads: Option<usize>,
     /// `--seed`: of random weights and of requests that bring none. Default 0.
     pub seed: Option<u64>,
@@ -66,7 +66,7 @@ pub struct EngineConfig {
     pub enable_prefix_caching: bool,
     /// Most requests that wait to run for the first time.
     pub max_num_queued_reqs: usize,
-    /// Threads for `kernels::pool::init`, which must run before the weights are loaded.
+    /// Threads of the kernels' pool; see [`start_pool`](EngineConfig::start_pool).
     pub num_threads: Option<usize>,
     /// Of random weights and of requests that bring none.
     pub seed: u64,
@@ -92,6 +92,9 @@ pub enum OptionError {
     /// A dtype that this build cannot compute in.
     #[error("--dtype {0} is not supported: use auto, float32 or bfloat16")]
     Dtype(&'static str),
+    /// The kernels' pool could not be started.
+    #[error("--num-threads: {0}")]
+    Threads(String),
     /// The cache holds less than one sequence of full length.
     #[error(
         "the KV cache holds {cache_tokens} tokens, less than one sequence of --max-model-len \
@@ -135,6 +138,13 @@ impl EngineConfig {
     /// arithmetic likes.
     pub fn max_logits_rows(&self) -> usize {
         self.max_num_seqs.max(MIN_LOGITS_ROWS).min(self.max_num_batched_tokens)
+    }
+
+    /// Starts the kernels' pool with `num_threads`, if given. To be called once, before the weights
+    /// are loaded: the first op starts the pool, too, with a thread for each core.
+    pub fn start_pool(&self) -> Result<(), OptionError> {
+        let Some(num_threads) = self.num_threads else { return Ok(()) };
+        kernels::pool::init(num_threads).map_err(|error| OptionError::Threads(error.to_string()))
     }
 
     /// Checks `options` against the model and fills in what they leave open.

@@ -10,6 +10,7 @@ use std::{fmt, io, mem, thread};
 use candle_core::Device;
 use scheduler::{Limits, LimitsError, Outcome, Plan, Scheduler, SeqId};
 
+use crate::config::OptionError;
 use crate::handle::{Commands, EngineHandle, Phase, RequestLimits, Shared};
 use crate::kv_cache::CacheShape;
 use crate::memory::MemoryPlan;
@@ -32,6 +33,9 @@ pub struct Engine {
 /// Why an engine could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// The memory plan does not hold.
+    #[error(transparent)]
+    Plan(#[from] OptionError),
     /// The limits make no scheduler.
     #[error(transparent)]
     Limits(#[from] LimitsError),
@@ -53,6 +57,7 @@ impl Engine {
         device: &Device,
         eos_token_ids: &[u32],
     ) -> Result<EngineHandle, StartError> {
+        plan.check()?;
         let config = &plan.config;
         let scheduler = Scheduler::new(Limits {
             num_blocks: plan.num_blocks,

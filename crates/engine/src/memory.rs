@@ -53,14 +53,9 @@ impl MemoryPlan {
     /// `max_num_seqs` sequences of `max_model_len` tokens, but takes at most half of what the rest
     /// leaves, or nine tenths if one sequence needs that.
     ///
-    /// # Errors
-    /// If the device cannot hold it, or the cache not one sequence of `max_model_len` tokens. The
-    /// error names the flag to change.
-    pub fn compute(
-        spec: &ModelSpec,
-        config: &EngineConfig,
-        available_bytes: usize,
-    ) -> Result<Self, OptionError> {
+    /// A plan that does not fit is computed, too, so that it can be shown; see
+    /// [`check`](Self::check).
+    pub fn compute(spec: &ModelSpec, config: &EngineConfig, available_bytes: usize) -> Self {
         let logits_bytes = config.max_logits_rows() * spec.vocab_size * DType::F32.size_in_bytes();
         let mut plan = Self {
             weight_bytes: spec.num_parameters * config.dtype.size_in_bytes(),
@@ -76,8 +71,7 @@ impl MemoryPlan {
             num_parameters: spec.num_parameters,
         };
         plan.num_blocks = plan.choose_blocks();
-        plan.check()?;
-        Ok(plan)
+        plan
     }
 
     fn choose_blocks(&self) -> usize {
@@ -123,7 +117,9 @@ impl MemoryPlan {
         self.num_blocks * self.config.block_size
     }
 
-    fn check(&self) -> Result<(), OptionError> {
+    /// Refuses a plan that the device cannot hold, or whose cache cannot hold one sequence of
+    /// `max_model_len` tokens. The error names the flag to change.
+    pub fn check(&self) -> Result<(), OptionError> {
         let config = &self.config;
         if self.fixed_bytes() > self.available_bytes {
             return Err(OptionError::ModelTooLarge {
@@ -236,7 +232,8 @@ mod tests {
 
     fn plan(options: &EngineOptions, available: usize) -> Result<MemoryPlan, OptionError> {
         let config = EngineConfig::resolve(options, &spec()).unwrap();
-        MemoryPlan::compute(&spec(), &config, available)
+        let plan = MemoryPlan::compute(&spec(), &config, available);
+        plan.check().map(|()| plan)
     }
 
     #[test]

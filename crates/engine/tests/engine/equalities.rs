@@ -124,7 +124,8 @@ fn starved_equals_roomy() {
     };
     let (engine, _) = start(Kind::Hash, &options);
     assert_same(&asks, &expected, &together(&engine, &asks));
-    assert!(engine.stats().preemptions > 5, "the cache was too small to matter");
+    let preemptions = engine.stats().preemptions;
+    assert!(preemptions > 5, "{preemptions} preemptions: the cache was too roomy to matter");
 }
 
 #[test]

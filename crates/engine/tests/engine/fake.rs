@@ -190,7 +190,7 @@ pub(crate) fn options() -> EngineOptions {
 pub(crate) fn start(kind: Kind, options: &EngineOptions) -> (EngineHandle, Arc<Control>) {
     let spec = spec();
     let config = EngineConfig::resolve(options, &spec).unwrap();
-    let plan = MemoryPlan::compute(&spec, &config, 1 << 30).unwrap();
+    let plan = MemoryPlan::compute(&spec, &config, 1 << 30);
     let control = Arc::new(Control::default());
     let model = Box::new(FakeLm { kind, control: Arc::clone(&control) });
     (Engine::start(model, &spec, &plan, &Device::Cpu, &[EOS]).unwrap(), control)
