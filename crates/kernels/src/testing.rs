@@ -51,19 +51,12 @@ pub(crate) fn to_bits(tensor: &Tensor) -> Result<Vec<u32>> {
 /// Compares with a reference: the error may be `relative` of the value plus that of 1, in f32 as
 /// stated by the op, in bf16 half a unit in the last place (2^-9) for each of the op's roundings.
 pub(crate) fn assert_close(actual: &Tensor, expected: &[f64], relative: Tolerance) {
-    let allowed = if actual.dtype() == DType::BF16 {
-        relative.bf16
-    } else {
-        relative.f32
-    };
+    let allowed = if actual.dtype() == DType::BF16 { relative.bf16 } else { relative.f32 };
     let actual = to_f64(actual).expect("a tensor converts to f64");
     assert_eq!(actual.len(), expected.len());
     for (i, (a, e)) in actual.iter().zip(expected).enumerate() {
         let error = (a - e).abs();
-        assert!(
-            error <= allowed * (1.0 + e.abs()),
-            "element {i} is {a}, expected {e}"
-        );
+        assert!(error <= allowed * (1.0 + e.abs()), "element {i} is {a}, expected {e}");
     }
 }
 

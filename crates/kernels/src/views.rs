@@ -43,10 +43,7 @@ pub(crate) fn contiguous(layout: &Layout, name: &str) -> Result<(usize, usize)> 
 /// Refuses a tensor whose shape is another than expected.
 pub(crate) fn expect_dims(tensor: &Tensor, expected: &[usize], name: &str) -> Result<()> {
     if tensor.dims() != expected {
-        bail!(
-            "{name} must have shape {expected:?}, it has {:?}",
-            tensor.dims()
-        );
+        bail!("{name} must have shape {expected:?}, it has {:?}", tensor.dims());
     }
     Ok(())
 }

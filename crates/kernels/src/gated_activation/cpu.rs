@@ -38,9 +38,7 @@ impl<E: Element> Kernel for Silu<'_, E> {
     #[inline(always)]
     fn run<V: Lanes>(self) {
         let Self(gate, up, out) = self;
-        map_row([gate, up], out, |[gate, up]: [V; 2]| {
-            gate.mul(logistic(gate)).mul(up)
-        });
+        map_row([gate, up], out, |[gate, up]: [V; 2]| gate.mul(logistic(gate)).mul(up));
     }
 }
 
@@ -55,12 +53,8 @@ impl<E: Element> Kernel for GeluTanh<'_, E> {
         let Self(gate, up, out) = self;
         map_row([gate, up], out, |[gate, up]: [V; 2]| {
             // (1 + tanh(z)) / 2 = 1 / (1 + exp(-2 z))
-            let cubic = gate
-                .mul(gate)
-                .mul_add(V::splat(0.044_715), V::splat(1.0))
-                .mul(gate);
-            gate.mul(logistic(cubic.mul(V::splat(2.0 * SQRT_2_OVER_PI))))
-                .mul(up)
+            let cubic = gate.mul(gate).mul_add(V::splat(0.044_715), V::splat(1.0)).mul(gate);
+            gate.mul(logistic(cubic.mul(V::splat(2.0 * SQRT_2_OVER_PI)))).mul(up)
         });
     }
 }

@@ -29,10 +29,7 @@ pub enum Activation {
 pub fn gated_activation(gate_up: &Tensor, activation: Activation) -> Result<Tensor> {
     match gate_up.dims().last() {
         Some(width) if width % 2 == 0 => {}
-        _ => bail!(
-            "gate_up must have an even last dimension, its shape is {:?}",
-            gate_up.dims()
-        ),
+        _ => bail!("gate_up must have an even last dimension, its shape is {:?}", gate_up.dims()),
     }
     gate_up.apply_op1_no_bwd(&GatedActivation { activation })
 }

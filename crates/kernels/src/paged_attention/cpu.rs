@@ -47,11 +47,7 @@ pub(super) fn paged_attention<E: Element>(
     let shared = DisjointMut::new(&mut out);
     let pairs: usize = sequences.iter().map(|s| s.num_rows * s.context_len).sum();
     for_each_task(tiles.len(), pairs * num_heads * head_dim, |i| {
-        dispatch(AttendTile {
-            inputs: &inputs,
-            tile: &tiles[i],
-            out: &shared,
-        });
+        dispatch(AttendTile { inputs: &inputs, tile: &tiles[i], out: &shared });
     });
     Ok(E::to_cpu_storage_owned(out))
 }
@@ -88,12 +84,7 @@ fn sequences<'a>(
 impl Sequence<'_> {
     /// Refuses keys that are not there.
     fn check(&self, index: usize, num_blocks: usize, block_size: usize) -> Result<()> {
-        let Self {
-            num_rows,
-            context_len,
-            table,
-            ..
-        } = self;
+        let Self { num_rows, context_len, table, .. } = self;
         if context_len < num_rows {
             bail!("sequence {index} has {num_rows} rows and only {context_len} keys");
         }
@@ -105,10 +96,7 @@ impl Sequence<'_> {
             );
         }
         let used = context_len.div_ceil(block_size.max(1)).min(table.len());
-        match table[..used]
-            .iter()
-            .find(|&&block| block as usize >= num_blocks)
-        {
+        match table[..used].iter().find(|&&block| block as usize >= num_blocks) {
             Some(block) => bail!("block {block} of sequence {index} is beyond the {num_blocks}"),
             None => Ok(()),
         }

@@ -73,11 +73,7 @@ fn check(q: &Tensor, cache: &KvCacheLayer, args: &PagedAttention) -> Result<()> 
     for (tensor, name) in [(&cache.key, "cache.key"), (&cache.value, "cache.value")] {
         expect_dims(tensor, &cache_dims, name)?;
         if tensor.dtype() != q.dtype() {
-            bail!(
-                "{name} must be {:?} as q is, it is {:?}",
-                q.dtype(),
-                tensor.dtype()
-            );
+            bail!("{name} must be {:?} as q is, it is {:?}", q.dtype(), tensor.dtype());
         }
     }
     let num_seqs = args.context_lens.dims1()?;

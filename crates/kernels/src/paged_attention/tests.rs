@@ -6,10 +6,7 @@ use crate::testing::{
 };
 use candle_core::{DType, Device, Result, Tensor};
 
-const TOLERANCE: Tolerance = Tolerance {
-    f32: 3e-6,
-    bf16: 4e-3,
-};
+const TOLERANCE: Tolerance = Tolerance { f32: 3e-6, bf16: 4e-3 };
 
 /// Heads and blocks of a case.
 #[derive(Clone, Copy)]
@@ -31,12 +28,7 @@ struct Case {
 impl Case {
     /// `shuffle` decides which blocks the sequences get.
     fn new(shape: Shape, num_keys: &[usize], shuffle: u64, like: &Tensor) -> Result<Self> {
-        let Shape {
-            num_kv_heads,
-            head_dim,
-            block_size,
-            ..
-        } = shape;
+        let Shape { num_kv_heads, head_dim, block_size, .. } = shape;
         let needed: Vec<usize> = num_keys.iter().map(|n| n.div_ceil(block_size)).collect();
         let num_blocks = needed.iter().sum::<usize>() + 3;
         let order = values(shuffle, num_blocks);
@@ -64,14 +56,7 @@ impl Case {
         }
         let [key, value] = caches
             .map(|cache| Tensor::from_vec(cache, &dims, like.device())?.to_dtype(like.dtype()));
-        Ok(Self {
-            shape,
-            cache: KvCacheLayer {
-                key: key?,
-                value: value?,
-            },
-            tables,
-        })
+        Ok(Self { shape, cache: KvCacheLayer { key: key?, value: value? }, tables })
     }
 
     /// Attends to the rows `context - rows..context` of some sequences: (sequence, rows, context).
@@ -83,10 +68,7 @@ impl Case {
             q_starts.push(q_starts[q_starts.len() - 1] + rows as u32);
             let table = &self.tables[s];
             tables.extend(
-                table
-                    .iter()
-                    .copied()
-                    .chain(std::iter::repeat_n(9999, width - table.len())),
+                table.iter().copied().chain(std::iter::repeat_n(9999, width - table.len())),
             );
         }
         let contexts: Vec<u32> = parts.iter().map(|part| part.2 as u32).collect();
@@ -100,17 +82,8 @@ impl Case {
     }
 
     fn reference(&self, q: &Tensor, parts: &[(usize, usize, usize)]) -> Result<Vec<f64>> {
-        let Shape {
-            num_heads,
-            num_kv_heads,
-            head_dim,
-            block_size,
-        } = self.shape;
-        let (q, key, value) = (
-            to_f64(q)?,
-            to_f64(&self.cache.key)?,
-            to_f64(&self.cache.value)?,
-        );
+        let Shape { num_heads, num_kv_heads, head_dim, block_size } = self.shape;
+        let (q, key, value) = (to_f64(q)?, to_f64(&self.cache.key)?, to_f64(&self.cache.value)?);
         let scale = f64::from((head_dim as f32).powf(-0.5) * 4.0);
         let mut out = Vec::new();
         for &(s, rows, context) in parts {
@@ -131,11 +104,7 @@ impl Case {
                         .collect();
                     let sum: f64 = weights.iter().sum();
                     for i in 0..head_dim {
-                        out.push(
-                            (0..visible)
-                                .map(|p| weights[p] / sum * value[at(p) + i])
-                                .sum(),
-                        );
+                        out.push((0..visible).map(|p| weights[p] / sum * value[at(p) + i]).sum());
                     }
                 }
             }
@@ -149,59 +118,18 @@ fn queries(shape: Shape, rows: usize, dtype: DType, device: &Device) -> Result<T
 }
 
 const SHAPES: [Shape; 7] = [
-    Shape {
-        num_heads: 1,
-        num_kv_heads: 1,
-        head_dim: 8,
-        block_size: 1,
-    },
-    Shape {
-        num_heads: 4,
-        num_kv_heads: 2,
-        head_dim: 64,
-        block_size: 16,
-    },
-    Shape {
-        num_heads: 6,
-        num_kv_heads: 2,
-        head_dim: 24,
-        block_size: 8,
-    },
-    Shape {
-        num_heads: 8,
-        num_kv_heads: 1,
-        head_dim: 128,
-        block_size: 32,
-    },
-    Shape {
-        num_heads: 2,
-        num_kv_heads: 2,
-        head_dim: 80,
-        block_size: 16,
-    },
-    Shape {
-        num_heads: 7,
-        num_kv_heads: 1,
-        head_dim: 40,
-        block_size: 3,
-    },
-    Shape {
-        num_heads: 1,
-        num_kv_heads: 1,
-        head_dim: 256,
-        block_size: 16,
-    },
+    Shape { num_heads: 1, num_kv_heads: 1, head_dim: 8, block_size: 1 },
+    Shape { num_heads: 4, num_kv_heads: 2, head_dim: 64, block_size: 16 },
+    Shape { num_heads: 6, num_kv_heads: 2, head_dim: 24, block_size: 8 },
+    Shape { num_heads: 8, num_kv_heads: 1, head_dim: 128, block_size: 32 },
+    Shape { num_heads: 2, num_kv_heads: 2, head_dim: 80, block_size: 16 },
+    Shape { num_heads: 7, num_kv_heads: 1, head_dim: 40, block_size: 3 },
+    Shape { num_heads: 1, num_kv_heads: 1, head_dim: 256, block_size: 16 },
 ];
 
 /// Prefill, chunk and decode mixed.
-const PARTS: [(usize, usize, usize); 6] = [
-    (0, 1, 1),
-    (1, 1, 700),
-    (2, 70, 70),
-    (3, 17, 130),
-    (4, 0, 5),
-    (5, 1, 64),
-];
+const PARTS: [(usize, usize, usize); 6] =
+    [(0, 1, 1), (1, 1, 700), (2, 70, 70), (3, 17, 130), (4, 0, 5), (5, 1, 64)];
 const NUM_KEYS: [usize; 6] = [1, 700, 70, 130, 5, 64];
 const NUM_ROWS: usize = 90;
 
@@ -231,10 +159,7 @@ fn batched_equals_alone() -> Result<()> {
             let mut row = 0;
             for part in PARTS {
                 let alone = case.run(&q.narrow(0, row, part.1)?, &[part])?;
-                assert_eq!(
-                    to_bits(&alone)?,
-                    to_bits(&together.narrow(0, row, part.1)?)?
-                );
+                assert_eq!(to_bits(&alone)?, to_bits(&together.narrow(0, row, part.1)?)?);
                 row += part.1;
             }
         }
@@ -269,15 +194,7 @@ fn blocks_and_their_size_do_not_show() -> Result<()> {
             let q = queries(shape, NUM_ROWS, DType::BF16, &device)?;
             let expected = to_bits(&Case::new(shape, &NUM_KEYS, 1, &q)?.run(&q, &PARTS)?)?;
             for (block_size, shuffle) in [(1, 2), (8, 3), (16, 4), (32, 5), (100, 6)] {
-                let case = Case::new(
-                    Shape {
-                        block_size,
-                        ..shape
-                    },
-                    &NUM_KEYS,
-                    shuffle,
-                    &q,
-                )?;
+                let case = Case::new(Shape { block_size, ..shape }, &NUM_KEYS, shuffle, &q)?;
                 assert_eq!(to_bits(&case.run(&q, &PARTS)?)?, expected);
             }
         }
@@ -299,15 +216,7 @@ fn wrong_inputs_are_named() -> Result<()> {
     assert!(error(&narrow, (0, 4, 20)).contains("cache.key must be BF16 as q is"));
     let strided = q.transpose(1, 2)?.contiguous()?.transpose(1, 2)?;
     assert!(error(&strided, (0, 4, 20)).contains("q must be contiguous"));
-    let odd = queries(
-        Shape {
-            head_dim: 20,
-            ..shape
-        },
-        4,
-        DType::F32,
-        &Device::Cpu,
-    )?;
+    let odd = queries(Shape { head_dim: 20, ..shape }, 4, DType::F32, &Device::Cpu)?;
     assert!(error(&odd, (0, 4, 20)).contains("head_dim must be a multiple of 8"));
     Ok(())
 }

@@ -74,19 +74,11 @@ impl<E: Element> Kernel for AttendTile<'_, E> {
             let Inputs { head_dim, .. } = *self.inputs;
             let num_rows = self.tile.num_tokens * self.group_size();
             self.load_queries::<V>(scratch);
-            scratch
-                .keys
-                .resize(head_dim.next_multiple_of(LANES), [[0.0; LANES]; VECTORS]);
+            scratch.keys.resize(head_dim.next_multiple_of(LANES), [[0.0; LANES]; VECTORS]);
             scratch.weights.resize(num_rows, [[0.0; LANES]; VECTORS]);
             scratch.acc.clear();
-            scratch
-                .acc
-                .resize(num_rows * head_dim.next_multiple_of(LANES), 0.0);
-            let start = Softmax {
-                max: f32::NEG_INFINITY,
-                sum: [0.0; LANES],
-                rescale: 0.0,
-            };
+            scratch.acc.resize(num_rows * head_dim.next_multiple_of(LANES), 0.0);
+            let start = Softmax { max: f32::NEG_INFINITY, sum: [0.0; LANES], rescale: 0.0 };
             scratch.softmax.clear();
             scratch.softmax.resize(num_rows, start);
             for start in (0..self.visible(num_rows - 1)).step_by(GROUP) {
@@ -121,12 +113,8 @@ impl<E: Element> AttendTile<'_, E> {
 
     #[inline(always)]
     fn load_queries<V: Lanes>(&self, scratch: &mut Scratch) {
-        let Inputs {
-            q, head_dim, scale, ..
-        } = *self.inputs;
-        scratch
-            .q
-            .resize(self.tile.num_tokens * self.group_size() * head_dim, 0.0);
+        let Inputs { q, head_dim, scale, .. } = *self.inputs;
+        scratch.q.resize(self.tile.num_tokens * self.group_size() * head_dim, 0.0);
         for (row, out) in scratch.q.chunks_exact_mut(head_dim).enumerate() {
             let x = &q[self.head_start(row)..][..head_dim];
             for i in (0..head_dim).step_by(LANES) {
@@ -146,12 +134,7 @@ impl<E: Element> AttendTile<'_, E> {
         // Rows of the first tokens may not see any key of the last group.
         let mut row = (start + 1).saturating_sub(self.tile.visible) * self.group_size();
         while row < num_rows {
-            let block = Rows {
-                row,
-                start,
-                num_keys,
-                offsets: &offsets,
-            };
+            let block = Rows { row, start, num_keys, offsets: &offsets };
             if V::TILE_ROWS >= 4 && row + 4 <= num_rows {
                 self.attend_rows::<V, 4>(block, scratch);
                 row += 4;
@@ -168,12 +151,7 @@ impl<E: Element> AttendTile<'_, E> {
     /// Where the keys and values of a group begin; past the last key, where the first does.
     #[inline(always)]
     fn key_offsets(&self, start: usize, num_keys: usize) -> [usize; GROUP] {
-        let Inputs {
-            num_kv_heads,
-            head_dim,
-            block_size,
-            ..
-        } = *self.inputs;
+        let Inputs { num_kv_heads, head_dim, block_size, .. } = *self.inputs;
         let mut offsets = [0; GROUP];
         let mut position = start;
         while position < start + num_keys {
@@ -193,9 +171,7 @@ impl<E: Element> AttendTile<'_, E> {
     /// Scores, softmax and values of `R` rows.
     #[inline(always)]
     fn attend_rows<V: Lanes, const R: usize>(&self, rows: Rows, scratch: &mut Scratch) {
-        let Inputs {
-            value, head_dim, ..
-        } = *self.inputs;
+        let Inputs { value, head_dim, .. } = *self.inputs;
         let q = std::array::from_fn(|r| &scratch.q[(rows.row + r) * head_dim..][..head_dim]);
         let scores = scores::<V, R>(q, &scratch.keys[..head_dim]);
         for (r, scores) in scores.into_iter().enumerate() {
@@ -356,12 +332,7 @@ impl<E: Element> Values<'_, E> {
         i: usize,
         scratch: &mut Scratch,
     ) {
-        let Scratch {
-            acc,
-            softmax,
-            weights,
-            ..
-        } = scratch;
+        let Scratch { acc, softmax, weights, .. } = scratch;
         let weights: [&[f32]; R] =
             std::array::from_fn(|r| &weights[self.row + r].as_flattened()[..self.offsets.len()]);
         let mut sums: [[V; C]; R] = std::array::from_fn(|r| {

@@ -17,12 +17,7 @@ pub(super) fn rms_norm<E: Element>(
     let mut out = vec![E::default(); x.len()];
     for_each_row(&mut out, hidden, 2 * x.len(), |row, out| {
         let x = &x[row * hidden..][..hidden];
-        dispatch(NormRow {
-            x,
-            weight,
-            eps,
-            out,
-        });
+        dispatch(NormRow { x, weight, eps, out });
     });
     Ok(E::to_cpu_storage_owned(out))
 }
@@ -43,21 +38,12 @@ pub(super) fn add_rms_norm<E: Element>(
     let (normed, sums) = out.split_at_mut(x.len());
     for_each_row(sums, hidden, x.len(), |row, sum| {
         let range = row * hidden..(row + 1) * hidden;
-        dispatch(AddRow {
-            x: &x[range.clone()],
-            residual: &residual[range],
-            out: sum,
-        });
+        dispatch(AddRow { x: &x[range.clone()], residual: &residual[range], out: sum });
     });
     let sums = &*sums;
     for_each_row(normed, hidden, 2 * x.len(), |row, out| {
         let x = &sums[row * hidden..][..hidden];
-        dispatch(NormRow {
-            x,
-            weight,
-            eps,
-            out,
-        });
+        dispatch(NormRow { x, weight, eps, out });
     });
     Ok(E::to_cpu_storage_owned(out))
 }
@@ -94,9 +80,7 @@ pub(crate) fn norm_factor<V: Lanes, E: Element>(x: &[E], eps: f32) -> f32 {
 #[inline(always)]
 pub(crate) fn scale_row<V: Lanes, E: Element>(x: &[E], weight: &[E], factor: f32, out: &mut [E]) {
     let factor = V::splat(factor);
-    map_row([x, weight], out, |[x, weight]: [V; 2]| {
-        E::round(x.mul(factor)).mul(weight)
-    });
+    map_row([x, weight], out, |[x, weight]: [V; 2]| E::round(x.mul(factor)).mul(weight));
 }
 
 struct AddRow<'a, E> {
@@ -110,10 +94,6 @@ impl<E: Element> Kernel for AddRow<'_, E> {
 
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        map_row(
-            [self.x, self.residual],
-            self.out,
-            |[x, residual]: [V; 2]| x.add(residual),
-        );
+        map_row([self.x, self.residual], self.out, |[x, residual]: [V; 2]| x.add(residual));
     }
 }

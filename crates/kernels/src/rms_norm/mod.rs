@@ -42,11 +42,7 @@ pub fn add_rms_norm(
     check(x, weight)?;
     expect_dims(residual, x.dims(), "residual")?;
     if residual.dtype() != x.dtype() {
-        bail!(
-            "residual must be {:?} as x is, it is {:?}",
-            x.dtype(),
-            residual.dtype()
-        );
+        bail!("residual must be {:?} as x is, it is {:?}", x.dtype(), residual.dtype());
     }
     let both = x.apply_op2_no_bwd(residual, &AddRmsNorm { weight, eps })?; // [2, .., hidden]
     Ok((both.get(0)?, both.get(1)?))
@@ -58,11 +54,7 @@ fn check(x: &Tensor, weight: &Tensor) -> Result<()> {
     };
     expect_dims(weight, &[hidden], "weight")?;
     if weight.dtype() != x.dtype() {
-        bail!(
-            "weight must be {:?} as x is, it is {:?}",
-            x.dtype(),
-            weight.dtype()
-        );
+        bail!("weight must be {:?} as x is, it is {:?}", x.dtype(), weight.dtype());
     }
     Ok(())
 }

@@ -4,10 +4,7 @@ use super::{add_rms_norm, rms_norm};
 use crate::testing::{DTYPES, Tolerance, assert_close, devices, message, tensor, to_bits, to_f64};
 use candle_core::{DType, Device, Result, Tensor};
 
-const TOLERANCE: Tolerance = Tolerance {
-    f32: 1e-6,
-    bf16: 8e-3,
-};
+const TOLERANCE: Tolerance = Tolerance { f32: 1e-6, bf16: 8e-3 };
 const SHAPES: [&[usize]; 6] = [&[1], &[1, 1], &[3, 7], &[2, 3, 64], &[5, 896], &[2, 1027]];
 
 fn reference(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Vec<f64>> {
@@ -16,9 +13,7 @@ fn reference(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Vec<f64>> {
         .flat_map(|row| {
             let mean = row.iter().map(|x| x * x).sum::<f64>() / row.len() as f64;
             let factor = 1.0 / (mean + eps).sqrt();
-            row.iter()
-                .zip(&weight)
-                .map(move |(x, weight)| x * factor * weight)
+            row.iter().zip(&weight).map(move |(x, weight)| x * factor * weight)
         })
         .collect())
 }
@@ -52,10 +47,7 @@ fn with_addition_it_equals_the_two_steps() -> Result<()> {
                 let expected = (&x + &residual)?;
                 assert_eq!(sum.dims(), dims);
                 assert_eq!(to_bits(&sum)?, to_bits(&expected)?);
-                assert_eq!(
-                    to_bits(&normed)?,
-                    to_bits(&rms_norm(&expected, &weight, 1e-5)?)?
-                );
+                assert_eq!(to_bits(&normed)?, to_bits(&rms_norm(&expected, &weight, 1e-5)?)?);
             }
         }
     }

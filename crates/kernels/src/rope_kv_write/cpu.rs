@@ -2,26 +2,21 @@
 
 use super::{HeadShape, RopeKvWrite, WriteHeads};
 use crate::disjoint::DisjointMut;
-use crate::rms_norm::{norm_factor, scale_row};
 use crate::pool::{for_each_row, for_each_task};
+use crate::rms_norm::{norm_factor, scale_row};
 use crate::simd::{Element, Kernel, LANES, Lanes, dispatch, load_at, store_at};
 use crate::views::{contiguous, cpu_slice, slice};
 use candle_core::{CpuStorage, Layout, Result, Tensor, bail};
 
 /// Refuses positions beyond the tables and slots beyond the cache.
 pub(super) fn check_values(args: &RopeKvWrite, num_slots: usize) -> Result<()> {
-    let limits = [
-        (args.positions, args.cos.dims()[0], "position"),
-        (args.slots, num_slots, "slot"),
-    ];
+    let limits =
+        [(args.positions, args.cos.dims()[0], "position"), (args.slots, num_slots, "slot")];
     for (tensor, limit, name) in limits {
         let (storage, layout) = tensor.storage_and_layout();
         let values: &[u32] = cpu_slice(&storage, layout, &format!("{name}s"))?;
         if let Some(token) = values.iter().position(|&value| value as usize >= limit) {
-            bail!(
-                "{name} {} of token {token} is out of range: there are {limit}",
-                values[token]
-            );
+            bail!("{name} {} of token {token} is out of range: there are {limit}", values[token]);
         }
     }
     Ok(())
@@ -34,11 +29,7 @@ pub(super) fn rotate_queries<E: Element>(
 ) -> Result<CpuStorage> {
     let qkv: &[E] = slice(qkv, layout, "qkv")?;
     let (tokens, qkv_width) = layout.shape().dims2()?;
-    let HeadShape {
-        num_heads,
-        head_dim,
-        ..
-    } = args.heads;
+    let HeadShape { num_heads, head_dim, .. } = args.heads;
     with_rotation(args, args.q_norm, |rotation| {
         let width = num_heads * head_dim;
         let mut q = vec![E::default(); tokens * width];
@@ -46,12 +37,7 @@ pub(super) fn rotate_queries<E: Element>(
         for_each_row(&mut q, width, work, |token, q| {
             let x = &qkv[token * qkv_width..][..width];
             for (x, q) in x.chunks_exact(head_dim).zip(q.chunks_exact_mut(head_dim)) {
-                dispatch(RotateHead {
-                    x,
-                    rotation,
-                    token,
-                    out: q,
-                });
+                dispatch(RotateHead { x, rotation, token, out: q });
             }
         });
         Ok(E::to_cpu_storage_owned(q))
@@ -87,12 +73,7 @@ pub(super) fn write_heads<E: Element>(
                 // SAFETY: only this task writes rows of this head, one after the other.
                 let out = unsafe { cache.slice(row * head_dim..(row + 1) * head_dim) };
                 if op.rotate {
-                    dispatch(RotateHead {
-                        x,
-                        rotation,
-                        token,
-                        out,
-                    });
+                    dispatch(RotateHead { x, rotation, token, out });
                 } else {
                     out.copy_from_slice(x);
                 }
@@ -148,12 +129,7 @@ impl<E: Element> Kernel for RotateHead<'_, E> {
 
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        let Self {
-            x,
-            rotation,
-            token,
-            out,
-        } = self;
+        let Self { x, rotation, token, out } = self;
         if let Some(weight) = rotation.norm {
             let factor = norm_factor::<V, E>(x, rotation.norm_eps);
             scale_row::<V, E>(x, weight, factor, out);

@@ -61,71 +61,34 @@ pub struct RopeKvWrite<'a> {
 /// A shape or dtype that does not fit, a strided input, a position beyond the tables or a slot
 /// beyond the cache; the cache is then unchanged.
 pub fn rope_kv_write(qkv: &Tensor, cache: &KvCacheLayer, args: &RopeKvWrite) -> Result<Tensor> {
-    let HeadShape {
-        num_heads,
-        num_kv_heads,
-        ..
-    } = args.heads;
+    let HeadShape { num_heads, num_kv_heads, .. } = args.heads;
     let num_slots = check(qkv, cache, args)?;
     let q = qkv.apply_op1_no_bwd(&RotateQueries { args, num_slots })?;
     let norm = args.k_norm;
-    cache.key.inplace_op2(
-        qkv,
-        &WriteHeads {
-            args,
-            first_head: num_heads,
-            rotate: true,
-            norm,
-        },
-    )?;
+    cache.key.inplace_op2(qkv, &WriteHeads { args, first_head: num_heads, rotate: true, norm })?;
     let first_head = num_heads + num_kv_heads;
-    cache.value.inplace_op2(
-        qkv,
-        &WriteHeads {
-            args,
-            first_head,
-            rotate: false,
-            norm: None,
-        },
-    )?;
+    cache.value.inplace_op2(qkv, &WriteHeads { args, first_head, rotate: false, norm: None })?;
     Ok(q)
 }
 
 /// Checks everything but the values of positions and slots; returns the number of slots.
 fn check(qkv: &Tensor, cache: &KvCacheLayer, args: &RopeKvWrite) -> Result<usize> {
-    let HeadShape {
-        num_heads,
-        num_kv_heads,
-        head_dim,
-    } = args.heads;
+    let HeadShape { num_heads, num_kv_heads, head_dim } = args.heads;
     if num_heads == 0 || num_kv_heads == 0 || head_dim == 0 || head_dim % 2 == 1 {
-        bail!(
-            "heads must be present and have an even head_dim: {:?}",
-            args.heads
-        );
+        bail!("heads must be present and have an even head_dim: {:?}", args.heads);
     }
     let &[tokens, width] = qkv.dims() else {
-        bail!(
-            "qkv must have two dimensions, its shape is {:?}",
-            qkv.dims()
-        );
+        bail!("qkv must have two dimensions, its shape is {:?}", qkv.dims());
     };
     if width != (num_heads + 2 * num_kv_heads) * head_dim {
-        bail!(
-            "a row of qkv has {width} elements, which {:?} does not give",
-            args.heads
-        );
+        bail!("a row of qkv has {width} elements, which {:?} does not give", args.heads);
     }
     let (num_blocks, _, block_size, _) = cache.key.dims4()?;
     let cache_dims = [num_blocks, num_kv_heads, block_size, head_dim];
     for (tensor, name) in [(&cache.key, "cache.key"), (&cache.value, "cache.value")] {
         expect_dims(tensor, &cache_dims, name)?;
         if tensor.dtype() != qkv.dtype() {
-            bail!(
-                "{name} must be {:?} as qkv is, it is {:?}",
-                qkv.dtype(),
-                tensor.dtype()
-            );
+            bail!("{name} must be {:?} as qkv is, it is {:?}", qkv.dtype(), tensor.dtype());
         }
         // The keys must not be written before it is known that the values can be.
         crate::views::contiguous(tensor.layout(), name)?;
@@ -144,11 +107,7 @@ fn check(qkv: &Tensor, cache: &KvCacheLayer, args: &RopeKvWrite) -> Result<usize
         let Some(tensor) = tensor else { continue };
         expect_dims(tensor, &[head_dim], name)?;
         if tensor.dtype() != qkv.dtype() {
-            bail!(
-                "{name} must be {:?} as qkv is, it is {:?}",
-                qkv.dtype(),
-                tensor.dtype()
-            );
+            bail!("{name} must be {:?} as qkv is, it is {:?}", qkv.dtype(), tensor.dtype());
         }
     }
     Ok(num_blocks * block_size)
@@ -167,11 +126,7 @@ impl CustomOp1 for RotateQueries<'_> {
 
     fn cpu_fwd(&self, qkv: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         cpu::check_values(self.args, self.num_slots)?;
-        let HeadShape {
-            num_heads,
-            head_dim,
-            ..
-        } = self.args.heads;
+        let HeadShape { num_heads, head_dim, .. } = self.args.heads;
         let out = match_element!(qkv.dtype(), "qkv", E => {
             cpu::rotate_queries::<E>((qkv, layout), self.args)?
         });

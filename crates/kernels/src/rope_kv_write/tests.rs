@@ -7,10 +7,7 @@ use crate::testing::{
 };
 use candle_core::{DType, Device, Result, Tensor};
 
-const TOLERANCE: Tolerance = Tolerance {
-    f32: 2e-6,
-    bf16: 1.2e-2,
-};
+const TOLERANCE: Tolerance = Tolerance { f32: 2e-6, bf16: 1.2e-2 };
 const NUM_BLOCKS: usize = 40;
 const MAX_POS: usize = 300;
 
@@ -29,23 +26,14 @@ struct Case {
 
 impl Case {
     fn new(heads: HeadShape, tokens: usize, dtype: DType, device: &Device) -> Result<Self> {
-        let HeadShape {
-            num_heads,
-            num_kv_heads,
-            head_dim,
-        } = heads;
+        let HeadShape { num_heads, num_kv_heads, head_dim } = heads;
         let block_size = [1, 8, 16, 32][(tokens + num_heads) % 4];
         let cache_dims = [NUM_BLOCKS, num_kv_heads, block_size, head_dim];
         let angles = tensor(9, &[MAX_POS, head_dim / 2], DType::F32, device)?;
         Ok(Self {
             heads,
             block_size,
-            qkv: tensor(
-                1,
-                &[tokens, (num_heads + 2 * num_kv_heads) * head_dim],
-                dtype,
-                device,
-            )?,
+            qkv: tensor(1, &[tokens, (num_heads + 2 * num_kv_heads) * head_dim], dtype, device)?,
             cache: KvCacheLayer {
                 key: tensor(2, &cache_dims, dtype, device)?,
                 value: tensor(3, &cache_dims, dtype, device)?,
@@ -55,9 +43,7 @@ impl Case {
             sin: (&angles * 3.0)?.sin()?,
             positions: (0..tokens).map(|i| (i * 37 % MAX_POS) as u32).collect(),
             // 7 has no factor in common with the number of slots: all are distinct.
-            slots: (0..tokens)
-                .map(|i| ((i * 7 + 3) % (NUM_BLOCKS * block_size)) as u32)
-                .collect(),
+            slots: (0..tokens).map(|i| ((i * 7 + 3) % (NUM_BLOCKS * block_size)) as u32).collect(),
         })
     }
 
@@ -87,10 +73,7 @@ impl Case {
         }
         let half = x.len() / 2;
         let position = self.positions[token] as usize;
-        let (cos, sin) = (
-            to_f64(&self.cos.get(position)?)?,
-            to_f64(&self.sin.get(position)?)?,
-        );
+        let (cos, sin) = (to_f64(&self.cos.get(position)?)?, to_f64(&self.sin.get(position)?)?);
         let first = (0..half).map(|i| x[i] * cos[i] - x[i + half] * sin[i]);
         let second = (0..half).map(|i| x[i + half] * cos[i] + x[i] * sin[i]);
         Ok(first.chain(second).collect())
@@ -98,11 +81,7 @@ impl Case {
 
     /// Runs the op and compares queries and the whole cache.
     fn check(&self) -> Result<()> {
-        let HeadShape {
-            num_heads,
-            num_kv_heads,
-            head_dim,
-        } = self.heads;
+        let HeadShape { num_heads, num_kv_heads, head_dim } = self.heads;
         let mut key = to_f64(&self.cache.key)?;
         let mut value = to_f64(&self.cache.value)?;
         let mut queries = Vec::new();
@@ -125,14 +104,7 @@ impl Case {
         assert_eq!(q.dims(), [self.slots.len(), num_heads, head_dim]);
         assert_close(&q, &queries, TOLERANCE);
         assert_close(&self.cache.key, &key, TOLERANCE);
-        assert_close(
-            &self.cache.value,
-            &value,
-            Tolerance {
-                f32: 0.0,
-                bf16: 0.0,
-            },
-        );
+        assert_close(&self.cache.value, &value, Tolerance { f32: 0.0, bf16: 0.0 });
         Ok(())
     }
 }
@@ -141,20 +113,11 @@ impl Case {
 fn equals_the_reference() -> Result<()> {
     for device in devices() {
         for dtype in DTYPES {
-            for (num_heads, num_kv_heads, head_dim) in [
-                (1, 1, 2),
-                (2, 1, 8),
-                (6, 2, 24),
-                (8, 1, 64),
-                (3, 3, 128),
-                (16, 8, 40),
-            ] {
+            for (num_heads, num_kv_heads, head_dim) in
+                [(1, 1, 2), (2, 1, 8), (6, 2, 24), (8, 1, 64), (3, 3, 128), (16, 8, 40)]
+            {
                 for tokens in [1, 5, 33] {
-                    let heads = HeadShape {
-                        num_heads,
-                        num_kv_heads,
-                        head_dim,
-                    };
+                    let heads = HeadShape { num_heads, num_kv_heads, head_dim };
                     let mut case = Case::new(heads, tokens, dtype, &device)?;
                     case.check()?;
                     case.norm = Some(tensor(5, &[head_dim], dtype, &device)?);
@@ -169,11 +132,7 @@ fn equals_the_reference() -> Result<()> {
 #[test]
 fn a_token_is_the_same_in_any_batch() -> Result<()> {
     for device in devices() {
-        let heads = HeadShape {
-            num_heads: 8,
-            num_kv_heads: 4,
-            head_dim: 64,
-        };
+        let heads = HeadShape { num_heads: 8, num_kv_heads: 4, head_dim: 64 };
         let all = Case::new(heads, 36, DType::BF16, &device)?;
         let q = all.run()?;
         for token in [0, 13, 35] {
@@ -185,10 +144,7 @@ fn a_token_is_the_same_in_any_batch() -> Result<()> {
             let slot = all.slots[token] as usize;
             let (block, offset) = (slot / all.block_size, slot % all.block_size);
             let written = |cache: &Tensor| cache.get(block)?.narrow(1, offset, 1);
-            assert_eq!(
-                to_bits(&written(&alone.cache.key)?)?,
-                to_bits(&written(&all.cache.key)?)?
-            );
+            assert_eq!(to_bits(&written(&alone.cache.key)?)?, to_bits(&written(&all.cache.key)?)?);
         }
     }
     Ok(())
@@ -197,52 +153,30 @@ fn a_token_is_the_same_in_any_batch() -> Result<()> {
 #[test]
 fn bad_positions_and_slots_leave_the_cache_alone() -> Result<()> {
     for device in devices() {
-        let heads = HeadShape {
-            num_heads: 2,
-            num_kv_heads: 2,
-            head_dim: 16,
-        };
+        let heads = HeadShape { num_heads: 2, num_kv_heads: 2, head_dim: 16 };
         let mut case = Case::new(heads, 4, DType::F32, &device)?;
         let before = (to_bits(&case.cache.key)?, to_bits(&case.cache.value)?);
         case.positions[2] = MAX_POS as u32;
         let error = message(case.run());
-        assert!(
-            error.contains("position 300 of token 2 is out of range"),
-            "{error}"
-        );
+        assert!(error.contains("position 300 of token 2 is out of range"), "{error}");
         case.positions[2] = 0;
         case.slots[3] = (NUM_BLOCKS * case.block_size) as u32;
         let error = message(case.run());
-        assert!(
-            error.contains("of token 3 is out of range: there are"),
-            "{error}"
-        );
-        assert_eq!(
-            before,
-            (to_bits(&case.cache.key)?, to_bits(&case.cache.value)?)
-        );
+        assert!(error.contains("of token 3 is out of range: there are"), "{error}");
+        assert_eq!(before, (to_bits(&case.cache.key)?, to_bits(&case.cache.value)?));
     }
     Ok(())
 }
 
 #[test]
 fn wrong_shapes_are_named() -> Result<()> {
-    let heads = HeadShape {
-        num_heads: 4,
-        num_kv_heads: 2,
-        head_dim: 16,
-    };
+    let heads = HeadShape { num_heads: 4, num_kv_heads: 2, head_dim: 16 };
     let case = || Case::new(heads, 5, DType::F32, &Device::Cpu);
     let mut wrong = case()?;
     wrong.heads.num_kv_heads = 3;
     assert!(message(wrong.run()).contains("a row of qkv has 128 elements"));
     wrong = case()?;
-    wrong.cache.value = wrong
-        .cache
-        .value
-        .transpose(1, 2)?
-        .contiguous()?
-        .transpose(1, 2)?;
+    wrong.cache.value = wrong.cache.value.transpose(1, 2)?.contiguous()?.transpose(1, 2)?;
     assert!(message(wrong.run()).contains("cache.value must be contiguous"));
     wrong = case()?;
     wrong.cos = wrong.cos.narrow(0, 0, 7)?;

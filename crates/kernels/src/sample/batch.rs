@@ -1,5 +1,7 @@
 //! What the sampler reads beside the logits: plain data, one row a sequence, that a device can copy.
 
+use candle_core::{Result, bail};
+
 /// Parameters of one row. The default changes nothing: plain sampling at temperature 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SampleRow {
@@ -63,6 +65,60 @@ pub struct SampleBatch<'a> {
     pub masks: &'a [u32],
 }
 
+impl SampleBatch<'_> {
+    /// Refuses lists that do not fit the logits and parameters that mean nothing.
+    pub(super) fn check(&self, num_rows: usize, vocab_size: usize) -> Result<()> {
+        if self.rows.len() != num_rows {
+            bail!("the batch has {} rows, the logits {num_rows}", self.rows.len());
+        }
+        let words = vocab_size.div_ceil(32);
+        if self.masks.len() % words != 0 {
+            bail!("masks must have {words} words each, they have {}", self.masks.len());
+        }
+        for (i, row) in self.rows.iter().enumerate() {
+            row.check(i)?;
+            let num_masks = self.masks.len() / words;
+            if row.mask.is_some_and(|mask| mask as usize >= num_masks) {
+                bail!("row {i} names mask {:?} of {num_masks}", row.mask);
+            }
+        }
+        self.prompt_tokens.check("prompt_tokens", num_rows, vocab_size, |&id| id)?;
+        self.output_counts.check("output_counts", num_rows, vocab_size, |&(id, _)| id)?;
+        self.bias.check("bias", num_rows, vocab_size, |&(id, _)| id)?;
+        self.banned.check("banned", num_rows, vocab_size, |&id| id)
+    }
+
+    /// Whether any logit of a row may change before sampling.
+    pub(super) fn edits(&self, row: usize) -> bool {
+        self.rows[row].mask.is_some()
+            || !self.prompt_tokens.row(row).is_empty()
+            || !self.output_counts.row(row).is_empty()
+            || !self.bias.row(row).is_empty()
+            || !self.banned.row(row).is_empty()
+    }
+}
+
+impl SampleRow {
+    fn check(&self, index: usize) -> Result<()> {
+        let unit = 0.0..=1.0;
+        let penalties = [self.presence_penalty, self.frequency_penalty];
+        let checks = [
+            ("temperature", self.temperature, self.temperature >= 0.0),
+            ("top_p", self.top_p, unit.contains(&self.top_p)),
+            ("min_p", self.min_p, unit.contains(&self.min_p)),
+            ("repetition_penalty", self.repetition_penalty, self.repetition_penalty > 0.0),
+            ("presence_penalty", penalties[0], true),
+            ("frequency_penalty", penalties[1], true),
+        ];
+        for (name, value, is_in_range) in checks {
+            if !is_in_range || !value.is_finite() {
+                bail!("{name} of row {index} is out of range: {value}");
+            }
+        }
+        Ok(())
+    }
+}
+
 /// One list a row, back to back (compressed sparse rows). The default is empty in every row.
 #[derive(Debug)]
 pub struct Ragged<'a, T> {
@@ -82,10 +138,7 @@ impl<T> Copy for Ragged<'_, T> {}
 
 impl<T> Default for Ragged<'_, T> {
     fn default() -> Self {
-        Self {
-            starts: &[],
-            items: &[],
-        }
+        Self { starts: &[], items: &[] }
     }
 }
 
@@ -98,15 +151,27 @@ impl<'a, T> Ragged<'a, T> {
         }
     }
 
-    /// Whether the lists are those of `num_rows` rows.
-    pub(super) fn is_valid(&self, num_rows: usize) -> bool {
-        if self.starts.is_empty() {
-            return self.items.is_empty();
+    /// Refuses lists of another number of rows and ids beyond the vocabulary.
+    fn check(
+        &self,
+        name: &str,
+        num_rows: usize,
+        vocab_size: usize,
+        id_of: impl Fn(&T) -> u32,
+    ) -> Result<()> {
+        let starts = self.starts;
+        let fits = starts.len() == num_rows + 1 && starts[0] == 0 && starts.is_sorted();
+        if !starts.is_empty() && !fits {
+            bail!("{name}.starts must rise from 0 over {num_rows} rows: {starts:?}");
         }
-        self.starts.len() == num_rows + 1
-            && self.starts[0] == 0
-            && self.starts.is_sorted()
-            && self.starts[num_rows] as usize == self.items.len()
+        let end = starts.last().map_or(0, |&end| end as usize);
+        if end != self.items.len() {
+            bail!("{name}.starts ends at {end}, there are {} items", self.items.len());
+        }
+        match self.items.iter().map(id_of).find(|&id| id as usize >= vocab_size) {
+            Some(id) => bail!("id {id} in {name} is beyond the vocabulary of {vocab_size}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -119,10 +184,7 @@ pub struct RaggedVec<T> {
 
 impl<T> Default for RaggedVec<T> {
     fn default() -> Self {
-        Self {
-            starts: vec![0],
-            items: Vec::new(),
-        }
+        Self { starts: vec![0], items: Vec::new() }
     }
 }
 
@@ -141,9 +203,6 @@ impl<T> RaggedVec<T> {
 
     /// What [`SampleBatch`] takes.
     pub fn view(&self) -> Ragged<'_, T> {
-        Ragged {
-            starts: &self.starts,
-            items: &self.items,
-        }
+        Ragged { starts: &self.starts, items: &self.items }
     }
 }

@@ -1,9 +1,36 @@
-//! The sampler.
+//! The sampler: from logits to one token a row, with log-probabilities on request.
+//!
+//! Steps of a row, in this order:
+//! 1. Penalties. With `c` the occurrences in the output: a positive logit of a token in prompt or
+//!    output is divided by the repetition penalty, a negative one multiplied (Keskar et al. 2019,
+//!    arXiv:1909.05858); then `c * frequency + [c > 0] * presence` is subtracted (OpenAI).
+//! 2. Bias is added, banned ids and those outside the mask become impossible.
+//! 3. The log-probabilities that are reported are those of the softmax of these logits.
+//! 4. Temperature divides the logits; 0 takes the most likely token and skips the rest.
+//! 5. min-p drops tokens less likely than `min_p` times the most likely one (Nguyen et al. 2024,
+//!    arXiv:2407.01082), top-k keeps the k most likely of the rest (Fan et al. 2018,
+//!    arXiv:1805.04833), top-p the fewest of those that reach `top_p` of their probability
+//!    (Holtzman et al. 2019, arXiv:1904.09751).
+//! 6. One uniform number, [`philox`] of (seed, position), picks a token by inverse CDF over what is
+//!    left, in the order of the vocabulary.
+//!
+//! Wherever tokens are ranked, the lower of two ids with one logit comes first: top-k keeps exactly
+//! k. Steps 4 to 6 are in the order of vLLM; it adds the bias before the penalties, which differs
+//! only if both a bias and a repetition penalty meet on a token: here the bias is what OpenAI says,
+//! a constant added to the logit that is sampled from.
 
 mod batch;
+mod cpu;
+mod keep;
+mod philox;
+mod scan;
+#[cfg(test)]
+mod tests;
 
 pub use batch::{Ragged, RaggedVec, SampleBatch, SampleRow};
-use candle_core::{Result, Tensor};
+
+use crate::views::cpu_slice;
+use candle_core::{Device, Result, Tensor, bail};
 
 /// The token sampled for a row.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,18 +48,51 @@ pub struct RowLogprobs {
     pub logprob: f32,
     /// 1 for the most likely token; of equal ones the lower id ranks first.
     pub rank: u32,
-    /// The most likely tokens, in the order of their rank.
+    /// The most likely tokens in the order of their rank; fewer than asked for if fewer are possible.
     pub top: Vec<(u32, f32)>,
 }
 
-/// Samples one token a row. logits `[rows, vocab]` f32
+/// Samples one token a row.
+///
+/// logits `[rows, vocab]` f32; `batch.rows` has an entry for each row.
+///
+/// # Errors
+/// A shape or dtype that does not fit, a strided input, lists that do not fit the rows, an id beyond
+/// the vocabulary, a parameter out of range. A row that holds NaN or infinity, or in which no token
+/// is possible: the message names the row.
 pub fn sample(logits: &Tensor, batch: &SampleBatch) -> Result<Vec<Sampled>> {
-    let _ = (logits, batch);
-    candle_core::bail!("sample is being written")
+    let (num_rows, vocab_size) = check(logits)?;
+    batch.check(num_rows, vocab_size)?;
+    let (storage, layout) = logits.storage_and_layout();
+    cpu::sample(cpu_slice(&storage, layout, "logits")?, vocab_size, batch)
 }
 
-/// Log-probabilities of one given token a row. logits `[rows, vocab]` f32
+/// Log-probabilities of one given token a row, and of the `num_top` most likely ones.
+///
+/// logits `[rows, vocab]` f32, as the model gave them; one target id a row.
+///
+/// # Errors
+/// As [`sample`].
 pub fn score(logits: &Tensor, targets: &[u32], num_top: u32) -> Result<Vec<RowLogprobs>> {
-    let _ = (logits, targets, num_top);
-    candle_core::bail!("score is being written")
+    let (num_rows, vocab_size) = check(logits)?;
+    if targets.len() != num_rows {
+        bail!("targets must be one for each of {num_rows} rows, there are {}", targets.len());
+    }
+    if let Some(row) = targets.iter().position(|&id| id as usize >= vocab_size) {
+        bail!("target {} of row {row} is beyond the vocabulary of {vocab_size}", targets[row]);
+    }
+    let (storage, layout) = logits.storage_and_layout();
+    cpu::score(cpu_slice(&storage, layout, "logits")?, vocab_size, targets, num_top)
+}
+
+/// Returns (rows, vocab).
+fn check(logits: &Tensor) -> Result<(usize, usize)> {
+    let (num_rows, vocab_size) = logits.dims2()?;
+    if vocab_size == 0 {
+        bail!("logits must have a vocabulary");
+    }
+    if !matches!(logits.device(), Device::Cpu) {
+        bail!("no cuda implementation for sample");
+    }
+    Ok((num_rows, vocab_size))
 }

@@ -65,11 +65,7 @@ impl Element for bf16 {
         let bits = x.to_bits();
         let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
         // Rounding could carry a NaN into infinity: keep its head and make it quiet.
-        let upper = if x.is_nan() {
-            (bits >> 16) | 0x40
-        } else {
-            rounded
-        };
+        let upper = if x.is_nan() { (bits >> 16) | 0x40 } else { rounded };
         bf16::from_bits(upper as u16)
     }
     #[inline(always)]
@@ -114,10 +110,7 @@ pub(crate) fn map_row<V: Lanes, E: Element, const N: usize>(
     out: &mut [E],
     f: impl Fn([V; N]) -> V,
 ) {
-    assert!(
-        inputs.iter().all(|row| row.len() == out.len()),
-        "rows differ in length"
-    );
+    assert!(inputs.iter().all(|row| row.len() == out.len()), "rows differ in length");
     for i in (0..out.len()).step_by(LANES) {
         store_at(f(inputs.map(|row| load_at(row, i))), out, i);
     }

@@ -184,19 +184,10 @@ impl Lanes for Portable {
     }
     #[inline(always)]
     fn select_less(self, b: Self, yes: Self, no: Self) -> Self {
-        Self(std::array::from_fn(|i| {
-            if self.0[i] < b.0[i] {
-                yes.0[i]
-            } else {
-                no.0[i]
-            }
-        }))
+        Self(std::array::from_fn(|i| if self.0[i] < b.0[i] { yes.0[i] } else { no.0[i] }))
     }
     #[inline(always)]
     fn exp2_biased(self) -> Self {
-        Self(
-            self.0
-                .map(|x| f32::from_bits((x.to_bits() << 23).wrapping_add(0x3f80_0000))),
-        )
+        Self(self.0.map(|x| f32::from_bits((x.to_bits() << 23).wrapping_add(0x3f80_0000))))
     }
 }

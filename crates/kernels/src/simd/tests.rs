@@ -20,9 +20,8 @@ impl Kernel for Exp<'_> {
 
 #[test]
 fn exp_is_within_two_units_in_the_last_place() {
-    let inputs: Vec<f32> = (0..1 << 20)
-        .map(|i| (i as f32 / (1 << 20) as f32) * 175.0 - 87.25)
-        .collect();
+    let inputs: Vec<f32> =
+        (0..1 << 20).map(|i| (i as f32 / (1 << 20) as f32) * 175.0 - 87.25).collect();
     for portable in [false, true] {
         let mut outputs = inputs.clone();
         if portable {
@@ -33,10 +32,7 @@ fn exp_is_within_two_units_in_the_last_place() {
         for (x, y) in inputs.iter().zip(&outputs) {
             let exact = f64::from(*x).exp();
             let ulp = f64::from((exact as f32).next_up()) - f64::from(exact as f32);
-            assert!(
-                (f64::from(*y) - exact).abs() <= 2.0 * ulp,
-                "exp({x}) is {exact}, not {y}"
-            );
+            assert!((f64::from(*y) - exact).abs() <= 2.0 * ulp, "exp({x}) is {exact}, not {y}");
         }
     }
 }
@@ -55,10 +51,7 @@ fn exp_at_its_ends() {
         f32::NAN,
     ]);
     dispatch(Exp(&mut x));
-    assert_eq!(
-        x[..7],
-        [0.0, 0.0, 0.0, 1.0, 1.0, f32::INFINITY, f32::INFINITY]
-    );
+    assert_eq!(x[..7], [0.0, 0.0, 0.0, 1.0, 1.0, f32::INFINITY, f32::INFINITY]);
     assert!(x[7].is_nan());
 }
 
@@ -99,14 +92,9 @@ impl Kernel for Operations<'_> {
 fn wide_operations_equal_the_portable_ones() {
     for seed in 0..20 {
         let a = crate::testing::values(2 * seed, LANES).try_into().unwrap();
-        let mut b: [f32; LANES] = crate::testing::values(2 * seed + 1, LANES)
-            .try_into()
-            .unwrap();
+        let mut b: [f32; LANES] = crate::testing::values(2 * seed + 1, LANES).try_into().unwrap();
         b[seed as usize % LANES] = f32::NAN;
-        assert_eq!(
-            dispatch(Operations(&a, &b)),
-            Operations(&a, &b).run::<Portable>()
-        );
+        assert_eq!(dispatch(Operations(&a, &b)), Operations(&a, &b).run::<Portable>());
     }
 }
 
@@ -134,14 +122,7 @@ fn transpose_swaps_rows_and_columns() {
 
 #[test]
 fn bf16_rounds_as_half_does() {
-    let special = [
-        0x0000_0000,
-        0x7f80_0000,
-        0xff80_0000,
-        0x7fc0_0001,
-        0x7f7f_ffff,
-        0x0000_8000,
-    ];
+    let special = [0x0000_0000, 0x7f80_0000, 0xff80_0000, 0x7fc0_0001, 0x7f7f_ffff, 0x0000_8000];
     let many = (0..200_000u32).map(|i| i.wrapping_mul(0x9e37_79b9));
     for bits in special.into_iter().chain(many) {
         let x = f32::from_bits(bits);

@@ -156,12 +156,7 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn load(x: &[f32; LANES]) -> Self {
         // SAFETY: AVX2 is there, and the array has 64 readable bytes.
-        Self(unsafe {
-            [
-                _mm256_loadu_ps(x.as_ptr()),
-                _mm256_loadu_ps(x.as_ptr().add(8)),
-            ]
-        })
+        Self(unsafe { [_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x.as_ptr().add(8))] })
     }
     #[inline(always)]
     fn store(self, out: &mut [f32; LANES]) {
