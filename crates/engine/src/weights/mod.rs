@@ -17,7 +17,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
-use rayon::prelude::*;
+use kernels::pool;
 
 use checkpoint::{Checkpoint, StoredTensor};
 use dummy::{Dummy, DummyTensor};
@@ -186,7 +186,7 @@ impl Weights {
         let mut elements = buffer::<T>(len);
         let mut rest = elements.as_mut_slice();
         for part in parts {
-            let (dst, tail) = rest.split_at_mut(part.len());
+            let (dst, tail) = rest.split_at_mut(part.len);
             rest = tail;
             match &self.source {
                 Source::Checkpoint(checkpoint) => {
@@ -238,42 +238,37 @@ fn buffer<T: Element>(len: usize) -> Vec<T> {
     elements
 }
 
-/// What one tensor gives: `num_runs` runs of `run_len` elements, `stride` apart.
+/// What is taken of one tensor: rows of `width` elements, `stride` apart, from `first` on.
 struct Part<'a> {
     name: &'a str,
     /// Of the whole tensor.
     shape: Vec<usize>,
     first: usize,
-    run_len: usize,
+    width: usize,
     stride: usize,
-    num_runs: usize,
+    len: usize,
 }
 
 impl<'a> Part<'a> {
     fn whole(name: &'a str, shape: &[usize]) -> Self {
-        let len = shape.iter().product();
-        Self { name, shape: shape.to_vec(), first: 0, run_len: len, stride: len, num_runs: 1 }
+        Self::shard(name, shape, 0, 0, 1)
     }
 
     fn shard(name: &'a str, shape: &[usize], dim: usize, rank: usize, world: usize) -> Self {
-        let stride: usize = shape[dim..].iter().product();
-        let run_len = stride / world;
-        let num_runs = shape[..dim].iter().product();
-        Self { name, shape: shape.to_vec(), first: rank * run_len, run_len, stride, num_runs }
-    }
-
-    fn len(&self) -> usize {
-        self.run_len * self.num_runs
+        let stride = shape[dim..].iter().product::<usize>();
+        let width = stride / world;
+        let num_rows = shape[..dim].iter().product::<usize>();
+        let (first, len, shape) = (rank * width, num_rows * width, shape.to_vec());
+        if num_rows == 1 {
+            // One piece of memory: it may be cut anywhere.
+            return Self { name, shape, first, width: CHUNK, stride: CHUNK, len };
+        }
+        Self { name, shape, first, width, stride, len }
     }
 
     fn fill<T: Element>(&self, source: &impl Read<T>, dst: &mut [T]) {
-        if dst.is_empty() {
-            return;
-        }
-        dst.par_chunks_mut(self.run_len).enumerate().for_each(|(run, dst)| {
-            dst.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, dst)| {
-                source.read(self.first + run * self.stride + chunk * CHUNK, dst);
-            });
+        pool::for_each_row(dst, self.width, self.len, |row, dst| {
+            source.read(self.first + row * self.stride, dst);
         });
     }
 }
