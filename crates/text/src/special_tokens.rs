@@ -9,25 +9,18 @@ use crate::TextError;
 const NAMES: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
-/// Named special tokens, and whether encoding adds BOS or EOS where the config says so itself.
+/// Named special tokens. `add_bos_token` and `add_eos_token` are not looked at: transformers, too,
+/// leaves that to the post-processor of tokenizer.json.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SpecialTokens {
     tokens: BTreeMap<String, String>,
-    /// `add_bos_token`: overrides the post-processor of tokenizer.json when present.
-    pub(crate) add_bos: Option<bool>,
-    /// `add_eos_token`: likewise.
-    pub(crate) add_eos: Option<bool>,
 }
 
 impl SpecialTokens {
     /// Reads tokenizer_config.json; `map` is special_tokens_map.json, which fills what the config
     /// leaves out. Each token is a string or an `AddedToken` object.
     pub(crate) fn from_config(config: &Value, map: &Value) -> Result<Self, TextError> {
-        let mut special = Self {
-            add_bos: config.get("add_bos_token").and_then(Value::as_bool),
-            add_eos: config.get("add_eos_token").and_then(Value::as_bool),
-            ..Self::default()
-        };
+        let mut special = Self::default();
         for (file, source) in [("tokenizer_config.json", config), ("special_tokens_map.json", map)]
         {
             special.read_named(file, source)?;
@@ -87,12 +80,11 @@ mod tests {
 
     #[test]
     fn reads_strings_and_added_tokens_and_fills_from_the_map() {
-        let config = json!({"bos_token": "<s>", "eos_token": {"content": "</s>", "lstrip": false}, "pad_token": null, "add_bos_token": true});
+        let config = json!({"bos_token": "<s>", "eos_token": {"content": "</s>", "lstrip": false}, "pad_token": null});
         let map = json!({"eos_token": "other", "pad_token": "<pad>"});
         let special = SpecialTokens::from_config(&config, &map).unwrap();
         let all: Vec<_> = special.iter().collect();
         assert_eq!(all, [("bos_token", "<s>"), ("eos_token", "</s>"), ("pad_token", "<pad>")]);
-        assert_eq!((special.add_bos, special.add_eos), (Some(true), None));
     }
 
     #[test]

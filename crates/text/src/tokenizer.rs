@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use tokenizers::PostProcessorWrapper;
-use tokenizers::processors::template::{Template, TemplateProcessing};
+use tokenizers::AddedToken;
 use tokenizers::utils::parallelism::set_parallelism;
 
 use crate::TextError;
@@ -33,7 +32,7 @@ impl std::fmt::Debug for Tokenizer {
 
 impl Tokenizer {
     /// Builds from the bytes of tokenizer.json. Truncation and padding that the file may carry are
-    /// switched off, and `special` may override whether encoding adds BOS and EOS.
+    /// switched off; `special` are the named tokens of tokenizer_config.json.
     pub fn from_bytes(json: &[u8], special: SpecialTokens) -> Result<Self, TextError> {
         // The crate would otherwise spread each call over a second, unbounded rayon pool.
         set_parallelism(false);
@@ -47,7 +46,8 @@ impl Tokenizer {
             .with_truncation(None)
             .map_err(|error| TextError::invalid("tokenizer.json", error))?;
         backend.with_padding(None);
-        override_post_processor(&mut backend, &special)?;
+        mark_special(&mut backend, &special)
+            .map_err(|error| TextError::invalid("tokenizer_config.json", error))?;
         let decoder = serde_json::to_value(backend.get_decoder())
             .map_err(|error| TextError::invalid("tokenizer.json: decoder", error))?;
         let rule = DecoderRule::from_json(&decoder)?;
@@ -135,42 +135,17 @@ fn token_table(backend: &tokenizers::Tokenizer, rule: &DecoderRule) -> TokenTabl
     )
 }
 
-/// As transformers: an explicit `add_bos_token` or `add_eos_token` replaces the post-processor.
-fn override_post_processor(
+/// As transformers: the named special tokens are special even where tokenizer.json has them as
+/// plain vocabulary. Those that it does not have at all are left out: the model has no row for them.
+fn mark_special(
     backend: &mut tokenizers::Tokenizer,
     special: &SpecialTokens,
-) -> Result<(), TextError> {
-    if special.add_bos.is_none() && special.add_eos.is_none() {
-        return Ok(());
-    }
-    let mut template = Vec::new();
-    let mut tokens = Vec::new();
-    for (wanted, name) in
-        [(special.add_bos, "bos_token"), (None, "$A"), (special.add_eos, "eos_token")]
-    {
-        if name == "$A" {
-            template.push("$A".to_owned());
-        } else if wanted == Some(true)
-            && let Some(token) = special.get(name)
-        {
-            let id = backend.token_to_id(token).ok_or_else(|| {
-                TextError::invalid(
-                    format!("tokenizer_config.json: {name}"),
-                    format!("{token:?} is not in the vocabulary of tokenizer.json"),
-                )
-            })?;
-            template.push(token.to_owned());
-            tokens.push((token.to_owned(), id));
+) -> tokenizers::Result<()> {
+    for (_, token) in special.iter() {
+        let known = backend.token_to_id(token).is_some();
+        if known && !backend.get_added_vocabulary().is_special_token(token) {
+            backend.add_special_tokens([AddedToken::from(token, true)])?;
         }
     }
-    let invalid =
-        |reason: String| TextError::invalid("tokenizer_config.json: add_bos_token", reason);
-    let single = Template::try_from(template).map_err(|error| invalid(error.to_string()))?;
-    let processing = TemplateProcessing::builder()
-        .single(single)
-        .special_tokens(tokens)
-        .build()
-        .map_err(|error| invalid(error.to_string()))?;
-    backend.with_post_processor(Some(PostProcessorWrapper::Template(processing)));
     Ok(())
 }

@@ -31,6 +31,7 @@ pub(super) fn new() -> Environment<'static> {
     environment.add_filter("float", float);
     environment.add_test("iterable", is_iterable);
     environment.add_test("sequence", is_sequence);
+    environment.add_test("callable", is_callable);
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", strftime_now);
     environment
@@ -178,7 +179,15 @@ fn is_iterable(value: &Value) -> bool {
 
 /// In jinja2 whatever has a length and can be indexed.
 fn is_sequence(value: &Value) -> bool {
-    matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::String)
+    matches!(
+        value.kind(),
+        ValueKind::Seq | ValueKind::Map | ValueKind::String | ValueKind::Undefined
+    )
+}
+
+/// Functions and macros, and in jinja2 what is undefined.
+fn is_callable(value: &Value) -> bool {
+    matches!(value.kind(), ValueKind::Plain | ValueKind::Undefined)
 }
 
 fn raise_exception(message: &Value) -> Result<Value, Error> {

@@ -1,7 +1,7 @@
 //! Methods of Python's str, dict and list that templates call: minijinja-contrib's, and those it
 //! lacks or where keyword arguments matter.
 
-use minijinja::value::{Kwargs, ValueKind, from_args};
+use minijinja::value::{Kwargs, Tuple, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat::unknown_method_callback;
 
@@ -70,6 +70,10 @@ fn string_method(
             };
             Value::from(text.chars().map(swap).collect::<String>())
         }
+        "title" => {
+            let () = from_args(args)?;
+            Value::from(title(text))
+        }
         "casefold" => {
             let () = from_args(args)?;
             Value::from(text.to_lowercase())
@@ -77,6 +81,21 @@ fn string_method(
         "zfill" | "ljust" | "rjust" | "center" => pad(state, text, method, args)?,
         _ => return Ok(None),
     }))
+}
+
+/// `str.title`: a letter after anything but a letter is upper case, all others lower.
+fn title(text: &str) -> String {
+    let mut titled = String::with_capacity(text.len());
+    let mut in_word = false;
+    for c in text.chars() {
+        if in_word {
+            titled.extend(c.to_lowercase());
+        } else {
+            titled.extend(c.to_uppercase());
+        }
+        in_word = c.is_alphabetic();
+    }
+    titled
 }
 
 /// `str.split` and `str.rsplit` with `sep` and `maxsplit`, by place or by name.
@@ -103,11 +122,15 @@ fn split(text: &str, args: &[Value], from_right: bool) -> Result<Value, Error> {
     Ok(parts.into_iter().map(Value::from).collect())
 }
 
-/// At most `max` words; what is left beyond them stays in one piece.
+/// At most `max` words; what is left beyond them stays in one piece, its far end untrimmed.
 fn split_whitespace(text: &str, max: usize, from_right: bool) -> Vec<&str> {
     let mut words = Vec::new();
-    let mut rest = text.trim();
-    while !rest.is_empty() {
+    let mut rest = text;
+    loop {
+        rest = if from_right { rest.trim_end() } else { rest.trim_start() };
+        if rest.is_empty() {
+            break;
+        }
         let cut = if from_right {
             rest.rfind(char::is_whitespace)
         } else {
@@ -118,11 +141,7 @@ fn split_whitespace(text: &str, max: usize, from_right: bool) -> Vec<&str> {
             break;
         };
         let (left, right) = rest.split_at(cut);
-        let (word, remainder) = if from_right {
-            (right.trim_start(), left.trim_end())
-        } else {
-            (left, right.trim_start())
-        };
+        let (word, remainder) = if from_right { (right.trim_start(), left) } else { (left, right) };
         words.push(word);
         rest = remainder;
     }
@@ -142,7 +161,7 @@ fn partition(text: &str, separator: &str, from_right: bool) -> Result<Value, Err
         None if from_right => ["", "", text],
         None => [text, "", ""],
     };
-    Ok(parts.into_iter().map(Value::from).collect())
+    Ok(Value::from(Tuple::from(parts.map(Value::from))))
 }
 
 fn pad(state: &State<'_, '_>, text: &str, method: &str, args: &[Value]) -> Result<Value, Error> {
