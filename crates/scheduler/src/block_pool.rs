@@ -31,14 +31,7 @@ pub(crate) struct BlockPool {
 impl BlockPool {
     pub(crate) fn new(num_blocks: usize, block_size: usize, hash_mask: u64) -> Self {
         let mut pool = Self {
-            blocks: vec![
-                Block {
-                    num_holders: 0,
-                    previous: NONE,
-                    next: NONE
-                };
-                num_blocks
-            ],
+            blocks: vec![Block { num_holders: 0, previous: NONE, next: NONE }; num_blocks],
             first_free: NONE,
             last_free: NONE,
             num_free: 0,
@@ -94,10 +87,7 @@ impl BlockPool {
     /// late as possible if it has one.
     pub(crate) fn release(&mut self, block: BlockId) {
         let holders = &mut self.blocks[block.index()].num_holders;
-        assert!(
-            *holders > 0,
-            "block {block:?} is released but nobody holds it"
-        );
+        assert!(*holders > 0, "block {block:?} is released but nobody holds it");
         *holders -= 1;
         if *holders > 0 {
             return;
@@ -116,10 +106,7 @@ impl BlockPool {
 
     /// Makes a held, computed block findable; see [`PrefixCache::insert`].
     pub(crate) fn register(&mut self, block: BlockId, content: Content<'_>) -> Option<BlockId> {
-        assert!(
-            !self.is_free(block),
-            "block {block:?} gets an identity but nobody holds it"
-        );
+        assert!(!self.is_free(block), "block {block:?} gets an identity but nobody holds it");
         self.cache.insert(block, content)
     }
 
@@ -177,11 +164,7 @@ mod tests {
     use crate::prefix_cache::Parent;
 
     fn content(hash: u64, parent: Parent, tokens: &[u32]) -> Content<'_> {
-        Content {
-            hash,
-            parent,
-            tokens,
-        }
+        Content { hash, parent, tokens }
     }
 
     #[test]
@@ -190,10 +173,7 @@ mod tests {
         let held: Vec<_> = (0..4).map(|_| pool.allocate().unwrap()).collect();
         assert_eq!(pool.allocate(), None);
         for (hash, index) in [(10, 0), (11, 1), (12, 2)] {
-            pool.register(
-                held[index],
-                content(hash, Parent::Root(None), &[hash as u32]),
-            );
+            pool.register(held[index], content(hash, Parent::Root(None), &[hash as u32]));
         }
         for index in [2, 0, 3, 1] {
             pool.release(held[index]);

@@ -72,16 +72,9 @@ impl fmt::Display for LimitsError {
         match self {
             Self::Zero(name) => write!(f, "{name} is 0: give at least 1"),
             Self::TooManyBlocks(num_blocks) => {
-                write!(
-                    f,
-                    "num_blocks is {num_blocks}: give fewer than {}",
-                    u32::MAX
-                )
+                write!(f, "num_blocks is {num_blocks}: give fewer than {}", u32::MAX)
             }
-            Self::BudgetBelowSeqs {
-                max_num_batched_tokens,
-                max_num_seqs,
-            } => write!(
+            Self::BudgetBelowSeqs { max_num_batched_tokens, max_num_seqs } => write!(
                 f,
                 "max_num_batched_tokens is {max_num_batched_tokens}: give at least max_num_seqs, \
                  {max_num_seqs}"
@@ -110,24 +103,12 @@ mod tests {
     #[test]
     fn refuses_what_could_not_run() {
         assert_eq!(limits().validate(), Ok(()));
-        let zero = Limits {
-            block_size: 0,
-            ..limits()
-        };
+        let zero = Limits { block_size: 0, ..limits() };
         assert_eq!(zero.validate(), Err(LimitsError::Zero("block_size")));
-        let small = Limits {
-            max_num_batched_tokens: 1,
-            ..limits()
-        };
+        let small = Limits { max_num_batched_tokens: 1, ..limits() };
         let error = small.validate().unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "max_num_batched_tokens is 1: give at least max_num_seqs, 2"
-        );
-        let vast = Limits {
-            num_blocks: usize::MAX,
-            ..limits()
-        };
+        assert_eq!(error.to_string(), "max_num_batched_tokens is 1: give at least max_num_seqs, 2");
+        let vast = Limits { num_blocks: usize::MAX, ..limits() };
         assert_eq!(vast.validate(), Err(LimitsError::TooManyBlocks(usize::MAX)));
     }
 }

@@ -74,9 +74,7 @@ impl PrefixCache {
 
     /// The parent of a findable block.
     pub(crate) fn parent(&self, block: BlockId) -> Option<&Parent> {
-        self.records[block.index()]
-            .as_ref()
-            .map(|(_, parent)| parent)
+        self.records[block.index()].as_ref().map(|(_, parent)| parent)
     }
 
     /// The block with exactly this content.
@@ -90,10 +88,7 @@ impl PrefixCache {
     /// Makes a block findable and returns it, or the block that already has this content. `None` if
     /// another content has the same hash: then this one is not findable.
     pub(crate) fn insert(&mut self, block: BlockId, content: Content<'_>) -> Option<BlockId> {
-        assert!(
-            !self.contains(block),
-            "block {block:?} has an identity already"
-        );
+        assert!(!self.contains(block), "block {block:?} has an identity already");
         let hash = content.hash & self.hash_mask;
         if self.by_hash.contains_key(&hash) {
             return self.find(&content);
@@ -123,11 +118,7 @@ mod tests {
     use super::*;
 
     fn content(hash: u64, parent: Parent, tokens: &[TokenId]) -> Content<'_> {
-        Content {
-            hash,
-            parent,
-            tokens,
-        }
+        Content { hash, parent, tokens }
     }
 
     #[test]
@@ -145,14 +136,8 @@ mod tests {
             assert_eq!(cache.find(&other), None);
             assert_eq!(cache.insert(BlockId(1), other), None);
         }
-        assert_eq!(
-            cache.find(&content(7, root.clone(), &[1, 2])),
-            Some(BlockId(0))
-        );
-        assert_eq!(
-            cache.insert(BlockId(1), content(7, root, &[1, 2])),
-            Some(BlockId(0))
-        );
+        assert_eq!(cache.find(&content(7, root.clone(), &[1, 2])), Some(BlockId(0)));
+        assert_eq!(cache.insert(BlockId(1), content(7, root, &[1, 2])), Some(BlockId(0)));
         assert_eq!(cache.len(), 1);
     }
 
@@ -172,9 +157,6 @@ mod tests {
         assert_ne!(root, root_hash(Some("")));
         assert_ne!(root_hash(Some("a")), root_hash(Some("b")));
         assert_ne!(chain_hash(root, &[1, 2]), chain_hash(root, &[2, 1]));
-        assert_ne!(
-            chain_hash(root, &[1]),
-            chain_hash(chain_hash(root, &[1]), &[1])
-        );
+        assert_ne!(chain_hash(root, &[1]), chain_hash(chain_hash(root, &[1]), &[1]));
     }
 }

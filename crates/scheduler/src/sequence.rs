@@ -54,20 +54,13 @@ impl fmt::Display for SubmitError {
         match self {
             Self::EmptyPrompt => write!(f, "the prompt is empty"),
             Self::DuplicateId(id) => write!(f, "sequence {id} exists already"),
-            Self::TooLong {
-                prompt_len,
-                max_new_tokens,
-                max_model_len,
-            } => write!(
+            Self::TooLong { prompt_len, max_new_tokens, max_model_len } => write!(
                 f,
                 "{prompt_len} prompt tokens and {max_new_tokens} new tokens are more than the \
                  context of {max_model_len} tokens"
             ),
             Self::TooManyBlocks { needed, num_blocks } => {
-                write!(
-                    f,
-                    "the sequence needs {needed} cache blocks and there are {num_blocks}"
-                )
+                write!(f, "the sequence needs {needed} cache blocks and there are {num_blocks}")
             }
         }
     }
@@ -197,11 +190,7 @@ impl Sequence {
     /// give logits, and none whose logits are wanted.
     pub(crate) fn max_cached_tokens(&self) -> usize {
         let all_but_one = self.tokens.len() - 1;
-        if self.need_prompt_logits {
-            all_but_one.min(self.num_scored)
-        } else {
-            all_but_one
-        }
+        if self.need_prompt_logits { all_but_one.min(self.num_scored) } else { all_but_one }
     }
 
     /// The identity of the full block `index`, given the block before it.
@@ -228,29 +217,19 @@ impl Sequence {
 
     pub(crate) fn place(&self) -> Place {
         match self.rank {
-            Some(rank) => Place::Preempted {
-                ticket: rank.ticket,
-            },
-            None => Place::New {
-                priority: self.priority,
-                arrival: self.arrival,
-            },
+            Some(rank) => Place::Preempted { ticket: rank.ticket },
+            None => Place::New { priority: self.priority, arrival: self.arrival },
         }
     }
 
     pub(crate) fn rank(&self) -> Rank {
-        self.rank
-            .expect("only a sequence that was admitted is asked for its rank")
+        self.rank.expect("only a sequence that was admitted is asked for its rank")
     }
 
     /// Gives the sequence its first rank; returns false if it had one.
     pub(crate) fn admit_first(&mut self, ticket: u64) -> bool {
         let first = self.rank.is_none();
-        self.rank.get_or_insert(Rank {
-            fresh: true,
-            priority: self.priority,
-            ticket,
-        });
+        self.rank.get_or_insert(Rank { fresh: true, priority: self.priority, ticket });
         first
     }
 
@@ -261,10 +240,6 @@ impl Sequence {
         self.num_computed = 0;
         self.num_planned = 0;
         self.num_registered = 0;
-        self.rank = Some(Rank {
-            fresh: false,
-            priority: 0,
-            ticket: self.rank().ticket,
-        });
+        self.rank = Some(Rank { fresh: false, priority: 0, ticket: self.rank().ticket });
     }
 }

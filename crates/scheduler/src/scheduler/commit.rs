@@ -11,18 +11,11 @@ impl Scheduler {
     /// # Panics
     /// If `plan` is not the oldest one in flight, or `outcomes` do not match its entries.
     pub fn commit(&mut self, plan: &Plan, outcomes: &[Outcome]) -> Vec<SeqId> {
-        assert_eq!(
-            plan.entries.len(),
-            outcomes.len(),
-            "one outcome for each entry"
-        );
+        assert_eq!(plan.entries.len(), outcomes.len(), "one outcome for each entry");
         let mut let_go = self.land(plan);
         let mut ended = Vec::new();
         for (entry, outcome) in plan.entries.iter().zip(outcomes) {
-            assert_eq!(
-                entry.id, outcome.id,
-                "outcomes are in the order of the entries"
-            );
+            assert_eq!(entry.id, outcome.id, "outcomes are in the order of the entries");
             if self.is_zombie(entry.id) {
                 self.forget_if_done(entry.id);
             } else if self.advance(entry, *outcome) {
@@ -99,10 +92,7 @@ impl Scheduler {
         let seq = known(&mut self.sequences, id);
         while seq.registers && seq.num_registered < seq.num_computed / self.limits.block_size {
             let at = seq.num_registered;
-            let (before, own) = (
-                at.checked_sub(1).map(|last| seq.blocks[last]),
-                seq.blocks[at],
-            );
+            let (before, own) = (at.checked_sub(1).map(|last| seq.blocks[last]), seq.blocks[at]);
             let content = seq.content(at, before, self.limits.block_size);
             let Some(shared) = self.pool.register(own, content) else {
                 // Another content has the same hash; without this block no later one can be found.

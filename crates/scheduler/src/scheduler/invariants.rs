@@ -19,19 +19,11 @@ impl Scheduler {
         let running: HashSet<SeqId> = self.running.iter().map(|(_, id)| *id).collect();
         assert!(running.len() <= self.limits.max_num_seqs);
         assert!(self.running.is_sorted());
-        let num_waiting = self
-            .sequences
-            .values()
-            .filter(|seq| seq.state == State::Waiting)
-            .count();
+        let num_waiting = self.sequences.values().filter(|seq| seq.state == State::Waiting).count();
         assert_eq!(num_waiting, self.queue.len());
         for (id, seq) in &self.sequences {
             assert_eq!(running.contains(id), seq.state == State::Running, "{seq:?}");
-            let Sequence {
-                num_computed,
-                num_planned,
-                ..
-            } = *seq;
+            let Sequence { num_computed, num_planned, .. } = *seq;
             match seq.state {
                 State::Waiting => {
                     assert!(seq.blocks.is_empty() && seq.num_in_flight == 0 && num_planned == 0);
@@ -46,10 +38,7 @@ impl Scheduler {
             assert!(num_computed <= num_planned);
             assert!(num_planned <= seq.tokens.len() + seq.num_unknown);
             assert!(seq.tokens.len() + seq.num_unknown <= seq.prompt_len + seq.max_new_tokens);
-            assert!(
-                seq.blocks.len() >= self.limits.blocks_for(num_planned),
-                "{seq:?}"
-            );
+            assert!(seq.blocks.len() >= self.limits.blocks_for(num_planned), "{seq:?}");
             assert!(seq.num_registered <= num_computed / self.limits.block_size);
         }
     }
@@ -64,41 +53,23 @@ impl Scheduler {
                 holders.entry(*block).or_default().push((at, seq));
             }
         }
-        let let_go: HashSet<BlockId> = self
-            .in_flight
-            .iter()
-            .flat_map(|plan| plan.let_go.iter().copied())
-            .collect();
+        let let_go: HashSet<BlockId> =
+            self.in_flight.iter().flat_map(|plan| plan.let_go.iter().copied()).collect();
         let free: HashSet<BlockId> = self.pool.free_list().collect();
         assert_eq!(free.len(), self.pool.num_free());
         for index in 0..self.pool.num_blocks() {
             let block = BlockId(index as u32);
             let tables = holders.get(&block).map_or(&[][..], Vec::as_slice);
             let num_holders = tables.len() + usize::from(let_go.contains(&block));
-            assert_eq!(
-                self.pool.num_holders(block),
-                num_holders,
-                "holders of {block:?}"
-            );
-            assert_eq!(
-                free.contains(&block),
-                num_holders == 0,
-                "{block:?} in the free list"
-            );
+            assert_eq!(self.pool.num_holders(block), num_holders, "holders of {block:?}");
+            assert_eq!(free.contains(&block), num_holders == 0, "{block:?} in the free list");
             for pair in tables.windows(2) {
                 let [(at, a), (other_at, b)] = [pair[0], pair[1]];
                 assert_eq!(at, other_at, "{block:?} stands at two places");
-                assert!(
-                    at < a.num_registered && at < b.num_registered,
-                    "shared too early"
-                );
+                assert!(at < a.num_registered && at < b.num_registered, "shared too early");
                 assert_eq!(a.salt, b.salt, "{block:?} is shared between salts");
                 let end = (at + 1) * block_size;
-                assert_eq!(
-                    a.tokens[..end],
-                    b.tokens[..end],
-                    "{block:?} is shared wrongly"
-                );
+                assert_eq!(a.tokens[..end], b.tokens[..end], "{block:?} is shared wrongly");
             }
         }
     }
@@ -107,12 +78,8 @@ impl Scheduler {
     /// of each table is such a chain.
     fn check_cache(&self) {
         let cache = self.pool.cache();
-        let order: HashMap<BlockId, usize> = self
-            .pool
-            .free_list()
-            .enumerate()
-            .map(|(place, block)| (block, place))
-            .collect();
+        let order: HashMap<BlockId, usize> =
+            self.pool.free_list().enumerate().map(|(place, block)| (block, place)).collect();
         let mut num_cached = 0;
         for index in 0..self.pool.num_blocks() {
             let block = BlockId(index as u32);
@@ -121,10 +88,7 @@ impl Scheduler {
             };
             num_cached += 1;
             if let Parent::Block(parent) = parent {
-                assert!(
-                    cache.contains(*parent),
-                    "{block:?} outlives its parent {parent:?}"
-                );
+                assert!(cache.contains(*parent), "{block:?} outlives its parent {parent:?}");
                 match (order.get(parent), order.get(&block)) {
                     (Some(parent), Some(child)) => assert!(child < parent, "evicted in disorder"),
                     (Some(_), None) => panic!("{block:?} is held without its parent {parent:?}"),

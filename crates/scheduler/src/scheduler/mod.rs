@@ -90,11 +90,7 @@ impl Scheduler {
     }
 
     fn check(&self, new: &NewSequence) -> Result<(), SubmitError> {
-        let Limits {
-            num_blocks,
-            max_model_len,
-            ..
-        } = self.limits;
+        let Limits { num_blocks, max_model_len, .. } = self.limits;
         let (prompt_len, max_new_tokens) = (new.prompt.len(), new.max_new_tokens);
         if prompt_len == 0 {
             return Err(SubmitError::EmptyPrompt);
@@ -102,15 +98,9 @@ impl Scheduler {
         if self.sequences.contains_key(&new.id) {
             return Err(SubmitError::DuplicateId(new.id));
         }
-        let Some(len) = prompt_len
-            .checked_add(max_new_tokens)
-            .filter(|len| *len <= max_model_len)
+        let Some(len) = prompt_len.checked_add(max_new_tokens).filter(|len| *len <= max_model_len)
         else {
-            return Err(SubmitError::TooLong {
-                prompt_len,
-                max_new_tokens,
-                max_model_len,
-            });
+            return Err(SubmitError::TooLong { prompt_len, max_new_tokens, max_model_len });
         };
         // The last generated token is never computed.
         let needed = self.limits.blocks_for(prompt_len.max(len - 1));
@@ -123,10 +113,7 @@ impl Scheduler {
     /// Ends a sequence now; plans in flight may still name it, their outcomes for it are ignored.
     /// Returns false if the id is unknown or has ended.
     pub fn abort(&mut self, id: SeqId) -> bool {
-        let live = self
-            .sequences
-            .get(&id)
-            .is_some_and(|seq| seq.state != State::Ended);
+        let live = self.sequences.get(&id).is_some_and(|seq| seq.state != State::Ended);
         if live {
             self.end(id);
         }
@@ -167,8 +154,7 @@ impl Scheduler {
             }
             State::Running => {
                 let at = self.running.binary_search(&(seq.rank(), id));
-                self.running
-                    .remove(at.expect("a running sequence is in the running list"));
+                self.running.remove(at.expect("a running sequence is in the running list"));
             }
             State::Ended => unreachable!("sequence {id} ends twice"),
         }
@@ -188,9 +174,7 @@ impl Scheduler {
 
 /// A sequence that is in the queue, the running list or a plan.
 fn known(sequences: &mut HashMap<SeqId, Sequence>, id: SeqId) -> &mut Sequence {
-    sequences
-        .get_mut(&id)
-        .expect("the scheduler keeps each sequence until its last plan")
+    sequences.get_mut(&id).expect("the scheduler keeps each sequence until its last plan")
 }
 
 /// From the last to the first, so that children leave the cache before their parents.

@@ -25,7 +25,8 @@ impl Scheduler {
             entries: Vec::with_capacity(self.running.len()),
             chunk_budget: self.limits.max_num_batched_tokens - self.num_single_tokens(),
         };
-        if self.plan_running(&mut draft) {
+        let num_preemptions = self.counters.num_preemptions;
+        if self.plan_running(&mut draft) && self.counters.num_preemptions == num_preemptions {
             self.plan_waiting(&mut draft);
         }
         self.seal(draft.entries)
@@ -33,10 +34,7 @@ impl Scheduler {
 
     /// Running sequences that lack just one token. They get it before any chunk is cut.
     fn num_single_tokens(&self) -> usize {
-        self.running
-            .iter()
-            .filter(|(_, id)| self.sequences[id].num_remaining() == 1)
-            .count()
+        self.running.iter().filter(|(_, id)| self.sequences[id].num_remaining() == 1).count()
     }
 
     /// Returns false if blocks ran out.
@@ -44,14 +42,11 @@ impl Scheduler {
         let mut at = 0;
         while let Some(&(_, id)) = self.running.get(at) {
             let seq = &self.sequences[&id];
-            let len = match seq.num_remaining() {
-                len @ (0 | 1) => len,
-                _ => {
-                    let len = seq.chunk_len(draft.chunk_budget);
-                    draft.chunk_budget -= len;
-                    len
-                }
-            };
+            let mut len = seq.num_remaining();
+            if len > 1 {
+                len = seq.chunk_len(draft.chunk_budget);
+                draft.chunk_budget -= len;
+            }
             if len > 0 {
                 if !self.reserve(at, seq.num_planned + len) {
                     return false;
@@ -121,17 +116,10 @@ impl Scheduler {
         let hits = self.find_prefix(id);
         let seq = known(&mut self.sequences, id);
         let num_new = self.limits.blocks_for(seq.tokens.len()) - hits.len();
-        let num_free_hits = hits
-            .iter()
-            .filter(|block| self.pool.is_free(**block))
-            .count();
+        let num_free_hits = hits.iter().filter(|block| self.pool.is_free(**block)).count();
         // Each running sequence may soon need a block; with none running the head always fits.
         if num_new + num_free_hits + num_running > num_free {
-            self.refusal = Some(Refusal {
-                id,
-                num_free,
-                num_running,
-            });
+            self.refusal = Some(Refusal { id, num_free, num_running });
             return false;
         }
         self.refusal = None;
@@ -140,10 +128,12 @@ impl Scheduler {
         seq.num_registered = hits.len();
         seq.num_computed = hits.len() * self.limits.block_size;
         seq.num_planned = seq.num_computed;
-        hits.iter().for_each(|block| self.pool.retain(*block));
+        for block in &hits {
+            self.pool.retain(*block);
+        }
         seq.blocks = hits;
-        seq.blocks
-            .extend((0..num_new).filter_map(|_| self.pool.allocate()));
+        let allocate = |_| self.pool.allocate().expect("as many are free as were counted");
+        seq.blocks.extend((0..num_new).map(allocate));
         if seq.admit_first(self.num_tickets) {
             self.num_tickets += 1;
             seq.cached_tokens = seq.num_computed;
@@ -152,9 +142,7 @@ impl Scheduler {
                 self.counters.prefix_hit_tokens += seq.cached_tokens as u64;
             }
         }
-        let at = self
-            .running
-            .partition_point(|other| *other < (seq.rank(), id));
+        let at = self.running.partition_point(|other| *other < (seq.rank(), id));
         self.running.insert(at, (seq.rank(), id));
         true
     }
@@ -207,15 +195,7 @@ impl Scheduler {
         self.counters.num_steps += 1;
         self.counters.num_scheduled_tokens += num_tokens as u64;
         let step = self.counters.num_steps;
-        self.in_flight.push_back(InFlight {
-            step,
-            let_go: Vec::new(),
-        });
-        Some(Plan {
-            step,
-            entries,
-            num_tokens,
-            preempted: std::mem::take(&mut self.preempted),
-        })
+        self.in_flight.push_back(InFlight { step, let_go: Vec::new() });
+        Some(Plan { step, entries, num_tokens, preempted: std::mem::take(&mut self.preempted) })
     }
 }

@@ -25,12 +25,7 @@ impl Solo {
     pub(crate) fn run(request: &NewSequence) -> Self {
         let salt = request.salt.iter().flat_map(|salt| salt.bytes());
         let root = salt.fold(1, |root, byte| mix(root ^ u64::from(byte)));
-        let mut solo = Self {
-            tokens: Vec::new(),
-            identities: Vec::new(),
-            root,
-            end: None,
-        };
+        let mut solo = Self { tokens: Vec::new(), identities: Vec::new(), root, end: None };
         request.prompt.iter().for_each(|token| solo.push(*token));
         for _ in 0..request.max_new_tokens {
             let identity = solo.identities[solo.tokens.len() - 1];
@@ -99,10 +94,7 @@ impl FakeModel {
         let mut written = HashSet::new();
         for entry in &plan.entries {
             for position in entry.start..entry.start + entry.len {
-                assert!(
-                    written.insert(self.slot(entry, position)),
-                    "two write {entry:?}"
-                );
+                assert!(written.insert(self.slot(entry, position)), "two write {entry:?}");
             }
             if sound(self, entry) {
                 self.write(entry, &solos[&entry.id]);
@@ -113,10 +105,7 @@ impl FakeModel {
         for entry in plan.entries.iter().filter(|entry| sound(self, entry)) {
             self.check_prefix(entry, entry.start + entry.len, &solos[&entry.id]);
         }
-        plan.entries
-            .iter()
-            .map(|entry| self.sample(entry))
-            .collect()
+        plan.entries.iter().map(|entry| self.sample(entry)).collect()
     }
 
     /// A step or one of its entries fails: it may have written anything.
@@ -133,10 +122,7 @@ impl FakeModel {
     fn check_prefix(&self, entry: &Entry, len: usize, solo: &Solo) {
         for position in 0..len {
             let found = self.slots[self.slot(entry, position)];
-            assert_eq!(
-                found, solo.identities[position],
-                "wrong at {position} of {entry:?}"
-            );
+            assert_eq!(found, solo.identities[position], "wrong at {position} of {entry:?}");
         }
     }
 
@@ -145,11 +131,7 @@ impl FakeModel {
         if ids.len() < entry.len {
             ids.push(self.last[&entry.id]);
         }
-        assert_eq!(
-            ids,
-            solo.tokens[entry.start..entry.start + entry.len],
-            "{entry:?}"
-        );
+        assert_eq!(ids, solo.tokens[entry.start..entry.start + entry.len], "{entry:?}");
         for (position, token) in (entry.start..).zip(ids) {
             let before = match position {
                 0 => solo.root,
@@ -172,9 +154,6 @@ impl FakeModel {
         let identity = self.slots[self.slot(entry, entry.start + entry.len - 1)];
         let token = next_token(identity);
         self.last.insert(entry.id, token);
-        Sampled {
-            token,
-            ends: ends(identity),
-        }
+        Sampled { token, ends: ends(identity) }
     }
 }

@@ -2,6 +2,8 @@
 //! two plans in flight. After every call all invariants hold, each step reads exactly the prefixes
 //! it should, and each request gives what it gives alone.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod fake_model;
 mod random;
 
@@ -115,11 +117,7 @@ impl<'a> Simulation<'a> {
 
     /// Nothing can run: then everybody has ended and no block is held.
     fn finish(self) {
-        assert!(
-            self.followed.values().all(|followed| followed.ended),
-            "{:?}",
-            self.scheduler
-        );
+        assert!(self.followed.values().all(|followed| followed.ended), "{:?}", self.scheduler);
         let stats = self.scheduler.stats();
         assert_eq!((stats.running, stats.waiting, stats.used_blocks), (0, 0, 0));
         assert_eq!(stats.free_blocks, self.limits.num_blocks);
@@ -141,10 +139,7 @@ impl<'a> Simulation<'a> {
             prompt,
             max_new_tokens: self.random.pick(&[0, 1, 5, 20, 40]).min(capacity / 2),
             priority: self.random.pick(&[0, 0, 0, -1, 7]),
-            salt: self
-                .random
-                .pick(&[None, None, Some("a"), Some("b")])
-                .map(str::to_owned),
+            salt: self.random.pick(&[None, None, Some("a"), Some("b")]).map(str::to_owned),
             need_prompt_logits: self.random.one_in(4),
         }
     }
@@ -152,12 +147,7 @@ impl<'a> Simulation<'a> {
     fn submit(&mut self) {
         let request = self.random_request();
         self.num_submitted += 1;
-        let Limits {
-            num_blocks,
-            block_size,
-            max_model_len,
-            ..
-        } = self.limits;
+        let Limits { num_blocks, block_size, max_model_len, .. } = self.limits;
         let len = request.prompt.len() + request.max_new_tokens;
         let num_computed = request.prompt.len().max(len.saturating_sub(1));
         let result = self.scheduler.submit(request.clone());
@@ -177,22 +167,14 @@ impl<'a> Simulation<'a> {
         assert_eq!(again, Err(SubmitError::DuplicateId(request.id)));
         self.solos.insert(request.id, Solo::run(&request));
         let scored = BTreeSet::new();
-        let followed = Followed {
-            request,
-            ended: false,
-            has_run: false,
-            scored,
-        };
+        let followed = Followed { request, ended: false, has_run: false, scored };
         self.followed.insert(followed.request.id, followed);
     }
 
     /// Aborts any id, known or not, running or over.
     fn abort(&mut self) {
         let id = SeqId(self.random.below(self.num_submitted as usize + 1) as u64);
-        let live = self
-            .followed
-            .get_mut(&id)
-            .filter(|followed| !followed.ended);
+        let live = self.followed.get_mut(&id).filter(|followed| !followed.ended);
         assert_eq!(self.scheduler.abort(id), live.is_some());
         assert!(!self.scheduler.abort(id));
         if let Some(followed) = live {
@@ -219,10 +201,7 @@ impl<'a> Simulation<'a> {
         for id in &plan.preempted {
             assert!(!ids.contains(id), "{id} runs and is preempted in one step");
         }
-        self.flights.push_back(Flight {
-            plan,
-            sampled: None,
-        });
+        self.flights.push_back(Flight { plan, sampled: None });
         true
     }
 
@@ -234,10 +213,7 @@ impl<'a> Simulation<'a> {
         let end = entry.start + entry.len;
         assert!(end <= request.prompt.len() + request.max_new_tokens.saturating_sub(1));
         assert!(end <= entry.blocks.len() * self.limits.block_size);
-        assert_eq!(
-            entry.blocks.iter().collect::<HashSet<_>>().len(),
-            entry.blocks.len()
-        );
+        assert_eq!(entry.blocks.iter().collect::<HashSet<_>>().len(), entry.blocks.len());
         self.coverage.unknown_ids += usize::from(entry.ids.len() < entry.len);
         if !followed.has_run {
             followed.has_run = true;
@@ -252,16 +228,9 @@ impl<'a> Simulation<'a> {
         } else if request.need_prompt_logits {
             let asked = self.flights.iter().flat_map(|flight| &flight.plan.entries);
             let asked = asked.filter(|other| other.id == entry.id && other.prompt_logits);
-            let asked_end = asked
-                .map(|other| other.start + other.len)
-                .max()
-                .unwrap_or(0);
+            let asked_end = asked.map(|other| other.start + other.len).max().unwrap_or(0);
             let unasked = |row: &usize| *row >= asked_end && !followed.scored.contains(row);
-            assert!(
-                !rows
-                    .clone()
-                    .any(|row| row < request.prompt.len() && unasked(&row))
-            );
+            assert!(!rows.clone().any(|row| row < request.prompt.len() && unasked(&row)));
         }
         // Nobody else's plan in flight may still use a block that this entry writes.
         for at in rows.map(|row| row / self.limits.block_size) {
@@ -275,11 +244,7 @@ impl<'a> Simulation<'a> {
 
     /// Lets the model run the oldest plan that has not run.
     fn execute_next(&mut self) {
-        if let Some(flight) = self
-            .flights
-            .iter_mut()
-            .find(|flight| flight.sampled.is_none())
-        {
+        if let Some(flight) = self.flights.iter_mut().find(|flight| flight.sampled.is_none()) {
             flight.sampled = Some(self.model.run(&flight.plan, &self.solos));
         }
     }
@@ -289,10 +254,7 @@ impl<'a> Simulation<'a> {
         if self.flights[0].sampled.is_none() {
             self.execute_next();
         }
-        let may_fail = self
-            .flights
-            .get(1)
-            .is_none_or(|next| next.sampled.is_none());
+        let may_fail = self.flights.get(1).is_none_or(|next| next.sampled.is_none());
         let Flight { plan, sampled } = self.flights.pop_front().unwrap();
         let sampled = sampled.unwrap();
         if may_fail && self.random.one_in(60) {
@@ -307,11 +269,7 @@ impl<'a> Simulation<'a> {
             }
             let token = (entry.samples && !fails).then_some(sampled.token);
             let finished = token.is_some() && sampled.ends;
-            outcomes.push(Outcome {
-                id: entry.id,
-                token,
-                finished,
-            });
+            outcomes.push(Outcome { id: entry.id, token, finished });
             if self.follow(entry, token, finished, fails) {
                 ended.push(entry.id);
             }
@@ -374,14 +332,7 @@ impl<'a> Simulation<'a> {
             self.coverage.finished += 1;
             let num_scored = followed.scored.len();
             let wanted = followed.request.need_prompt_logits;
-            assert_eq!(
-                num_scored,
-                if wanted {
-                    followed.request.prompt.len()
-                } else {
-                    0
-                }
-            );
+            assert_eq!(num_scored, if wanted { followed.request.prompt.len() } else { 0 });
         }
         followed.ended
     }
@@ -408,20 +359,9 @@ fn every_request_gives_what_it_gives_alone() {
         }
     }
     println!("{coverage:?}");
-    let Coverage {
-        finished,
-        aborted,
-        failed,
-        refused,
-        zombies,
-        unknown_ids,
-        ..
-    } = coverage;
+    let Coverage { finished, aborted, failed, refused, zombies, unknown_ids, .. } = coverage;
     for count in [finished, aborted, failed, refused, zombies, unknown_ids] {
         assert!(count > 1000, "{coverage:?}");
     }
-    assert!(
-        coverage.preemptions > 1000 && coverage.hit_tokens > 1000,
-        "{coverage:?}"
-    );
+    assert!(coverage.preemptions > 1000 && coverage.hit_tokens > 1000, "{coverage:?}");
 }
