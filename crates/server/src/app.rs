@@ -50,9 +50,7 @@ fn cors(config: &ServerConfig) -> CorsLayer {
     let origins = match &config.allowed_origins {
         None => AllowOrigin::any(),
         Some(origins) => AllowOrigin::list(
-            origins
-                .iter()
-                .filter_map(|origin| HeaderValue::from_str(origin).ok()),
+            origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()),
         ),
     };
     CorsLayer::new()
@@ -65,34 +63,22 @@ fn cors(config: &ServerConfig) -> CorsLayer {
 }
 
 async fn unknown_route(request: Request) -> ApiError {
-    let message = format!(
-        "There is no route {} {}.",
-        request.method(),
-        request.uri().path()
-    );
+    let message = format!("There is no route {} {}.", request.method(), request.uri().path());
     let error = ApiError::new(StatusCode::NOT_FOUND, message);
-    ApiError {
-        code: Some("unknown_url"),
-        ..error
-    }
+    ApiError { code: Some("unknown_url"), ..error }
 }
 
 async fn wrong_method(request: Request) -> ApiError {
     let path = request.uri().path();
     let message = format!("{path} does not take {}.", request.method());
     let error = ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message);
-    ApiError {
-        code: Some("method_not_allowed"),
-        ..error
-    }
+    ApiError { code: Some("method_not_allowed"), ..error }
 }
 
 /// A handler panicked: a fault of ours, told without its details.
 fn panicked(panic: Box<dyn Any + Send>) -> Response {
     let text = panic.downcast_ref::<String>().map(String::as_str);
-    let text = text
-        .or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("no message");
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
     tracing::error!(panic = text, "a request handler panicked");
     ApiError::internal("The server failed to handle this request.").into_response()
 }

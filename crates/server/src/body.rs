@@ -43,12 +43,7 @@ impl FromRequest<App> for JsonBytes {
 fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
     let given = headers.get(header::CONTENT_TYPE);
     let given = given.map_or("", |value| value.to_str().unwrap_or("?"));
-    let essence = given
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim()
-        .to_ascii_lowercase();
+    let essence = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     let json = essence == "application/json"
         || (essence.starts_with("application/") && essence.ends_with("+json"));
     if json {
@@ -59,19 +54,11 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers
-        .get(header::CONTENT_LENGTH)?
-        .to_str()
-        .ok()?
-        .parse()
-        .ok()
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 fn too_large(limit: usize) -> ApiError {
     let message = format!("The request body is larger than the limit of {limit} bytes.");
     let error = ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message);
-    ApiError {
-        code: Some("request_too_large"),
-        ..error
-    }
+    ApiError { code: Some("request_too_large"), ..error }
 }

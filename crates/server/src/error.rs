@@ -33,33 +33,19 @@ impl ApiError {
             _ => "invalid_request_error",
         };
         let message = message.into();
-        Self {
-            status,
-            message,
-            kind,
-            param: None,
-            code: None,
-            retry_after: None,
-        }
+        Self { status, message, kind, param: None, code: None, retry_after: None }
     }
 
     /// 400 for the field `param`.
     pub(crate) fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
         let error = Self::new(StatusCode::BAD_REQUEST, message);
-        Self {
-            param: Some(param.into()),
-            code: Some("invalid_value"),
-            ..error
-        }
+        Self { param: Some(param.into()), code: Some("invalid_value"), ..error }
     }
 
     /// 400 for a field that this server knows and does not honour.
     pub(crate) fn unsupported(param: &str) -> Self {
         let message = format!("'{param}' is not supported by this server yet; leave it out.");
-        Self {
-            code: Some("unsupported_parameter"),
-            ..Self::invalid(param, message)
-        }
+        Self { code: Some("unsupported_parameter"), ..Self::invalid(param, message) }
     }
 
     /// 404 for a model that is not served, naming those that are.
@@ -67,21 +53,13 @@ impl ApiError {
         let served = served.join("', '");
         let message = format!("The model '{name}' does not exist. Served here: '{served}'.");
         let error = Self::new(StatusCode::NOT_FOUND, message);
-        Self {
-            param: Some("model".into()),
-            code: Some("model_not_found"),
-            ..error
-        }
+        Self { param: Some("model".into()), code: Some("model_not_found"), ..error }
     }
 
     /// 503 with a reason for programs (`loading`, `draining`) and a hint when to come back.
     pub(crate) fn unavailable(code: &'static str, message: impl Into<String>) -> Self {
         let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, message);
-        Self {
-            code: Some(code),
-            retry_after: Some(1),
-            ..error
-        }
+        Self { code: Some(code), retry_after: Some(1), ..error }
     }
 
     /// 500: a fault of ours.
@@ -114,10 +92,7 @@ impl From<EngineError> for ApiError {
             },
             EngineError::Stopped => Self::unavailable("engine_stopped", message),
             EngineError::Rejected(_) => Self::new(StatusCode::BAD_REQUEST, message),
-            EngineError::Step(_) => Self {
-                code: Some("engine_error"),
-                ..Self::internal(message)
-            },
+            EngineError::Step(_) => Self { code: Some("engine_error"), ..Self::internal(message) },
         }
     }
 }

@@ -38,9 +38,7 @@ pub(crate) async fn api_key(State(app): State<App>, request: Request, next: Next
     }
     let given = bearer(request.headers()).unwrap_or_default();
     // Every key is compared in full, so that time tells nothing.
-    let known = keys
-        .iter()
-        .fold(false, |known, key| known | same(key.as_bytes(), given));
+    let known = keys.iter().fold(false, |known, key| known | same(key.as_bytes(), given));
     if known {
         return next.run(request).await;
     }
@@ -50,26 +48,17 @@ pub(crate) async fn api_key(State(app): State<App>, request: Request, next: Next
         "The API key is not known here."
     };
     let error = ApiError::new(StatusCode::UNAUTHORIZED, message);
-    ApiError {
-        code: Some("invalid_api_key"),
-        ..error
-    }
-    .into_response()
+    ApiError { code: Some("invalid_api_key"), ..error }.into_response()
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let value = headers.get(header::AUTHORIZATION)?.as_bytes();
     let (scheme, key) = value.split_at_checked(7)?;
-    scheme
-        .eq_ignore_ascii_case(b"bearer ")
-        .then(|| key.trim_ascii())
+    scheme.eq_ignore_ascii_case(b"bearer ").then(|| key.trim_ascii())
 }
 
 /// Compares in a time that depends on the lengths only.
 fn same(left: &[u8], right: &[u8]) -> bool {
-    let differs = left
-        .iter()
-        .zip(right)
-        .fold(0, |differs, (a, b)| differs | (a ^ b));
+    let differs = left.iter().zip(right).fold(0, |differs, (a, b)| differs | (a ^ b));
     left.len() == right.len() && std::hint::black_box(differs) == 0
 }

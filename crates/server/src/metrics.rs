@@ -67,8 +67,7 @@ impl Default for Metrics {
 impl Metrics {
     /// A sequence was accepted.
     pub(crate) fn prompt(&self, num_tokens: usize) {
-        self.prompt_tokens
-            .fetch_add(num_tokens as u64, Ordering::Relaxed);
+        self.prompt_tokens.fetch_add(num_tokens as u64, Ordering::Relaxed);
     }
 
     /// A request was refused because the queue was full.
@@ -79,11 +78,7 @@ impl Metrics {
     /// A token came, this long after the request or after the one before it.
     pub(crate) fn token(&self, elapsed: Duration, first: bool) {
         self.generation_tokens.fetch_add(1, Ordering::Relaxed);
-        let histogram = if first {
-            &self.time_to_first_token
-        } else {
-            &self.inter_token
-        };
+        let histogram = if first { &self.time_to_first_token } else { &self.inter_token };
         histogram.observe(elapsed);
     }
 
@@ -106,10 +101,7 @@ impl Metrics {
     pub(crate) fn render(&self, model: Option<(&str, Load)>) -> String {
         let mut out = String::with_capacity(16 << 10);
         let name = model.map_or("", |(name, _)| name);
-        let page = &mut Page {
-            out: &mut out,
-            model: escape(name),
-        };
+        let page = &mut Page { out: &mut out, model: escape(name) };
         if let Some((_, load)) = model {
             page.load(&load);
         }
@@ -146,11 +138,7 @@ impl Metrics {
                 "From the request's arrival to its first token.",
                 &self.time_to_first_token,
             ),
-            (
-                "inter_token_latency_seconds",
-                "Between two tokens of a sequence.",
-                &self.inter_token,
-            ),
+            ("inter_token_latency_seconds", "Between two tokens of a sequence.", &self.inter_token),
             (
                 "e2e_request_latency_seconds",
                 "From the request's arrival to its last token.",
@@ -189,12 +177,7 @@ impl Page<'_> {
             "Sequences that wait to run.",
             load.waiting as f64,
         );
-        self.both(
-            "gauge",
-            "kv_cache_usage_perc",
-            "Cache blocks in use, 0 to 1.",
-            load.kv_usage,
-        );
+        self.both("gauge", "kv_cache_usage_perc", "Cache blocks in use, 0 to 1.", load.kv_usage);
         self.both(
             "counter",
             "prompt_tokens_cached_total",
@@ -232,9 +215,7 @@ impl Page<'_> {
 
     fn sample(&mut self, name: &str, labels: &str, value: f64) {
         let model = std::mem::take(&mut self.model);
-        self.write(format_args!(
-            "{name}{{model_name=\"{model}\"{labels}}} {value}\n"
-        ));
+        self.write(format_args!("{name}{{model_name=\"{model}\"{labels}}} {value}\n"));
         self.model = model;
     }
 
@@ -267,22 +248,15 @@ struct Histogram {
 
 impl Histogram {
     fn new(bounds: &'static [f64]) -> Self {
-        let counts = std::iter::repeat_with(AtomicU64::default)
-            .take(bounds.len() + 1)
-            .collect();
-        Self {
-            bounds,
-            counts,
-            sum_ns: AtomicU64::default(),
-        }
+        let counts = std::iter::repeat_with(AtomicU64::default).take(bounds.len() + 1).collect();
+        Self { bounds, counts, sum_ns: AtomicU64::default() }
     }
 
     fn observe(&self, elapsed: Duration) {
         let seconds = elapsed.as_secs_f64();
         let bucket = self.bounds.partition_point(|bound| *bound < seconds);
         self.counts[bucket].fetch_add(1, Ordering::Relaxed);
-        self.sum_ns
-            .fetch_add(elapsed.as_nanos() as u64, Ordering::Relaxed);
+        self.sum_ns.fetch_add(elapsed.as_nanos() as u64, Ordering::Relaxed);
     }
 
     fn sum_seconds(&self) -> f64 {
@@ -290,25 +264,14 @@ impl Histogram {
     }
 
     fn mean(&self) -> f64 {
-        let count: u64 = self
-            .counts
-            .iter()
-            .map(|count| count.load(Ordering::Relaxed))
-            .sum();
-        if count == 0 {
-            0.0
-        } else {
-            self.sum_seconds() / count as f64
-        }
+        let count: u64 = self.counts.iter().map(|count| count.load(Ordering::Relaxed)).sum();
+        if count == 0 { 0.0 } else { self.sum_seconds() / count as f64 }
     }
 }
 
 /// A label value as the text format wants it.
 fn escape(value: &str) -> String {
-    value
-        .replace('\\', "\\\\")
-        .replace('"', "\\\"")
-        .replace('\n', "\\n")
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 #[cfg(test)]
@@ -326,15 +289,9 @@ mod tests {
             let start = format!(
                 "sconce:time_to_first_token_seconds_bucket{{model_name=\"a\\\"b\",le=\"{bound}\"}} "
             );
-            text.lines()
-                .find_map(|line| line.strip_prefix(&start))
-                .unwrap()
-                .to_owned()
+            text.lines().find_map(|line| line.strip_prefix(&start)).unwrap().to_owned()
         };
-        assert_eq!(
-            [line("0.001"), line("0.0025"), line("0.005")],
-            ["1", "1", "2"]
-        );
+        assert_eq!([line("0.001"), line("0.0025"), line("0.005")], ["1", "1", "2"]);
         assert_eq!([line("640"), line("+Inf")], ["2", "3"]);
         assert!(
             text.contains("vllm:time_to_first_token_seconds_sum{model_name=\"a\\\"b\"} 700.004\n")
@@ -344,11 +301,7 @@ mod tests {
     #[test]
     fn retry_after_grows_with_the_queue_and_stays_in_bounds() {
         let metrics = Metrics::default();
-        let load = |waiting| Load {
-            running: 4,
-            waiting,
-            ..Load::default()
-        };
+        let load = |waiting| Load { running: 4, waiting, ..Load::default() };
         assert_eq!(metrics.retry_after(load(100)), 1);
         metrics.end(Ending::Stop, Duration::from_secs(3));
         assert_eq!(metrics.retry_after(load(8)), 6);

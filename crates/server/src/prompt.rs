@@ -35,10 +35,8 @@ impl ServedModel {
     ) -> Result<Vec<u32>, ApiError> {
         let add_special_tokens = conversation.add_special_tokens == Some(true);
         let input = chat_input(conversation, trust_template)?;
-        let text = self
-            .text()
-            .render_chat(&input)
-            .map_err(|error| text_error("messages", error))?;
+        let text =
+            self.text().render_chat(&input).map_err(|error| text_error("messages", error))?;
         self.encode(&text, add_special_tokens, PromptField::Messages)
     }
 
@@ -155,9 +153,7 @@ fn chat_input(conversation: Conversation, trust_template: bool) -> Result<ChatIn
         .map(|(index, message)| message.template_value(&format!("messages[{index}]")))
         .collect::<Result<_, _>>()?;
     Ok(ChatInput {
-        add_generation_prompt: conversation
-            .add_generation_prompt
-            .unwrap_or(!continue_final),
+        add_generation_prompt: conversation.add_generation_prompt.unwrap_or(!continue_final),
         continue_final_message: continue_final,
         chat_template: conversation.chat_template,
         kwargs: conversation.chat_template_kwargs.unwrap_or_default(),
@@ -166,10 +162,7 @@ fn chat_input(conversation: Conversation, trust_template: bool) -> Result<ChatIn
 }
 
 fn too_long(field: PromptField, message: String) -> ApiError {
-    ApiError {
-        code: Some("context_length_exceeded"),
-        ..ApiError::invalid(field.name(), message)
-    }
+    ApiError { code: Some("context_length_exceeded"), ..ApiError::invalid(field.name(), message) }
 }
 
 /// Who is to blame for a fault of the text side: mostly the request, sometimes the model's files.

@@ -65,10 +65,7 @@ async fn drain(app: &App) {
     app.start_draining();
     let drain_timeout = app.config().drain_timeout;
     if timeout(drain_timeout, app.idle()).await.is_err() {
-        tracing::warn!(
-            ?drain_timeout,
-            "ending the requests that are still in flight"
-        );
+        tracing::warn!(?drain_timeout, "ending the requests that are still in flight");
         app.cut();
         // A client that does not read its last events is not waited for.
         let _ = timeout(CLOSING_TIME, app.idle()).await;

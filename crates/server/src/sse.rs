@@ -41,9 +41,7 @@ pub(crate) struct UsageField {
 
 impl UsageField {
     pub(crate) fn of(usage: Usage) -> Self {
-        Self {
-            usage: Some(Some(usage)),
-        }
+        Self { usage: Some(Some(usage)) }
     }
 }
 
@@ -136,8 +134,7 @@ impl<W: Wire> Events<W> {
 
     fn end(&mut self) {
         if self.options.include_usage == Some(true) {
-            self.ready
-                .push_back(self.wire.usage_event(self.generation.usage()));
+            self.ready.push_back(self.wire.usage_event(self.generation.usage()));
         }
         self.ready.push_back(DONE);
         self.done = true;

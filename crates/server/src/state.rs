@@ -29,17 +29,8 @@ impl ServedModel {
         assert!(!names.is_empty(), "a served model has a name");
         let tokenizer = text.tokenizer();
         let ids = 0..tokenizer.vocab_size() as u32;
-        let longest_token = ids
-            .map(|id| tokenizer.token_bytes(id).len())
-            .max()
-            .unwrap_or(1);
-        Self {
-            names,
-            generator,
-            text,
-            created: unix_seconds(),
-            longest_token,
-        }
+        let longest_token = ids.map(|id| tokenizer.token_bytes(id).len()).max().unwrap_or(1);
+        Self { names, generator, text, created: unix_seconds(), longest_token }
     }
 
     /// The names requests may use, the reported one first.
@@ -80,9 +71,7 @@ impl ServedModel {
 
 impl std::fmt::Debug for ServedModel {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ServedModel")
-            .field("names", &self.names)
-            .finish_non_exhaustive()
+        f.debug_struct("ServedModel").field("names", &self.names).finish_non_exhaustive()
     }
 }
 
@@ -156,16 +145,12 @@ impl App {
     pub(crate) fn loaded(&self) -> Result<Arc<ServedModel>, ApiError> {
         match &*self.0.model.read().unwrap_or_else(PoisonError::into_inner) {
             ModelState::Loaded(model) => Ok(Arc::clone(model)),
-            ModelState::Loading => Err(ApiError::unavailable(
-                "loading",
-                "The model is still loading.",
-            )),
+            ModelState::Loading => {
+                Err(ApiError::unavailable("loading", "The model is still loading."))
+            }
             ModelState::Failed(reason) => {
                 let message = format!("The model could not be loaded: {reason}");
-                Err(ApiError {
-                    retry_after: None,
-                    ..ApiError::unavailable("failed", message)
-                })
+                Err(ApiError { retry_after: None, ..ApiError::unavailable("failed", message) })
             }
         }
     }
@@ -220,9 +205,7 @@ impl App {
 
 impl std::fmt::Debug for App {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("App")
-            .field("config", &self.0.config)
-            .finish_non_exhaustive()
+        f.debug_struct("App").field("config", &self.0.config).finish_non_exhaustive()
     }
 }
 
@@ -238,7 +221,5 @@ impl Drop for InFlight {
 
 /// Now, in seconds since 1970.
 pub(crate) fn unix_seconds() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |elapsed| elapsed.as_secs())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
 }

@@ -19,9 +19,7 @@ impl TextPool {
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             num_threads => num_threads,
         };
-        Self {
-            permits: Arc::new(Semaphore::new(num_threads)),
-        }
+        Self { permits: Arc::new(Semaphore::new(num_threads)) }
     }
 
     /// Runs `job` on a blocking thread. A caller that goes away while waiting costs nothing.
@@ -38,10 +36,7 @@ impl TextPool {
         match job.await {
             Ok(result) => result,
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Err(_) => Err(ApiError::unavailable(
-                "draining",
-                "The server is shutting down.",
-            )),
+            Err(_) => Err(ApiError::unavailable("draining", "The server is shutting down.")),
         }
     }
 }

@@ -72,10 +72,7 @@ pub(crate) struct Choice {
 
 impl Delta {
     pub(crate) fn empty(index: usize) -> Self {
-        Self {
-            index,
-            ..Self::default()
-        }
+        Self { index, ..Self::default() }
     }
 
     /// Adds the delta that follows this one.
@@ -96,20 +93,12 @@ impl Echo {
         let mut num_chars = 0;
         let mut tokens = Vec::with_capacity(prompt.ids.len());
         for &id in &prompt.ids {
-            tokens.push(TokenOut {
-                id,
-                logprobs: None,
-                text_offset: num_chars,
-                echoed: true,
-            });
+            tokens.push(TokenOut { id, logprobs: None, text_offset: num_chars, echoed: true });
             let text = detokenizer.push(id);
             num_chars += text.chars().count();
             decoded.push_str(&text);
         }
-        Self {
-            text: prompt.text.clone().unwrap_or(decoded),
-            tokens,
-        }
+        Self { text: prompt.text.clone().unwrap_or(decoded), tokens }
     }
 }
 
@@ -150,10 +139,7 @@ impl Choice {
         match event {
             Event::PromptScored(logprobs) => delta.prompt_logprobs = Some(logprobs),
             Event::Token { id, logprobs } => self.token(&mut delta, id, logprobs),
-            Event::Finished {
-                reason,
-                cached_tokens,
-            } => {
+            Event::Finished { reason, cached_tokens } => {
                 self.cached_tokens = Some(cached_tokens);
                 self.finish(&mut delta, reason);
             }
@@ -177,12 +163,7 @@ impl Choice {
     fn token(&mut self, delta: &mut Delta, id: u32, logprobs: Option<TokenLogprobs>) {
         self.num_tokens += 1;
         let text_offset = self.num_chars;
-        delta.tokens.push(TokenOut {
-            id,
-            logprobs,
-            text_offset,
-            echoed: false,
-        });
+        delta.tokens.push(TokenOut { id, logprobs, text_offset, echoed: false });
         if self.rules.end_ids.contains(&id) && !self.rules.include_stop {
             return; // The end of the sequence is no part of its text.
         }
@@ -201,10 +182,7 @@ impl Choice {
         delta.text.push_str(&shown.text);
         if let Some(matched) = shown.matched {
             let stop = Value::from(self.rules.stop[matched].as_str());
-            delta.finish = Some(Finish {
-                reason: "stop",
-                stop_reason: stop,
-            });
+            delta.finish = Some(Finish { reason: "stop", stop_reason: stop });
         }
     }
 
@@ -214,14 +192,8 @@ impl Choice {
         if delta.finish.is_none() {
             delta.text.push_str(&self.stops.finish());
             delta.finish = Some(match reason {
-                FinishReason::Stop(id) => Finish {
-                    reason: "stop",
-                    stop_reason: json!(id),
-                },
-                FinishReason::Length => Finish {
-                    reason: "length",
-                    stop_reason: Value::Null,
-                },
+                FinishReason::Stop(id) => Finish { reason: "stop", stop_reason: json!(id) },
+                FinishReason::Length => Finish { reason: "length", stop_reason: Value::Null },
             });
         }
     }

@@ -93,16 +93,13 @@ impl Generation {
                     // At most max_tokens + 2 small events: the channel is bounded by the request.
                     sink: Box::new(move |event| sender.send((index, event)).is_ok()),
                 });
-                let echo = plan
-                    .echo
-                    .then(|| Echo::of(model, &planned.prompt, &plan.sampling.text));
+                let echo = plan.echo.then(|| Echo::of(model, &planned.prompt, &plan.sampling.text));
                 choices.push(Choice::new(model, index, &plan, &planned.prompt.ids, echo));
             }
         }
         let generator = Arc::clone(model.generator());
-        let ids = generator
-            .submit_all(requests)
-            .map_err(|error| refused(app, &error, &*generator))?;
+        let ids =
+            generator.submit_all(requests).map_err(|error| refused(app, &error, &*generator))?;
         app.metrics().prompt(prompt_tokens * n);
         Ok(Self {
             choices,
@@ -156,10 +153,7 @@ impl Generation {
         let ended = matches!(event, Event::Finished { .. });
         let choice = &mut self.choices[index];
         if matches!(event, Event::Token { .. }) {
-            let since = choice
-                .last_token
-                .replace(Instant::now())
-                .unwrap_or(self.arrived);
+            let since = choice.last_token.replace(Instant::now()).unwrap_or(self.arrived);
             self.metrics.token(since.elapsed(), choice.num_tokens == 0);
         }
         let delta = choice.take(event)?;
@@ -168,11 +162,7 @@ impl Generation {
             if !ended {
                 self.generator.abort(id); // A stop string: the engine does not know.
             }
-            let ending = if finish.reason == "length" {
-                Ending::Length
-            } else {
-                Ending::Stop
-            };
+            let ending = if finish.reason == "length" { Ending::Length } else { Ending::Stop };
             self.metrics.end(ending, self.arrived.elapsed());
         }
         Ok(delta)
@@ -194,11 +184,7 @@ impl Generation {
     /// Tokens so far. Prompts count once, however many choices they have.
     pub(crate) fn usage(&self) -> Usage {
         let completion_tokens = self.choices.iter().map(|choice| choice.num_tokens).sum();
-        let cached = self
-            .choices
-            .iter()
-            .filter_map(|choice| choice.cached_tokens)
-            .max();
+        let cached = self.choices.iter().filter_map(|choice| choice.cached_tokens).max();
         Usage::new(self.prompt_tokens, completion_tokens, cached)
     }
 

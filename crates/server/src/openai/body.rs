@@ -20,19 +20,14 @@ pub(crate) fn check_fields(
 ) -> Result<(), ApiError> {
     let mut reader = serde_json::Deserializer::from_slice(body);
     let top = TopLevel { route, honoured };
-    let found = reader
-        .deserialize_map(top)
-        .map_err(|error| body_error(&error))?;
+    let found = reader.deserialize_map(top).map_err(|error| body_error(&error))?;
     reader.end().map_err(|error| body_error(&error))?;
     match found {
         None => Ok(()),
         Some((name, true)) => Err(ApiError::unsupported(&name)),
         Some((name, false)) => Err(ApiError {
             code: Some("unknown_parameter"),
-            ..ApiError::invalid(
-                &name,
-                format!("Unrecognized request argument supplied: {name}"),
-            )
+            ..ApiError::invalid(&name, format!("Unrecognized request argument supplied: {name}"))
         }),
     }
 }
@@ -62,11 +57,7 @@ impl<'de> Visitor<'de> for TopLevel<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut fault = None;
         while let Some(name) = map.next_key::<String>()? {
-            if self
-                .honoured
-                .iter()
-                .any(|names| names.contains(&name.as_str()))
-            {
+            if self.honoured.iter().any(|names| names.contains(&name.as_str())) {
                 map.next_value::<IgnoredAny>()?;
                 continue;
             }
@@ -92,10 +83,7 @@ fn body_error(error: &serde_json::Error) -> ApiError {
     } else {
         format!("The request body is not valid JSON: {error}.")
     };
-    ApiError {
-        code: Some("invalid_json"),
-        ..ApiError::new(StatusCode::BAD_REQUEST, message)
-    }
+    ApiError { code: Some("invalid_json"), ..ApiError::new(StatusCode::BAD_REQUEST, message) }
 }
 
 /// One field has the wrong type, is missing, or has no such name.
@@ -114,22 +102,12 @@ fn field_error(path: &str, error: &serde_json::Error) -> ApiError {
     }
     if quoted_after(&text, "unknown field ").is_some() {
         let message = format!("Unrecognized request argument supplied: {path}: {text}.");
-        return ApiError {
-            code: Some("unknown_parameter"),
-            ..ApiError::invalid(path, message)
-        };
+        return ApiError { code: Some("unknown_parameter"), ..ApiError::invalid(path, message) };
     }
     let wrong_type = text.starts_with("invalid type");
-    let code = if wrong_type {
-        "invalid_type"
-    } else {
-        "invalid_value"
-    };
+    let code = if wrong_type { "invalid_type" } else { "invalid_value" };
     let error = ApiError::invalid(path, format!("Invalid value for '{path}': {text}."));
-    ApiError {
-        code: Some(code),
-        ..error
-    }
+    ApiError { code: Some(code), ..error }
 }
 
 /// serde speaks of Rust types; clients know JSON's.
@@ -142,18 +120,11 @@ fn readable(text: &str) -> String {
 }
 
 fn quoted_after<'a>(text: &'a str, start: &str) -> Option<&'a str> {
-    text.strip_prefix(start)?
-        .strip_prefix('`')?
-        .split('`')
-        .next()
+    text.strip_prefix(start)?.strip_prefix('`')?.split('`').next()
 }
 
 fn join(path: &str, name: &str) -> String {
-    if path.is_empty() {
-        name.to_owned()
-    } else {
-        format!("{path}.{name}")
-    }
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
 /// A JSON object whose values do not matter, such as labels.

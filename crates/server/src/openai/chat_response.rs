@@ -106,19 +106,14 @@ struct Alternative {
 impl ChatWire {
     /// The whole response, as JSON.
     pub(crate) fn response(&self, choices: Vec<Delta>, usage: Usage) -> impl Serialize {
-        let scores = choices
-            .first()
-            .and_then(|choice| choice.prompt_logprobs.as_deref());
+        let scores = choices.first().and_then(|choice| choice.prompt_logprobs.as_deref());
         let prompt_logprobs = self.prompt_logprobs.zip(scores);
         Completion {
             head: &self.head,
             prompt_logprobs: prompt_logprobs
                 .map(|(top, scores)| self.names.prompt_logprobs(&self.prompt, scores, top)),
             prompt_token_ids: self.return_token_ids.then_some(&self.prompt),
-            choices: choices
-                .into_iter()
-                .map(|choice| self.choice(choice))
-                .collect(),
+            choices: choices.into_iter().map(|choice| self.choice(choice)).collect(),
             usage,
         }
     }
@@ -129,11 +124,7 @@ impl ChatWire {
             index: delta.index,
             logprobs: self.scored(&delta.tokens),
             token_ids: self.token_ids(&delta.tokens),
-            message: Message {
-                role: "assistant",
-                content: delta.text,
-                refusal: None,
-            },
+            message: Message { role: "assistant", content: delta.text, refusal: None },
             finish_reason: finish.reason,
             stop_reason: finish.stop_reason,
         }
@@ -154,25 +145,16 @@ impl ChatWire {
                 top_logprobs: top.map(|&(id, logprob)| alternative(id, logprob)).collect(),
             })
         });
-        Some(Logprobs {
-            content: content.collect(),
-            refusal: None,
-        })
+        Some(Logprobs { content: content.collect(), refusal: None })
     }
 
     fn token_ids(&self, tokens: &[TokenOut]) -> Option<Vec<u32>> {
-        self.return_token_ids
-            .then(|| tokens.iter().map(|token| token.id).collect())
+        self.return_token_ids.then(|| tokens.iter().map(|token| token.id).collect())
     }
 
     fn event(&self, choices: Vec<ChunkChoice>, usage: sse::UsageField, first: bool) -> Event {
         let prompt_token_ids = (first && self.return_token_ids).then_some(self.prompt.as_slice());
-        sse::data(&Chunk {
-            head: &self.head,
-            choices,
-            usage,
-            prompt_token_ids,
-        })
+        sse::data(&Chunk { head: &self.head, choices, usage, prompt_token_ids })
     }
 }
 
@@ -184,25 +166,15 @@ impl sse::Wire for ChatWire {
         if !self.opened[index] {
             let first = !self.opened.contains(&true);
             self.opened[index] = true;
-            let role = ChunkDelta {
-                role: Some("assistant"),
-                content: Some(String::new()),
-            };
-            let choice = ChunkChoice {
-                index,
-                delta: role,
-                ..ChunkChoice::default()
-            };
+            let role = ChunkDelta { role: Some("assistant"), content: Some(String::new()) };
+            let choice = ChunkChoice { index, delta: role, ..ChunkChoice::default() };
             events.push(self.event(vec![choice], usage, first));
         }
         let wants_tokens = self.logprobs.is_some() || self.return_token_ids;
         if !delta.text.is_empty() || (wants_tokens && !delta.tokens.is_empty()) {
             let choice = ChunkChoice {
                 index,
-                delta: ChunkDelta {
-                    role: None,
-                    content: Some(delta.text),
-                },
+                delta: ChunkDelta { role: None, content: Some(delta.text) },
                 logprobs: self.scored(&delta.tokens),
                 token_ids: self.token_ids(&delta.tokens),
                 ..ChunkChoice::default()

@@ -56,11 +56,7 @@ impl CompletionRequest {
             field_names::<CompletionFields>(),
         ];
         check_fields(body, Route::Completions, &honoured)?;
-        let request = Self {
-            request: read(body)?,
-            sampling: read(body)?,
-            completion: read(body)?,
-        };
+        let request = Self { request: read(body)?, sampling: read(body)?, completion: read(body)? };
         request.request.validate()?;
         Ok(request)
     }
@@ -132,9 +128,7 @@ fn rest_of<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(
 ) -> Result<Vec<T>, A::Error> {
     while let Some(item) = items.next_element()? {
         if list.len() == limit {
-            return Err(A::Error::custom(format!(
-                "more than {limit} prompts in one request"
-            )));
+            return Err(A::Error::custom(format!("more than {limit} prompts in one request")));
         }
         list.push(item);
     }

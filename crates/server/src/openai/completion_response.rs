@@ -88,9 +88,7 @@ impl CompletionWire {
             stop_reason,
             prompt_logprobs: scores
                 .map(|(top, scores)| self.names.prompt_logprobs(prompt, scores, top)),
-            token_ids: self
-                .return_token_ids
-                .then(|| sampled.map(|token| token.id).collect()),
+            token_ids: self.return_token_ids.then(|| sampled.map(|token| token.id).collect()),
             prompt_token_ids: (self.return_token_ids && first).then(|| prompt.clone()),
             text: delta.text,
         }
@@ -127,11 +125,7 @@ impl sse::Wire for CompletionWire {
         let choice = |this: &mut Self, delta, finish| {
             let first = !std::mem::replace(&mut this.opened[index], true);
             let choices = vec![this.choice(delta, finish, first)];
-            sse::data(&Completion {
-                head: &this.head,
-                choices,
-                usage,
-            })
+            sse::data(&Completion { head: &this.head, choices, usage })
         };
         if !delta.text.is_empty() || (wants_tokens && !delta.tokens.is_empty()) {
             events.push(choice(self, delta, None));
@@ -144,10 +138,6 @@ impl sse::Wire for CompletionWire {
 
     fn usage_event(&self, usage: Usage) -> Event {
         let usage = sse::UsageField::of(usage);
-        sse::data(&Completion {
-            head: &self.head,
-            choices: Vec::new(),
-            usage,
-        })
+        sse::data(&Completion { head: &self.head, choices: Vec::new(), usage })
     }
 }

@@ -88,10 +88,7 @@ impl Message {
         let tool_calls = self.tool_calls.unwrap_or_default();
         for (field, misplaced) in [
             ("tool_calls", !assistant && !tool_calls.is_empty()),
-            (
-                "tool_call_id",
-                self.role != Role::Tool && self.tool_call_id.is_some(),
-            ),
+            ("tool_call_id", self.role != Role::Tool && self.tool_call_id.is_some()),
             ("refusal", !assistant && self.refusal.is_some()),
         ] {
             if misplaced {
@@ -100,15 +97,9 @@ impl Message {
             }
         }
         for (field, used) in [
-            (
-                "function_call",
-                self.function_call.is_some_and(|value| !value.is_null()),
-            ),
+            ("function_call", self.function_call.is_some_and(|value| !value.is_null())),
             ("audio", self.audio.is_some_and(|value| !value.is_null())),
-            (
-                "annotations",
-                self.annotations.is_some_and(|items| !items.is_empty()),
-            ),
+            ("annotations", self.annotations.is_some_and(|items| !items.is_empty())),
         ] {
             if used {
                 return Err(ApiError::unsupported(&format!("{path}.{field}")));
@@ -128,10 +119,7 @@ impl Message {
         for (field, value) in [
             ("name", self.name),
             ("tool_call_id", self.tool_call_id),
-            (
-                "reasoning_content",
-                self.reasoning_content.or(self.reasoning),
-            ),
+            ("reasoning_content", self.reasoning_content.or(self.reasoning)),
         ] {
             if let Some(value) = value {
                 object.insert(field.into(), value.into());
@@ -141,10 +129,7 @@ impl Message {
             let calls = tool_calls.into_iter().enumerate();
             let calls = calls
                 .map(|(index, call)| call.template_value(&format!("{path}.tool_calls[{index}]")));
-            object.insert(
-                "tool_calls".into(),
-                Value::Array(calls.collect::<Result<_, _>>()?),
-            );
+            object.insert("tool_calls".into(), Value::Array(calls.collect::<Result<_, _>>()?));
         }
         Ok(Value::Object(object))
     }

@@ -80,17 +80,12 @@ impl RequestFields {
 
     /// What a stream reports; `None` if the answer is not streamed.
     pub(crate) fn stream_options(&self) -> Option<StreamOptions> {
-        self.streams()
-            .then(|| self.stream_options.unwrap_or_default())
+        self.streams().then(|| self.stream_options.unwrap_or_default())
     }
 
     /// The `object` of a chat's response or chunks.
     pub(crate) fn chat_object(&self) -> &'static str {
-        if self.streams() {
-            "chat.completion.chunk"
-        } else {
-            "chat.completion"
-        }
+        if self.streams() { "chat.completion.chunk" } else { "chat.completion" }
     }
 
     /// As vLLM: scores of the prompt only come with a whole response.

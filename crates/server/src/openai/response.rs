@@ -83,9 +83,9 @@ impl TokenNames {
         let bytes = self.tokenizer.token_bytes(id);
         match std::str::from_utf8(bytes) {
             Ok(text) => text.to_owned(),
-            Err(_) => bytes
-                .iter()
-                .fold("bytes:".into(), |name, byte| format!("{name}\\x{byte:02x}")),
+            Err(_) => {
+                bytes.iter().fold("bytes:".into(), |name, byte| format!("{name}\\x{byte:02x}"))
+            }
         }
     }
 

@@ -58,10 +58,7 @@ pub(crate) struct SamplingFields {
     include_stop_str_in_output: Option<bool>,
     /// vLLM: leave special tokens out of the text; true by default.
     skip_special_tokens: Option<bool>,
-    #[expect(
-        dead_code,
-        reason = "only slow tokenizers know it; every one here is fast"
-    )]
+    #[expect(dead_code, reason = "only slow tokenizers know it; every one here is fast")]
     spaces_between_special_tokens: Option<bool>,
     /// vLLM: keep only the last tokens of the prompt.
     pub(crate) truncate_prompt_tokens: Option<i64>,
@@ -141,11 +138,7 @@ impl SamplingFields {
             return Err(ApiError::invalid("allowed_token_ids", message));
         }
         params.stop_token_ids = self.stop_token_ids.clone().unwrap_or_default();
-        check_ids(
-            "allowed_token_ids",
-            params.allowed_token_ids.iter().flatten(),
-            vocab_size,
-        )?;
+        check_ids("allowed_token_ids", params.allowed_token_ids.iter().flatten(), vocab_size)?;
         check_ids("stop_token_ids", &params.stop_token_ids, vocab_size)?;
         params.prompt_logprobs =
             integer("prompt_logprobs", self.prompt_logprobs, 0, MAX_TOP_LOGPROBS)?
@@ -165,12 +158,7 @@ impl SamplingFields {
             end_ids,
         };
         let n = integer("n", self.n, 1, MAX_N)?.unwrap_or(1) as usize;
-        Ok(Sampling {
-            params,
-            n,
-            seed: self.seed.map(|seed| seed as u64),
-            text,
-        })
+        Ok(Sampling { params, n, seed: self.seed.map(|seed| seed as u64), text })
     }
 
     /// The parameters for which generation_config.json may set a default.
@@ -181,13 +169,8 @@ impl SamplingFields {
             temperature: ranged("temperature", self.temperature, 0.0, 2.0)?
                 .or(defaults.temperature)
                 .unwrap_or(neutral.temperature),
-            top_p: positive("top_p", self.top_p, 1.0)?
-                .or(defaults.top_p)
-                .unwrap_or(neutral.top_p),
-            top_k: top_k
-                .map(|k| k.max(0) as u32)
-                .or(defaults.top_k)
-                .unwrap_or(neutral.top_k),
+            top_p: positive("top_p", self.top_p, 1.0)?.or(defaults.top_p).unwrap_or(neutral.top_p),
+            top_k: top_k.map(|k| k.max(0) as u32).or(defaults.top_k).unwrap_or(neutral.top_k),
             min_p: ranged("min_p", self.min_p, 0.0, 1.0)?
                 .or(defaults.min_p)
                 .unwrap_or(neutral.min_p),
@@ -209,10 +192,7 @@ impl SamplingFields {
             );
             return Err(ApiError::invalid("stop", message));
         }
-        if let Some(stop) = stops
-            .iter()
-            .find(|stop| !(1..=MAX_STOP_BYTES).contains(&stop.len()))
-        {
+        if let Some(stop) = stops.iter().find(|stop| !(1..=MAX_STOP_BYTES).contains(&stop.len())) {
             let message = format!(
                 "A string in 'stop' has {} bytes; 1 to {MAX_STOP_BYTES} are allowed.",
                 stop.len()

@@ -33,19 +33,11 @@ pub(crate) async fn create(
     let model = app.ready()?;
     let in_flight = app.enter();
     let (job_model, trust_template) = (model.clone(), app.config().trust_request_chat_template);
-    let prepared = app
-        .text_pool()
-        .run(move || prepare(&job_model, &body, trust_template))
-        .await?;
+    let prepared = app.text_pool().run(move || prepare(&job_model, &body, trust_template)).await?;
     let Prepared { plan, wire, stream } = prepared;
     let generation = Generation::start(&app, &model, plan, (in_flight, arrived))?;
     match stream {
-        Some(options) => Ok(sse::response(
-            generation,
-            wire,
-            options,
-            app.config().heartbeat,
-        )),
+        Some(options) => Ok(sse::response(generation, wire, options, app.config().heartbeat)),
         None => {
             let (choices, usage) = generation.collect().await?;
             Ok(Json(wire.response(choices, usage)).into_response())
@@ -59,9 +51,7 @@ fn prepare(model: &ServedModel, body: &[u8], trust_template: bool) -> Result<Pre
     let fields = &request.request;
     model.check_name(fields.model.as_deref())?;
     let defaults = model.text().generation();
-    let mut sampling = request
-        .sampling
-        .validate(defaults, model.generator().vocab_size())?;
+    let mut sampling = request.sampling.validate(defaults, model.generator().vocab_size())?;
     let requested = request.max_tokens()?;
     let logprobs = request.logprobs()?;
     sampling.params.logprobs = logprobs;
@@ -70,12 +60,8 @@ fn prepare(model: &ServedModel, body: &[u8], trust_template: bool) -> Result<Pre
     let continues_prompt = request.conversation.continue_final_message == Some(true);
     let mut ids = model.chat_prompt(request.conversation, trust_template)?;
     truncate(&mut ids, request.sampling.truncate_prompt_tokens)?;
-    let max_tokens = model.max_tokens(
-        ids.len(),
-        requested,
-        defaults.max_new_tokens,
-        PromptField::Messages,
-    )?;
+    let max_tokens =
+        model.max_tokens(ids.len(), requested, defaults.max_new_tokens, PromptField::Messages)?;
     sampling.check_min_tokens(max_tokens)?;
     let n = sampling.n;
     let wire = ChatWire {
@@ -91,19 +77,12 @@ fn prepare(model: &ServedModel, body: &[u8], trust_template: bool) -> Result<Pre
         opened: vec![false; n],
     };
     let plan = Plan {
-        prompts: vec![PlannedPrompt {
-            prompt: PromptIds { ids, text: None },
-            max_tokens,
-        }],
+        prompts: vec![PlannedPrompt { prompt: PromptIds { ids, text: None }, max_tokens }],
         sampling,
         echo: false,
         continues_prompt,
         priority: fields.priority.unwrap_or(0),
         cache_salt: fields.cache_salt.clone(),
     };
-    Ok(Prepared {
-        plan,
-        wire,
-        stream: fields.stream_options(),
-    })
+    Ok(Prepared { plan, wire, stream: fields.stream_options() })
 }

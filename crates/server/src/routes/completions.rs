@@ -36,19 +36,11 @@ pub(crate) async fn create(
     let model = app.ready()?;
     let in_flight = app.enter();
     let job_model = model.clone();
-    let prepared = app
-        .text_pool()
-        .run(move || prepare(&job_model, &body))
-        .await?;
+    let prepared = app.text_pool().run(move || prepare(&job_model, &body)).await?;
     let Prepared { plan, wire, stream } = prepared;
     let generation = Generation::start(&app, &model, plan, (in_flight, arrived))?;
     match stream {
-        Some(options) => Ok(sse::response(
-            generation,
-            wire,
-            options,
-            app.config().heartbeat,
-        )),
+        Some(options) => Ok(sse::response(generation, wire, options, app.config().heartbeat)),
         None => {
             let (choices, usage) = generation.collect().await?;
             Ok(Json(wire.response(choices, usage)).into_response())
@@ -62,9 +54,7 @@ fn prepare(model: &ServedModel, body: &[u8]) -> Result<Prepared, ApiError> {
     let fields = &request.request;
     model.check_name(fields.model.as_deref())?;
     let defaults = model.text().generation();
-    let mut sampling = request
-        .sampling
-        .validate(defaults, model.generator().vocab_size())?;
+    let mut sampling = request.sampling.validate(defaults, model.generator().vocab_size())?;
     request.check_best_of(sampling.n)?;
     let requested = request.max_tokens()?;
     let logprobs = request.logprobs()?;
@@ -89,12 +79,8 @@ fn prepare(model: &ServedModel, body: &[u8]) -> Result<Prepared, ApiError> {
     for mut prompt in prompts.drain(..) {
         truncate(&mut prompt.ids, request.sampling.truncate_prompt_tokens)?;
         let len = prompt.ids.len();
-        let max_tokens = model.max_tokens(
-            len,
-            requested,
-            Some(DEFAULT_MAX_TOKENS),
-            PromptField::Prompt,
-        )?;
+        let max_tokens =
+            model.max_tokens(len, requested, Some(DEFAULT_MAX_TOKENS), PromptField::Prompt)?;
         sampling.check_min_tokens(max_tokens)?;
         planned.push(PlannedPrompt { prompt, max_tokens });
     }
@@ -106,10 +92,7 @@ fn prepare(model: &ServedModel, body: &[u8]) -> Result<Prepared, ApiError> {
         },
         logprobs,
         prompt_logprobs,
-        prompts: planned
-            .iter()
-            .map(|planned| planned.prompt.ids.clone())
-            .collect(),
+        prompts: planned.iter().map(|planned| planned.prompt.ids.clone()).collect(),
         n: sampling.n,
         return_token_ids: fields.return_token_ids == Some(true),
         opened: vec![false; planned.len() * sampling.n],
@@ -122,11 +105,7 @@ fn prepare(model: &ServedModel, body: &[u8]) -> Result<Prepared, ApiError> {
         priority: fields.priority.unwrap_or(0),
         cache_salt: fields.cache_salt.clone(),
     };
-    Ok(Prepared {
-        plan,
-        wire,
-        stream: fields.stream_options(),
-    })
+    Ok(Prepared { plan, wire, stream: fields.stream_options() })
 }
 
 /// Every prompt as ids.
@@ -137,10 +116,7 @@ fn encode(
 ) -> Result<Vec<PromptIds>, ApiError> {
     let text = |text: String| {
         let ids = model.encode(&text, add_special_tokens, PromptField::Prompt)?;
-        Ok(PromptIds {
-            ids,
-            text: Some(text),
-        })
+        Ok(PromptIds { ids, text: Some(text) })
     };
     let ids = |ids: Vec<u32>| {
         model.check_prompt_ids(&ids)?;

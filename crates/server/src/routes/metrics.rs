@@ -11,11 +11,6 @@ const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Reads atomics only; never waits for the engine.
 pub(crate) async fn show(State(app): State<App>) -> ([(HeaderName, &'static str); 1], String) {
     let model = app.loaded().ok();
-    let model = model
-        .as_ref()
-        .map(|model| (model.names()[0].as_str(), model.generator().load()));
-    (
-        [(header::CONTENT_TYPE, CONTENT_TYPE)],
-        app.metrics().render(model),
-    )
+    let model = model.as_ref().map(|model| (model.names()[0].as_str(), model.generator().load()));
+    ([(header::CONTENT_TYPE, CONTENT_TYPE)], app.metrics().render(model))
 }

@@ -29,15 +29,8 @@ pub(crate) struct ModelCard {
 /// All names of the model, the reported one first.
 pub(crate) async fn list(State(app): State<App>) -> Result<Json<ModelList>, ApiError> {
     let model = app.loaded()?;
-    let data = model
-        .names()
-        .iter()
-        .map(|name| card(&model, name))
-        .collect();
-    Ok(Json(ModelList {
-        object: "list",
-        data,
-    }))
+    let data = model.names().iter().map(|name| card(&model, name)).collect();
+    Ok(Json(ModelList { object: "list", data }))
 }
 
 /// One of them. Names may hold slashes.

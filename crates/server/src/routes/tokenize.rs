@@ -51,10 +51,7 @@ pub(crate) async fn tokenize(
     let model = app.ready()?;
     let trust_template = app.config().trust_request_chat_template;
     let job = move || {
-        let honoured = [
-            field_names::<TokenizeFields>(),
-            field_names::<Conversation>(),
-        ];
+        let honoured = [field_names::<TokenizeFields>(), field_names::<Conversation>()];
         check_fields(&body, Route::Tokenize, &honoured)?;
         let fields: TokenizeFields = read(&body)?;
         let conversation: Conversation = read(&body)?;
@@ -74,11 +71,7 @@ pub(crate) async fn tokenize(
             }
             None => model.chat_prompt(conversation, trust_template)?,
         };
-        Ok(tokenized(
-            &model,
-            tokens,
-            fields.return_token_strs == Some(true),
-        ))
+        Ok(tokenized(&model, tokens, fields.return_token_strs == Some(true)))
     };
     app.text_pool().run(job).await.map(Json)
 }

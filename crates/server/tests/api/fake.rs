@@ -1,0 +1,312 @@
+//! An engine that follows a script, a tokenizer whose tokens are bytes, and a client.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, Method, Request, Response, StatusCode};
+use engine::{EngineError, Event, FinishReason, SamplingParams, SeqId, Sink, TokenLogprobs};
+use http_body_util::BodyExt;
+use serde_json::{Map, Value, json};
+use server::{App, Generator, Load, ServedModel, ServerConfig};
+use text::{TextFiles, TextModel};
+use tower::ServiceExt;
+
+pub(crate) const IM_START: u32 = 256;
+pub(crate) const IM_END: u32 = 257;
+pub(crate) const VOCAB_SIZE: usize = 258;
+pub(crate) const MAX_MODEL_LEN: usize = 200;
+
+const TEMPLATE: &str = "{% for m in messages %}{% if m.role == 'tool' and m.content == 'bad' %}\
+    {{ raise_exception('no such tool') }}{% endif %}<|im_start|>{{ m.role }}\n{{ m.content }}\
+    {% for c in m.tool_calls or [] %}[{{ c.function.name }} {{ c.function.arguments.city }}]\
+    {% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n\
+    {{ prefix or '' }}{% endif %}";
+
+/// A request as the engine got it.
+#[derive(Debug, Clone)]
+pub(crate) struct Seen {
+    pub(crate) prompt: Vec<u32>,
+    pub(crate) params: SamplingParams,
+    pub(crate) priority: i32,
+    pub(crate) cache_salt: Option<String>,
+}
+
+/// Answers every sequence with `answer` at once, or keeps the sinks for the test to feed.
+#[derive(Default)]
+pub(crate) struct Fake {
+    /// `{seed}` in it becomes the sequence's seed.
+    pub(crate) answer: String,
+    /// Ends a sequence instead of its end token.
+    pub(crate) failure: Option<EngineError>,
+    /// Refuses every request.
+    pub(crate) refusal: Option<EngineError>,
+    /// Keep the sinks.
+    pub(crate) hold: bool,
+    pub(crate) dead: AtomicBool,
+    pub(crate) seen: Mutex<Vec<Seen>>,
+    pub(crate) sinks: Mutex<Vec<Sink>>,
+    pub(crate) aborted: Mutex<Vec<u64>>,
+    pub(crate) next_id: AtomicU64,
+}
+
+impl Fake {
+    pub(crate) fn answering(answer: &str) -> Self {
+        Self { answer: answer.into(), ..Self::default() }
+    }
+
+    pub(crate) fn holding() -> Self {
+        Self { hold: true, ..Self::default() }
+    }
+
+    pub(crate) fn last(&self) -> Seen {
+        self.seen.lock().unwrap().last().unwrap().clone()
+    }
+
+    /// Sends an event to a held sequence; whether anybody listens.
+    pub(crate) fn send(&self, sequence: usize, event: Event) -> bool {
+        self.sinks.lock().unwrap()[sequence](event)
+    }
+
+    /// Sends tokens for each byte of `text`.
+    pub(crate) fn say(&self, sequence: usize, text: &str) {
+        for id in text.bytes() {
+            self.send(sequence, Event::Token { id: id.into(), logprobs: None });
+        }
+    }
+
+    pub(crate) fn finish(&self, sequence: usize) {
+        let reason = FinishReason::Length;
+        self.send(sequence, Event::Finished { reason, cached_tokens: 0 });
+    }
+
+    fn run(&self, request: engine::Request) {
+        let mut sink = request.sink;
+        let params = request.params;
+        if let Some(top) = params.prompt_logprobs {
+            let scores = request.prompt.iter().enumerate();
+            let scores = scores.map(|(i, &id)| (i > 0).then(|| logprobs(id, top)));
+            sink(Event::PromptScored(scores.collect()));
+        }
+        let answer = self.answer.replace("{seed}", &params.seed.to_string());
+        let mut ids: Vec<u32> = answer.bytes().map(u32::from).collect();
+        if self.failure.is_none() {
+            ids.push(IM_END);
+        }
+        let mut reason = FinishReason::Length;
+        for &id in ids.iter().take(params.max_tokens) {
+            sink(Event::Token { id, logprobs: params.logprobs.map(|top| logprobs(id, top)) });
+            if params.stop_token_ids.contains(&id) {
+                reason = FinishReason::Stop(Some(id));
+                break;
+            }
+            if id == IM_END {
+                reason = FinishReason::Stop(None);
+            }
+        }
+        match &self.failure {
+            Some(error) => sink(Event::Failed(error.clone())),
+            None => sink(Event::Finished { reason, cached_tokens: 16 }),
+        };
+    }
+}
+
+/// The token itself with -0.5, then its successors with -1.5, -2.5, ...
+fn logprobs(id: u32, num_top: u32) -> TokenLogprobs {
+    let top = (0..num_top).map(|i| ((id + i) % VOCAB_SIZE as u32, -0.5 - i as f32)).collect();
+    TokenLogprobs { logprob: -0.5, rank: 1, top }
+}
+
+impl Generator for Fake {
+    fn submit_all(&self, requests: Vec<engine::Request>) -> Result<Vec<SeqId>, EngineError> {
+        if let Some(error) = &self.refusal {
+            return Err(error.clone());
+        }
+        let mut ids = Vec::new();
+        for request in requests {
+            ids.push(SeqId(self.next_id.fetch_add(1, Ordering::Relaxed)));
+            self.seen.lock().unwrap().push(Seen {
+                prompt: request.prompt.clone(),
+                params: request.params.clone(),
+                priority: request.priority,
+                cache_salt: request.cache_salt.clone(),
+            });
+            if self.hold {
+                self.sinks.lock().unwrap().push(request.sink);
+            } else {
+                self.run(request);
+            }
+        }
+        Ok(ids)
+    }
+
+    fn abort(&self, id: SeqId) {
+        self.aborted.lock().unwrap().push(id.0);
+    }
+
+    fn load(&self) -> Load {
+        Load { running: 3, waiting: 2, kv_usage: 0.25, num_blocks: 64, ..Load::default() }
+    }
+
+    fn is_alive(&self) -> bool {
+        !self.dead.load(Ordering::Relaxed)
+    }
+
+    fn max_model_len(&self) -> usize {
+        MAX_MODEL_LEN
+    }
+
+    fn vocab_size(&self) -> usize {
+        VOCAB_SIZE
+    }
+}
+
+/// A model whose tokens are the 256 bytes and two special ones.
+pub(crate) fn text_model() -> TextModel {
+    // GPT-2's alphabet: printable bytes stand for themselves, the others follow from U+0100 on.
+    let printable = |byte: &u8| matches!(byte, 33..=126 | 161..=172 | 174..=255);
+    let mut next = 0x100_u32;
+    let mut vocab = Map::new();
+    for byte in 0..=255_u8 {
+        let letter = if printable(&byte) {
+            char::from(byte)
+        } else {
+            next += 1;
+            char::from_u32(next - 1).unwrap()
+        };
+        vocab.insert(letter.to_string(), byte.into());
+    }
+    let special = |id: u32, content: &str| {
+        json!({"id": id, "content": content, "single_word": false, "lstrip": false,
+               "rstrip": false, "normalized": false, "special": true})
+    };
+    let byte_level = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
+    let tokenizer = json!({
+        "version": "1.0",
+        "added_tokens": [special(IM_START, "<|im_start|>"), special(IM_END, "<|im_end|>")],
+        "normalizer": null,
+        "pre_tokenizer": byte_level,
+        "post_processor": null,
+        "decoder": byte_level,
+        "model": {"type": "BPE", "vocab": vocab, "merges": []},
+    });
+    let files = TextFiles {
+        tokenizer: tokenizer.to_string().into_bytes(),
+        tokenizer_config: Some(json!({"eos_token": "<|im_end|>"}).to_string().into_bytes()),
+        chat_template: Some(TEMPLATE.into()),
+        ..TextFiles::default()
+    };
+    TextModel::from_files(&files).unwrap()
+}
+
+pub(crate) fn config() -> ServerConfig {
+    ServerConfig {
+        max_body_bytes: 100_000,
+        drain_timeout: Duration::from_millis(300),
+        ..ServerConfig::default()
+    }
+}
+
+/// A loaded server with the names `tiny` and `org/alias`.
+pub(crate) fn app_with(fake: Fake, config: ServerConfig) -> (App, Arc<Fake>) {
+    let fake = Arc::new(fake);
+    let app = App::new(config);
+    let names = vec!["tiny".into(), "org/alias".into()];
+    let generator: Arc<dyn Generator> = fake.clone();
+    app.set_model(ServedModel::new(names, generator, Arc::new(text_model())));
+    (app, fake)
+}
+
+pub(crate) fn app(fake: Fake) -> (App, Arc<Fake>) {
+    app_with(fake, config())
+}
+
+/// What came back, whole.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
+}
+
+impl Reply {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|_| panic!("not JSON: {}", self.text))
+    }
+
+    /// The data of each event.
+    pub(crate) fn chunks(&self) -> Vec<Value> {
+        assert_eq!(self.status, 200, "{}", self.text);
+        let events = self.text.split("\n\n").filter(|event| !event.is_empty());
+        let data = events.map(|event| event.strip_prefix("data: ").unwrap());
+        data.filter(|data| *data != "[DONE]")
+            .map(|data| serde_json::from_str(data).unwrap())
+            .collect()
+    }
+}
+
+pub(crate) async fn open(app: &App, request: Request<Body>) -> Response<Body> {
+    app.router().oneshot(request).await.unwrap()
+}
+
+pub(crate) async fn send(app: &App, request: Request<Body>) -> Reply {
+    let response = open(app, request).await;
+    let (status, headers) = (response.status(), response.headers().clone());
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    Reply { status, headers, text: String::from_utf8(body.to_vec()).unwrap() }
+}
+
+pub(crate) fn post_request(path: &str, body: impl Into<Body>) -> Request<Body> {
+    let request = Request::builder().method(Method::POST).uri(path);
+    request.header("content-type", "application/json").body(body.into()).unwrap()
+}
+
+pub(crate) async fn post(app: &App, path: &str, body: &Value) -> Reply {
+    send(app, post_request(path, body.to_string())).await
+}
+
+pub(crate) async fn get(app: &App, path: &str) -> Reply {
+    send(app, Request::builder().uri(path).body(Body::empty()).unwrap()).await
+}
+
+/// A user saying "hi", with `extra` fields.
+pub(crate) fn chat(extra: &Value) -> Value {
+    with(json!({"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}), extra)
+}
+
+/// The prompt "ab", with `extra` fields.
+pub(crate) fn completion(extra: &Value) -> Value {
+    with(json!({"model": "tiny", "prompt": "ab"}), extra)
+}
+
+fn with(mut body: Value, extra: &Value) -> Value {
+    let extra = extra.as_object().unwrap().clone();
+    body.as_object_mut().unwrap().extend(extra);
+    body
+}
+
+/// The same with what changes from run to run blanked.
+pub(crate) fn stable(text: &str) -> String {
+    let mut text = text.to_owned();
+    for (key, end, blank) in [("\"id\":\"", '"', "ID"), ("\"created\":", ',', "0")] {
+        let mut from = 0;
+        while let Some(found) = text[from..].find(key) {
+            let start = from + found + key.len();
+            let len = text[start..].find(end).unwrap();
+            let generated = text[start..].starts_with(['c', '1']);
+            if generated {
+                text.replace_range(start..start + len, blank);
+            }
+            from = start;
+        }
+    }
+    text.replace(env!("CARGO_PKG_VERSION"), "VERSION")
+}
+
+/// A body as it should have come, pretty-printed for a snapshot.
+pub(crate) fn pretty(reply: &Reply) -> String {
+    assert_eq!(reply.status, 200, "{}", reply.text);
+    let value: Value = serde_json::from_str(&stable(&reply.text)).unwrap();
+    serde_json::to_string_pretty(&value).unwrap()
+}
