@@ -16,17 +16,10 @@ pub(crate) const ARCHITECTURE: Architecture = Architecture {
     name: NAME,
     spec: |json| Ok(config(json)?.spec(NAME)),
     load: |json, weights, max_model_len| {
-        Ok(Box::new(Decoder::load(
-            weights,
-            &config(json)?,
-            max_model_len,
-        )?))
+        Ok(Box::new(Decoder::load(weights, &config(json)?, max_model_len)?))
     },
 };
 
 fn config(json: &Value) -> Result<DecoderConfig, ConfigError> {
-    Ok(DecoderConfig {
-        qkv_bias: true,
-        ..DecoderConfig::parse(&ConfigReader::new(json)?)?
-    })
+    Ok(DecoderConfig { qkv_bias: true, ..DecoderConfig::parse(&ConfigReader::new(json)?)? })
 }

@@ -17,11 +17,7 @@ pub(crate) const ARCHITECTURE: Architecture = Architecture {
     name: NAME,
     spec: |json| Ok(config(json)?.spec(NAME)),
     load: |json, weights, max_model_len| {
-        Ok(Box::new(Decoder::load(
-            weights,
-            &config(json)?,
-            max_model_len,
-        )?))
+        Ok(Box::new(Decoder::load(weights, &config(json)?, max_model_len)?))
     },
 };
 

@@ -24,20 +24,14 @@ impl Architecture {
         let names = config
             .get("architectures")
             .and_then(Value::as_array)
-            .ok_or_else(|| ConfigError::Missing {
-                key: "architectures".to_owned(),
-            })?;
+            .ok_or_else(|| ConfigError::Missing { key: "architectures".to_owned() })?;
         names
             .iter()
             .find_map(|name| rows.iter().find(|row| name.as_str() == Some(row.name)))
             .ok_or_else(|| ConfigError::Unsupported {
                 key: "architectures".to_owned(),
                 value: Value::from(names.as_slice()).to_string(),
-                supported: rows
-                    .iter()
-                    .map(|row| row.name)
-                    .collect::<Vec<_>>()
-                    .join(", "),
+                supported: rows.iter().map(|row| row.name).collect::<Vec<_>>().join(", "),
             })
     }
 }
@@ -103,10 +97,7 @@ impl<'a> ConfigReader<'a> {
             expected: "an object".to_owned(),
             found: config.to_string(),
         })?;
-        Ok(Self {
-            object,
-            prefix: String::new(),
-        })
+        Ok(Self { object, prefix: String::new() })
     }
 
     /// The value, if present and not null.
@@ -117,19 +108,13 @@ impl<'a> ConfigReader<'a> {
     /// A nested object, if present.
     pub fn nested(&self, key: &str) -> Result<Option<ConfigReader<'a>>, ConfigError> {
         let object = self.typed(key, "an object", Value::as_object)?;
-        Ok(object.map(|object| Self {
-            object,
-            prefix: format!("{}{key}.", self.prefix),
-        }))
+        Ok(object.map(|object| Self { object, prefix: format!("{}{key}.", self.prefix) }))
     }
 
     /// A positive integer, if present.
     pub fn count(&self, key: &str) -> Result<Option<usize>, ConfigError> {
         self.typed(key, "a positive integer", |value| {
-            value
-                .as_u64()
-                .and_then(|n| usize::try_from(n).ok())
-                .filter(|n| *n > 0)
+            value.as_u64().and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0)
         })
     }
 
@@ -142,9 +127,7 @@ impl<'a> ConfigReader<'a> {
 
     /// A boolean; absent is false.
     pub fn flag(&self, key: &str) -> Result<bool, ConfigError> {
-        Ok(self
-            .typed(key, "true or false", Value::as_bool)?
-            .unwrap_or(false))
+        Ok(self.typed(key, "true or false", Value::as_bool)?.unwrap_or(false))
     }
 
     /// A string, if present.
@@ -154,11 +137,7 @@ impl<'a> ConfigReader<'a> {
 
     /// The type that the checkpoint was saved in: `dtype`, before transformers 5 `torch_dtype`.
     pub fn dtype(&self) -> Result<DType, ConfigError> {
-        let key = if self.get("dtype").is_some() {
-            "dtype"
-        } else {
-            "torch_dtype"
-        };
+        let key = if self.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
         match self.text(key)? {
             None | Some("float32") => Ok(DType::F32),
             Some("bfloat16") => Ok(DType::BF16),
@@ -169,9 +148,7 @@ impl<'a> ConfigReader<'a> {
 
     /// The key must be present.
     pub fn required<T>(&self, key: &str, value: Option<T>) -> Result<T, ConfigError> {
-        value.ok_or_else(|| ConfigError::Missing {
-            key: self.path(key),
-        })
+        value.ok_or_else(|| ConfigError::Missing { key: self.path(key) })
     }
 
     /// The error for a value that is out of range or contradicts another.
@@ -204,9 +181,7 @@ impl<'a> ConfigReader<'a> {
         read: impl FnOnce(&'a Value) -> Option<T>,
     ) -> Result<Option<T>, ConfigError> {
         let value = self.get(key);
-        value
-            .map(|value| read(value).ok_or_else(|| self.invalid(key, expected)))
-            .transpose()
+        value.map(|value| read(value).ok_or_else(|| self.invalid(key, expected))).transpose()
     }
 
     fn path(&self, key: &str) -> String {
@@ -234,10 +209,7 @@ mod tests {
             "config.json: `rope.factor` must be a positive number, not \"x\""
         );
         assert_eq!(
-            text(
-                rope.required("theta", rope.number("theta").unwrap())
-                    .unwrap_err()
-            ),
+            text(rope.required("theta", rope.number("theta").unwrap()).unwrap_err()),
             "config.json: `rope.theta` is missing"
         );
         assert_eq!(reader.count("n").unwrap(), None);
@@ -253,27 +225,13 @@ mod tests {
     fn an_unknown_architecture_is_refused_with_the_known_ones() {
         let row = Architecture {
             name: "Twig",
-            spec: |_| {
-                Err(ConfigError::Missing {
-                    key: "x".to_owned(),
-                })
-            },
-            load: |_, _, _| {
-                Err(ConfigError::Missing {
-                    key: "x".to_owned(),
-                }
-                .into())
-            },
+            spec: |_| Err(ConfigError::Missing { key: "x".to_owned() }),
+            load: |_, _, _| Err(ConfigError::Missing { key: "x".to_owned() }.into()),
         };
         let find = |config: Value| Architecture::find(&[row], &config).map(|row| row.name);
+        assert_eq!(find(json!({"architectures": ["Other", "Twig"]})), Ok(row.name));
         assert_eq!(
-            find(json!({"architectures": ["Other", "Twig"]})),
-            Ok(row.name)
-        );
-        assert_eq!(
-            find(json!({"architectures": ["Other"]}))
-                .unwrap_err()
-                .to_string(),
+            find(json!({"architectures": ["Other"]})).unwrap_err().to_string(),
             "config.json: `architectures` = [\"Other\"] is not supported (supported: Twig)"
         );
         assert_eq!(

@@ -18,7 +18,7 @@ use crate::weights::{Weights, WeightsError};
 /// Each sum is fused with the norm after it, so the last one is left to the decoder: it is fused
 /// with the first norm of the next layer.
 #[derive(Debug)]
-pub struct DecoderLayer {
+struct DecoderLayer {
     attention_norm: RmsNorm,
     attention: Attention,
     mlp_norm: RmsNorm,
@@ -27,7 +27,7 @@ pub struct DecoderLayer {
 
 impl DecoderLayer {
     /// Loads `input_layernorm`, `self_attn`, `post_attention_layernorm` and `mlp` under `prefix`.
-    pub fn load(
+    fn load(
         weights: &mut Weights,
         prefix: &str,
         config: &DecoderConfig,
@@ -99,14 +99,7 @@ impl Decoder {
         let norm = RmsNorm::load(weights, "model.norm", hidden, config.norm_eps)?;
         let device = weights.device();
         let rope = RotaryEmbedding::new(&config.rope, config.head_dim, max_model_len, device)?;
-        Ok(Self {
-            embedding,
-            layers,
-            norm,
-            head,
-            rope,
-            vocab_size: vocab,
-        })
+        Ok(Self { embedding, layers, norm, head, rope, vocab_size: vocab })
     }
 }
 
@@ -117,18 +110,12 @@ impl CausalLm for Decoder {
             self.layers.len(),
             "the cache has a layer per decoder layer"
         );
-        let step = Step {
-            rope: &self.rope,
-            batch,
-        };
+        let step = Step { rope: &self.rope, batch };
         let mut stream = self.embedding.forward(&batch.ids)?; // [tokens, hidden]
         let mut x = self.layers[0].attention_norm.forward(&stream)?;
         for (i, (layer, cache)) in self.layers.iter().zip(&cache.layers).enumerate() {
             let (branch, sum) = layer.forward(&x, &stream, &step, cache)?;
-            let next_norm = self
-                .layers
-                .get(i + 1)
-                .map_or(&self.norm, |next| &next.attention_norm);
+            let next_norm = self.layers.get(i + 1).map_or(&self.norm, |next| &next.attention_norm);
             (x, stream) = next_norm.forward_add(&branch, &sum)?;
         }
         // A step of prompt chunks alone wants keys and values, no logits.

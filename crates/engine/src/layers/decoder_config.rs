@@ -140,9 +140,7 @@ fn refuse(config: &ConfigReader) -> Result<(), ConfigError> {
     }
     let window = config.count("sliding_window")?;
     let num_layers = config.count("num_hidden_layers")?.unwrap_or(0);
-    let full_layers = config
-        .get("max_window_layers")
-        .and_then(serde_json::Value::as_u64);
+    let full_layers = config.get("max_window_layers").and_then(serde_json::Value::as_u64);
     let windowed_layers = full_layers.is_none_or(|full| (full as usize) < num_layers);
     if let (Some(window), true, true) =
         (window, config.flag("use_sliding_window")?, windowed_layers)
@@ -150,9 +148,7 @@ fn refuse(config: &ConfigReader) -> Result<(), ConfigError> {
         let supported = "use_sliding_window = false";
         return Err(config.unsupported("sliding_window", &window.to_string(), supported));
     }
-    let layer_types = config
-        .get("layer_types")
-        .and_then(serde_json::Value::as_array);
+    let layer_types = config.get("layer_types").and_then(serde_json::Value::as_array);
     for kind in layer_types.into_iter().flatten() {
         if kind != "full_attention" {
             let kind = kind.to_string();
@@ -188,12 +184,7 @@ mod tests {
 
     #[test]
     fn each_needed_key_is_named_when_it_is_missing() {
-        for key in base()
-            .as_object()
-            .unwrap()
-            .keys()
-            .filter(|key| *key != "num_key_value_heads")
-        {
+        for key in base().as_object().unwrap().keys().filter(|key| *key != "num_key_value_heads") {
             let mut config = base();
             config[key] = Value::Null;
             let error = parse(&config).unwrap_err().to_string();
@@ -206,10 +197,7 @@ mod tests {
         for (key, value) in [
             ("hidden_act", json!("relu2")),
             ("quantization_config", json!({"quant_method": "awq"})),
-            (
-                "layer_types",
-                json!(["full_attention", "sliding_attention"]),
-            ),
+            ("layer_types", json!(["full_attention", "sliding_attention"])),
             ("num_key_value_heads", json!(4)),
             ("head_dim", json!(7)),
             ("hidden_size", json!(50)),
@@ -218,10 +206,7 @@ mod tests {
             let mut config = base();
             config[key] = value;
             let error = parse(&config).unwrap_err().to_string();
-            assert!(
-                error.starts_with(&format!("config.json: `{key}`")),
-                "{key}: {error}"
-            );
+            assert!(error.starts_with(&format!("config.json: `{key}`")), "{key}: {error}");
         }
     }
 

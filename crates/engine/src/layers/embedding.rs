@@ -37,9 +37,7 @@ impl Embedding {
         vocab_size: usize,
         hidden_size: usize,
     ) -> std::result::Result<Self, WeightsError> {
-        Ok(Self {
-            table: matrix(weights, name, vocab_size, hidden_size)?,
-        })
+        Ok(Self { table: matrix(weights, name, vocab_size, hidden_size)? })
     }
 
     /// `[tokens]` u32 to `[tokens, hidden]`.
@@ -56,16 +54,12 @@ impl LmHead {
         vocab_size: usize,
         hidden_size: usize,
     ) -> std::result::Result<Self, WeightsError> {
-        Ok(Self {
-            weight: matrix(weights, name, vocab_size, hidden_size)?,
-        })
+        Ok(Self { weight: matrix(weights, name, vocab_size, hidden_size)? })
     }
 
     /// Shares the embedding's matrix.
     pub fn tied(embedding: &Embedding) -> Self {
-        Self {
-            weight: Arc::clone(&embedding.table),
-        }
+        Self { weight: Arc::clone(&embedding.table) }
     }
 
     /// `[rows, hidden]` to logits. `[rows, vocab]` f32

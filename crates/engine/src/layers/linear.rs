@@ -23,16 +23,11 @@ impl Linear {
     ) -> std::result::Result<Self, WeightsError> {
         let named = |kind: &str| -> Vec<(String, usize)> {
             let name = |part: &str| format!("{prefix}.{part}.{kind}");
-            projections
-                .iter()
-                .map(|(part, rows)| (name(part), *rows))
-                .collect()
+            projections.iter().map(|(part, rows)| (name(part), *rows)).collect()
         };
         // The rows as read are dropped once they are packed, before the next layer is read.
         let weight = Matrix::new(&weights.stacked(&named("weight"), &[in_features])?)?;
-        let bias = has_bias
-            .then(|| weights.stacked(&named("bias"), &[]))
-            .transpose()?;
+        let bias = has_bias.then(|| weights.stacked(&named("bias"), &[])).transpose()?;
         Ok(Self { weight, bias })
     }
 

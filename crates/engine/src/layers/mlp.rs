@@ -35,7 +35,6 @@ impl Mlp {
     /// `[tokens, hidden]` to the same.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let gate_up = self.gate_up.forward(x)?; // [tokens, 2 * intermediate]
-        self.down
-            .forward(&gated_activation(&gate_up, self.activation)?)
+        self.down.forward(&gated_activation(&gate_up, self.activation)?)
     }
 }

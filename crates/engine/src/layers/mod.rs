@@ -10,7 +10,7 @@ mod norm;
 mod rope;
 
 pub use attention::Attention;
-pub use decoder::{Decoder, DecoderLayer};
+pub use decoder::Decoder;
 pub use decoder_config::DecoderConfig;
 pub use embedding::{Embedding, LmHead};
 pub use linear::Linear;

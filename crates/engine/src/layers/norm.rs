@@ -20,10 +20,7 @@ impl RmsNorm {
         len: usize,
         eps: f32,
     ) -> std::result::Result<Self, WeightsError> {
-        Ok(Self {
-            weight: weights.tensor(&format!("{name}.weight"), &[len])?,
-            eps,
-        })
+        Ok(Self { weight: weights.tensor(&format!("{name}.weight"), &[len])?, eps })
     }
 
     /// Normalises each row. `[tokens, len]`

@@ -50,38 +50,23 @@ impl RopeConfig {
         };
         let top_theta = config.number("rope_theta")?;
         let Some(rope) = config.nested(key)? else {
-            return Ok(Self {
-                theta: top_theta.unwrap_or(1e4),
-                scaling: RopeScaling::None,
-            });
+            return Ok(Self { theta: top_theta.unwrap_or(1e4), scaling: RopeScaling::None });
         };
         // Per-layer-type parameters (Gemma 3) are objects in this object.
-        if let Some(name) = rope
-            .keys()
-            .find(|name| rope.get(name).is_some_and(|v| v.is_object()))
-        {
+        if let Some(name) = rope.keys().find(|name| rope.get(name).is_some_and(|v| v.is_object())) {
             return Err(rope.unsupported(name, "{..}", "the same rotation in every layer"));
         }
         for reader in [config, &rope] {
-            if reader
-                .number("partial_rotary_factor")?
-                .is_some_and(|factor| factor != 1.0)
-            {
+            if reader.number("partial_rotary_factor")?.is_some_and(|factor| factor != 1.0) {
                 return Err(reader.invalid("partial_rotary_factor", "1 (whole heads are rotated)"));
             }
         }
         let theta = rope.number("rope_theta")?.or(top_theta).unwrap_or(1e4);
-        let key = if rope.get("rope_type").is_some() {
-            "rope_type"
-        } else {
-            "type"
-        };
+        let key = if rope.get("rope_type").is_some() { "rope_type" } else { "type" };
         let number = |key: &str| rope.required(key, rope.number(key)?);
         let scaling = match rope.text(key)?.unwrap_or("default") {
             "default" => RopeScaling::None,
-            "linear" => RopeScaling::Linear {
-                factor: number("factor")?,
-            },
+            "linear" => RopeScaling::Linear { factor: number("factor")? },
             "llama3" => RopeScaling::Llama3 {
                 factor: number("factor")?,
                 low_freq_factor: number("low_freq_factor")?,
@@ -109,12 +94,7 @@ impl RopeScaling {
         match self {
             Self::None => frequency,
             Self::Linear { factor } => frequency / factor,
-            Self::Llama3 {
-                factor,
-                low_freq_factor,
-                high_freq_factor,
-                original_len,
-            } => {
+            Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_len } => {
                 let turns = original_len * frequency / (2.0 * PI);
                 let kept = (turns - low_freq_factor) / (high_freq_factor - low_freq_factor);
                 let kept = kept.clamp(0.0, 1.0);
@@ -146,10 +126,7 @@ impl RotaryEmbedding {
                 .flat_map(|position| frequencies.iter().map(move |x| f(position as f32 * x)));
             Tensor::from_vec(angles.collect(), (num_positions, frequencies.len()), device)
         };
-        Ok(Self {
-            cos: table(f32::cos)?,
-            sin: table(f32::sin)?,
-        })
+        Ok(Self { cos: table(f32::cos)?, sin: table(f32::sin)? })
     }
 
     /// `[positions, head_dim / 2]` f32
@@ -186,27 +163,12 @@ mod tests {
         let mut new = llama3;
         new["rope_theta"] = json!(5e5);
         assert_eq!(parse(&json!({"rope_parameters": new})).unwrap(), old);
-        assert_eq!(
-            old,
-            RopeConfig {
-                theta: 5e5,
-                scaling
-            }
-        );
+        assert_eq!(old, RopeConfig { theta: 5e5, scaling });
         let linear = parse(&json!({"rope_scaling": {"type": "linear", "factor": 2.0}})).unwrap();
-        let expected = RopeConfig {
-            theta: 1e4,
-            scaling: RopeScaling::Linear { factor: 2.0 },
-        };
+        let expected = RopeConfig { theta: 1e4, scaling: RopeScaling::Linear { factor: 2.0 } };
         assert_eq!(linear, expected);
-        let plain = RopeConfig {
-            theta: 1e6,
-            scaling: RopeScaling::None,
-        };
-        assert_eq!(
-            parse(&json!({"rope_theta": 1e6, "rope_scaling": null})).unwrap(),
-            plain
-        );
+        let plain = RopeConfig { theta: 1e6, scaling: RopeScaling::None };
+        assert_eq!(parse(&json!({"rope_theta": 1e6, "rope_scaling": null})).unwrap(), plain);
         let default = json!({"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}});
         assert_eq!(parse(&default).unwrap(), plain);
     }
@@ -214,30 +176,12 @@ mod tests {
     #[test]
     fn what_is_not_supported_is_refused_by_name() {
         for (config, needle) in [
-            (
-                json!({"rope_scaling": {"type": "yarn", "factor": 4.0}}),
-                "rope_scaling.type` = yarn",
-            ),
-            (
-                json!({"rope_parameters": {"rope_type": "longrope"}}),
-                "rope_type` = longrope",
-            ),
-            (
-                json!({"rope_scaling": {"rope_type": "linear"}}),
-                "`rope_scaling.factor` is missing",
-            ),
-            (
-                json!({"rope_scaling": "llama3"}),
-                "`rope_scaling` must be an object",
-            ),
-            (
-                json!({"rope_parameters": {"full_attention": {}}}),
-                "rope_parameters.full_attention",
-            ),
-            (
-                json!({"rope_parameters": {"partial_rotary_factor": 0.5}}),
-                "partial_rotary_factor",
-            ),
+            (json!({"rope_scaling": {"type": "yarn", "factor": 4.0}}), "rope_scaling.type` = yarn"),
+            (json!({"rope_parameters": {"rope_type": "longrope"}}), "rope_type` = longrope"),
+            (json!({"rope_scaling": {"rope_type": "linear"}}), "`rope_scaling.factor` is missing"),
+            (json!({"rope_scaling": "llama3"}), "`rope_scaling` must be an object"),
+            (json!({"rope_parameters": {"full_attention": {}}}), "rope_parameters.full_attention"),
+            (json!({"rope_parameters": {"partial_rotary_factor": 0.5}}), "partial_rotary_factor"),
         ] {
             let error = parse(&config).unwrap_err().to_string();
             assert!(error.contains(needle), "{error} does not say {needle}");
@@ -256,9 +200,6 @@ mod tests {
         assert_eq!(scaling.apply(frequency(4.5)), frequency(4.5));
         assert_eq!(scaling.apply(frequency(0.5)), frequency(0.5) / 8.0);
         let between = scaling.apply(frequency(2.5)) / frequency(2.5);
-        assert!(
-            (between - 0.5625).abs() < 1e-12,
-            "half way: (1 + 1/8) / 2, got {between}"
-        );
+        assert!((between - 0.5625).abs() < 1e-12, "half way: (1 + 1/8) / 2, got {between}");
     }
 }
