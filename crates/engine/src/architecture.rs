@@ -15,7 +15,7 @@ pub struct Architecture {
     pub spec: fn(&Value) -> Result<ModelSpec, ConfigError>,
     /// Builds the model from `config.json` and its tensors, for contexts of at most so many tokens
     /// (`max_model_len`).
-    pub load: fn(&Value, &mut Weights, usize) -> Result<Box<dyn CausalLm>, LoadError>,
+    pub load: fn(&Value, &mut Weights, usize) -> LoadResult,
 }
 
 impl Architecture {
@@ -35,6 +35,9 @@ impl Architecture {
             })
     }
 }
+
+/// A model, or why there is none.
+pub type LoadResult = Result<Box<dyn CausalLm>, LoadError>;
 
 /// Why a model could not be built.
 #[derive(Debug, thiserror::Error)]

@@ -9,6 +9,7 @@ use crate::model::ModelSpec;
 
 /// Everything that decides the tensors and the mathematics of a [`Decoder`](super::Decoder).
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "independent traits of an architecture")]
 pub struct DecoderConfig {
     /// Decoder layers.
     pub num_layers: usize,

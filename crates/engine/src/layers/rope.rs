@@ -3,6 +3,7 @@
 use std::f64::consts::PI;
 
 use candle_core::{Device, Result, Tensor};
+use serde_json::Value;
 
 use crate::architecture::{ConfigError, ConfigReader};
 
@@ -53,7 +54,7 @@ impl RopeConfig {
             return Ok(Self { theta: top_theta.unwrap_or(1e4), scaling: RopeScaling::None });
         };
         // Per-layer-type parameters (Gemma 3) are objects in this object.
-        if let Some(name) = rope.keys().find(|name| rope.get(name).is_some_and(|v| v.is_object())) {
+        if let Some(name) = rope.keys().find(|name| rope.get(name).is_some_and(Value::is_object)) {
             return Err(rope.unsupported(name, "{..}", "the same rotation in every layer"));
         }
         for reader in [config, &rope] {
@@ -143,7 +144,7 @@ impl RotaryEmbedding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     fn parse(config: &Value) -> std::result::Result<RopeConfig, ConfigError> {
         RopeConfig::parse(&ConfigReader::new(config).unwrap())
