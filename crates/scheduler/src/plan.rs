@@ -14,7 +14,8 @@ pub struct Plan {
     pub entries: Vec<Entry>,
     /// Tokens of all entries together.
     pub num_tokens: usize,
-    /// Sequences that lost their blocks since the last plan and will be computed anew later.
+    /// Sequences that lost their blocks since the last plan and are computed anew from some later
+    /// step on (from this one, if a call in between could make no plan).
     pub preempted: Vec<SeqId>,
 }
 
