@@ -14,7 +14,7 @@ from torch import nn
 @dataclass
 class Config:
     vocab_size: int = 3072
-    hidden_size: int = 192
+    hidden_size: int = 256
     intermediate_size: int = 512
     num_hidden_layers: int = 6
     num_attention_heads: int = 4

@@ -1,0 +1,76 @@
+"""Endless training batches, generated on the way.
+
+The batch of a step depends on the seed, the step and the worker alone, so a
+resumed run goes on with the data it would have seen.
+"""
+
+import random
+
+import torch
+from tokenizers import Tokenizer
+
+from chats import training_parts
+from values import Source
+
+CHUNK_STEPS = 20
+# A step takes batches of several lengths, as chats of one length are alike in topic.
+PARTS = 3
+# Copying is learned much sooner in short chats, so a run begins with them.
+SHORT_STEPS = 600
+SHORT_SHARE = 0.9
+LENGTHS = (512, 1100)
+
+
+class Batches:
+    def __init__(self, tokenizer: Tokenizer, tokens_per_batch: int, seed: int, rank: int, workers: int):
+        self.tokenizer, self.budget, self.seed, self.rank, self.workers = tokenizer, tokens_per_batch, seed, rank, workers
+        self.current = None
+        self.pieces = sorted(p for p in tokenizer.get_vocab() if p.isascii() and p.isalpha() and p.islower())
+
+    def encode(self, parts):
+        ids, answer = [], []
+        for encoding, (_, is_answer) in zip(self.tokenizer.encode_batch([text for text, _ in parts]), parts):
+            ids += encoding.ids
+            answer += [is_answer] * len(encoding.ids)
+        return ids, answer
+
+    def chunk(self, index: int) -> list:
+        """Batches for CHUNK_STEPS steps: rows of like length side by side."""
+        seed = self.seed * 1_000_003 + index * self.workers + self.rank
+        src = Source(seed)
+        src.pieces = self.pieces
+        short = index * CHUNK_STEPS < SHORT_STEPS
+        need, rows = CHUNK_STEPS * self.budget, []
+        while need > 0:
+            ids, answer = self.encode(training_parts(src, short=short and src.chance(SHORT_SHARE)))
+            if len(ids) <= LENGTHS[src.chance(0.3)]:
+                rows.append((ids, answer))
+                need -= len(ids)
+        rows.sort(key=lambda row: len(row[0]))
+        batches, batch = [], []
+        for row in rows:
+            if batch and len(row[0]) * (len(batch) + 1) > self.budget / PARTS:
+                batches.append(batch)
+                batch = []
+            batch.append(row)
+        batches.append(batch)
+        random.Random(seed).shuffle(batches)
+        return batches
+
+    def step(self, index: int) -> list:
+        """The batches whose gradients make one step of this worker."""
+        chunk, place = divmod(index, CHUNK_STEPS)
+        if self.current != chunk:
+            self.current, self.batches = chunk, self.chunk(chunk)
+        return [tensors(batch) for batch in self.batches[place::CHUNK_STEPS][:PARTS]]
+
+
+def tensors(rows):
+    """Tokens, the mask of positions that predict an answer token, and the targets."""
+    length = max(len(ids) for ids, _ in rows)
+    tokens = torch.zeros(len(rows), length, dtype=torch.long)
+    answers = torch.zeros(len(rows), length, dtype=torch.bool)
+    for i, (ids, answer) in enumerate(rows):
+        tokens[i, : len(ids)] = torch.tensor(ids)
+        answers[i, : len(ids)] = torch.tensor(answer)
+    return tokens[:, :-1], answers[:, 1:], tokens[:, 1:][answers[:, 1:]]
