@@ -4,7 +4,7 @@
 //! exception that no stream can avoid: in a run of byte-fallback tokens that turns out not to be
 //! UTF-8, transformers replaces the whole run, a stream only the bytes that were not yet a character.
 
-use crate::token_table::{Leading, TokenEntry};
+use crate::token_table::{DecoderRule, Leading, TokenEntry};
 use crate::tokenizer::Tokenizer;
 
 /// Incremental detokenizer of one sequence. At most three bytes wait for the rest of a character, so
@@ -57,35 +57,34 @@ impl Detokenizer {
 
     /// The text that `id` adds; empty while a character is incomplete.
     pub fn push(&mut self, id: u32) -> String {
-        let tokenizer = self.tokenizer.clone();
-        let entry = tokenizer.entry(id);
+        let entry = self.tokenizer.entry(id);
         if !self.shows(entry) {
             return String::new();
         }
+        let rule = self.tokenizer.rule();
         let mut text = String::new();
-        let rule = tokenizer.rule();
         if rule.replaces_each_byte() && !entry.fallback {
-            self.flush_pending(&mut text);
+            flush(&mut self.pending, rule, &mut text);
         }
         if !self.at_start {
             text.push_str(rule.separator);
         }
         match rule.leading {
             Leading::FirstToken { replacement } if self.at_start && !entry.fallback => {
-                let piece = tokenizer.piece(id).unwrap_or_default();
+                let piece = self.tokenizer.piece(id).unwrap_or_default();
                 self.pending.extend(piece.replace(replacement, "").bytes());
             }
             _ => self.pending.extend_from_slice(entry.bytes),
         }
         self.at_start = false;
-        self.take_whole_characters(&mut text);
+        take_characters(&mut self.pending, rule, &mut text);
         self.strip_leading(text)
     }
 
     /// What is left at the end: an unfinished character as U+FFFD, otherwise nothing.
     pub fn finish(&mut self) -> String {
         let mut text = String::new();
-        self.flush_pending(&mut text);
+        flush(&mut self.pending, self.tokenizer.rule(), &mut text);
         self.strip_leading(text)
     }
 
@@ -93,42 +92,8 @@ impl Detokenizer {
         entry.known && !(self.skip_special_tokens && entry.special)
     }
 
-    fn take_whole_characters(&mut self, text: &mut String) {
-        loop {
-            match std::str::from_utf8(&self.pending) {
-                Ok(valid) => {
-                    text.push_str(valid);
-                    self.pending.clear();
-                    return;
-                }
-                Err(error) => {
-                    let (valid, rest) = self.pending.split_at(error.valid_up_to());
-                    text.push_str(std::str::from_utf8(valid).expect("checked just above"));
-                    let Some(broken) = error.error_len() else {
-                        self.pending = rest.to_vec();
-                        return;
-                    };
-                    let marks = if self.tokenizer.rule().replaces_each_byte() { broken } else { 1 };
-                    text.extend(std::iter::repeat_n('\u{fffd}', marks));
-                    self.pending = rest[broken..].to_vec();
-                }
-            }
-        }
-    }
-
-    fn flush_pending(&mut self, text: &mut String) {
-        if self.pending.is_empty() {
-            return;
-        }
-        let marks = if self.tokenizer.rule().replaces_each_byte() { self.pending.len() } else { 1 };
-        text.extend(std::iter::repeat_n('\u{fffd}', marks));
-        self.pending.clear();
-    }
-
     fn strip_leading(&mut self, text: String) -> String {
-        let Leading::Strip { content, .. } = self.tokenizer.rule().leading else {
-            return text;
-        };
+        let Leading::Strip { content, .. } = self.tokenizer.rule().leading else { return text };
         let mut rest = text.as_str();
         while self.strip_left > 0 && !rest.is_empty() {
             if let Some(stripped) = rest.strip_prefix(content) {
@@ -140,4 +105,37 @@ impl Detokenizer {
         }
         if rest.len() == text.len() { text } else { rest.to_owned() }
     }
+}
+
+/// Moves the whole characters of `pending` to `text`, and broken bytes as U+FFFD; what could still
+/// become a character stays.
+fn take_characters(pending: &mut Vec<u8>, rule: &DecoderRule, text: &mut String) {
+    let mut taken = 0;
+    while let Err(error) = std::str::from_utf8(&pending[taken..]) {
+        let (valid, rest) = pending[taken..].split_at(error.valid_up_to());
+        text.push_str(std::str::from_utf8(valid).expect("valid up to here"));
+        taken += valid.len();
+        let Some(broken) = error.error_len() else {
+            debug_assert!(rest.len() < 4, "an unfinished character has at most three bytes");
+            pending.drain(..taken);
+            return;
+        };
+        mark_broken(broken, rule, text);
+        taken += broken;
+    }
+    text.push_str(std::str::from_utf8(&pending[taken..]).expect("the loop ends when valid"));
+    pending.clear();
+}
+
+/// Gives up on an unfinished character.
+fn flush(pending: &mut Vec<u8>, rule: &DecoderRule, text: &mut String) {
+    if !pending.is_empty() {
+        mark_broken(pending.len(), rule, text);
+        pending.clear();
+    }
+}
+
+fn mark_broken(num_bytes: usize, rule: &DecoderRule, text: &mut String) {
+    let marks = if rule.replaces_each_byte() { num_bytes } else { 1 };
+    text.extend(std::iter::repeat_n('\u{fffd}', marks));
 }

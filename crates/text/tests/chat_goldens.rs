@@ -1,6 +1,8 @@
 //! Chat templates rendered here equal what transformers' `apply_chat_template` made of them
 //! (fixtures written by scripts/text_goldens.py).
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::PathBuf;
 
 use serde_json::{Value, json};

@@ -1,5 +1,7 @@
 //! Loading and bad input: what is missing, corrupt, broken or hostile gives a clear error.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};

@@ -1,6 +1,8 @@
 //! Encoding, decoding and incremental decoding equal transformers' (fixtures written by
 //! scripts/text_goldens.py).
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::PathBuf;
 
 use serde_json::Value;

@@ -100,6 +100,10 @@ fn string(state: &State<'_, '_>, value: &Value) -> Result<Value, Error> {
 }
 
 /// jinja2's `int(default=0, base=10)`: what is no number gives the default, not an error.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the engine hands over keyword arguments by value"
+)]
 fn int(
     value: &Value,
     default: Option<Value>,
@@ -125,6 +129,10 @@ fn int(
 }
 
 /// jinja2's `float(default=0.0)`, likewise.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the engine hands over keyword arguments by value"
+)]
 fn float(value: &Value, default: Option<Value>, kwargs: Kwargs) -> Result<Value, Error> {
     let default = default.or(kwargs.get("default")?).unwrap_or_else(|| Value::from(0.0));
     kwargs.assert_all_used()?;
@@ -141,6 +149,10 @@ fn number_of(value: &Value) -> Option<f64> {
 }
 
 /// jinja2's `indent(width=4, first=False, blank=False)`; the built-in one drops a last line break.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the engine hands over keyword arguments by value"
+)]
 fn indent(
     text: &str,
     width: Option<Value>,

@@ -10,6 +10,9 @@ use super::python::{BoundedText, MAX_DEPTH, float_repr};
 /// The engine's price of serialising, in bytes per step of fuel.
 const BYTES_PER_FUEL: u64 = 4;
 
+/// `ensure_ascii`, `indent`, `separators`, `sort_keys`, by place or by name.
+type Args = (Option<Value>, Option<Value>, Option<Value>, Option<Value>, Kwargs);
+
 /// `json.dumps(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
 pub(super) fn tojson(
     state: &State,
@@ -17,7 +20,6 @@ pub(super) fn tojson(
     args: Rest<ValueOrKwargs>,
 ) -> Result<String, Error> {
     let args = args.into_values();
-    type Args = (Option<Value>, Option<Value>, Option<Value>, Option<Value>, Kwargs);
     let (ensure_ascii, indent, separators, sort_keys, kwargs): Args = from_args(&args)?;
     let given = |positional: Option<Value>, name: &str| -> Result<Value, Error> {
         match positional {
@@ -112,7 +114,7 @@ impl Writer {
                 if self.sort_keys {
                     keys.sort();
                 }
-                self.items('{', '}', keys, depth, |this, key, depth| {
+                self.items('{', '}', &keys, depth, |this, key, depth| {
                     this.string(&key_text(key)?)?;
                     let separator = this.key_separator.clone();
                     this.out.write_str(&separator)?;
@@ -120,8 +122,8 @@ impl Writer {
                 })?;
             }
             ValueKind::Seq => {
-                let items = value.try_iter().into_iter().flatten().collect();
-                self.items('[', ']', items, depth, |this, item, depth| this.value(item, depth))?;
+                let items: Vec<Value> = value.try_iter().into_iter().flatten().collect();
+                self.items('[', ']', &items, depth, Self::value)?;
             }
             _ => self.out.write_str(&scalar(value)?)?,
         }
@@ -132,7 +134,7 @@ impl Writer {
         &mut self,
         open: char,
         close: char,
-        items: Vec<Value>,
+        items: &[Value],
         depth: usize,
         mut write: impl FnMut(&mut Self, &Value, usize) -> Result<(), Failure>,
     ) -> Result<(), Failure> {

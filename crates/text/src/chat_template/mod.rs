@@ -38,8 +38,9 @@ pub struct ChatInput {
     pub add_generation_prompt: bool,
     /// Leaves the final message open-ended, for the model to go on with it (default false).
     pub continue_final_message: bool,
-    /// The name of one of the model's templates, or the text of a template. Text is code of the
-    /// caller's choice: bounded, but for the server to allow or to refuse.
+    /// The name of one of the model's templates, or the text of a template. A text is the caller's
+    /// code: its steps and its output are bounded, but lists nested very deeply by a loop overflow
+    /// the stack when they are dropped, so a server takes texts only from callers it trusts.
     pub chat_template: Option<String>,
     /// Further variables (`chat_template_kwargs`), such as `enable_thinking`.
     pub kwargs: Map<String, Value>,

@@ -16,13 +16,13 @@ use crate::{SpecialTokens, TextError};
 const MAX_OUTPUT_LEN: usize = 16 << 20;
 
 /// Steps of the template engine for any chat; a step can make at most 64 bytes.
-const BASE_FUEL: u64 = 4_000_000;
+const BASE_FUEL: u64 = 1_000_000;
 
 /// Further steps for each JSON value in the request, so that long chats render and bombs do not.
-const FUEL_PER_VALUE: u64 = 4_000;
+const FUEL_PER_VALUE: u64 = 500;
 
 /// Steps that no chat may exceed.
-const MAX_FUEL: u64 = 64_000_000;
+const MAX_FUEL: u64 = 16_000_000;
 
 /// The name under which a template stands in its environment.
 const ENTRY: &str = "chat_template";
