@@ -76,6 +76,7 @@ async fn wrong_method(request: Request) -> ApiError {
 }
 
 /// A handler panicked: a fault of ours, told without its details.
+#[expect(clippy::needless_pass_by_value, reason = "the layer hands it over")]
 fn panicked(panic: Box<dyn Any + Send>) -> Response {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");

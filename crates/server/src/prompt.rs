@@ -36,7 +36,7 @@ impl ServedModel {
         let add_special_tokens = conversation.add_special_tokens == Some(true);
         let input = chat_input(conversation, trust_template)?;
         let text =
-            self.text().render_chat(&input).map_err(|error| text_error("messages", error))?;
+            self.text().render_chat(&input).map_err(|error| text_error("messages", &error))?;
         self.encode(&text, add_special_tokens, PromptField::Messages)
     }
 
@@ -60,7 +60,7 @@ impl ServedModel {
         }
         self.text()
             .encode(text, add_special_tokens)
-            .map_err(|error| text_error(field.name(), error))
+            .map_err(|error| text_error(field.name(), &error))
     }
 
     /// Checks ids that a client sent.
@@ -116,17 +116,18 @@ impl PromptField {
     }
 }
 
-/// Keeps the last `limit` tokens (vLLM's `truncate_prompt_tokens`).
-pub(crate) fn truncate(ids: &mut Vec<u32>, limit: Option<i64>) -> Result<(), ApiError> {
+/// Keeps the last `limit` tokens (vLLM's `truncate_prompt_tokens`); whether any were dropped.
+pub(crate) fn truncate(ids: &mut Vec<u32>, limit: Option<i64>) -> Result<bool, ApiError> {
     match limit {
-        None => Ok(()),
+        None => Ok(false),
         Some(limit) if limit < 1 => {
             let message = format!("'truncate_prompt_tokens' is {limit}; it must be at least 1.");
             Err(ApiError::invalid("truncate_prompt_tokens", message))
         }
         Some(limit) => {
-            ids.drain(..ids.len().saturating_sub(limit as usize));
-            Ok(())
+            let num_dropped = ids.len().saturating_sub(limit as usize);
+            ids.drain(..num_dropped);
+            Ok(num_dropped > 0)
         }
     }
 }
@@ -166,7 +167,7 @@ fn too_long(field: PromptField, message: String) -> ApiError {
 }
 
 /// Who is to blame for a fault of the text side: mostly the request, sometimes the model's files.
-fn text_error(param: &str, error: TextError) -> ApiError {
+fn text_error(param: &str, error: &TextError) -> ApiError {
     let message = error.to_string();
     match error {
         TextError::UnknownTemplate { .. } => ApiError::invalid("chat_template", message),

@@ -1,5 +1,7 @@
-//! Server-sent events. Each event leaves as one body frame, whole: a client that splits every
-//! network chunk at line breaks, with no buffer of its own, still sees whole lines of JSON.
+//! The answer of a generation route: whole, or as server-sent events.
+//!
+//! Each event leaves as one body frame, whole: a client that splits every network chunk at line
+//! breaks, with no buffer of its own, still sees whole lines of JSON.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -26,22 +28,27 @@ const PING: Event = Bytes::from_static(b": ping\n\n");
 
 /// Renders the deltas of one route.
 pub(crate) trait Wire: Send + 'static {
+    /// The response that is not streamed; `choices` have ended.
+    fn whole(&self, choices: Vec<Delta>, usage: Usage) -> Response;
     /// The chunks for `delta`, each carrying `usage`.
     fn events(&mut self, delta: Delta, usage: UsageField) -> Vec<Event>;
     /// The chunk without choices.
     fn usage_event(&self, usage: Usage) -> Event;
 }
 
-/// The `usage` key of a chunk: absent, null, or a value.
+/// The `usage` key of a chunk: without `include_usage` there is none, with it all chunks but the
+/// last say null.
 #[derive(Debug, Clone, Copy, Serialize)]
-pub(crate) struct UsageField {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    usage: Option<Option<Usage>>,
+#[serde(untagged)]
+pub(crate) enum UsageField {
+    Absent,
+    Null,
+    Known(Usage),
 }
 
 impl UsageField {
-    pub(crate) fn of(usage: Usage) -> Self {
-        Self { usage: Some(Some(usage)) }
+    pub(crate) fn is_absent(&self) -> bool {
+        matches!(self, Self::Absent)
     }
 }
 
@@ -54,8 +61,22 @@ pub(crate) fn data(value: &impl Serialize) -> Event {
     event.into()
 }
 
-/// The response that shows `generation` as it goes. Dropping its body aborts the generation.
-pub(crate) fn response(
+/// Answers with what `generation` gives: in events if `stream` says so, else as a whole.
+pub(crate) async fn answer(
+    generation: Generation,
+    wire: impl Wire,
+    stream: Option<StreamOptions>,
+    heartbeat: Duration,
+) -> Result<Response, ApiError> {
+    if let Some(options) = stream {
+        return Ok(stream_response(generation, wire, options, heartbeat));
+    }
+    let (choices, usage) = generation.collect().await?;
+    Ok(wire.whole(choices, usage))
+}
+
+/// Dropping the body aborts the generation.
+fn stream_response(
     generation: Generation,
     wire: impl Wire,
     options: StreamOptions,
@@ -122,14 +143,13 @@ impl<W: Wire> Events<W> {
     }
 
     fn usage_field(&self) -> UsageField {
-        let usage = if self.options.continuous_usage_stats == Some(true) {
-            Some(Some(self.generation.usage()))
+        if self.options.continuous_usage_stats == Some(true) {
+            UsageField::Known(self.generation.usage())
         } else if self.options.include_usage == Some(true) {
-            Some(None)
+            UsageField::Null
         } else {
-            None
-        };
-        UsageField { usage }
+            UsageField::Absent
+        }
     }
 
     fn end(&mut self) {

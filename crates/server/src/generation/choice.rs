@@ -1,15 +1,15 @@
 //! One sequence's way from engine events to text: detokenizer, stop strings, finish reason.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use engine::{Event, FinishReason, TokenLogprobs};
 use serde_json::{Value, json};
 use text::{Detokenizer, StopStrings};
 
-use super::Plan;
+use super::{Job, JobPrompt};
 use crate::error::ApiError;
 use crate::openai::sampling_fields::TextRules;
-use crate::prompt::PromptIds;
 use crate::state::ServedModel;
 
 /// What one event adds to a choice.
@@ -52,7 +52,8 @@ pub(crate) struct Finish {
 #[derive(Debug)]
 pub(crate) struct Echo {
     text: String,
-    tokens: Vec<TokenOut>,
+    /// Each token and where its text begins, in characters.
+    tokens: Vec<(u32, usize)>,
 }
 
 /// The state of one choice.
@@ -62,7 +63,7 @@ pub(crate) struct Choice {
     rules: TextRules,
     detokenizer: Detokenizer,
     stops: StopStrings,
-    echo: Option<Echo>,
+    echo: Option<Arc<Echo>>,
     /// Characters so far, stop strings included.
     num_chars: usize,
     pub(crate) num_tokens: usize,
@@ -85,38 +86,37 @@ impl Delta {
 }
 
 impl Echo {
-    /// The prompt's text, as written or else decoded, and its tokens.
-    pub(crate) fn of(model: &ServedModel, prompt: &PromptIds, rules: &TextRules) -> Self {
-        let tokenizer = model.text().tokenizer();
-        let mut detokenizer = Detokenizer::new(tokenizer, rules.skip_special_tokens);
+    /// `text` is the prompt as written; a prompt of ids is decoded.
+    pub(crate) fn new(
+        model: &ServedModel,
+        ids: &[u32],
+        text: Option<String>,
+        skip_special_tokens: bool,
+    ) -> Self {
+        let mut detokenizer = Detokenizer::new(model.text().tokenizer(), skip_special_tokens);
         let mut decoded = String::new();
         let mut num_chars = 0;
-        let mut tokens = Vec::with_capacity(prompt.ids.len());
-        for &id in &prompt.ids {
-            tokens.push(TokenOut { id, logprobs: None, text_offset: num_chars, echoed: true });
+        let mut tokens = Vec::with_capacity(ids.len());
+        for &id in ids {
+            tokens.push((id, num_chars));
             let text = detokenizer.push(id);
             num_chars += text.chars().count();
             decoded.push_str(&text);
         }
-        Self { text: prompt.text.clone().unwrap_or(decoded), tokens }
+        Self { text: text.unwrap_or(decoded), tokens }
     }
 }
 
 impl Choice {
-    pub(crate) fn new(
-        model: &ServedModel,
-        index: usize,
-        plan: &Plan,
-        prompt: &[u32],
-        echo: Option<Echo>,
-    ) -> Self {
-        let rules = plan.sampling.text.clone();
+    pub(crate) fn new(model: &ServedModel, index: usize, job: &Job, prompt: &JobPrompt) -> Self {
+        let rules = job.sampling.text.clone();
         let skip = rules.skip_special_tokens;
-        let detokenizer = if plan.continues_prompt {
-            model.text().detokenizer(skip, prompt)
+        let detokenizer = if job.continues_prompt {
+            model.text().detokenizer(skip, &prompt.ids)
         } else {
             Detokenizer::new(model.text().tokenizer(), skip)
         };
+        let echo = prompt.echo.clone();
         Self {
             index,
             stops: StopStrings::new(rules.stop.clone(), rules.include_stop),
@@ -151,13 +151,17 @@ impl Choice {
     /// The echo goes out with the first event, scored if that brings the scores.
     fn show_echo(&mut self, delta: &mut Delta, event: &Event) {
         let Some(echo) = self.echo.take() else { return };
-        delta.text = echo.text;
-        delta.tokens = echo.tokens;
-        if let Event::PromptScored(logprobs) = event {
-            for (token, logprobs) in delta.tokens.iter_mut().zip(logprobs) {
-                token.logprobs.clone_from(logprobs);
-            }
-        }
+        delta.text.clone_from(&echo.text);
+        let scores: &[_] = if let Event::PromptScored(scores) = event { scores } else { &[] };
+        let scores = scores.iter().cloned().chain(std::iter::repeat(None));
+        let tokens = echo.tokens.iter().zip(scores);
+        let tokens = tokens.map(|(&(id, text_offset), logprobs)| TokenOut {
+            id,
+            logprobs,
+            text_offset,
+            echoed: true,
+        });
+        delta.tokens = tokens.collect();
     }
 
     fn token(&mut self, delta: &mut Delta, id: u32, logprobs: Option<TokenLogprobs>) {

@@ -10,24 +10,21 @@ use engine::{EngineError, Event, Request, SamplingParams};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch;
 
-use self::choice::{Choice, Echo};
-pub(crate) use self::choice::{Delta, Finish, TokenOut};
+use self::choice::Choice;
+pub(crate) use self::choice::{Delta, Echo, Finish, TokenOut};
 use crate::error::ApiError;
 use crate::generator::{Generator, SeqId};
 use crate::metrics::{Ending, Metrics};
 use crate::openai::response::Usage;
 use crate::openai::sampling_fields::Sampling;
-use crate::prompt::PromptIds;
 use crate::random::random_u64;
 use crate::state::{App, InFlight, ServedModel};
 
 /// What to generate: each prompt `n` times.
 #[derive(Debug)]
-pub(crate) struct Plan {
-    pub(crate) prompts: Vec<PlannedPrompt>,
+pub(crate) struct Job {
+    pub(crate) prompts: Vec<JobPrompt>,
     pub(crate) sampling: Sampling,
-    /// Show the prompt before the answer.
-    pub(crate) echo: bool,
     /// The answer goes on with the prompt's text instead of starting its own.
     pub(crate) continues_prompt: bool,
     pub(crate) priority: i32,
@@ -36,9 +33,11 @@ pub(crate) struct Plan {
 
 /// A prompt and how long its answers may become.
 #[derive(Debug)]
-pub(crate) struct PlannedPrompt {
-    pub(crate) prompt: PromptIds,
+pub(crate) struct JobPrompt {
+    pub(crate) ids: Vec<u32>,
     pub(crate) max_tokens: usize,
+    /// Shown before each answer.
+    pub(crate) echo: Option<Arc<Echo>>,
 }
 
 /// Sequences at work. Dropping it aborts those that have not ended.
@@ -56,45 +55,44 @@ pub(crate) struct Generation {
 }
 
 impl Generation {
-    /// Submits all sequences of `plan`, or none. `arrived` is when the request came.
+    /// Submits all sequences of `job`, or none. `arrived` is when the request came.
     pub(crate) fn start(
         app: &App,
         model: &ServedModel,
-        plan: Plan,
+        job: &Job,
         (in_flight, arrived): (InFlight, Instant),
     ) -> Result<Self, ApiError> {
         let (sender, events) = unbounded_channel();
-        let n = plan.sampling.n;
+        let n = job.sampling.n;
         // Without a seed every sequence gets its own; with one, choice `i` of each prompt is what
         // a request of its own with `seed + i` would give.
         let random = random_u64();
-        let mut requests = Vec::with_capacity(plan.prompts.len() * n);
-        let mut choices = Vec::with_capacity(plan.prompts.len() * n);
+        let mut requests = Vec::with_capacity(job.prompts.len() * n);
+        let mut choices = Vec::with_capacity(job.prompts.len() * n);
         let mut prompt_tokens = 0;
-        for (number, planned) in plan.prompts.iter().enumerate() {
-            prompt_tokens += planned.prompt.ids.len();
+        for (number, prompt) in job.prompts.iter().enumerate() {
+            prompt_tokens += prompt.ids.len();
             for i in 0..n {
                 let index = number * n + i;
-                let seed = match plan.sampling.seed {
+                let seed = match job.sampling.seed {
                     Some(seed) => seed.wrapping_add(i as u64),
                     None => random.wrapping_add(index as u64),
                 };
                 let params = SamplingParams {
                     seed,
-                    max_tokens: planned.max_tokens,
-                    ..plan.sampling.params.clone()
+                    max_tokens: prompt.max_tokens,
+                    ..job.sampling.params.clone()
                 };
                 let sender = sender.clone();
                 requests.push(Request {
-                    prompt: planned.prompt.ids.clone(),
+                    prompt: prompt.ids.clone(),
                     params,
-                    priority: plan.priority,
-                    cache_salt: plan.cache_salt.clone(),
+                    priority: job.priority,
+                    cache_salt: job.cache_salt.clone(),
                     // At most max_tokens + 2 small events: the channel is bounded by the request.
                     sink: Box::new(move |event| sender.send((index, event)).is_ok()),
                 });
-                let echo = plan.echo.then(|| Echo::of(model, &planned.prompt, &plan.sampling.text));
-                choices.push(Choice::new(model, index, &plan, &planned.prompt.ids, echo));
+                choices.push(Choice::new(model, index, job, prompt));
             }
         }
         let generator = Arc::clone(model.generator());

@@ -1,5 +1,7 @@
 //! `/v1/chat/completions`: the response, and the chunks of a stream.
 
+use axum::Json;
+use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -57,7 +59,7 @@ struct Chunk<'a> {
     #[serde(flatten)]
     head: &'a Head,
     choices: Vec<ChunkChoice>,
-    #[serde(flatten)]
+    #[serde(skip_serializing_if = "sse::UsageField::is_absent")]
     usage: sse::UsageField,
     #[serde(skip_serializing_if = "Option::is_none")]
     prompt_token_ids: Option<&'a [u32]>,
@@ -104,20 +106,6 @@ struct Alternative {
 }
 
 impl ChatWire {
-    /// The whole response, as JSON.
-    pub(crate) fn response(&self, choices: Vec<Delta>, usage: Usage) -> impl Serialize {
-        let scores = choices.first().and_then(|choice| choice.prompt_logprobs.as_deref());
-        let prompt_logprobs = self.prompt_logprobs.zip(scores);
-        Completion {
-            head: &self.head,
-            prompt_logprobs: prompt_logprobs
-                .map(|(top, scores)| self.names.prompt_logprobs(&self.prompt, scores, top)),
-            prompt_token_ids: self.return_token_ids.then_some(&self.prompt),
-            choices: choices.into_iter().map(|choice| self.choice(choice)).collect(),
-            usage,
-        }
-    }
-
     fn choice(&self, delta: Delta) -> Choice {
         let finish = delta.finish.expect("a folded choice has ended");
         Choice {
@@ -159,6 +147,20 @@ impl ChatWire {
 }
 
 impl sse::Wire for ChatWire {
+    fn whole(&self, choices: Vec<Delta>, usage: Usage) -> Response {
+        let scores = choices.first().and_then(|choice| choice.prompt_logprobs.as_deref());
+        let prompt_logprobs = self.prompt_logprobs.zip(scores);
+        let completion = Completion {
+            head: &self.head,
+            prompt_logprobs: prompt_logprobs
+                .map(|(top, scores)| self.names.prompt_logprobs(&self.prompt, scores, top)),
+            prompt_token_ids: self.return_token_ids.then_some(&self.prompt),
+            choices: choices.into_iter().map(|choice| self.choice(choice)).collect(),
+            usage,
+        };
+        Json(completion).into_response()
+    }
+
     /// The role comes first and alone, then text, then the finish reason with an empty delta.
     fn events(&mut self, delta: Delta, usage: sse::UsageField) -> Vec<Event> {
         let mut events = Vec::new();
@@ -194,6 +196,6 @@ impl sse::Wire for ChatWire {
     }
 
     fn usage_event(&self, usage: Usage) -> Event {
-        self.event(Vec::new(), sse::UsageField::of(usage), false)
+        self.event(Vec::new(), sse::UsageField::Known(usage), false)
     }
 }

@@ -1,5 +1,7 @@
 //! `/v1/completions`: the response, and the chunks of a stream, which look the same.
 
+use axum::Json;
+use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -28,7 +30,7 @@ struct Completion<'a> {
     #[serde(flatten)]
     head: &'a Head,
     choices: Vec<Choice>,
-    #[serde(flatten)]
+    #[serde(skip_serializing_if = "sse::UsageField::is_absent")]
     usage: sse::UsageField,
 }
 
@@ -50,6 +52,7 @@ struct Choice {
 
 /// Four lists, an entry a token; lm-evaluation-harness reads the second and the third.
 #[derive(Default, Serialize)]
+#[expect(clippy::struct_field_names, reason = "OpenAI's names")]
 struct Logprobs {
     text_offset: Vec<usize>,
     token_logprobs: Vec<Option<f32>>,
@@ -58,20 +61,6 @@ struct Logprobs {
 }
 
 impl CompletionWire {
-    /// The whole response, as JSON.
-    pub(crate) fn response(&self, choices: Vec<Delta>, usage: Usage) -> impl Serialize {
-        let choices = choices.into_iter();
-        let choices = choices.map(|mut delta| {
-            let finish = delta.finish.take();
-            self.choice(delta, finish, true)
-        });
-        Completion {
-            head: &self.head,
-            choices: choices.collect(),
-            usage: sse::UsageField::of(usage),
-        }
-    }
-
     /// `first`: nothing of this choice has been shown before.
     fn choice(&self, delta: Delta, finish: Option<Finish>, first: bool) -> Choice {
         let prompt = &self.prompts[delta.index / self.n];
@@ -117,6 +106,16 @@ impl CompletionWire {
 }
 
 impl sse::Wire for CompletionWire {
+    fn whole(&self, choices: Vec<Delta>, usage: Usage) -> Response {
+        let choices = choices.into_iter();
+        let choices = choices.map(|mut delta| {
+            let finish = delta.finish.take();
+            self.choice(delta, finish, true)
+        });
+        let usage = sse::UsageField::Known(usage);
+        Json(Completion { head: &self.head, choices: choices.collect(), usage }).into_response()
+    }
+
     fn events(&mut self, mut delta: Delta, usage: sse::UsageField) -> Vec<Event> {
         let mut events = Vec::new();
         let index = delta.index;
@@ -137,7 +136,7 @@ impl sse::Wire for CompletionWire {
     }
 
     fn usage_event(&self, usage: Usage) -> Event {
-        let usage = sse::UsageField::of(usage);
+        let usage = sse::UsageField::Known(usage);
         sse::data(&Completion { head: &self.head, choices: Vec::new(), usage })
     }
 }

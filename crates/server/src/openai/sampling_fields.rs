@@ -132,7 +132,7 @@ impl SamplingFields {
         params.frequency_penalty =
             ranged("frequency_penalty", self.frequency_penalty, -2.0, 2.0)?.unwrap_or(0.0);
         params.logit_bias = self.logit_bias(vocab_size)?;
-        params.allowed_token_ids = self.allowed_token_ids.clone();
+        params.allowed_token_ids.clone_from(&self.allowed_token_ids);
         if params.allowed_token_ids.as_ref().is_some_and(Vec::is_empty) {
             let message = "'allowed_token_ids' must not be empty.";
             return Err(ApiError::invalid("allowed_token_ids", message));

@@ -2,24 +2,23 @@
 
 use std::time::Instant;
 
-use axum::Json;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 
 use crate::body::JsonBytes;
 use crate::error::ApiError;
-use crate::generation::{Generation, Plan, PlannedPrompt};
+use crate::generation::{Generation, Job, JobPrompt};
 use crate::openai::chat_request::ChatRequest;
 use crate::openai::chat_response::ChatWire;
 use crate::openai::request_fields::StreamOptions;
 use crate::openai::response::{Head, TokenNames};
-use crate::prompt::{PromptField, PromptIds, truncate};
+use crate::prompt::{PromptField, truncate};
 use crate::sse;
 use crate::state::{App, ServedModel};
 
 /// A request that has passed every check, ready to be submitted.
 struct Prepared {
-    plan: Plan,
+    job: Job,
     wire: ChatWire,
     stream: Option<StreamOptions>,
 }
@@ -30,19 +29,13 @@ pub(crate) async fn create(
     JsonBytes(body): JsonBytes,
 ) -> Result<Response, ApiError> {
     let arrived = Instant::now();
-    let model = app.ready()?;
     let in_flight = app.enter();
+    let model = app.ready()?;
     let (job_model, trust_template) = (model.clone(), app.config().trust_request_chat_template);
     let prepared = app.text_pool().run(move || prepare(&job_model, &body, trust_template)).await?;
-    let Prepared { plan, wire, stream } = prepared;
-    let generation = Generation::start(&app, &model, plan, (in_flight, arrived))?;
-    match stream {
-        Some(options) => Ok(sse::response(generation, wire, options, app.config().heartbeat)),
-        None => {
-            let (choices, usage) = generation.collect().await?;
-            Ok(Json(wire.response(choices, usage)).into_response())
-        }
-    }
+    let Prepared { job, wire, stream } = prepared;
+    let generation = Generation::start(&app, &model, &job, (in_flight, arrived))?;
+    sse::answer(generation, wire, stream, app.config().heartbeat).await
 }
 
 /// The part that takes time with large inputs: it runs on the text pool.
@@ -76,13 +69,12 @@ fn prepare(model: &ServedModel, body: &[u8], trust_template: bool) -> Result<Pre
         return_token_ids: fields.return_token_ids == Some(true),
         opened: vec![false; n],
     };
-    let plan = Plan {
-        prompts: vec![PlannedPrompt { prompt: PromptIds { ids, text: None }, max_tokens }],
+    let job = Job {
+        prompts: vec![JobPrompt { ids, max_tokens, echo: None }],
         sampling,
-        echo: false,
         continues_prompt,
         priority: fields.priority.unwrap_or(0),
         cache_salt: fields.cache_salt.clone(),
     };
-    Ok(Prepared { plan, wire, stream: fields.stream_options() })
+    Ok(Prepared { job, wire, stream: fields.stream_options() })
 }

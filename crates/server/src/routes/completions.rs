@@ -1,14 +1,14 @@
 //! `POST /v1/completions`: parse, tokenise, submit, answer.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use axum::Json;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 
 use crate::body::JsonBytes;
 use crate::error::ApiError;
-use crate::generation::{Generation, Plan, PlannedPrompt};
+use crate::generation::{Echo, Generation, Job, JobPrompt};
 use crate::openai::completion_request::{CompletionRequest, DEFAULT_MAX_TOKENS, Prompt};
 use crate::openai::completion_response::CompletionWire;
 use crate::openai::request_fields::StreamOptions;
@@ -22,7 +22,7 @@ const MAX_CHOICES: usize = 4096;
 
 /// A request that has passed every check, ready to be submitted.
 struct Prepared {
-    plan: Plan,
+    job: Job,
     wire: CompletionWire,
     stream: Option<StreamOptions>,
 }
@@ -33,19 +33,13 @@ pub(crate) async fn create(
     JsonBytes(body): JsonBytes,
 ) -> Result<Response, ApiError> {
     let arrived = Instant::now();
-    let model = app.ready()?;
     let in_flight = app.enter();
+    let model = app.ready()?;
     let job_model = model.clone();
     let prepared = app.text_pool().run(move || prepare(&job_model, &body)).await?;
-    let Prepared { plan, wire, stream } = prepared;
-    let generation = Generation::start(&app, &model, plan, (in_flight, arrived))?;
-    match stream {
-        Some(options) => Ok(sse::response(generation, wire, options, app.config().heartbeat)),
-        None => {
-            let (choices, usage) = generation.collect().await?;
-            Ok(Json(wire.response(choices, usage)).into_response())
-        }
-    }
+    let Prepared { job, wire, stream } = prepared;
+    let generation = Generation::start(&app, &model, &job, (in_flight, arrived))?;
+    sse::answer(generation, wire, stream, app.config().heartbeat).await
 }
 
 /// The part that takes time with large inputs: it runs on the text pool.
@@ -66,23 +60,26 @@ fn prepare(model: &ServedModel, body: &[u8]) -> Result<Prepared, ApiError> {
         sampling.params.prompt_logprobs = logprobs.max(prompt_logprobs);
     }
     let add_special_tokens = request.completion.add_special_tokens != Some(false);
-    let mut prompts = encode(model, request.completion.prompt, add_special_tokens)?;
-    if prompts.len() * sampling.n > MAX_CHOICES {
+    let encoded = encode(model, request.completion.prompt, add_special_tokens)?;
+    if encoded.len() * sampling.n > MAX_CHOICES {
         let message = format!(
             "{} prompts with 'n' {} are more than {MAX_CHOICES} choices.",
-            prompts.len(),
+            encoded.len(),
             sampling.n
         );
         return Err(ApiError::invalid("n", message));
     }
-    let mut planned = Vec::with_capacity(prompts.len());
-    for mut prompt in prompts.drain(..) {
-        truncate(&mut prompt.ids, request.sampling.truncate_prompt_tokens)?;
-        let len = prompt.ids.len();
-        let max_tokens =
-            model.max_tokens(len, requested, Some(DEFAULT_MAX_TOKENS), PromptField::Prompt)?;
+    let mut prompts = Vec::with_capacity(encoded.len());
+    for PromptIds { mut ids, mut text } in encoded {
+        if truncate(&mut ids, request.sampling.truncate_prompt_tokens)? {
+            text = None;
+        }
+        let default = Some(DEFAULT_MAX_TOKENS);
+        let max_tokens = model.max_tokens(ids.len(), requested, default, PromptField::Prompt)?;
         sampling.check_min_tokens(max_tokens)?;
-        planned.push(PlannedPrompt { prompt, max_tokens });
+        let skip = sampling.text.skip_special_tokens;
+        let echo = echo.then(|| Arc::new(Echo::new(model, &ids, text, skip)));
+        prompts.push(JobPrompt { ids, max_tokens, echo });
     }
     let wire = CompletionWire {
         head: Head::new("cmpl-", "text_completion", model),
@@ -92,20 +89,19 @@ fn prepare(model: &ServedModel, body: &[u8]) -> Result<Prepared, ApiError> {
         },
         logprobs,
         prompt_logprobs,
-        prompts: planned.iter().map(|planned| planned.prompt.ids.clone()).collect(),
+        prompts: prompts.iter().map(|prompt| prompt.ids.clone()).collect(),
         n: sampling.n,
         return_token_ids: fields.return_token_ids == Some(true),
-        opened: vec![false; planned.len() * sampling.n],
+        opened: vec![false; prompts.len() * sampling.n],
     };
-    let plan = Plan {
-        prompts: planned,
+    let job = Job {
+        prompts,
         sampling,
-        echo,
         continues_prompt: true,
         priority: fields.priority.unwrap_or(0),
         cache_salt: fields.cache_salt.clone(),
     };
-    Ok(Prepared { plan, wire, stream: fields.stream_options() })
+    Ok(Prepared { job, wire, stream: fields.stream_options() })
 }
 
 /// Every prompt as ids.

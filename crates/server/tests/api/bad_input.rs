@@ -56,233 +56,39 @@ async fn text_that_is_not_utf8() {
     assert!(reply.text.contains("invalid unicode code point at line 1"), "{}", reply.text);
 }
 
+/// Rows of `bad_fields.json`: the fields, the `param` at fault, what the message says.
+fn rows(table: &str) -> Vec<(Value, String, String)> {
+    let mut tables: Value = serde_json::from_str(include_str!("bad_fields.json")).unwrap();
+    serde_json::from_value(tables[table].take()).unwrap()
+}
+
 #[tokio::test]
 async fn fields_of_both_routes() {
-    let table: &[(&str, Value, &str, &str)] = &[
-        ("temperature", json!(2.5), "temperature", "2.5; it must be between 0 and 2"),
-        ("temperature", json!(-0.1), "temperature", "between 0 and 2"),
-        ("temperature", json!("hot"), "temperature", "string \"hot\", expected a number"),
-        ("top_p", json!(0), "top_p", "above 0 and at most 1"),
-        ("top_p", json!(1.1), "top_p", "above 0 and at most 1"),
-        ("top_k", json!(-2), "top_k", "-2"),
-        ("top_k", json!(1.5), "top_k", "floating point `1.5`, expected an integer"),
-        ("min_p", json!(1.5), "min_p", "between 0 and 1"),
-        ("repetition_penalty", json!(0), "repetition_penalty", "above 0"),
-        ("presence_penalty", json!(3), "presence_penalty", "between -2 and 2"),
-        ("frequency_penalty", json!(-3), "frequency_penalty", "between -2 and 2"),
-        ("seed", json!("x"), "seed", "expected an integer"),
-        ("seed", json!(1.5), "seed", "expected an integer"),
-        ("n", json!(0), "n", "between 1 and 128"),
-        ("n", json!(129), "n", "between 1 and 128"),
-        ("n", json!([1]), "n", "sequence, expected an integer"),
-        ("stop", json!(""), "stop", "0 bytes"),
-        ("stop", json!(["a", ""]), "stop", "0 bytes"),
-        ("stop", json!(vec!["x"; 65]), "stop", "65 strings"),
-        ("stop", json!(5), "stop", "expected a string or an array of strings"),
-        ("stop", json!(["a", 5]), "stop[1]", "expected a string"),
-        ("stop_token_ids", json!([258]), "stop_token_ids", "258; the vocabulary has ids 0 to 257"),
-        ("stop_token_ids", json!([-1]), "stop_token_ids[0]", "-1"),
-        ("allowed_token_ids", json!([]), "allowed_token_ids", "must not be empty"),
-        ("allowed_token_ids", json!([9999]), "allowed_token_ids", "9999"),
-        ("logit_bias", json!({"a": 1}), "logit_bias.a", "not a token id"),
-        ("logit_bias", json!({"258": 1}), "logit_bias.258", "ids 0 to 257"),
-        ("logit_bias", json!({"5": 101}), "logit_bias.5", "between -100 and 100"),
-        ("logit_bias", json!({"5": "x"}), "logit_bias.5", "expected a number"),
-        ("logit_bias", json!([1]), "logit_bias", "expected an object"),
-        ("prompt_logprobs", json!(-1), "prompt_logprobs", "between 0 and 20"),
-        ("prompt_logprobs", json!(21), "prompt_logprobs", "between 0 and 20"),
-        ("min_tokens", json!(-1), "min_tokens", "-1"),
-        ("min_tokens", json!(10_000), "min_tokens", "10000"),
-        ("max_tokens", json!(-1), "max_tokens", "-1"),
-        ("max_tokens", json!("5"), "max_tokens", "expected an integer"),
-        ("truncate_prompt_tokens", json!(0), "truncate_prompt_tokens", "at least 1"),
-        ("stream", json!("yes"), "stream", "expected a boolean"),
-        ("stream_options", json!({"include_usage": true}), "stream_options", "only allowed when"),
-        ("model", json!(5), "model", "expected a string"),
-        ("priority", json!("high"), "priority", "string \"high\""),
-        ("store", json!(true), "store", "not supported"),
-        ("service_tier", json!("flex"), "service_tier", "'auto' or 'default'"),
-        ("user", json!(5), "user", "expected a string"),
-        ("metadata", json!("x"), "metadata", "expected an object"),
-        ("cache_salt", json!(5), "cache_salt", "expected a string"),
-        (
-            "temprature",
-            json!(1),
-            "temprature",
-            "Unrecognized request argument supplied: temprature",
-        ),
-        (
-            "guided_json",
-            json!({"type": "object"}),
-            "guided_json",
-            "not supported by this server yet",
-        ),
-        ("guided_regex", json!("a+"), "guided_regex", "not supported by this server yet"),
-        ("guided_choice", json!(["a"]), "guided_choice", "not supported by this server yet"),
-        ("structured_outputs", json!({"regex": "a"}), "structured_outputs", "not supported"),
-        ("response_format", json!({"type": "json_object"}), "response_format", "not supported"),
-        (
-            "response_format",
-            json!({"type": "json_schema", "json_schema": {}}),
-            "response_format",
-            "not supported",
-        ),
-        ("use_beam_search", json!(true), "use_beam_search", "not supported"),
-        ("bad_words", json!(["x"]), "bad_words", "not supported"),
-        ("logits_processors", json!(["x"]), "logits_processors", "not supported"),
-    ];
-    for (field, value, param, says) in table {
-        let extra = json!({*field: value});
-        refused(CHAT, &chat(&extra).to_string(), Some(param), says).await;
-        refused(COMPLETIONS, &completion(&extra).to_string(), Some(param), says).await;
+    for (extra, param, says) in rows("both") {
+        refused(CHAT, &chat(&extra).to_string(), Some(&param), &says).await;
+        refused(COMPLETIONS, &completion(&extra).to_string(), Some(&param), &says).await;
     }
+    let stops = json!({"stop": vec!["x"; 65]});
+    refused(CHAT, &chat(&stops).to_string(), Some("stop"), "65 strings").await;
 }
 
 #[tokio::test]
 async fn fields_of_chat() {
-    let user = json!({"role": "user", "content": "x"});
-    let table: &[(Value, &str, &str)] = &[
-        (json!({"messages": []}), "messages", "at least one message"),
-        (json!({"messages": null}), "messages", "at least one message"),
-        (json!({"messages": "hi"}), "messages", "expected an array"),
-        (json!({"messages": [user, "hi"]}), "messages[1]", "expected"),
-        (
-            json!({"messages": [user, {"role": "robot", "content": "x"}]}),
-            "messages[1].role",
-            "`robot`",
-        ),
-        (json!({"messages": [{"content": "x"}]}), "messages[0].role", "Missing required field"),
-        (json!({"messages": [{"role": "user"}]}), "messages[0].content", "must be a string"),
-        (
-            json!({"messages": [{"role": "user", "content": null}]}),
-            "messages[0].content",
-            "must be a string",
-        ),
-        (
-            json!({"messages": [{"role": "user", "content": 5}]}),
-            "messages[0].content",
-            "expected a string or an array",
-        ),
-        (
-            json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]}),
-            "messages[0].content[0].type",
-            "`image_url`",
-        ),
-        (
-            json!({"messages": [{"role": "user", "content": [{"type": "text"}]}]}),
-            "messages[0].content.text",
-            "Missing",
-        ),
-        (
-            json!({"messages": [{"role": "user", "content": "x", "mood": "good"}]}),
-            "messages[0].mood",
-            "mood",
-        ),
-        (
-            json!({"messages": [{"role": "user", "content": "x", "tool_call_id": "c"}]}),
-            "messages[0].tool_call_id",
-            "does not belong",
-        ),
-        (
-            json!({"messages": [{"role": "assistant", "function_call": {"name": "f"}, "content": "x"}]}),
-            "messages[0].function_call",
-            "not supported",
-        ),
-        (
-            json!({"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}]}),
-            "messages[0].tool_calls[0].function.arguments",
-            "JSON object",
-        ),
-        (
-            json!({"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}]}),
-            "messages[0].tool_calls[0].function.arguments",
-            "expected a string",
-        ),
-        (json!({"messages": [{"role": "tool", "content": "bad"}]}), "messages", "no such tool"),
-        (json!({"max_tokens": 0}), "max_tokens", "between 1"),
-        (json!({"max_completion_tokens": 0}), "max_completion_tokens", "between 1"),
-        (
-            json!({"max_tokens": 5, "max_completion_tokens": 6}),
-            "max_completion_tokens",
-            "one of them",
-        ),
-        (json!({"max_tokens": 5, "min_tokens": 6}), "min_tokens", "at most 5"),
-        (json!({"logprobs": 5}), "logprobs", "expected a boolean"),
-        (json!({"top_logprobs": 2}), "top_logprobs", "only allowed when 'logprobs'"),
-        (json!({"logprobs": true, "top_logprobs": 21}), "top_logprobs", "between 0 and 20"),
-        (json!({"logprobs": true, "top_logprobs": -1}), "top_logprobs", "between 0 and 20"),
-        (json!({"stream": true, "prompt_logprobs": 1}), "prompt_logprobs", "'stream'"),
-        (
-            json!({"stream": true, "stream_options": {"include_usage": "yes"}}),
-            "stream_options.include_usage",
-            "boolean",
-        ),
-        (
-            json!({"stream": true, "stream_options": {"usage": true}}),
-            "stream_options.usage",
-            "usage",
-        ),
-        (
-            json!({"stream": true, "stream_options": {"include_obfuscation": true}}),
-            "stream_options.include_obfuscation",
-            "not supported",
-        ),
-        (json!({"chat_template": "x"}), "chat_template", "--trust-request-chat-template"),
-        (json!({"chat_template_kwargs": [1]}), "chat_template_kwargs", "expected"),
-        (
-            json!({"continue_final_message": true, "add_generation_prompt": true}),
-            "continue_final_message",
-            "both",
-        ),
-        (
-            json!({"tools": [{"type": "function", "function": {"name": "f"}}]}),
-            "tools",
-            "not supported by this server yet",
-        ),
-        (json!({"tool_choice": "auto"}), "tool_choice", "not supported"),
-        (json!({"functions": [{"name": "f"}]}), "functions", "not supported"),
-        (json!({"function_call": "auto"}), "function_call", "not supported"),
-        (json!({"reasoning_effort": "low"}), "reasoning_effort", "not supported"),
-        (json!({"modalities": ["text", "audio"]}), "modalities", "not supported"),
-        (json!({"audio": {"voice": "x"}}), "audio", "not supported"),
-        (json!({"prediction": {"type": "content"}}), "prediction", "not supported"),
-        (json!({"web_search_options": {}}), "web_search_options", "not supported"),
-        (json!({"verbosity": "low"}), "verbosity", "not supported"),
-        (json!({"best_of": 2}), "best_of", "not supported"),
-        (json!({"prompt": "x"}), "prompt", "Unrecognized"),
-    ];
-    for (extra, param, says) in table {
-        refused(CHAT, &chat(extra).to_string(), Some(param), says).await;
+    for (extra, param, says) in rows("chat") {
+        refused(CHAT, &chat(&extra).to_string(), Some(&param), &says).await;
     }
     refused(CHAT, r#"{"model":"tiny"}"#, Some("messages"), "at least one message").await;
 }
 
 #[tokio::test]
 async fn fields_of_completions() {
-    let table: &[(Value, &str, &str)] = &[
-        (json!({"prompt": null}), "prompt", "a string, an array of strings"),
-        (json!({"prompt": ""}), "prompt", "at least one token"),
-        (json!({"prompt": []}), "prompt", "none of them empty"),
-        (json!({"prompt": [[]]}), "prompt", "at least one token"),
-        (json!({"prompt": {"text": "x"}}), "prompt", "expected a string, an array"),
-        (json!({"prompt": ["a", 5]}), "prompt[1]", "expected a string"),
-        (json!({"prompt": [5, "a"]}), "prompt[1]", "string \"a\""),
-        (json!({"prompt": [258]}), "prompt", "258; the vocabulary has ids 0 to 257"),
-        (json!({"prompt": [-1]}), "prompt[0]", "-1"),
-        (json!({"prompt": [[1, 2.5]]}), "prompt[0][1]", "2.5"),
-        (json!({"prompt": vec!["x"; 2049]}), "prompt", "2048"),
-        (json!({"prompt": vec!["x"; 100], "n": 100}), "n", "4096"),
-        (json!({"logprobs": true}), "logprobs", "expected an integer"),
-        (json!({"logprobs": 21}), "logprobs", "between 0 and 20"),
-        (json!({"best_of": 2}), "best_of", "only the value of 'n', 1"),
-        (json!({"suffix": "x"}), "suffix", "not supported"),
-        (json!({"echo": "yes"}), "echo", "expected a boolean"),
-        (json!({"messages": []}), "messages", "Unrecognized"),
-        (json!({"top_logprobs": 3}), "top_logprobs", "Unrecognized"),
-    ];
-    for (extra, param, says) in table {
-        refused(COMPLETIONS, &completion(extra).to_string(), Some(param), says).await;
+    for (extra, param, says) in rows("completions") {
+        refused(COMPLETIONS, &completion(&extra).to_string(), Some(&param), &says).await;
     }
+    let many = completion(&json!({"prompt": vec!["x"; 2049]}));
+    refused(COMPLETIONS, &many.to_string(), Some("prompt"), "2048").await;
+    let choices = completion(&json!({"prompt": vec!["x"; 100], "n": 100}));
+    refused(COMPLETIONS, &choices.to_string(), Some("n"), "4096").await;
     refused(COMPLETIONS, r#"{"model":"tiny"}"#, Some("prompt"), "Missing required field").await;
 }
 

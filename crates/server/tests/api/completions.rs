@@ -115,6 +115,14 @@ async fn a_streamed_echo_equals_a_whole_one() {
 }
 
 #[tokio::test]
+async fn a_truncated_prompt_is_echoed_as_it_was_read() {
+    let (app, _) = app(Fake::answering("z"));
+    let fields = json!({"prompt": "abcd", "echo": true, "truncate_prompt_tokens": 2});
+    let reply = post(&app, PATH, &completion(&fields)).await.json();
+    assert_eq!(reply["choices"][0]["text"], "cdz");
+}
+
+#[tokio::test]
 async fn sixteen_tokens_by_default_and_never_past_the_context() {
     let (app, fake) = app(Fake::answering("x"));
     post(&app, PATH, &completion(&json!({}))).await;

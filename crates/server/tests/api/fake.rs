@@ -42,6 +42,8 @@ pub(crate) struct Fake {
     pub(crate) failure: Option<EngineError>,
     /// Refuses every request.
     pub(crate) refusal: Option<EngineError>,
+    /// Panic instead of taking a request.
+    pub(crate) panics: bool,
     /// Keep the sinks.
     pub(crate) hold: bool,
     pub(crate) dead: AtomicBool,
@@ -123,6 +125,7 @@ impl Generator for Fake {
         if let Some(error) = &self.refusal {
             return Err(error.clone());
         }
+        assert!(!self.panics, "as asked");
         let mut ids = Vec::new();
         for request in requests {
             ids.push(SeqId(self.next_id.fetch_add(1, Ordering::Relaxed)));

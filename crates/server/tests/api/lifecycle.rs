@@ -10,7 +10,7 @@ use server::App;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
-use crate::fake::{Fake, app, chat, config, get, post};
+use crate::fake::{Fake, app, app_with, chat, config, get, post};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -90,6 +90,19 @@ async fn refusals_of_the_engine_have_their_statuses() {
     }
 }
 
+#[tokio::test]
+async fn a_handler_that_panics_is_a_500_and_the_server_goes_on() {
+    let (app, _) = app(Fake { panics: true, ..Fake::default() });
+    let reply = post(&app, CHAT, &chat(&json!({}))).await;
+    assert_eq!(
+        (reply.status.as_u16(), &reply.json()["error"]["type"]),
+        (500, &json!("server_error"))
+    );
+    assert!(reply.headers.contains_key("x-request-id"));
+    app.idle().await;
+    assert_eq!(get(&app, "/ready").await.status, 200);
+}
+
 /// A server on a socket, until the returned sender is used or dropped.
 async fn listening(
     app: &App,
@@ -155,6 +168,30 @@ async fn a_client_that_leaves_aborts_its_sequences() {
         app.idle().await;
         let metrics = get(&app, "/metrics").await.text;
         assert!(metrics.contains("finished_reason=\"abort\"} 2\n"), "{metrics}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_heads_are_cut_off_and_slow_bodies_told_so() {
+    let short = Duration::from_millis(30);
+    let config = server::ServerConfig { header_timeout: short, body_timeout: short, ..config() };
+    let (app, _) = app_with(Fake::default(), config);
+    let (address, _stop, _) = listening(&app).await;
+    for (sent, answer) in [
+        ("POST ", ""),
+        (
+            "POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+             content-length: 9\r\n\r\n{",
+            "HTTP/1.1 408 Request Timeout",
+        ),
+    ] {
+        let mut connection = TcpStream::connect(address).unwrap();
+        connection.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        connection.write_all(sent.as_bytes()).unwrap();
+        let mut text = String::new();
+        connection.read_to_string(&mut text).unwrap();
+        assert!(text.starts_with(answer), "{text}");
+        assert_eq!(text.is_empty(), answer.is_empty(), "{text}");
     }
 }
 

@@ -1,5 +1,7 @@
 //! The HTTP API against a scripted engine and a byte-level tokenizer: shapes, faults, lifecycle.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should say so and stop")]
+
 mod bad_input;
 mod chat;
 mod completions;
