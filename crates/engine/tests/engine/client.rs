@@ -77,11 +77,11 @@ pub(crate) fn greedy(max_tokens: usize) -> SamplingParams {
 
 /// Waits for what another thread is about to do.
 pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    for _ in 0..2000 {
+    for _ in 0..10_000 {
         if holds() {
             return;
         }
-        thread::sleep(Duration::from_millis(5));
+        thread::sleep(Duration::from_millis(1));
     }
     panic!("never came true: {what}");
 }

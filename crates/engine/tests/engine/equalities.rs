@@ -1,12 +1,11 @@
 //! What surrounds a request cannot change its answer.
 
 use std::sync::atomic::Ordering;
-use std::thread;
 
 use engine::{EngineHandle, EngineOptions, SamplingParams};
 
 use crate::client::{Answer, Random, ask, collect, eventually, request, submit};
-use crate::fake::{EOS, Kind, VOCAB, options, start};
+use crate::fake::{Control, EOS, Kind, VOCAB, options, start};
 
 type Ask = (Vec<u32>, SamplingParams);
 
@@ -53,25 +52,23 @@ fn alone(asks: &[Ask]) -> Vec<Answer> {
     asks.iter().map(|(prompt, params)| ask(&engine, prompt, params.clone())).collect()
 }
 
-/// Several threads send at random moments.
-fn together(engine: &EngineHandle, asks: &[Ask]) -> Vec<Answer> {
-    let answers = thread::scope(|scope| {
-        let threads = asks.chunks(asks.len().div_ceil(4)).enumerate().map(|(index, part)| {
-            scope.spawn(move || {
-                let mut random = Random(index as u64);
-                let mut receivers = Vec::new();
-                for (prompt, params) in part {
-                    (0..random.below(20)).for_each(|_| thread::yield_now());
-                    receivers.push(submit(engine, prompt, params.clone()));
-                }
-                receivers.iter().map(collect).collect::<Vec<_>>()
-            })
-        });
-        let threads: Vec<_> = threads.collect();
-        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
-    });
-    eventually("the engine is idle", || engine.is_idle());
-    assert_eq!(engine.stats().kv_blocks_used, 0, "every block came back");
+/// Requests arrive a few at a time, with a random number of steps between; all run beside others.
+fn together(engine: &EngineHandle, control: &Control, asks: &[Ask]) -> Vec<Answer> {
+    let mut random = Random(asks.len() as u64);
+    control.close();
+    let mut receivers = Vec::new();
+    for (prompt, params) in asks {
+        receivers.push(submit(engine, prompt, params.clone()));
+        if random.chance(25) {
+            control.allow(random.below(8));
+            let rests = || control.is_stuck() || engine.is_idle();
+            eventually("the engine stands still", rests);
+        }
+    }
+    control.open();
+    let answers = receivers.iter().map(collect).collect();
+    let stats = engine.stats();
+    assert_eq!((stats.num_running, stats.num_waiting, stats.kv_blocks_used), (0, 0, 0));
     answers
 }
 
@@ -89,9 +86,11 @@ fn batched_equals_alone() {
         let expected = alone(&asks);
         let finished = expected.iter().filter(|answer| answer.reason.is_some()).count();
         assert_eq!(finished, 60, "every request finishes");
-        let (engine, _) = start(Kind::Hash, &options());
-        assert_same(&asks, &expected, &together(&engine, &asks));
-        assert!(engine.stats().cached_prompt_tokens > 0, "prefixes were shared");
+        let (engine, control) = start(Kind::Hash, &options());
+        assert_same(&asks, &expected, &together(&engine, &control, &asks));
+        let stats = engine.stats();
+        assert!(stats.cached_prompt_tokens > 0, "prefixes were shared");
+        assert!(stats.generated_tokens > 2 * stats.steps, "they ran side by side: {stats:?}");
     }
 }
 
@@ -102,7 +101,7 @@ fn chunked_equals_whole() {
     for budget in [1, 7, 64] {
         let options = EngineOptions { max_num_batched_tokens: Some(budget), ..options() };
         let (engine, control) = start(Kind::Hash, &options);
-        assert_same(&asks, &expected, &together(&engine, &asks));
+        assert_same(&asks, &expected, &together(&engine, &control, &asks));
         assert!(control.max_rows.load(Ordering::Relaxed) <= budget);
     }
 }
@@ -122,10 +121,10 @@ fn starved_equals_roomy() {
         max_num_batched_tokens: Some(16),
         ..options()
     };
-    let (engine, _) = start(Kind::Hash, &options);
-    assert_same(&asks, &expected, &together(&engine, &asks));
-    let preemptions = engine.stats().preemptions;
-    assert!(preemptions > 5, "{preemptions} preemptions: the cache was too roomy to matter");
+    let (engine, control) = start(Kind::Hash, &options);
+    assert_same(&asks, &expected, &together(&engine, &control, &asks));
+    let stats = engine.stats();
+    assert!(stats.preemptions > 5, "the cache was too roomy to matter: {stats:?}");
 }
 
 #[test]

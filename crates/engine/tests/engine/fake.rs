@@ -61,6 +61,12 @@ impl Control {
         self.changed.notify_all();
     }
 
+    /// Whether a pass waits at the closed gate.
+    pub(crate) fn is_stuck(&self) -> bool {
+        let gate = self.gate.lock().unwrap();
+        gate.closed && gate.num_entered > gate.num_allowed
+    }
+
     /// Blocks until a pass waits at the closed gate.
     pub(crate) fn wait_until_stuck(&self) {
         let mut gate = self.gate.lock().unwrap();

@@ -27,6 +27,7 @@ fn an_abort_midway_frees_everything() {
     // The pass at the gate may still give one token; then the sink is dropped without an end.
     let rest: Vec<_> = events.iter().collect();
     assert!(rest.len() <= 1 && rest.iter().all(|event| matches!(event, Event::Token { .. })));
+    control.wait_until_stuck();
     assert_eq!(engine.stats().num_running, 1, "it left within a step");
     control.open();
     assert_eq!(collect(&other).tokens, [5, 6, 7, 8, 9, 10, 11, 12]);
