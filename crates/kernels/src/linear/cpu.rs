@@ -1,0 +1,204 @@
+//! The product on the CPU: which instructions, which thread does what, and where results go.
+
+use super::element::Element;
+use super::multiply::{LANES, Multiply};
+use super::pack::Packed;
+use crate::disjoint::DisjointMut;
+use crate::pool::{for_each_task, num_threads};
+use crate::simd;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+/// The instructions that products are computed with. Sums in bf16 pairs round otherwise than
+/// fused single ones: two paths give slightly different results, one path always the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Path {
+    /// AVX-512 with products of bf16 pairs.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    Portable,
+}
+
+impl Path {
+    /// What this processor can do, the fastest first.
+    pub(super) fn available() -> impl Iterator<Item = Self> {
+        #[cfg(target_arch = "x86_64")]
+        let vector = {
+            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            let avx512 = avx2 && is_x86_feature_detected!("avx512f");
+            let avx512_bf16 = avx512 && is_x86_feature_detected!("avx512bf16");
+            [(avx512_bf16, Self::Avx512Bf16), (avx512, Self::Avx512), (avx2, Self::Avx2)]
+        };
+        #[cfg(not(target_arch = "x86_64"))]
+        let vector = [];
+        vector
+            .into_iter()
+            .chain([(true, Self::Portable)])
+            .filter(|(there, _)| *there)
+            .map(|(_, path)| path)
+    }
+
+    pub(super) fn fastest() -> Self {
+        Self::available().next().expect("the portable path is always there")
+    }
+}
+
+/// x `[tokens, in]` to y `[tokens, out]`, each element rounded once.
+pub(super) fn forward<E: Element, O: simd::Element>(
+    path: Path,
+    weight: &Packed,
+    x: &[E],
+    bias: Option<&[E]>,
+) -> Vec<O> {
+    E::multiply(path, Product { weight, x, bias })
+}
+
+/// What is to be multiplied.
+#[derive(Clone, Copy)]
+pub(super) struct Product<'a, E> {
+    weight: &'a Packed,
+    x: &'a [E],
+    bias: Option<&'a [E]>,
+}
+
+impl<E: Element> Product<'_, E> {
+    pub(super) fn compute<M: Multiply<Element = E>, O: simd::Element>(self) -> Vec<O> {
+        let weight = self.weight;
+        let num_rows = self.x.len() / weight.in_features();
+        let tiles = Tiles::<M>::new(self.x, weight.in_features());
+        let len = num_rows * weight.out_features();
+        let mut y = Vec::with_capacity(len);
+        let job = Job {
+            weight,
+            bias: self.bias,
+            y: DisjointMut::new(&mut y.spare_capacity_mut()[..len]),
+            tiles: &tiles,
+        };
+        let parts = job.parts();
+        // A word of the weight arrives from memory as fast as eight or so are multiplied.
+        let num_words = weight.size_in_bytes() / size_of::<u32>();
+        let work = num_words / 2 + num_words * num_rows / 16;
+        for_each_task(parts.len(), work, |i| M::run(&job, &parts[i]));
+        // SAFETY: the parts cover every tile of rows and every panel, so all elements are written.
+        unsafe { y.set_len(len) };
+        y
+    }
+}
+
+/// x, in tiles of rows whose words lie beside each other: `[tiles][words, rows of the tile]`.
+pub(super) struct Tiles<M: Multiply> {
+    pub(super) data: Vec<M::Input>,
+    num_rows: usize,
+    len: usize,
+}
+
+impl<M: Multiply> Tiles<M> {
+    fn new(x: &[M::Element], in_features: usize) -> Self {
+        let num_rows = x.len() / in_features;
+        let words_per_row = in_features.div_ceil(M::Element::PER_WORD);
+        let num_words = num_rows * words_per_row;
+        let mut data = Vec::with_capacity(num_words);
+        let mut tiles = Self { data: Vec::new(), num_rows, len: num_rows.div_ceil(M::ROWS) };
+        let disjoint = DisjointMut::new(&mut data.spare_capacity_mut()[..num_words]);
+        for_each_task(tiles.len, num_words, |tile| {
+            let rows = tiles.rows(tile);
+            // SAFETY: each task writes its own tile.
+            let out =
+                unsafe { disjoint.slice(rows.start * words_per_row..rows.end * words_per_row) };
+            interleave::<M>(&x[rows.start * in_features..rows.end * in_features], rows.len(), out);
+        });
+        // SAFETY: the tiles cover all rows, and `interleave` writes all words of a tile.
+        unsafe { data.set_len(num_words) };
+        tiles.data = data;
+        tiles
+    }
+
+    /// Rows are spread evenly, so that no tile is much smaller, and so less efficient, than others.
+    pub(super) fn rows(&self, tile: usize) -> Range<usize> {
+        let start = |tile: usize| tile * self.num_rows / self.len;
+        start(tile)..start(tile + 1)
+    }
+}
+
+/// x `[rows, in]` to `[words, rows]`.
+fn interleave<M: Multiply>(x: &[M::Element], num_rows: usize, out: &mut [MaybeUninit<M::Input>]) {
+    /// Words of a row taken at a time, so that what is written in turns stays in L1.
+    const BLOCK: usize = 128;
+    let per_word = M::Element::PER_WORD;
+    for (block, out) in out.chunks_mut(BLOCK * num_rows).enumerate() {
+        for (r, row) in x.chunks(x.len() / num_rows).enumerate() {
+            let words = row[block * BLOCK * per_word..].chunks(per_word);
+            for (out, elements) in out[r..].iter_mut().step_by(num_rows).zip(words) {
+                out.write(M::input(M::Element::word(elements)));
+            }
+        }
+    }
+}
+
+/// A product under way.
+pub(super) struct Job<'a, M: Multiply, O> {
+    pub(super) weight: &'a Packed,
+    pub(super) tiles: &'a Tiles<M>,
+    bias: Option<&'a [M::Element]>,
+    y: DisjointMut<'a, MaybeUninit<O>>,
+}
+
+/// What one task computes.
+pub(super) struct Part {
+    pub(super) panels: Range<usize>,
+    pub(super) tiles: Range<usize>,
+}
+
+impl<M: Multiply, O: simd::Element> Job<'_, M, O> {
+    /// Several parts a thread, as threads may be slowed down by others: runs of panels, and where
+    /// there are few panels of tiles as well.
+    fn parts(&self) -> Vec<Part> {
+        let wanted = 8 * num_threads();
+        let (num_panels, num_tiles) = (self.weight.num_panels(), self.tiles.len);
+        let num_runs = num_panels.min(wanted);
+        let num_splits = (wanted / num_runs).clamp(1, num_tiles.max(1));
+        let range = |i: usize, num: usize, len: usize| i * len / num..(i + 1) * len / num;
+        (0..num_runs * num_splits)
+            .map(|i| Part {
+                panels: range(i / num_splits, num_runs, num_panels),
+                tiles: range(i % num_splits, num_splits, num_tiles),
+            })
+            .collect()
+    }
+
+    /// Adds the bias to the sums of some rows and output features, and rounds them into y.
+    #[inline(always)]
+    pub(super) fn finish<const R: usize, const C: usize>(
+        &self,
+        first_row: usize,
+        first_feature: usize,
+        sums: &[[[f32; LANES]; C]; R],
+    ) {
+        let out_features = self.weight.out_features();
+        // The last panel may have lanes, or a whole half, of padding.
+        let first_feature = first_feature.min(out_features);
+        let width = (out_features - first_feature).min(C * LANES);
+        for (r, sums) in sums.iter().enumerate() {
+            let start = (first_row + r) * out_features + first_feature;
+            // SAFETY: no other tile has these rows and output features.
+            let y = unsafe { self.y.slice(start..start + width) };
+            let sums = sums.as_flattened();
+            match self.bias {
+                None => {
+                    for (y, sum) in y.iter_mut().zip(sums) {
+                        y.write(O::from_f32(*sum));
+                    }
+                }
+                Some(bias) => {
+                    for ((y, sum), bias) in y.iter_mut().zip(sums).zip(&bias[first_feature..]) {
+                        y.write(O::from_f32(sum + simd::Element::to_f32(*bias)));
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! How elements share the 32-bit words that weights are packed in.
+
+use super::cpu::{Path, Product};
+use super::portable::{PortableBf16, PortableF32};
+#[cfg(target_arch = "x86_64")]
+use super::x86::{Avx2Bf16, Avx2F32, Avx512Bf16, Avx512F32, Avx512WidenedBf16};
+use crate::simd;
+use half::bf16;
+
+/// f32 fills a word; two bf16 that follow each other along `in` share one, the first in the lower
+/// half.
+pub(super) trait Element: simd::Element {
+    const PER_WORD: usize;
+
+    /// A word of one element, or of two if there are.
+    fn word(elements: &[Self]) -> u32;
+
+    /// Element `index` of a word.
+    fn from_word(word: u32, index: usize) -> Self;
+
+    /// Computes the product on a path.
+    fn multiply<O: simd::Element>(path: Path, product: Product<'_, Self>) -> Vec<O>;
+}
+
+impl Element for f32 {
+    const PER_WORD: usize = 1;
+
+    #[inline(always)]
+    fn word(elements: &[Self]) -> u32 {
+        elements[0].to_bits()
+    }
+
+    #[inline(always)]
+    fn from_word(word: u32, _index: usize) -> Self {
+        Self::from_bits(word)
+    }
+
+    fn multiply<O: simd::Element>(path: Path, product: Product<'_, Self>) -> Vec<O> {
+        match path {
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 | Path::Avx512Bf16 => product.compute::<Avx512F32, O>(),
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx2 => product.compute::<Avx2F32, O>(),
+            Path::Portable => product.compute::<PortableF32, O>(),
+        }
+    }
+}
+
+impl Element for bf16 {
+    const PER_WORD: usize = 2;
+
+    #[inline(always)]
+    fn word(elements: &[Self]) -> u32 {
+        let second = elements.get(1).map_or(0, |x| x.to_bits());
+        u32::from(elements[0].to_bits()) | u32::from(second) << 16
+    }
+
+    #[inline(always)]
+    fn from_word(word: u32, index: usize) -> Self {
+        Self::from_bits((word >> (16 * index)) as u16)
+    }
+
+    fn multiply<O: simd::Element>(path: Path, product: Product<'_, Self>) -> Vec<O> {
+        match path {
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512Bf16 => product.compute::<Avx512Bf16, O>(),
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 => product.compute::<Avx512WidenedBf16, O>(),
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx2 => product.compute::<Avx2Bf16, O>(),
+            Path::Portable => product.compute::<PortableBf16, O>(),
+        }
+    }
+}

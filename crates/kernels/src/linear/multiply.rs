@@ -1,0 +1,110 @@
+//! The micro-kernel: a tile of rows times a panel, written once over what a processor can do.
+
+use super::cpu::{Job, Part};
+use super::element::Element;
+use super::pack::{PANEL, Step};
+use crate::simd;
+
+/// f32 sums of one register group: output features abreast.
+pub(super) const LANES: usize = 16;
+
+/// Most rows of a tile on any path.
+pub(super) const MAX_ROWS: usize = 12;
+
+/// One way of multiplying. All but [`Multiply::run`] must be `#[inline(always)]`: only below `run`
+/// are the vector instructions enabled.
+pub(super) trait Multiply: Sized {
+    type Element: Element;
+    /// A word of x as it is multiplied.
+    type Input: Copy + Send + Sync;
+    /// Sixteen words of a panel.
+    type Weights: Copy;
+    /// Sixteen sums.
+    type Sums: Copy;
+
+    /// Rows of the largest tile: as many as there are registers for.
+    const ROWS: usize;
+    /// Rows up to which a tile takes the whole panel at once, not half after half.
+    const ROWS_OF_WHOLE_PANEL: usize;
+
+    fn input(word: u32) -> Self::Input;
+    fn zero() -> Self::Sums;
+    fn load(words: &[u32; LANES]) -> Self::Weights;
+    /// `sums + weights * input`, along `in` in ascending order.
+    fn mul_add(sums: Self::Sums, weights: Self::Weights, input: Self::Input) -> Self::Sums;
+    fn store(sums: Self::Sums) -> [f32; LANES];
+
+    /// [`run_part`] with the instructions enabled.
+    fn run<O: simd::Element>(job: &Job<'_, Self, O>, part: &Part);
+}
+
+/// Multiplies the part's tiles of rows with its panels; a panel stays in L2 while the tiles pass.
+#[inline(always)]
+pub(super) fn run_part<M: Multiply, O: simd::Element>(job: &Job<'_, M, O>, part: &Part) {
+    for panel in part.panels.clone() {
+        for tile in part.tiles.clone() {
+            let rows = job.tiles.rows(tile);
+            match rows.len() {
+                1 => tile_of::<M, O, 1>(job, panel, rows.start),
+                2 => tile_of::<M, O, 2>(job, panel, rows.start),
+                3 => tile_of::<M, O, 3>(job, panel, rows.start),
+                4 => tile_of::<M, O, 4>(job, panel, rows.start),
+                5 => tile_of::<M, O, 5>(job, panel, rows.start),
+                6 => tile_of::<M, O, 6>(job, panel, rows.start),
+                7 => tile_of::<M, O, 7>(job, panel, rows.start),
+                8 => tile_of::<M, O, 8>(job, panel, rows.start),
+                9 => tile_of::<M, O, 9>(job, panel, rows.start),
+                10 => tile_of::<M, O, 10>(job, panel, rows.start),
+                11 => tile_of::<M, O, 11>(job, panel, rows.start),
+                MAX_ROWS => tile_of::<M, O, MAX_ROWS>(job, panel, rows.start),
+                other => unreachable!("a tile of {other} rows"),
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn tile_of<M: Multiply, O: simd::Element, const R: usize>(
+    job: &Job<'_, M, O>,
+    panel: usize,
+    first_row: usize,
+) {
+    assert!(R <= M::ROWS, "the tile has more rows than registers");
+    let steps = job.weight.panel(panel);
+    let x = job.tiles.data[first_row * steps.len()..][..R * steps.len()].as_chunks::<R>().0;
+    if R <= M::ROWS_OF_WHOLE_PANEL {
+        let sums = accumulate::<M, R, 2>(steps, x, 0);
+        job.finish(first_row, panel * PANEL, &sums);
+    } else {
+        for half in 0..2 {
+            let sums = accumulate::<M, R, 1>(steps, x, half);
+            job.finish(first_row, panel * PANEL + half * LANES, &sums);
+        }
+    }
+}
+
+/// Sums of `R` rows and `C` groups of output features from group `first`.
+#[inline(always)]
+fn accumulate<M: Multiply, const R: usize, const C: usize>(
+    steps: &[Step],
+    x: &[[M::Input; R]],
+    first: usize,
+) -> [[[f32; LANES]; C]; R] {
+    let mut sums = [[M::zero(); C]; R];
+    for (step, x) in steps.iter().zip(x) {
+        let groups = step.0.as_chunks::<LANES>().0;
+        for c in 0..C {
+            let weights = M::load(&groups[first + c]);
+            for r in 0..R {
+                sums[r][c] = M::mul_add(sums[r][c], weights, x[r]);
+            }
+        }
+    }
+    let mut out = [[[0.0; LANES]; C]; R];
+    for r in 0..R {
+        for c in 0..C {
+            out[r][c] = M::store(sums[r][c]);
+        }
+    }
+    out
+}

@@ -1,0 +1,189 @@
+//! Every path against sums in f64, and a row's bits in every batch.
+
+use super::cpu::Path;
+use super::{Linear, Matrix};
+use crate::testing::{
+    DTYPES, Tolerance, assert_close, devices, ids, message, tensor, to_bits, to_f64,
+};
+use candle_core::{DType, Device, Result, Tensor};
+
+/// Sums of some hundred products of values below 1 in f32; in bf16 the result is rounded once.
+const TOLERANCE: Tolerance = Tolerance { f32: 2e-6, bf16: 1.0 / 256.0 };
+
+/// `[out, in]`: neither a multiple of a panel, a pair, a vector or a block of packing; and both.
+const SHAPES: [(usize, usize); 7] =
+    [(1, 1), (3, 5), (31, 33), (33, 64), (70, 129), (64, 32), (300, 47)];
+
+fn forward(
+    path: Path,
+    weight: &Matrix,
+    x: &Tensor,
+    bias: Option<&Tensor>,
+    out: DType,
+) -> Result<Tensor> {
+    let op = Linear { weight, out_dtype: out, path };
+    match bias {
+        None => x.apply_op1_no_bwd(&op),
+        Some(bias) => x.apply_op2_no_bwd(bias, &op),
+    }
+}
+
+fn reference(weight: &Tensor, x: &Tensor, bias: Option<&Tensor>) -> Result<Vec<f64>> {
+    let inner = weight.dims()[1];
+    let (weight, x) = (to_f64(weight)?, to_f64(x)?);
+    let bias = bias.map(to_f64).transpose()?;
+    let mut y = Vec::new();
+    for x in x.chunks(inner) {
+        for (o, row) in weight.chunks(inner).enumerate() {
+            let sum: f64 = row.iter().zip(x).map(|(w, x)| w * x).sum();
+            y.push(sum + bias.as_ref().map_or(0.0, |bias| bias[o]));
+        }
+    }
+    Ok(y)
+}
+
+#[test]
+fn every_path_equals_the_reference() -> Result<()> {
+    for device in devices() {
+        for dtype in DTYPES {
+            for (out, inner) in SHAPES {
+                let source = tensor(1, &[out, inner], dtype, &device)?;
+                let bias = tensor(2, &[out], dtype, &device)?;
+                let weight = Matrix::new(&source)?;
+                for rows in [0, 1, 2, 5, 13, 40] {
+                    let x = tensor(3, &[rows, inner], dtype, &device)?;
+                    let expected = reference(&source, &x, None)?;
+                    let with_bias = reference(&source, &x, Some(&bias))?;
+                    for path in Path::available() {
+                        let y = forward(path, &weight, &x, None, dtype)?;
+                        assert_eq!(y.dims(), [rows, out]);
+                        assert_eq!(y.dtype(), dtype);
+                        assert_close(&y, &expected, TOLERANCE);
+                        let y = forward(path, &weight, &x, Some(&bias), dtype)?;
+                        assert_close(&y, &with_bias, TOLERANCE);
+                        let y = forward(path, &weight, &x, None, DType::F32)?;
+                        assert_eq!(y.dtype(), DType::F32);
+                        assert_close(&y, &expected, Tolerance { bf16: 0.0, ..TOLERANCE });
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Large enough for several threads, with tiles of every size.
+#[test]
+fn a_row_has_the_same_bits_in_every_batch() -> Result<()> {
+    let (out, inner) = (523, 517);
+    for dtype in DTYPES {
+        let weight = Matrix::new(&tensor(4, &[out, inner], dtype, &Device::Cpu)?)?;
+        let x = tensor(5, &[129, inner], dtype, &Device::Cpu)?;
+        for path in Path::available() {
+            let mut alone = Vec::new();
+            for row in 0..129 {
+                let y = forward(path, &weight, &x.narrow(0, row, 1)?, None, DType::F32)?;
+                alone.extend(to_bits(&y)?);
+            }
+            for rows in (1..=40).chain([129]) {
+                let y = forward(path, &weight, &x.narrow(0, 0, rows)?, None, DType::F32)?;
+                assert!(to_bits(&y)? == alone[..rows * out], "{path:?} {dtype:?} {rows} rows");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn forward_takes_the_fastest_path() -> Result<()> {
+    for dtype in DTYPES {
+        let weight = Matrix::new(&tensor(6, &[40, 70], dtype, &Device::Cpu)?)?;
+        let bias = tensor(7, &[40], dtype, &Device::Cpu)?;
+        let x = tensor(8, &[3, 70], dtype, &Device::Cpu)?;
+        let fastest = Path::fastest();
+        let y = forward(fastest, &weight, &x, Some(&bias), dtype)?;
+        assert_eq!(to_bits(&weight.forward(&x, Some(&bias))?)?, to_bits(&y)?);
+        let y = forward(fastest, &weight, &x, None, DType::F32)?;
+        assert_eq!(to_bits(&weight.forward_f32(&x)?)?, to_bits(&y)?);
+    }
+    Ok(())
+}
+
+/// bf16 times bf16 is exact in f32, so that small integers show every lost or doubled element.
+#[test]
+fn sums_of_integers_are_exact() -> Result<()> {
+    let (out, inner, rows) = (37, 101, 14);
+    let integers = |len: usize, modulus: usize| (0..len).map(move |i| (i % modulus) as f32 - 3.0);
+    for dtype in DTYPES {
+        let source: Vec<f32> = integers(out * inner, 7).collect();
+        let source = Tensor::from_vec(source, (out, inner), &Device::Cpu)?.to_dtype(dtype)?;
+        let x: Vec<f32> = integers(rows * inner, 11).collect();
+        let x = Tensor::from_vec(x, (rows, inner), &Device::Cpu)?.to_dtype(dtype)?;
+        let weight = Matrix::new(&source)?;
+        for path in Path::available() {
+            let y = forward(path, &weight, &x, None, DType::F32)?;
+            assert_eq!(to_f64(&y)?, reference(&source, &x, None)?, "{path:?} {dtype:?}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn gather_returns_rows_as_they_were() -> Result<()> {
+    for dtype in DTYPES {
+        for (out, inner) in SHAPES {
+            let source = tensor(9, &[out, inner], dtype, &Device::Cpu)?;
+            let weight = Matrix::new(&source)?;
+            let wanted: Vec<u32> = (0..out as u32).rev().chain([0, 0]).collect();
+            let wanted = ids(&wanted, &Device::Cpu)?;
+            let rows = weight.gather(&wanted)?;
+            assert_eq!(rows.dtype(), dtype);
+            let expected = source.contiguous()?.index_select(&wanted, 0)?;
+            assert_eq!(to_bits(&rows)?, to_bits(&expected)?);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn its_size_is_that_of_whole_panels() -> Result<()> {
+    let weight = Matrix::new(&tensor(1, &[33, 5], DType::BF16, &Device::Cpu)?)?;
+    assert_eq!((weight.out_features(), weight.in_features()), (33, 5));
+    assert_eq!(weight.dtype(), DType::BF16);
+    assert_eq!(weight.size_in_bytes(), 64 * 6 * 2);
+    Ok(())
+}
+
+#[test]
+fn wrong_weights_are_refused() -> Result<()> {
+    let cpu = Device::Cpu;
+    let weight = |dims: &[usize], dtype| Matrix::new(&Tensor::zeros(dims, dtype, &cpu)?);
+    assert!(message(weight(&[2, 3, 4], DType::F32)).contains("weight must be [out, in]"));
+    assert!(message(weight(&[0, 4], DType::F32)).contains("weight must not be empty"));
+    assert!(message(weight(&[4, 4], DType::F16)).contains("weight must be f32 or bf16"));
+    let strided = Tensor::zeros((4, 6), DType::F32, &cpu)?.t()?;
+    assert!(message(Matrix::new(&strided)).contains("weight must be contiguous"));
+    Ok(())
+}
+
+#[test]
+fn wrong_inputs_are_refused() -> Result<()> {
+    let cpu = Device::Cpu;
+    let weight = Matrix::new(&Tensor::zeros((4, 6), DType::BF16, &cpu)?)?;
+    let zeros = |dims: &[usize], dtype| Tensor::zeros(dims, dtype, &cpu);
+    let x = zeros(&[2, 6], DType::BF16)?;
+    let x_of = |dims: &[usize], dtype| weight.forward(&zeros(dims, dtype)?, None);
+    assert!(message(x_of(&[2, 5], DType::BF16)).contains("x must be [tokens, 6]"));
+    assert!(message(x_of(&[6], DType::BF16)).contains("x must be [tokens, 6]"));
+    assert!(message(x_of(&[2, 6], DType::F32)).contains("x must be BF16"));
+    assert!(message(weight.forward_f32(&zeros(&[2, 7], DType::BF16)?)).contains("x must be"));
+    let strided = zeros(&[6, 2], DType::BF16)?.t()?;
+    assert!(message(weight.forward(&strided, None)).contains("x must be contiguous"));
+    for (dims, dtype) in [(&[5][..], DType::BF16), (&[1, 4], DType::BF16), (&[4], DType::F32)] {
+        let result = weight.forward(&x, Some(&zeros(dims, dtype)?));
+        assert!(message(result).contains("bias must be [4] BF16"));
+    }
+    assert!(message(weight.gather(&ids(&[0, 4], &cpu)?)).contains("token id 4 is outside"));
+    assert!(message(weight.gather(&zeros(&[2], DType::I64)?)).contains("ids must be [tokens] U32"));
+    Ok(())
+}

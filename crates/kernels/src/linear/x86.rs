@@ -1,0 +1,240 @@
+//! Products on x86-64.
+//!
+//! Only `Element::multiply` names the types, for a `Path` that the processor has: every `unsafe`
+//! here rests on that.
+
+use super::cpu::{Job, Part};
+use super::multiply::{LANES, Multiply, run_part};
+use crate::simd;
+use half::bf16;
+use std::arch::x86_64::*;
+
+/// f32, 16 at a time.
+pub(super) struct Avx512F32;
+
+/// bf16, 16 pairs at a time.
+pub(super) struct Avx512Bf16;
+
+/// bf16 widened to f32 as it is read.
+pub(super) struct Avx512WidenedBf16;
+
+/// f32, 8 at a time.
+pub(super) struct Avx2F32;
+
+/// bf16 widened to f32 as it is read.
+pub(super) struct Avx2Bf16;
+
+/// The functions that are the same for all, given the features and the registers of the sums.
+macro_rules! sums_and_run {
+    ($sums:ty, $zero:expr, $store:expr, $features:literal) => {
+        #[inline(always)]
+        fn zero() -> $sums {
+            // SAFETY: the instructions are there: see the head of the file.
+            unsafe { $zero }
+        }
+        #[inline(always)]
+        fn store(sums: $sums) -> [f32; LANES] {
+            let mut out = [0.0; LANES];
+            // SAFETY: the instructions are there, and the array has room for all lanes.
+            unsafe { $store(sums, out.as_mut_ptr()) };
+            out
+        }
+        fn run<O: simd::Element>(job: &Job<'_, Self, O>, part: &Part) {
+            #[target_feature(enable = $features)]
+            fn enabled<M: Multiply, O: simd::Element>(job: &Job<'_, M, O>, part: &Part) {
+                run_part(job, part);
+            }
+            // SAFETY: the features are there: see the head of the file.
+            unsafe { enabled(job, part) }
+        }
+    };
+}
+
+/// The two elements of a bf16 pair, as f32.
+#[inline(always)]
+fn widen(word: u32) -> [f32; 2] {
+    [f32::from_bits(word << 16), f32::from_bits(word & 0xffff_0000)]
+}
+
+impl Multiply for Avx512F32 {
+    type Element = f32;
+    type Input = f32;
+    type Weights = __m512;
+    type Sums = __m512;
+
+    const ROWS: usize = 12;
+    const ROWS_OF_WHOLE_PANEL: usize = 12;
+
+    #[inline(always)]
+    fn input(word: u32) -> f32 {
+        f32::from_bits(word)
+    }
+    #[inline(always)]
+    fn load(words: &[u32; LANES]) -> __m512 {
+        // SAFETY: AVX-512 is there, and the array has 64 readable bytes.
+        unsafe { _mm512_loadu_ps(words.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    fn mul_add(sums: __m512, weights: __m512, x: f32) -> __m512 {
+        // SAFETY: AVX-512 is there: see the head of the file.
+        unsafe { _mm512_fmadd_ps(weights, _mm512_set1_ps(x), sums) }
+    }
+    sums_and_run!(
+        __m512,
+        _mm512_setzero_ps(),
+        |sums, out| _mm512_storeu_ps(out, sums),
+        "avx512f,avx2,fma"
+    );
+}
+
+impl Multiply for Avx512Bf16 {
+    type Element = bf16;
+    type Input = u32;
+    type Weights = __m512i;
+    type Sums = __m512;
+
+    const ROWS: usize = 12;
+    const ROWS_OF_WHOLE_PANEL: usize = 12;
+
+    #[inline(always)]
+    fn input(word: u32) -> u32 {
+        word
+    }
+    #[inline(always)]
+    fn load(words: &[u32; LANES]) -> __m512i {
+        // SAFETY: AVX-512 is there, and the array has 64 readable bytes.
+        unsafe { _mm512_loadu_si512(words.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    fn mul_add(sums: __m512, weights: __m512i, x: u32) -> __m512 {
+        // SAFETY: AVX-512 with bf16 is there, and the two register types are the same 512 bits.
+        unsafe {
+            let x = _mm512_set1_epi32(x.cast_signed());
+            _mm512_dpbf16_ps(
+                sums,
+                std::mem::transmute::<__m512i, __m512bh>(weights),
+                std::mem::transmute::<__m512i, __m512bh>(x),
+            )
+        }
+    }
+    sums_and_run!(
+        __m512,
+        _mm512_setzero_ps(),
+        |sums, out| _mm512_storeu_ps(out, sums),
+        "avx512f,avx512bf16,avx2,fma"
+    );
+}
+
+impl Multiply for Avx512WidenedBf16 {
+    type Element = bf16;
+    type Input = [f32; 2];
+    type Weights = [__m512; 2];
+    type Sums = __m512;
+
+    const ROWS: usize = 12;
+    const ROWS_OF_WHOLE_PANEL: usize = 12;
+
+    #[inline(always)]
+    fn input(word: u32) -> [f32; 2] {
+        widen(word)
+    }
+    #[inline(always)]
+    fn load(words: &[u32; LANES]) -> [__m512; 2] {
+        // SAFETY: AVX-512 is there, and the array has 64 readable bytes.
+        unsafe {
+            let pairs = _mm512_loadu_si512(words.as_ptr().cast());
+            let second = _mm512_and_si512(pairs, _mm512_set1_epi32(-0x1_0000));
+            [_mm512_slli_epi32::<16>(pairs), second].map(|x| _mm512_castsi512_ps(x))
+        }
+    }
+    #[inline(always)]
+    fn mul_add(sums: __m512, weights: [__m512; 2], x: [f32; 2]) -> __m512 {
+        // SAFETY: AVX-512 is there: see the head of the file.
+        unsafe {
+            let sums = _mm512_fmadd_ps(weights[0], _mm512_set1_ps(x[0]), sums);
+            _mm512_fmadd_ps(weights[1], _mm512_set1_ps(x[1]), sums)
+        }
+    }
+    sums_and_run!(
+        __m512,
+        _mm512_setzero_ps(),
+        |sums, out| _mm512_storeu_ps(out, sums),
+        "avx512f,avx2,fma"
+    );
+}
+
+impl Multiply for Avx2F32 {
+    type Element = f32;
+    type Input = f32;
+    type Weights = [__m256; 2];
+    type Sums = [__m256; 2];
+
+    const ROWS: usize = 6;
+    const ROWS_OF_WHOLE_PANEL: usize = 2;
+
+    #[inline(always)]
+    fn input(word: u32) -> f32 {
+        f32::from_bits(word)
+    }
+    #[inline(always)]
+    fn load(words: &[u32; LANES]) -> [__m256; 2] {
+        let words: *const f32 = words.as_ptr().cast();
+        // SAFETY: AVX2 is there, and the array has twice 32 readable bytes.
+        unsafe { [_mm256_loadu_ps(words), _mm256_loadu_ps(words.add(8))] }
+    }
+    #[inline(always)]
+    fn mul_add(sums: [__m256; 2], weights: [__m256; 2], x: f32) -> [__m256; 2] {
+        // SAFETY: AVX2 and FMA are there: see the head of the file.
+        unsafe {
+            let x = _mm256_set1_ps(x);
+            [_mm256_fmadd_ps(weights[0], x, sums[0]), _mm256_fmadd_ps(weights[1], x, sums[1])]
+        }
+    }
+    sums_and_run!([__m256; 2], [_mm256_setzero_ps(); 2], store_avx2, "avx2,fma");
+}
+
+impl Multiply for Avx2Bf16 {
+    type Element = bf16;
+    type Input = [f32; 2];
+    type Weights = [[__m256; 2]; 2];
+    type Sums = [__m256; 2];
+
+    const ROWS: usize = 5;
+    const ROWS_OF_WHOLE_PANEL: usize = 1;
+
+    #[inline(always)]
+    fn input(word: u32) -> [f32; 2] {
+        widen(word)
+    }
+    #[inline(always)]
+    fn load(words: &[u32; LANES]) -> [[__m256; 2]; 2] {
+        // SAFETY: AVX2 is there, and the array has twice 32 readable bytes.
+        unsafe {
+            let low = _mm256_loadu_si256(words.as_ptr().cast());
+            let high = _mm256_loadu_si256(words.as_ptr().add(8).cast());
+            let mask = _mm256_set1_epi32(-0x1_0000);
+            [
+                [_mm256_slli_epi32::<16>(low), _mm256_slli_epi32::<16>(high)],
+                [_mm256_and_si256(low, mask), _mm256_and_si256(high, mask)],
+            ]
+            .map(|halves| halves.map(|x| _mm256_castsi256_ps(x)))
+        }
+    }
+    #[inline(always)]
+    fn mul_add(sums: [__m256; 2], weights: [[__m256; 2]; 2], x: [f32; 2]) -> [__m256; 2] {
+        let sums = Avx2F32::mul_add(sums, weights[0], x[0]);
+        Avx2F32::mul_add(sums, weights[1], x[1])
+    }
+    sums_and_run!([__m256; 2], [_mm256_setzero_ps(); 2], store_avx2, "avx2,fma");
+}
+
+/// # Safety
+/// AVX2 must be there and `out` have room for sixteen lanes.
+#[inline(always)]
+unsafe fn store_avx2(sums: [__m256; 2], out: *mut f32) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        _mm256_storeu_ps(out, sums[0]);
+        _mm256_storeu_ps(out.add(8), sums[1]);
+    }
+}
