@@ -1,6 +1,8 @@
 //! The golden checkpoints through the whole engine: what surrounds a request, how its prompt is cut
 //! and where its keys lie cannot change its tokens, bit for bit, in f32 and in bf16.
 
+#![expect(clippy::unwrap_used, reason = "a test stops where it cannot go on")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
