@@ -138,7 +138,7 @@ fn asks() -> Vec<Ask> {
         .map(|n| {
             let pick = |salt: u32, bound: u32| (n * 7919 + salt * 104_729) % 1009 % bound;
             let common = if n % 2 == 0 { 0..33 } else { 0..0 };
-            let own = (0..1 + pick(1, 27)).map(|at| 3 + (n * 31 + at * 17) % 128);
+            let own = (0..=pick(1, 27)).map(|at| 3 + (n * 31 + at * 17) % 128);
             let prompt = common.map(|at| 3 + at * 5 % 128).chain(own).collect();
             let params = SamplingParams {
                 temperature: [0.0, 0.8, 1.5][pick(2, 3) as usize],

@@ -48,7 +48,7 @@ fn survivors_of_a_panic_answer_as_if_nothing_happened() {
     let asks: Vec<_> = (0..40)
         .map(|seed| {
             let prompt: Vec<u32> =
-                (0..1 + random.below(20)).map(|_| random.below(60) as u32).collect();
+                (0..=random.below(20)).map(|_| random.below(60) as u32).collect();
             let params = SamplingParams {
                 seed,
                 max_tokens: 20,

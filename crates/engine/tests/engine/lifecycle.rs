@@ -1,7 +1,7 @@
 //! Arrival, abort, queue bound, drain, shutdown, idleness.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
 use std::thread;
 use std::time::Duration;
@@ -168,7 +168,7 @@ fn counters_tell_what_happened() {
 }
 
 /// Nanoseconds of CPU that a thread has had.
-fn cpu_time(thread: &PathBuf) -> String {
+fn cpu_time(thread: &Path) -> String {
     let text = fs::read_to_string(thread.join("schedstat")).unwrap();
     text.split(' ').next().unwrap().to_owned()
 }
