@@ -19,6 +19,8 @@ pub struct Load {
     pub preemptions: u64,
     /// Blocks in all.
     pub num_blocks: usize,
+    /// Tokens of a block.
+    pub block_size: usize,
 }
 
 /// Takes token sequences and answers through their sinks.
@@ -29,7 +31,7 @@ pub trait Generator: Send + Sync + 'static {
     fn abort(&self, id: SeqId);
     /// Now, without waiting for a step.
     fn load(&self) -> Load;
-    /// Whether requests can still be answered.
+    /// Whether accepted requests are still answered.
     fn is_alive(&self) -> bool;
     /// Tokens that prompt and answer may have together.
     fn max_model_len(&self) -> usize;
@@ -55,11 +57,12 @@ impl Generator for EngineHandle {
             cached_tokens: stats.cached_prompt_tokens,
             preemptions: stats.preemptions,
             num_blocks: stats.kv_blocks_total as usize,
+            block_size: self.block_size(),
         }
     }
 
     fn is_alive(&self) -> bool {
-        !self.is_stopped()
+        Self::is_alive(self)
     }
 
     fn max_model_len(&self) -> usize {

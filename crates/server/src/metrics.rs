@@ -190,12 +190,12 @@ impl Page<'_> {
             "Sequences that lost their blocks.",
             load.preemptions as f64,
         );
-        self.one(
-            "gauge",
-            "sconce:kv_cache_blocks",
-            "Cache blocks there are.",
-            load.num_blocks as f64,
-        );
+        for prefix in PREFIXES {
+            let name = format!("{prefix}cache_config_info");
+            let (size, num) = (load.block_size, load.num_blocks);
+            self.head("gauge", &name, "The shape of the key-value cache.");
+            self.sample(&name, &format!(",block_size=\"{size}\",num_gpu_blocks=\"{num}\""), 1.0);
+        }
     }
 
     fn both(&mut self, kind: &str, name: &str, help: &str, value: f64) {

@@ -43,7 +43,7 @@ async fn bodies_that_are_not_json() {
     }
     let huge = chat(&json!({"temperature": 1})).to_string().replace("1}", "1e999}");
     refused(CHAT, &huge, None, "number out of range").await;
-    let deep = format!("{{\"metadata\": {}{}}}", "[".repeat(300), "]".repeat(300));
+    let deep = format!("{{\"tools\": {}{}}}", "[".repeat(300), "]".repeat(300));
     refused(CHAT, &deep, None, "recursion limit").await;
 }
 

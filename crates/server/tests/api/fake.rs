@@ -149,7 +149,14 @@ impl Generator for Fake {
     }
 
     fn load(&self) -> Load {
-        Load { running: 3, waiting: 2, kv_usage: 0.25, num_blocks: 64, ..Load::default() }
+        Load {
+            running: 3,
+            waiting: 2,
+            kv_usage: 0.25,
+            num_blocks: 64,
+            block_size: 16,
+            ..Load::default()
+        }
     }
 
     fn is_alive(&self) -> bool {

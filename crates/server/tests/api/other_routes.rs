@@ -98,6 +98,7 @@ async fn metrics_in_the_text_format() {
         "vllm:num_requests_waiting{model_name=\"tiny\"} 2",
         "vllm:kv_cache_usage_perc{model_name=\"tiny\"} 0.25",
         "sconce:num_requests_running{model_name=\"tiny\"} 3",
+        "vllm:cache_config_info{model_name=\"tiny\",block_size=\"16\",num_gpu_blocks=\"64\"} 1",
     ] {
         assert!(reply.text.lines().any(|found| found == line), "{line}");
     }
