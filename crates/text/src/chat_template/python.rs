@@ -6,7 +6,7 @@ use minijinja::Value;
 use minijinja::value::ValueKind;
 
 /// Deepest nesting of lists and maps that is written.
-pub(super) const MAX_DEPTH: usize = 100;
+pub(super) const MAX_DEPTH: usize = 200;
 
 /// Text under construction that refuses to grow beyond a limit.
 #[derive(Debug)]
