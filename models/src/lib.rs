@@ -3,6 +3,7 @@
 mod llama;
 mod qwen2;
 mod qwen3;
+pub mod spark;
 
 use engine::architecture::Architecture;
 

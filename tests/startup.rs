@@ -1,0 +1,198 @@
+//! What cannot start says so in one line and exits with an error; what can, listens at once.
+
+use serde_json::{Value, json};
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Instant;
+use tests::{PATIENCE, Server, root, sconce};
+
+/// A model folder of a test's own, removed when dropped.
+struct Folder(PathBuf);
+
+impl Folder {
+    /// A copy of a golden checkpoint with spark's tokenizer, whose vocabulary is larger.
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("sconce-{name}-{}", std::process::id()));
+        drop(fs::remove_dir_all(&path));
+        fs::create_dir_all(&path).unwrap();
+        let folder = Self(path);
+        for file in ["config.json", "model.safetensors"] {
+            fs::copy(root().join("models/golden/qwen3").join(file), folder.file(file)).unwrap();
+        }
+        for file in ["tokenizer.json", "tokenizer_config.json"] {
+            fs::copy(root().join("models/spark").join(file), folder.file(file)).unwrap();
+        }
+        folder
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+
+    fn edit_config(&self, change: impl FnOnce(&mut Value)) {
+        let path = self.file("config.json");
+        let mut config = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        change(&mut config);
+        fs::write(path, config.to_string()).unwrap();
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.0));
+    }
+}
+
+/// The one line on stderr of a start that must fail, log lines left out.
+fn refused(args: &[&str]) -> String {
+    let mut all = vec!["serve", "--port", "0", "--log-level", "error"];
+    all.extend(args);
+    let output = sconce(&all).stdin(Stdio::null()).output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{args:?}: {stderr}");
+    let lines: Vec<_> = stderr.lines().collect();
+    assert_eq!(lines.len(), 1, "{args:?}: not one line:\n{stderr}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    lines[0].to_owned()
+}
+
+#[track_caller]
+fn assert_says(line: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(line.contains(part), "`{part}` is not in: {line}");
+    }
+}
+
+#[test]
+fn a_missing_model_says_what_may_be_given() {
+    assert_says(&refused(&["no-such-model"]), &["no-such-model", "config.json", "spark"]);
+    assert_says(&refused(&["nobody/nothing"]), &["nobody/nothing", "HF_HUB_OFFLINE"]);
+    let empty = Folder::new("empty");
+    fs::remove_file(empty.file("config.json")).unwrap();
+    assert_says(&refused(&[empty.path()]), &["config.json"]);
+}
+
+#[test]
+fn a_bad_checkpoint_names_file_tensor_and_shapes() {
+    let folder = Folder::new("missing-weights");
+    fs::remove_file(folder.file("model.safetensors")).unwrap();
+    assert_says(&refused(&[folder.path()]), &["model.safetensors"]);
+
+    let folder = Folder::new("corrupt-weights");
+    fs::write(folder.file("model.safetensors"), b"this is not a safetensors file").unwrap();
+    assert_says(&refused(&[folder.path()]), &["model.safetensors"]);
+
+    let folder = Folder::new("truncated-weights");
+    let bytes = fs::read(folder.file("model.safetensors")).unwrap();
+    fs::write(folder.file("model.safetensors"), &bytes[..bytes.len() - 100]).unwrap();
+    assert_says(&refused(&[folder.path()]), &["model.safetensors"]);
+
+    let folder = Folder::new("wrong-shape");
+    folder.edit_config(|config| config["intermediate_size"] = json!(8));
+    assert_says(&refused(&[folder.path()]), &["mlp", "shape"]);
+
+    let folder = Folder::new("missing-tensor");
+    let layers = |config: &mut Value| {
+        config["num_hidden_layers"] = json!(config["num_hidden_layers"].as_u64().unwrap() + 1);
+        config.as_object_mut().unwrap().remove("layer_types");
+    };
+    folder.edit_config(layers);
+    assert_says(&refused(&[folder.path()]), &["model.layers."]);
+}
+
+#[test]
+fn a_bad_config_names_the_key() {
+    let folder = Folder::new("architecture");
+    folder.edit_config(|config| config["architectures"] = json!(["ParrotForCausalLM"]));
+    assert_says(&refused(&[folder.path()]), &["architectures", "ParrotForCausalLM", "supported"]);
+    fs::write(folder.file("config.json"), "{\"architectures\": [").unwrap();
+    assert_says(&refused(&[folder.path()]), &["config.json", "line 1"]);
+}
+
+#[test]
+fn a_broken_template_is_refused_at_the_start() {
+    let folder = Folder::new("template");
+    fs::write(folder.file("chat_template.jinja"), "{% for m in messages %}{{ m.content }").unwrap();
+    assert_says(&refused(&[folder.path()]), &["template", "line 1"]);
+}
+
+#[test]
+fn a_missing_tokenizer_says_what_to_do() {
+    let folder = Folder::new("tokenizer");
+    fs::remove_file(folder.file("tokenizer.json")).unwrap();
+    assert_says(&refused(&[folder.path()]), &["tokenizer.json"]);
+}
+
+#[test]
+fn settings_are_checked_by_name() {
+    assert_says(&refused(&["--config", "/no/such.toml"]), &["--config", "/no/such.toml"]);
+    let folder = Folder::new("settings");
+    let file = folder.file("sconce.toml");
+    fs::write(&file, "max-num-seqs = \"many\"\n").unwrap();
+    let config = file.to_str().unwrap();
+    assert_says(&refused(&["--config", config]), &["max-num-seqs"]);
+    fs::write(&file, "max-nun-seqs = 3\n").unwrap();
+    assert_says(&refused(&["--config", config]), &["max-nun-seqs", "max-num-seqs"]);
+    assert_says(&refused(&["--host", "somewhere"]), &["--host", "somewhere"]);
+    assert_says(&refused(&["--max-model-len", "99999999"]), &["--max-model-len"]);
+    assert_says(&refused(&["--max-num-seqs", "0"]), &["--max-num-seqs"]);
+    assert_says(&refused(&["--kv-cache-memory-bytes", "3 parsecs"]), &["parsecs"]);
+    assert_says(&refused(&["--num-gpu-blocks-override", "1"]), &["--num-gpu-blocks-override"]);
+}
+
+#[test]
+fn a_port_in_use_says_so() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let output = sconce(&["serve", "--port", &port, "--log-level", "error"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_says(&stderr, &[&port, "in use", "--port"]);
+}
+
+#[test]
+fn environment_is_stronger_than_the_file_and_flags_than_both() {
+    let folder = Folder::new("precedence");
+    let file = folder.file("sconce.toml");
+    fs::write(&file, "max-model-len = 100\nmax-num-seqs = 3\nblock-size = 8\n").unwrap();
+    let mut command = sconce(&["plan", "spark", "--config", file.to_str().unwrap()]);
+    let output = command.env("SCONCE_MAX_MODEL_LEN", "200").arg("--block-size=4").output().unwrap();
+    let plan = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{plan}");
+    assert_says(&plan, &["200 tokens", "3 sequences", "blocks of 4"]);
+}
+
+#[test]
+fn it_listens_while_it_loads_and_says_so() {
+    let started = Instant::now();
+    // Weights of a few hundred million parameters take seconds to make in this profile.
+    let folder = Folder::new("loading");
+    folder.edit_config(|config| {
+        config["hidden_size"] = json!(1024);
+        config["intermediate_size"] = json!(4096);
+        config["num_hidden_layers"] = json!(12);
+        config["vocab_size"] = json!(8192);
+        config.as_object_mut().unwrap().remove("layer_types");
+    });
+    let server = Server::launch(&[folder.path(), "--load-format", "dummy", "--max-model-len", "64"]);
+    let (alive, _) = server.get("/health");
+    assert_eq!(alive, 200);
+    let (status, body) = server.get("/ready");
+    if status != 200 {
+        assert_eq!(status, 503, "{body}");
+        assert!(body.contains("loading"), "{body}");
+    }
+    while server.get("/ready").0 != 200 {
+        assert!(started.elapsed() < PATIENCE, "{}", server.log_so_far());
+    }
+    let body = json!({"prompt": [1, 2, 3], "max_tokens": 2, "ignore_eos": true});
+    let answer = server.ok("/v1/completions", &body);
+    assert_eq!(answer["usage"]["completion_tokens"], 2);
+    assert!(Path::new(folder.path()).exists());
+}
