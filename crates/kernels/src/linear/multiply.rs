@@ -93,10 +93,15 @@ fn accumulate<M: Multiply, const R: usize, const C: usize>(
     let mut sums = [[M::zero(); C]; R];
     for (step, x) in steps.iter().zip(x) {
         let groups = step.0.as_chunks::<LANES>().0;
-        for c in 0..C {
-            let weights = M::load(&groups[first + c]);
-            for r in 0..R {
-                sums[r][c] = M::mul_add(sums[r][c], weights, x[r]);
+        let mut weights = [M::load(&groups[first]); C];
+        for c in 1..C {
+            weights[c] = M::load(&groups[first + c]);
+        }
+        // Each input is read once and dropped: held for a second pass, they would not all find
+        // a register.
+        for r in 0..R {
+            for c in 0..C {
+                sums[r][c] = M::mul_add(sums[r][c], weights[c], x[r]);
             }
         }
     }

@@ -1,0 +1,98 @@
+//! Times linear layers of Qwen3-0.6B's shapes, beside a plain streaming read of the same bytes.
+//!
+//! `benches/linear_vs_torch.py` prints torch's times in the same columns.
+
+use candle_core::{DType, Device, Result, Tensor};
+use kernels::{linear::Matrix, pool};
+use std::hint::black_box;
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+/// Name, out, in.
+const SHAPES: [(&str, usize, usize); 5] = [
+    ("qkv", 4096, 1024),
+    ("o", 1024, 2048),
+    ("gate_up", 6144, 1024),
+    ("down", 1024, 3072),
+    ("lm_head", 151_936, 1024),
+];
+const ROWS: [usize; 5] = [1, 4, 16, 32, 512];
+
+/// Bytes that are larger together than the caches: in a model no layer finds its weight in one.
+const COLD_BYTES: usize = 256 << 20;
+
+/// For each cell of the table.
+const BUDGET: Duration = Duration::from_millis(400);
+
+fn main() -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    let roof = streaming_read();
+    writeln!(out, "sconce, {} threads, median of runs within {BUDGET:?}", pool::num_threads())?;
+    writeln!(out, "streaming read of {COLD_BYTES} bytes: {:.1} GB/s", roof / 1e9)?;
+    writeln!(
+        out,
+        "{:<6}{:<9}{:>5}{:>10}{:>8}{:>9}{:>8}",
+        "dtype", "shape", "rows", "ms", "GB/s", "GFLOP/s", "of roof"
+    )?;
+    for dtype in [DType::F32, DType::BF16] {
+        for (name, num_out, num_in) in SHAPES {
+            let bytes = num_out * num_in * dtype.size_in_bytes();
+            let weights = (0..COLD_BYTES.div_ceil(bytes))
+                .map(|_| Matrix::new(&normal(num_out, num_in, dtype)?))
+                .collect::<Result<Vec<_>>>()?;
+            for rows in ROWS {
+                if name == "lm_head" && rows > 32 {
+                    continue; // logits are computed for the last row of a sequence only
+                }
+                let x = normal(rows, num_in, dtype)?;
+                let mut turn = weights.iter().cycle();
+                let seconds = median_seconds(|| {
+                    let weight = turn.next().expect("there is a weight");
+                    black_box(weight.forward(black_box(&x), None)).map(drop)
+                })?;
+                let rate = bytes as f64 / seconds;
+                let flops = 2.0 * (rows * num_out * num_in) as f64 / seconds;
+                writeln!(
+                    out,
+                    "{:<6}{name:<9}{rows:>5}{:>10.3}{:>8.1}{:>9.0}{:>7.0}%",
+                    dtype.as_str(),
+                    seconds * 1e3,
+                    rate / 1e9,
+                    flops / 1e9,
+                    100.0 * rate / roof
+                )?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn normal(rows: usize, columns: usize, dtype: DType) -> Result<Tensor> {
+    Tensor::randn(0f32, 1.0, (rows, columns), &Device::Cpu)?.to_dtype(dtype)
+}
+
+fn median_seconds(mut call: impl FnMut() -> Result<()>) -> Result<f64> {
+    call()?;
+    let (start, mut seconds) = (Instant::now(), Vec::new());
+    while seconds.len() < 5 || start.elapsed() < BUDGET {
+        let before = Instant::now();
+        call()?;
+        seconds.push(before.elapsed().as_secs_f64());
+    }
+    seconds.sort_by(f64::total_cmp);
+    Ok(seconds[seconds.len() / 2])
+}
+
+/// Bytes a second at which all threads together can read memory from end to end.
+fn streaming_read() -> f64 {
+    const RUN: usize = 1 << 20;
+    let words = vec![1u64; COLD_BYTES / size_of::<u64>()];
+    let read = || {
+        pool::for_each_task(words.len() / RUN, words.len(), |i| {
+            let sum = words[i * RUN..][..RUN].iter().fold(0u64, |sum, word| sum ^ word);
+            black_box(sum);
+        });
+        Ok(())
+    };
+    COLD_BYTES as f64 / median_seconds(read).expect("reading memory does not fail")
+}
