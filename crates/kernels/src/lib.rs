@@ -7,10 +7,9 @@
 //! Every result of a row depends on that row alone: no reduction has an order that knows the batch,
 //! the chunk, the number of threads or the block layout.
 
-#![expect(
-    unsafe_code,
-    reason = "SIMD intrinsics and, with `cuda`, kernel launches"
-)]
+#![expect(unsafe_code, reason = "SIMD intrinsics and, with `cuda`, kernel launches")]
+#![expect(clippy::inline_always, reason = "vector types stay in registers only when inlined")]
+#![expect(clippy::wildcard_imports, reason = "the names of std::arch say where they come from")]
 
 pub mod gated_activation;
 pub mod linear;

@@ -2,7 +2,7 @@
 
 use super::Activation;
 use crate::pool::for_each_row;
-use crate::simd::{Element, Kernel, Lanes, dispatch, map_row};
+use crate::simd::{Element, Kernel, LANES, Lanes, dispatch, load_at, store_at};
 use crate::views::slice;
 use candle_core::{CpuStorage, Layout, Result};
 
@@ -22,41 +22,40 @@ pub(super) fn gated_activation<E: Element>(
     for_each_row(&mut out, intermediate, work, |row, out| {
         let (gate, up) =
             gate_up[2 * row * intermediate..][..2 * intermediate].split_at(intermediate);
-        match activation {
-            Activation::Silu => dispatch(Silu(gate, up, out)),
-            Activation::GeluTanh => dispatch(GeluTanh(gate, up, out)),
-        }
+        dispatch(GateRow { gate, up, activation, out });
     });
     Ok(E::to_cpu_storage_owned(out))
 }
 
-struct Silu<'a, E>(&'a [E], &'a [E], &'a mut [E]);
+struct GateRow<'a, E> {
+    gate: &'a [E],
+    up: &'a [E],
+    activation: Activation,
+    out: &'a mut [E],
+}
 
-impl<E: Element> Kernel for Silu<'_, E> {
+impl<E: Element> Kernel for GateRow<'_, E> {
     type Output = ();
 
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        let Self(gate, up, out) = self;
-        map_row([gate, up], out, |[gate, up]: [V; 2]| gate.mul(logistic(gate)).mul(up));
+        for i in (0..self.out.len()).step_by(LANES) {
+            let gate: V = load_at(self.gate, i);
+            let activated = match self.activation {
+                Activation::Silu => gate.mul(logistic(gate)),
+                Activation::GeluTanh => gelu_tanh(gate),
+            };
+            store_at(activated.mul(load_at(self.up, i)), self.out, i);
+        }
     }
 }
 
-struct GeluTanh<'a, E>(&'a [E], &'a [E], &'a mut [E]);
-
-impl<E: Element> Kernel for GeluTanh<'_, E> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<V: Lanes>(self) {
-        const SQRT_2_OVER_PI: f32 = 0.797_884_6;
-        let Self(gate, up, out) = self;
-        map_row([gate, up], out, |[gate, up]: [V; 2]| {
-            // (1 + tanh(z)) / 2 = 1 / (1 + exp(-2 z))
-            let cubic = gate.mul(gate).mul_add(V::splat(0.044_715), V::splat(1.0)).mul(gate);
-            gate.mul(logistic(cubic.mul(V::splat(2.0 * SQRT_2_OVER_PI)))).mul(up)
-        });
-    }
+/// With `(1 + tanh(z)) / 2 = logistic(2 z)`.
+#[inline(always)]
+fn gelu_tanh<V: Lanes>(x: V) -> V {
+    const SQRT_2_OVER_PI: f32 = 0.797_884_6;
+    let cubic = x.mul(x).mul_add(V::splat(0.044_715), V::splat(1.0)).mul(x);
+    x.mul(logistic(cubic.mul(V::splat(2.0 * SQRT_2_OVER_PI))))
 }
 
 /// `1 / (1 + exp(-x))`

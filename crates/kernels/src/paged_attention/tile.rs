@@ -70,22 +70,24 @@ impl<E: Element> Kernel for AttendTile<'_, E> {
 
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        SCRATCH.with_borrow_mut(|scratch| {
-            let Inputs { head_dim, .. } = *self.inputs;
-            let num_rows = self.tile.num_tokens * self.group_size();
-            self.load_queries::<V>(scratch);
-            scratch.keys.resize(head_dim.next_multiple_of(LANES), [[0.0; LANES]; VECTORS]);
-            scratch.weights.resize(num_rows, [[0.0; LANES]; VECTORS]);
-            scratch.acc.clear();
-            scratch.acc.resize(num_rows * head_dim.next_multiple_of(LANES), 0.0);
-            let start = Softmax { max: f32::NEG_INFINITY, sum: [0.0; LANES], rescale: 0.0 };
-            scratch.softmax.clear();
-            scratch.softmax.resize(num_rows, start);
-            for start in (0..self.visible(num_rows - 1)).step_by(GROUP) {
-                self.attend_group::<V>(start, scratch);
-            }
-            self.store::<V>(scratch);
-        });
+        // No closure may stand between this and what it calls: the body of another function, were
+        // it not inlined, would be compiled without vectors.
+        let mut scratch = SCRATCH.take();
+        let Inputs { head_dim, .. } = *self.inputs;
+        let num_rows = self.tile.num_tokens * self.group_size();
+        self.load_queries::<V>(&mut scratch);
+        scratch.keys.resize(head_dim.next_multiple_of(LANES), [[0.0; LANES]; VECTORS]);
+        scratch.weights.resize(num_rows, [[0.0; LANES]; VECTORS]);
+        scratch.acc.clear();
+        scratch.acc.resize(num_rows * head_dim.next_multiple_of(LANES), 0.0);
+        let softmax = Softmax { max: f32::NEG_INFINITY, sum: [0.0; LANES], rescale: 0.0 };
+        scratch.softmax.clear();
+        scratch.softmax.resize(num_rows, softmax);
+        for start in (0..self.visible(num_rows - 1)).step_by(GROUP) {
+            self.attend_group::<V>(start, &mut scratch);
+        }
+        self.store::<V>(&scratch);
+        SCRATCH.set(scratch);
     }
 }
 
@@ -238,8 +240,10 @@ fn transpose_keys<V: Lanes, E: Element>(
     let (vectors, _) = offsets.as_chunks::<LANES>();
     for (vector, offsets) in vectors.iter().enumerate() {
         for i in (0..head_dim).step_by(LANES) {
-            let mut square: [V; LANES] =
-                std::array::from_fn(|k| load_at(&key[offsets[k]..][..head_dim], i));
+            let mut square = [V::splat(0.0); LANES];
+            for (row, &offset) in square.iter_mut().zip(offsets) {
+                *row = load_at(&key[offset..][..head_dim], i);
+            }
             V::transpose(&mut square);
             for (column, keys) in square.into_iter().zip(&mut keys[i..]) {
                 column.store(&mut keys[vector]);
@@ -257,11 +261,14 @@ fn scores<V: Lanes, const R: usize>(
     let q = q.map(|q| &q[..keys.len()]);
     let mut scores = [[V::splat(0.0); VECTORS]; R];
     for (i, keys) in keys.iter().enumerate() {
-        let keys = keys.each_ref().map(V::load);
+        let mut columns = [V::splat(0.0); VECTORS];
+        for (column, key) in columns.iter_mut().zip(keys) {
+            *column = V::load(key);
+        }
         for (q, scores) in q.iter().zip(&mut scores) {
             let q = V::splat(q[i]);
-            for (key, score) in keys.iter().zip(scores) {
-                *score = q.mul_add(*key, *score);
+            for (column, score) in columns.iter().zip(scores) {
+                *score = q.mul_add(*column, *score);
             }
         }
     }
@@ -273,7 +280,11 @@ fn scores<V: Lanes, const R: usize>(
 fn mask<V: Lanes>(mut scores: [V; VECTORS], visible: usize) -> [V; VECTORS] {
     if visible < GROUP {
         for (vector, scores) in scores.iter_mut().enumerate() {
-            let index = V::load(&std::array::from_fn(|i| (vector * LANES + i) as f32));
+            let mut index = [0.0; LANES];
+            for (i, index) in index.iter_mut().enumerate() {
+                *index = (vector * LANES + i) as f32;
+            }
+            let index = V::load(&index);
             let never = V::splat(f32::NEG_INFINITY);
             *scores = index.select_less(V::splat(visible as f32), *scores, never);
         }
@@ -289,7 +300,10 @@ impl Softmax {
         let max = a.max(b).max(c.max(d)).reduce_max();
         let max = if max > self.max { max } else { self.max };
         let rescale = V::splat(self.max - max).exp();
-        let weights = scores.map(|score| score.sub(V::splat(max)).exp());
+        let mut weights = scores;
+        for weight in &mut weights {
+            *weight = weight.sub(V::splat(max)).exp();
+        }
         let [a, b, c, d] = weights;
         let sum = V::load(&self.sum).mul_add(rescale, a.add(b).add(c.add(d)));
         let mut lanes = [0.0; LANES];
@@ -335,18 +349,24 @@ impl<E: Element> Values<'_, E> {
         let Scratch { acc, softmax, weights, .. } = scratch;
         let weights: [&[f32]; R] =
             std::array::from_fn(|r| &weights[self.row + r].as_flattened()[..self.offsets.len()]);
-        let mut sums: [[V; C]; R] = std::array::from_fn(|r| {
+        let mut sums = [[V::splat(0.0); C]; R];
+        for (r, sums) in sums.iter_mut().enumerate() {
             let rescale = V::splat(softmax[self.row + r].rescale);
             let acc = &acc[(self.row + r) * self.padded + i..];
-            std::array::from_fn(|c| load_at::<V, f32>(acc, c * LANES).mul(rescale))
-        });
+            for (c, sum) in sums.iter_mut().enumerate() {
+                *sum = load_at::<V, f32>(acc, c * LANES).mul(rescale);
+            }
+        }
         let width = (C * LANES).min(self.head_dim - i);
         for (k, &offset) in self.offsets.iter().enumerate() {
             let value = &self.value[offset + i..][..width];
-            let value: [V; C] = std::array::from_fn(|c| load_at(value, c * LANES));
+            let mut values = [V::splat(0.0); C];
+            for (c, values) in values.iter_mut().enumerate() {
+                *values = load_at(value, c * LANES);
+            }
             for (weights, sums) in weights.iter().zip(&mut sums) {
                 let weight = V::splat(weights[k]);
-                for (value, sum) in value.iter().zip(sums) {
+                for (value, sum) in values.iter().zip(sums) {
                     *sum = weight.mul_add(*value, *sum);
                 }
             }

@@ -1,7 +1,7 @@
 //! RMSNorm on the CPU: two passes over a row, rows in parallel.
 
 use crate::pool::for_each_row;
-use crate::simd::{Element, Kernel, LANES, Lanes, dispatch, load_at, map_row};
+use crate::simd::{Element, Kernel, LANES, Lanes, dispatch, load_at, store_at};
 use crate::views::{cpu_slice, slice};
 use candle_core::{CpuStorage, Layout, Result, Tensor};
 
@@ -80,7 +80,10 @@ pub(crate) fn norm_factor<V: Lanes, E: Element>(x: &[E], eps: f32) -> f32 {
 #[inline(always)]
 pub(crate) fn scale_row<V: Lanes, E: Element>(x: &[E], weight: &[E], factor: f32, out: &mut [E]) {
     let factor = V::splat(factor);
-    map_row([x, weight], out, |[x, weight]: [V; 2]| E::round(x.mul(factor)).mul(weight));
+    for i in (0..out.len()).step_by(LANES) {
+        let normed = E::round(load_at::<V, E>(x, i).mul(factor));
+        store_at(normed.mul(load_at(weight, i)), out, i);
+    }
 }
 
 struct AddRow<'a, E> {
@@ -94,6 +97,9 @@ impl<E: Element> Kernel for AddRow<'_, E> {
 
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        map_row([self.x, self.residual], self.out, |[x, residual]: [V; 2]| x.add(residual));
+        for i in (0..self.out.len()).step_by(LANES) {
+            let sum = load_at::<V, E>(self.x, i).add(load_at(self.residual, i));
+            store_at(sum, self.out, i);
+        }
     }
 }

@@ -27,25 +27,18 @@ impl Kernel for FindExtremes<'_> {
 
     #[inline(always)]
     fn run<V: Lanes>(self) -> Extremes {
-        let infinity = V::splat(f32::INFINITY);
-        let (mut max, mut negative_min) =
-            (V::splat(f32::NEG_INFINITY), V::splat(f32::NEG_INFINITY));
-        let mut invalid = V::splat(0.0);
-        let mut add = |x: V| {
+        let (infinity, never) = (V::splat(f32::INFINITY), V::splat(f32::NEG_INFINITY));
+        let (mut max, mut negative_min, mut invalid) = (never, never, V::splat(0.0));
+        let (chunks, tail) = self.0.as_chunks::<LANES>();
+        // What is missing in the last chunk is the row's first element, which changes nothing.
+        let mut last = [self.0[0]; LANES];
+        last[..tail.len()].copy_from_slice(tail);
+        for chunk in chunks.iter().chain([&last]) {
+            let x = V::load(chunk);
             max = max.max(x);
             let negative = V::splat(0.0).sub(x);
-            let possible = negative.select_less(infinity, negative, V::splat(f32::NEG_INFINITY));
-            negative_min = negative_min.max(possible);
+            negative_min = negative_min.max(negative.select_less(infinity, negative, never));
             invalid = x.select_less(infinity, invalid, V::splat(1.0));
-        };
-        let (chunks, tail) = self.0.as_chunks::<LANES>();
-        for chunk in chunks {
-            add(V::load(chunk));
-        }
-        if let Some(&first) = tail.first() {
-            let mut chunk = [first; LANES];
-            chunk[..tail.len()].copy_from_slice(tail);
-            add(V::load(&chunk));
         }
         Extremes {
             max: max.reduce_max(),

@@ -76,7 +76,9 @@ impl Element for bf16 {
     fn store<V: Lanes>(x: V, out: &mut [Self; LANES]) {
         let mut values = [0.0; LANES];
         x.store(&mut values);
-        *out = values.map(Self::from_f32);
+        for (out, value) in out.iter_mut().zip(values) {
+            *out = Self::from_f32(value);
+        }
     }
 }
 
@@ -101,17 +103,4 @@ pub(crate) fn store_at<V: Lanes, E: Element>(x: V, row: &mut [E], i: usize) {
     E::store(x, &mut chunk);
     let tail = &mut row[i..];
     tail.copy_from_slice(&chunk[..tail.len()]);
-}
-
-/// `out[i] = f(inputs[0][i], inputs[1][i], ..)`; every row has the length of `out`.
-#[inline(always)]
-pub(crate) fn map_row<V: Lanes, E: Element, const N: usize>(
-    inputs: [&[E]; N],
-    out: &mut [E],
-    f: impl Fn([V; N]) -> V,
-) {
-    assert!(inputs.iter().all(|row| row.len() == out.len()), "rows differ in length");
-    for i in (0..out.len()).step_by(LANES) {
-        store_at(f(inputs.map(|row| load_at(row, i))), out, i);
-    }
 }

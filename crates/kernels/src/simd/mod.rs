@@ -10,13 +10,14 @@ mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub(crate) use element::{Element, load_at, map_row, store_at};
+pub(crate) use element::{Element, load_at, store_at};
 
 /// f32 values in one [`Lanes`].
 pub(crate) const LANES: usize = 16;
 
 /// Sixteen f32 values. Everything that uses it must be `#[inline(always)]` up to [`dispatch`]:
-/// only there are the vector instructions enabled.
+/// only there are the vector instructions enabled. A closure cannot be marked so; one that holds
+/// lanes may stay a function of its own, in which every operation is then a call. So: loops.
 pub(crate) trait Lanes: Copy {
     /// Rows that a register tile of a matrix product over four vectors a row may have.
     const TILE_ROWS: usize;
@@ -40,7 +41,11 @@ pub(crate) trait Lanes: Copy {
     /// Widens bf16, which is the upper half of an f32.
     #[inline(always)]
     fn load_bf16(x: &[half::bf16; LANES]) -> Self {
-        Self::load(&x.map(|x| f32::from_bits(u32::from(x.to_bits()) << 16)))
+        let mut wide = [0.0; LANES];
+        for (wide, x) in wide.iter_mut().zip(x) {
+            *wide = f32::from_bits(u32::from(x.to_bits()) << 16);
+        }
+        Self::load(&wide)
     }
 
     /// Turns sixteen rows into sixteen columns.
@@ -51,30 +56,35 @@ pub(crate) trait Lanes: Copy {
             row.store(values);
         }
         for (i, row) in rows.iter_mut().enumerate() {
-            *row = Self::load(&values.map(|values| values[i]));
+            let mut column = [0.0; LANES];
+            for (value, values) in column.iter_mut().zip(&values) {
+                *value = values[i];
+            }
+            *row = Self::load(&column);
         }
     }
 
     /// Sum of the lanes, in a fixed order.
     #[inline(always)]
     fn reduce_add(self) -> f32 {
-        self.reduce(|a, b| a + b)
+        let mut x = [0.0; LANES];
+        self.store(&mut x);
+        for half in [8, 4, 2, 1] {
+            for i in 0..half {
+                x[i] += x[i + half];
+            }
+        }
+        x[0]
     }
 
     /// Largest lane; NaN lanes may be ignored.
     #[inline(always)]
     fn reduce_max(self) -> f32 {
-        self.reduce(|a, b| if a > b { a } else { b })
-    }
-
-    /// Halves the lanes until one is left.
-    #[inline(always)]
-    fn reduce(self, f: impl Fn(f32, f32) -> f32) -> f32 {
         let mut x = [0.0; LANES];
         self.store(&mut x);
         for half in [8, 4, 2, 1] {
             for i in 0..half {
-                x[i] = f(x[i], x[i + half]);
+                x[i] = if x[i + half] > x[i] { x[i + half] } else { x[i] };
             }
         }
         x[0]

@@ -122,12 +122,18 @@ impl Lanes for Avx512 {
     fn transpose(rows: &mut [Self; LANES]) {
         for step in [8, 4, 2, 1] {
             // Lane j of the upper row keeps its own value, or takes lane j - step of the lower one.
-            let upper = std::array::from_fn(|j| if j & step == 0 { j } else { LANES + j - step });
-            let lower = std::array::from_fn(|j| if j & step == 0 { j + step } else { LANES + j });
-            for i in (0..LANES).filter(|i| i & step == 0) {
-                let (a, b) = (rows[i], rows[i + step]);
-                rows[i] = a.permute2(upper, b);
-                rows[i + step] = a.permute2(lower, b);
+            let (mut upper, mut lower) = ([0; LANES], [0; LANES]);
+            for j in 0..LANES {
+                let own = j & step == 0;
+                upper[j] = if own { j } else { LANES + j - step } as i32;
+                lower[j] = if own { j + step } else { LANES + j } as i32;
+            }
+            for i in 0..LANES {
+                if i & step == 0 {
+                    let (a, b) = (rows[i], rows[i + step]);
+                    rows[i] = a.permute2(&upper, b);
+                    rows[i + step] = a.permute2(&lower, b);
+                }
             }
         }
     }
@@ -136,8 +142,7 @@ impl Lanes for Avx512 {
 impl Avx512 {
     /// Lane j is lane `index[j]` of the two vectors back to back.
     #[inline(always)]
-    fn permute2(self, index: [usize; LANES], b: Self) -> Self {
-        let index = index.map(|i| i as i32);
+    fn permute2(self, index: &[i32; LANES], b: Self) -> Self {
         // SAFETY: AVX-512 is there, and the array has 64 readable bytes.
         Self(unsafe {
             _mm512_permutex2var_ps(self.0, _mm512_loadu_si512(index.as_ptr().cast()), b.0)
@@ -193,18 +198,26 @@ impl Lanes for Avx2 {
     }
     #[inline(always)]
     fn select_less(self, b: Self, yes: Self, no: Self) -> Self {
-        // SAFETY: AVX2 is there: see the head of the file.
-        Self(std::array::from_fn(|i| unsafe {
-            let less = _mm256_cmp_ps::<_CMP_LT_OQ>(self.0[i], b.0[i]);
-            _mm256_blendv_ps(no.0[i], yes.0[i], less)
-        }))
+        let less = halves!(less, self, b);
+        halves!(_mm256_blendv_ps, no, yes, less)
     }
     #[inline(always)]
     fn exp2_biased(self) -> Self {
-        // SAFETY: AVX2 is there: see the head of the file.
-        Self(self.0.map(|x| unsafe {
-            let n = _mm256_slli_epi32::<23>(_mm256_castps_si256(x));
-            _mm256_castsi256_ps(_mm256_add_epi32(n, _mm256_set1_epi32(0x3f80_0000)))
-        }))
+        halves!(exp2_biased, self)
     }
+}
+
+/// All ones where `a < b`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn less(a: __m256, b: __m256) -> __m256 {
+    _mm256_cmp_ps::<_CMP_LT_OQ>(a, b)
+}
+
+/// [`Lanes::exp2_biased`] of eight lanes.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn exp2_biased(x: __m256) -> __m256 {
+    let n = _mm256_slli_epi32::<23>(_mm256_castps_si256(x));
+    _mm256_castsi256_ps(_mm256_add_epi32(n, _mm256_set1_epi32(0x3f80_0000)))
 }
