@@ -104,7 +104,8 @@ fn four_choices_equal_four_seeded_requests() {
 
 #[test]
 fn cache_chunks_and_starvation_change_nothing() {
-    let long = format!("repeat after me: {}", "the lantern is lit and the night is long ".repeat(12));
+    let long =
+        format!("repeat after me: {}", "the lantern is lit and the night is long ".repeat(12));
     let questions = ["what is 7 + 8?", "count from 3 to 20", long.as_str(), long.as_str()];
     let answers = |args: &[&str]| -> Vec<String> {
         let server = Server::start(args);

@@ -180,7 +180,8 @@ fn it_listens_while_it_loads_and_says_so() {
         config["vocab_size"] = json!(8192);
         config.as_object_mut().unwrap().remove("layer_types");
     });
-    let server = Server::launch(&[folder.path(), "--load-format", "dummy", "--max-model-len", "64"]);
+    let server =
+        Server::launch(&[folder.path(), "--load-format", "dummy", "--max-model-len", "64"]);
     let (alive, _) = server.get("/health");
     assert_eq!(alive, 200);
     let (status, body) = server.get("/ready");

@@ -27,7 +27,7 @@ const BANNED_NAMES: &[&str] = &["utils", "util", "helpers", "helper", "common", 
 const REQUEST_WALK: &[&str] = &[
     "crates/server/src/routes/chat.rs",
     "crates/engine/src/engine.rs",
-    "crates/scheduler/src/scheduler.rs",
+    "crates/scheduler/src/scheduler/mod.rs",
     "crates/engine/src/runner.rs",
     "models/src/qwen3.rs",
     "crates/text/src/detokenizer.rs",
@@ -79,9 +79,13 @@ fn is_test(path: &Path) -> bool {
         || path.ends_with("/testing.rs")
 }
 
-/// Lines before the `#[cfg(test)]` module that ends a file.
+/// A file up to the `#[cfg(test)]` module that ends it.
+fn code(text: &str) -> &str {
+    text.split("\n#[cfg(test)]\nmod tests {").next().expect("split yields one")
+}
+
 fn code_lines(text: &str) -> usize {
-    text.split("\n#[cfg(test)]\nmod tests {").next().expect("split yields one").lines().count()
+    code(text).lines().count()
 }
 
 fn assert_none(broken: &[String], rule: &str) {
@@ -122,15 +126,19 @@ fn crates_know_only_whom_they_may() {
 
 #[test]
 fn the_scheduler_is_pure_std() {
-    let table: toml::Table = toml::from_str(&read(&root().join("crates/scheduler/Cargo.toml"))).unwrap();
+    let table: toml::Table =
+        toml::from_str(&read(&root().join("crates/scheduler/Cargo.toml"))).unwrap();
     let dependencies = table.get("dependencies").and_then(toml::Value::as_table);
     assert!(dependencies.is_none_or(toml::Table::is_empty), "the scheduler has dependencies");
 }
 
 #[test]
 fn every_file_says_what_it_is() {
-    let broken: Vec<_> =
-        rust_files().iter().filter(|path| !read(path).starts_with("//!")).map(|p| relative(p)).collect();
+    let broken: Vec<_> = rust_files()
+        .iter()
+        .filter(|path| !read(path).starts_with("//!"))
+        .map(|p| relative(p))
+        .collect();
     assert_none(&broken, "files that do not open with a //! header");
 }
 
@@ -184,7 +192,8 @@ impl<'ast> Visit<'ast> for LongFunctions {
 fn functions_are_short() {
     let mut broken = Vec::new();
     for path in rust_files().iter().filter(|path| !is_test(path)) {
-        let file = syn::parse_file(&read(path)).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let file =
+            syn::parse_file(&read(path)).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let mut long = LongFunctions::default();
         long.visit_file(&file);
         broken.extend(long.0.into_iter().map(|found| format!("{}: {found}", relative(path))));
@@ -229,7 +238,8 @@ fn op_folders_are_complete() {
     let mut broken = Vec::new();
     for entry in fs::read_dir(&source).unwrap() {
         let folder = entry.unwrap().path();
-        if !folder.is_dir() {
+        // `simd` is what the ops' CPU forwards are written in.
+        if !folder.is_dir() || folder.ends_with("simd") {
             continue;
         }
         ops += 1;
@@ -260,7 +270,8 @@ fn every_architecture_has_a_golden() {
             serde_json::from_str(&read(&folder.join("config.json"))).unwrap();
         assert!(folder.join("expected.json").is_file(), "{}: no expected.json", folder.display());
         covered.push(config["architectures"][0].as_str().unwrap().to_owned());
-        let bytes: u64 = fs::read_dir(&folder).unwrap().map(|f| f.unwrap().metadata().unwrap().len()).sum();
+        let bytes: u64 =
+            fs::read_dir(&folder).unwrap().map(|f| f.unwrap().metadata().unwrap().len()).sum();
         assert!(bytes < 700_000, "{}: {bytes} bytes", folder.display());
     }
     let missing: Vec<_> = models::registry()
@@ -276,11 +287,14 @@ fn models_are_named_only_in_models() {
     let mut broken = Vec::new();
     for path in rust_files().iter().filter(|path| !is_test(path)) {
         let name = relative(path);
-        if name.starts_with("models/") || name.starts_with("crates/text/") || name.starts_with("benches/") {
+        if name.starts_with("models/")
+            || name.starts_with("crates/text/")
+            || name.starts_with("benches/")
+        {
             continue;
         }
         // Comments may explain by example; code may not decide by name.
-        for (number, line) in read(path).lines().enumerate() {
+        for (number, line) in code(&read(path)).lines().enumerate() {
             let code = line.split("//").next().expect("split yields one").to_lowercase();
             if ["qwen", "forcausallm", "mistral", "gemma"].iter().any(|m| code.contains(m)) {
                 broken.push(format!("{name}:{}: {}", number + 1, line.trim()));
@@ -311,7 +325,9 @@ fn decisions_are_numbered_and_complete() {
         let number = name.get(..4).and_then(|n| n.parse::<usize>().ok());
         numbers.push(number.unwrap_or_else(|| panic!("{name} does not begin with four digits")));
         let text = read(&path);
-        for section in ["## Context", "## Decision", "## Consequences", "## What would change our mind"] {
+        for section in
+            ["## Context", "## Decision", "## Consequences", "## What would change our mind"]
+        {
             assert!(text.contains(section), "{name} lacks `{section}`");
         }
     }
@@ -337,5 +353,8 @@ fn ci_runs_what_the_readme_says() {
     let command = command.lines().last().expect("a command").trim_start_matches("exec ").trim();
     assert!(command.len() > 5, ".ci/run ends with no command");
     let readme = read(&root().join("README.md"));
-    assert!(readme.lines().any(|line| line.trim() == command), "README.md does not give `{command}`");
+    assert!(
+        readme.lines().any(|line| line.trim() == command),
+        "README.md does not give `{command}`"
+    );
 }

@@ -1,1 +1,1 @@
-//! Micro-benchmarks, one binary each in `src/bin`; dated results in `results`.
+//! Micro-benchmarks, one file each beside `src`; dated results in `results`.

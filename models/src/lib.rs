@@ -9,9 +9,5 @@ use engine::architecture::Architecture;
 
 /// A row per architecture.
 pub fn registry() -> &'static [Architecture] {
-    &[
-        llama::ARCHITECTURE,
-        qwen2::ARCHITECTURE,
-        qwen3::ARCHITECTURE,
-    ]
+    &[llama::ARCHITECTURE, qwen2::ARCHITECTURE, qwen3::ARCHITECTURE]
 }

@@ -4,6 +4,7 @@ use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,11 @@ pub fn binary() -> PathBuf {
     let test = std::env::current_exe().expect("a test has a path");
     let folder = test.ancestors().nth(2).expect("target/<profile>/deps/<test>");
     let binary = folder.join("sconce");
-    assert!(binary.is_file(), "{} is missing: build it first (scripts/test does)", binary.display());
+    assert!(
+        binary.is_file(),
+        "{} is missing: build it first (scripts/test does)",
+        binary.display()
+    );
     binary
 }
 
@@ -37,7 +42,7 @@ pub struct Server {
     /// `http://127.0.0.1:<port>`
     pub url: String,
     child: Child,
-    log: Receiver<String>,
+    log: Mutex<Receiver<String>>,
 }
 
 impl Server {
@@ -74,15 +79,21 @@ impl Server {
             seen += &line;
             seen.push('\n');
             if let Some(at) = line.find("http://127.0.0.1:") {
-                let url = line[at..].split(|c: char| c.is_whitespace() || c == '/').collect::<Vec<_>>();
-                return Self { url: format!("http://{}", url[2]), child, log };
+                let url =
+                    line[at..].split(|c: char| c.is_whitespace() || c == '/').collect::<Vec<_>>();
+                return Self { url: format!("http://{}", url[2]), child, log: Mutex::new(log) };
             }
         }
     }
 
     /// What the server has logged since the last call.
     pub fn log_so_far(&self) -> String {
-        self.log.try_iter().collect::<Vec<_>>().join("\n")
+        self.log
+            .lock()
+            .expect("no test panics with the log")
+            .try_iter()
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     /// The process id.
@@ -92,7 +103,8 @@ impl Server {
 
     /// Sends a signal by name, e.g. `TERM`.
     pub fn signal(&self, name: &str) {
-        let status = Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()).status();
+        let status =
+            Command::new("kill").arg(format!("-{name}")).arg(self.pid().to_string()).status();
         assert!(status.expect("kill runs").success(), "the server is gone");
     }
 
@@ -110,7 +122,8 @@ impl Server {
 
     /// GET: status and body.
     pub fn get(&self, path: &str) -> (u16, String) {
-        let response = agent().get(format!("{}{path}", self.url)).call().expect("the server answers");
+        let response =
+            agent().get(format!("{}{path}", self.url)).call().expect("the server answers");
         read(response)
     }
 

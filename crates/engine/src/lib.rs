@@ -21,8 +21,6 @@ pub use config::{EngineConfig, EngineOptions, OptionError};
 pub use engine::{Engine, StartError};
 pub use handle::EngineHandle;
 pub use memory::MemoryPlan;
-pub use request::{
-    EngineError, Event, FinishReason, Request, SamplingParams, Sink, TokenLogprobs,
-};
+pub use request::{EngineError, Event, FinishReason, Request, SamplingParams, Sink, TokenLogprobs};
 pub use scheduler::SeqId;
 pub use stats::EngineStats;

@@ -103,7 +103,8 @@ impl HubConfig {
             let cache = cache.or_else(|| Some(PathBuf::from(variable("HOME")?).join(".cache")));
             Some(cache?.join("huggingface"))
         });
-        let home = home.context("neither HF_HOME nor HOME is set: set HF_HOME to a cache folder")?;
+        let home =
+            home.context("neither HF_HOME nor HOME is set: set HF_HOME to a cache folder")?;
         let cache_dir = args.download_dir.clone();
         let cache_dir = cache_dir.or_else(|| variable("HF_HUB_CACHE").map(PathBuf::from));
         let token = variable("HF_TOKEN").or_else(|| variable("HUGGING_FACE_HUB_TOKEN"));

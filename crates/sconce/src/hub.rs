@@ -30,8 +30,7 @@ pub(crate) fn locate(model: &str, hub: &HubConfig, files: Files) -> Result<PathB
              config.json, a hub id, or `spark` for the embedded model"
         );
     }
-    let repo =
-        Repo::with_revision(model.to_owned(), RepoType::Model, hub.revision.clone());
+    let repo = Repo::with_revision(model.to_owned(), RepoType::Model, hub.revision.clone());
     if hub.offline { cached(repo, hub) } else { download(repo, hub, files) }
 }
 
@@ -108,7 +107,7 @@ fn fetch(api: &ApiRepo, id: &str, name: &str) -> Result<PathBuf> {
     })
 }
 
-/// Weights are taken as safetensors only; `consolidated*` is Mistral's second copy of them.
+/// Weights are taken as safetensors only; `consolidated*` is a second copy of them.
 fn wanted(names: &[String], files: Files) -> impl Iterator<Item = &str> {
     names.iter().map(String::as_str).filter(move |name| {
         let weights = name.ends_with(".safetensors");
@@ -128,7 +127,8 @@ mod tests {
         for id in ["Qwen/Qwen3-0.6B", "meta-llama/Llama-3.2-1B", "a/b_c.d"] {
             assert!(is_hub_id(id), "{id}");
         }
-        for path in ["models/golden/qwen3/x", "./a/b", "../a", "/a/b", "a", "", "a/", "a/..", "~/x"] {
+        for path in ["models/golden/qwen3/x", "./a/b", "../a", "/a/b", "a", "", "a/", "a/..", "~/x"]
+        {
             assert!(!is_hub_id(path), "{path}");
         }
     }
@@ -136,8 +136,13 @@ mod tests {
     #[test]
     fn fetches_what_is_needed_and_no_second_copy() {
         let names: Vec<String> = [
-            "config.json", "model.safetensors", "consolidated.safetensors", "pytorch_model.bin",
-            "onnx/config.json", "additional_chat_templates/rag.jinja", "README.md",
+            "config.json",
+            "model.safetensors",
+            "consolidated.safetensors",
+            "pytorch_model.bin",
+            "onnx/config.json",
+            "additional_chat_templates/rag.jinja",
+            "README.md",
         ]
         .map(String::from)
         .to_vec();

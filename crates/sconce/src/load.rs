@@ -1,7 +1,7 @@
 //! From the choice of a model to a running engine and its text side.
 
-use crate::config::{Config, ModelChoice, SPARK};
 use crate::cli::LoadFormat;
+use crate::config::{Config, ModelChoice, SPARK};
 use crate::hub::{self, Files};
 use anyhow::{Context, Result};
 use candle_core::Device;

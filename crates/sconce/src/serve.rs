@@ -22,7 +22,9 @@ pub(crate) fn run(config: Config) -> Result<()> {
     let address = listener.local_addr().context("the listener's address")?;
     tracing::info!("listening on http://{address}, loading {}", config.model.name);
     if !address.ip().is_loopback() && config.server.api_keys.is_empty() {
-        tracing::warn!("everybody who reaches {address} may use the model: --api-key asks for a key");
+        tracing::warn!(
+            "everybody who reaches {address} may use the model: --api-key asks for a key"
+        );
     }
     block_on(host(listener, config, end_signal()?))
 }
@@ -115,7 +117,8 @@ fn end_signal() -> Result<impl Future<Output = ()>> {
         use tokio::signal::unix::{SignalKind, signal};
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut next = async || tokio::select! { _ = terminate.recv() => (), _ = interrupt.recv() => () };
+        let mut next =
+            async || tokio::select! { _ = terminate.recv() => (), _ = interrupt.recv() => () };
         next().await;
         tracing::info!("draining; a second signal ends at once");
         let _ = sender.send(());

@@ -33,6 +33,8 @@ pub(super) trait Multiply: Sized {
     /// `sums + weights * input`, along `in` in ascending order.
     fn mul_add(sums: Self::Sums, weights: Self::Weights, input: Self::Input) -> Self::Sums;
     fn store(sums: Self::Sums) -> [f32; LANES];
+    /// Asks for a line that will be wanted soon. The address need not be one of a step.
+    fn prefetch(address: *const Step);
 
     /// [`run_part`] with the instructions enabled.
     fn run<O: simd::Element>(job: &Job<'_, Self, O>, part: &Part);
@@ -41,25 +43,46 @@ pub(super) trait Multiply: Sized {
 /// Multiplies the part's tiles of rows with its panels; a panel stays in L2 while the tiles pass.
 #[inline(always)]
 pub(super) fn run_part<M: Multiply, O: simd::Element>(job: &Job<'_, M, O>, part: &Part) {
+    let last_panel = job.weight.num_panels() - 1;
     for panel in part.panels.clone() {
-        for tile in part.tiles.clone() {
+        let next_panel = job.weight.panel(last_panel.min(panel + 1));
+        for (i, tile) in part.tiles.clone().enumerate() {
             let rows = job.tiles.rows(tile);
+            let ahead = Ahead::new(next_panel, i, part.tiles.len());
             match rows.len() {
-                1 => tile_of::<M, O, 1>(job, panel, rows.start),
-                2 => tile_of::<M, O, 2>(job, panel, rows.start),
-                3 => tile_of::<M, O, 3>(job, panel, rows.start),
-                4 => tile_of::<M, O, 4>(job, panel, rows.start),
-                5 => tile_of::<M, O, 5>(job, panel, rows.start),
-                6 => tile_of::<M, O, 6>(job, panel, rows.start),
-                7 => tile_of::<M, O, 7>(job, panel, rows.start),
-                8 => tile_of::<M, O, 8>(job, panel, rows.start),
-                9 => tile_of::<M, O, 9>(job, panel, rows.start),
-                10 => tile_of::<M, O, 10>(job, panel, rows.start),
-                11 => tile_of::<M, O, 11>(job, panel, rows.start),
-                MAX_ROWS => tile_of::<M, O, MAX_ROWS>(job, panel, rows.start),
+                1 => tile_of::<M, O, 1>(job, panel, rows.start, ahead),
+                2 => tile_of::<M, O, 2>(job, panel, rows.start, ahead),
+                3 => tile_of::<M, O, 3>(job, panel, rows.start, ahead),
+                4 => tile_of::<M, O, 4>(job, panel, rows.start, ahead),
+                5 => tile_of::<M, O, 5>(job, panel, rows.start, ahead),
+                6 => tile_of::<M, O, 6>(job, panel, rows.start, ahead),
+                7 => tile_of::<M, O, 7>(job, panel, rows.start, ahead),
+                8 => tile_of::<M, O, 8>(job, panel, rows.start, ahead),
+                9 => tile_of::<M, O, 9>(job, panel, rows.start, ahead),
+                10 => tile_of::<M, O, 10>(job, panel, rows.start, ahead),
+                11 => tile_of::<M, O, 11>(job, panel, rows.start, ahead),
+                MAX_ROWS => tile_of::<M, O, MAX_ROWS>(job, panel, rows.start, ahead),
                 other => unreachable!("a tile of {other} rows"),
             }
         }
+    }
+}
+
+/// Where to read ahead: while tiles of rows pass over one panel, memory would idle if each of them
+/// did not bring its share of the next one.
+#[derive(Clone, Copy)]
+struct Ahead {
+    address: *const Step,
+    stride: usize,
+}
+
+impl Ahead {
+    /// Share `index` of `count` of a panel.
+    #[inline(always)]
+    fn new(panel: &[Step], index: usize, count: usize) -> Self {
+        let stride = size_of::<Step>() / count;
+        let address = panel.as_ptr().wrapping_byte_add(index * panel.len() * stride);
+        Self { address, stride }
     }
 }
 
@@ -68,16 +91,17 @@ fn tile_of<M: Multiply, O: simd::Element, const R: usize>(
     job: &Job<'_, M, O>,
     panel: usize,
     first_row: usize,
+    ahead: Ahead,
 ) {
     assert!(R <= M::ROWS, "the tile has more rows than registers");
     let steps = job.weight.panel(panel);
     let x = job.tiles.data[first_row * steps.len()..][..R * steps.len()].as_chunks::<R>().0;
     if R <= M::ROWS_OF_WHOLE_PANEL {
-        let sums = accumulate::<M, R, 2>(steps, x, 0);
+        let sums = accumulate::<M, R, 2>(steps, x, 0, ahead);
         job.finish(first_row, panel * PANEL, &sums);
     } else {
         for half in 0..2 {
-            let sums = accumulate::<M, R, 1>(steps, x, half);
+            let sums = accumulate::<M, R, 1>(steps, x, half, ahead);
             job.finish(first_row, panel * PANEL + half * LANES, &sums);
         }
     }
@@ -89,9 +113,12 @@ fn accumulate<M: Multiply, const R: usize, const C: usize>(
     steps: &[Step],
     x: &[[M::Input; R]],
     first: usize,
+    mut ahead: Ahead,
 ) -> [[[f32; LANES]; C]; R] {
     let mut sums = [[M::zero(); C]; R];
     for (step, x) in steps.iter().zip(x) {
+        M::prefetch(ahead.address);
+        ahead.address = ahead.address.wrapping_byte_add(ahead.stride);
         let groups = step.0.as_chunks::<LANES>().0;
         let mut weights = [M::load(&groups[first]); C];
         for c in 1..C {

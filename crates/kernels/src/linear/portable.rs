@@ -2,6 +2,7 @@
 
 use super::cpu::{Job, Part};
 use super::multiply::{LANES, Multiply, run_part};
+use super::pack::Step;
 use crate::simd;
 use half::bf16;
 
@@ -47,6 +48,8 @@ impl Multiply for PortableF32 {
     fn store(sums: [f32; LANES]) -> [f32; LANES] {
         sums
     }
+    #[inline(always)]
+    fn prefetch(_address: *const Step) {}
 
     fn run<O: simd::Element>(job: &Job<'_, Self, O>, part: &Part) {
         run_part(job, part);
@@ -86,6 +89,8 @@ impl Multiply for PortableBf16 {
     fn store(sums: [f32; LANES]) -> [f32; LANES] {
         sums
     }
+    #[inline(always)]
+    fn prefetch(_address: *const Step) {}
 
     fn run<O: simd::Element>(job: &Job<'_, Self, O>, part: &Part) {
         run_part(job, part);

@@ -5,6 +5,7 @@
 
 use super::cpu::{Job, Part};
 use super::multiply::{LANES, Multiply, run_part};
+use super::pack::Step;
 use crate::simd;
 use half::bf16;
 use std::arch::x86_64::*;
@@ -38,6 +39,11 @@ macro_rules! sums_and_run {
             // SAFETY: the instructions are there, and the array has room for all lanes.
             unsafe { $store(sums, out.as_mut_ptr()) };
             out
+        }
+        #[inline(always)]
+        fn prefetch(address: *const Step) {
+            // SAFETY: a prefetch reads nothing that the program sees and never faults.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
         }
         fn run<O: simd::Element>(job: &Job<'_, Self, O>, part: &Part) {
             #[target_feature(enable = $features)]
@@ -144,7 +150,8 @@ impl Multiply for Avx512WidenedBf16 {
         unsafe {
             let pairs = _mm512_loadu_si512(words.as_ptr().cast());
             let second = _mm512_and_si512(pairs, _mm512_set1_epi32(-0x1_0000));
-            [_mm512_slli_epi32::<16>(pairs), second].map(|x| _mm512_castsi512_ps(x))
+            let first = _mm512_slli_epi32::<16>(pairs);
+            [_mm512_castsi512_ps(first), _mm512_castsi512_ps(second)]
         }
     }
     #[inline(always)]
@@ -210,14 +217,19 @@ impl Multiply for Avx2Bf16 {
     fn load(words: &[u32; LANES]) -> [[__m256; 2]; 2] {
         // SAFETY: AVX2 is there, and the array has twice 32 readable bytes.
         unsafe {
-            let low = _mm256_loadu_si256(words.as_ptr().cast());
-            let high = _mm256_loadu_si256(words.as_ptr().add(8).cast());
+            let pairs: *const __m256i = words.as_ptr().cast();
+            let (low, high) = (_mm256_loadu_si256(pairs), _mm256_loadu_si256(pairs.add(1)));
             let mask = _mm256_set1_epi32(-0x1_0000);
             [
-                [_mm256_slli_epi32::<16>(low), _mm256_slli_epi32::<16>(high)],
-                [_mm256_and_si256(low, mask), _mm256_and_si256(high, mask)],
+                [
+                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)),
+                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)),
+                ],
+                [
+                    _mm256_castsi256_ps(_mm256_and_si256(low, mask)),
+                    _mm256_castsi256_ps(_mm256_and_si256(high, mask)),
+                ],
             ]
-            .map(|halves| halves.map(|x| _mm256_castsi256_ps(x)))
         }
     }
     #[inline(always)]

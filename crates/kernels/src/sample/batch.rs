@@ -72,7 +72,7 @@ impl SampleBatch<'_> {
             bail!("the batch has {} rows, the logits {num_rows}", self.rows.len());
         }
         let words = vocab_size.div_ceil(32);
-        if self.masks.len() % words != 0 {
+        if !self.masks.len().is_multiple_of(words) {
             bail!("masks must have {words} words each, they have {}", self.masks.len());
         }
         for (i, row) in self.rows.iter().enumerate() {

@@ -50,8 +50,8 @@ impl Kernel for FindExtremes<'_> {
 
 /// First index of a value that the row holds.
 pub(super) fn first_index(row: &[f32], value: f32) -> usize {
-    // Whole blocks without a branch inside vectorise; a search that may stop anywhere does not.
-    let holds = |block: &[f32]| block.iter().fold(false, |found, &x| found | (x == value));
+    // Counting a whole block vectorises; a search that may stop anywhere does not.
+    let holds = |block: &[f32]| block.iter().map(|&x| u32::from(x == value)).sum::<u32>() > 0;
     let block = row.chunks(BLOCK).position(holds).unwrap_or(0) * BLOCK;
     block + row[block..].iter().position(|&x| x == value).unwrap_or(0)
 }

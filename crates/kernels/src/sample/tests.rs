@@ -70,7 +70,7 @@ fn filters() -> Vec<SampleRow> {
             (0, 1.0, 0.2),
             (20, 0.9, 0.01),
         ] {
-            rows.push(SampleRow { temperature, top_k, top_p, min_p, ..Default::default() });
+            rows.push(SampleRow { temperature, top_p, top_k, min_p, ..Default::default() });
         }
     }
     rows
@@ -136,7 +136,7 @@ fn equal_logits_are_ranked_by_id() -> Result<()> {
     for device in devices() {
         let row = vec![1.0f32, 2.0, 2.0, -1.0, 2.0, 2.0, 0.0, -0.0];
         let greedy = SampleRow { temperature: 0.0, num_top: Some(9), ..Default::default() };
-        let drawn = &sample_rows(&[row.clone()], &[greedy], &device)?[0];
+        let drawn = &sample_rows(std::slice::from_ref(&row), &[greedy], &device)?[0];
         let logprobs = drawn.logprobs.as_ref().unwrap();
         let order: Vec<u32> = logprobs.top.iter().map(|top| top.0).collect();
         assert_eq!((drawn.id, logprobs.rank), (1, 1));

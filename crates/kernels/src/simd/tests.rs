@@ -25,9 +25,9 @@ fn exp_is_within_two_units_in_the_last_place() {
     for portable in [false, true] {
         let mut outputs = inputs.clone();
         if portable {
-            Exp(&mut outputs).run::<Portable>()
+            Exp(&mut outputs).run::<Portable>();
         } else {
-            dispatch(Exp(&mut outputs))
+            dispatch(Exp(&mut outputs));
         }
         for (x, y) in inputs.iter().zip(&outputs) {
             let exact = f64::from(*x).exp();

@@ -1,4 +1,6 @@
-//! Times linear layers of Qwen3-0.6B's shapes, beside a plain streaming read of the same bytes.
+//! Times linear layers of Qwen3-0.6B's shapes, beside a plain streaming read of memory:
+//! `cargo bench -p benches --bench linear -- [DTYPE | SHAPE | ROWS]..`, where words name the only
+//! lines wanted.
 //!
 //! `benches/linear_vs_torch.py` prints torch's times in the same columns.
 
@@ -25,6 +27,10 @@ const COLD_BYTES: usize = 256 << 20;
 const BUDGET: Duration = Duration::from_millis(400);
 
 fn main() -> Result<()> {
+    let words: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).collect();
+    let wanted = |names: &[&str], name: &str| {
+        words.iter().any(|w| w == name) || !words.iter().any(|w| names.contains(&w.as_str()))
+    };
     let mut out = std::io::stdout().lock();
     let roof = streaming_read();
     writeln!(out, "sconce, {} threads, median of runs within {BUDGET:?}", pool::num_threads())?;
@@ -36,13 +42,18 @@ fn main() -> Result<()> {
     )?;
     for dtype in [DType::F32, DType::BF16] {
         for (name, num_out, num_in) in SHAPES {
+            if !wanted(&["f32", "bf16"], dtype.as_str()) || !wanted(&SHAPES.map(|s| s.0), name) {
+                continue;
+            }
             let bytes = num_out * num_in * dtype.size_in_bytes();
             let weights = (0..COLD_BYTES.div_ceil(bytes))
                 .map(|_| Matrix::new(&normal(num_out, num_in, dtype)?))
                 .collect::<Result<Vec<_>>>()?;
             for rows in ROWS {
-                if name == "lm_head" && rows > 32 {
-                    continue; // logits are computed for the last row of a sequence only
+                // Logits are computed for the last row of a sequence only.
+                let all_rows = ["1", "4", "16", "32", "512"];
+                if (name == "lm_head" && rows > 32) || !wanted(&all_rows, &rows.to_string()) {
+                    continue;
                 }
                 let x = normal(rows, num_in, dtype)?;
                 let mut turn = weights.iter().cycle();
