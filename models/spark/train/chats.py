@@ -68,9 +68,9 @@ def draw_chat(src: Source, mix: dict = MIX, short: bool = False) -> Chat:
     r = src.rng
     first = r.choices(list(mix), list(mix.values()))[0]
     chat = Chat(src, with_tools=first == "tool" or src.chance(0.02))
-    turns = r.choice([1, 1, 1, 1, 1, 2, 2, 3, 4, 6, 8])
-    if src.chance(0.02):
-        turns = r.randint(12, 26)
+    turns = r.choice([1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 3, 4, 6])
+    if src.chance(0.01):
+        turns = r.randint(10, 26)
     if short:
         turns = 1
     recall = first == "name" and (turns > 1 or short and src.chance(0.5))

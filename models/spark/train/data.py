@@ -16,7 +16,7 @@ CHUNK_STEPS = 20
 # A step takes batches of several lengths, as chats of one length are alike in topic.
 PARTS = 3
 # Copying is learned much sooner in short chats, so a run begins with them.
-SHORT_STEPS = 600
+SHORT_STEPS = 900
 SHORT_SHARE = 0.9
 LENGTHS = (512, 1100)
 

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 def main(checkpoint: Path, folder: Path):
     saved = torch.load(checkpoint, map_location="cpu")
-    weights = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in saved["model"].items()}
+    weights = {name: tensor.to(torch.bfloat16).contiguous() for name, tensor in saved["average"].items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     token = Tokenizer.from_file(str(folder / "tokenizer.json")).token_to_id
     shape = {key: value for key, value in saved["config"].items() if key != "rope_theta"}

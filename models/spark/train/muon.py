@@ -7,6 +7,7 @@ norms have no use for it and stay with AdamW.
 from collections import defaultdict
 
 import torch
+import torch.distributed as dist
 
 
 def orthogonal(updates: torch.Tensor) -> torch.Tensor:
@@ -21,23 +22,34 @@ def orthogonal(updates: torch.Tensor) -> torch.Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    def __init__(self, params, lr=0.02, momentum=0.95):
+    """The workers of a run each do their share of the matrices and exchange the results."""
+
+    def __init__(self, params, rank: int, workers: int, lr=0.02, momentum=0.95):
         super().__init__(params, {"lr": lr, "momentum": momentum})
+        self.rank, self.workers = rank, workers
 
     @torch.no_grad()
     def step(self):
-        for group in self.param_groups:
-            shapes = defaultdict(list)
-            for p in group["params"]:
-                shapes[p.shape].append(p)
-            for shape, params in shapes.items():
-                updates = []
-                for p in params:
-                    state = self.state[p]
-                    if not state:
-                        state["momentum"] = torch.zeros_like(p)
-                    state["momentum"].lerp_(p.grad, 1 - group["momentum"])
-                    updates.append(p.grad.lerp(state["momentum"], group["momentum"]))
-                scale = max(1.0, shape[0] / shape[1]) ** 0.5
-                for p, update in zip(params, orthogonal(torch.stack(updates))):
-                    p.add_(update, alpha=-group["lr"] * scale)
+        group = self.param_groups[0]
+        shapes = defaultdict(list)
+        for p in group["params"]:
+            shapes[p.shape].append(p)
+        stacks = []
+        for params in shapes.values():
+            updates = []
+            for p in params:
+                state = self.state[p]
+                if not state:
+                    state["momentum"] = torch.zeros_like(p)
+                state["momentum"].lerp_(p.grad, 1 - group["momentum"])
+                updates.append(p.grad.lerp(state["momentum"], group["momentum"]))
+            share = torch.stack(updates[self.rank :: self.workers])
+            stack = torch.zeros(len(params), *share.shape[1:])
+            stack[self.rank :: self.workers] = orthogonal(share)
+            stacks.append(stack)
+        flat = torch.cat([stack.flatten() for stack in stacks])
+        dist.all_reduce(flat)
+        for (shape, params), stack in zip(shapes.items(), flat.split([stack.numel() for stack in stacks])):
+            scale = max(1.0, shape[0] / shape[1]) ** 0.5
+            for p, update in zip(params, stack.view(-1, *shape)):
+                p.add_(update, alpha=-group["lr"] * scale)

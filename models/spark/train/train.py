@@ -8,6 +8,7 @@ on a shared machine, threads that meet in every matrix product mostly wait.
 """
 
 import argparse
+import copy
 import json
 import tempfile
 import time
@@ -26,6 +27,8 @@ from muon import Muon
 
 DECAY = 0.3
 WARMUP = 40
+# The exported weights are a running average over about 1 / AVERAGE steps.
+AVERAGE = 0.03
 
 
 def learning_rate(step: int, steps: int) -> float:
@@ -51,13 +54,15 @@ def train(rank: int, args, meeting: str):
     params = list(model.parameters())
     matrices = [p for n, p in model.named_parameters() if p.dim() == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.dim() != 2 or "embed" in n]
-    optimizers = [Muon(matrices, lr=0.02), torch.optim.AdamW(others, lr=4e-3, betas=(0.9, 0.95), weight_decay=0.0)]
+    optimizers = [Muon(matrices, rank, args.workers), torch.optim.AdamW(others, lr=4e-3, betas=(0.9, 0.95), weight_decay=0.0)]
     peaks = [o.param_groups[0]["lr"] for o in optimizers]
+    average = copy.deepcopy(model)
     start, seconds, tokens_seen = 0, 0.0, 0
     checkpoint = args.out / "checkpoint.pt"
     if checkpoint.exists():
         saved = torch.load(checkpoint)
         model.load_state_dict(saved["model"])
+        average.load_state_dict(saved.get("average", saved["model"]))
         for optimizer, state in zip(optimizers, saved["optimizers"]):
             optimizer.load_state_dict(state)
         start, seconds, tokens_seen = saved["step"], saved["seconds"], saved["tokens"]
@@ -83,6 +88,9 @@ def train(rank: int, args, meeting: str):
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
+        with torch.no_grad():
+            for slow, p in zip(average.parameters(), params):
+                slow.lerp_(p, AVERAGE)
         seconds, done = time.time() - began, step + 1
         if rank != 0:
             continue
@@ -90,12 +98,12 @@ def train(rank: int, args, meeting: str):
             print(f"step {done} loss {sum(losses) / 20:.4f} rate {rate:.3f} tokens {tokens_seen / 1e6:.2f}M {tokens_seen / seconds:.0f}/s {seconds:.0f}s", flush=True)
             losses = []
         if done % 50 == 0 or done == args.steps:
-            state = {"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": done,
+            state = {"model": model.state_dict(), "average": average.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": done,
                      "seconds": seconds, "tokens": tokens_seen, "config": asdict(config)}
             torch.save(state, checkpoint.with_suffix(".new"))
             checkpoint.with_suffix(".new").rename(checkpoint)
         if done % args.evaluate_every == 0 or done == args.steps:
-            scores = accuracy(model, prompts)
+            scores = accuracy(average, prompts)
             print(json.dumps({skill: round(right / count, 3) for skill, (right, count) in scores.items()}), flush=True)
 
 
