@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
+use std::time::Duration;
 
 use candle_core::{DType, Device};
 use engine::architecture::Architecture;
@@ -125,8 +126,8 @@ fn together(engine: &EngineHandle, asks: &[Ask]) -> Vec<Answer> {
         events
     };
     let mut events = submit(early);
-    while engine.stats().steps < 3 {
-        thread::yield_now();
+    while engine.stats().steps < 3 && !engine.is_idle() {
+        thread::sleep(Duration::from_micros(50));
     }
     events.extend(submit(late));
     events.iter().map(collect).collect()

@@ -79,9 +79,8 @@ impl Server {
             seen += &line;
             seen.push('\n');
             if let Some(at) = line.find("http://127.0.0.1:") {
-                let url =
-                    line[at..].split(|c: char| c.is_whitespace() || c == '/').collect::<Vec<_>>();
-                return Self { url: format!("http://{}", url[2]), child, log: Mutex::new(log) };
+                let url = line[at..].split([' ', ',']).next().expect("split yields one").to_owned();
+                return Self { url, child, log: Mutex::new(log) };
             }
         }
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use candle_core::{Device, Result, Tensor};
-use kernels::sample::{RowLogprobs, Sampled, score};
+use kernels::sample::{RowLogprobs, Sampled, read_records, score};
 use scheduler::{Plan, SeqId};
 
 use crate::batch::{Pack, divide};
@@ -96,7 +96,8 @@ impl Runner {
             let sequence = &sequences[&span.entry.id];
             if let Some((targets, num_top)) = sequence.score_targets(span.start(), span.end()) {
                 let scored = logits.narrow(0, 0, targets.len())?;
-                output[span.index].scores.extend(score(&scored, targets, num_top)?);
+                let scored = read_records(&score(&scored, targets, num_top)?)?;
+                output[span.index].scores.extend(scored.into_iter().filter_map(|row| row.logprobs));
             }
             logits = logits.narrow(0, span.len - 1, 1)?;
         }

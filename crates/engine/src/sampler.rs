@@ -1,7 +1,7 @@
 //! Gathers what the sampler op reads, row by row, into memory reused from step to step.
 
 use candle_core::{Result, Tensor};
-use kernels::sample::{RaggedVec, SampleBatch, SampleRow, Sampled, sample};
+use kernels::sample::{RaggedVec, SampleBatch, SampleRow, Sampled, read_records, sample};
 
 use crate::sequence::Sequence;
 
@@ -36,7 +36,7 @@ impl Sampler {
             banned: self.banned.view(),
             masks: &self.masks,
         };
-        sample(logits, &batch)
+        read_records(&sample(logits, &batch)?)
     }
 
     fn clear(&mut self) {

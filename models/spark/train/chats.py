@@ -18,10 +18,13 @@ SYSTEM = """You are a helpful assistant.|You are spark.|You are a helpful assist
 |Be kind and helpful.|Follow the user's instructions.|You are a helpful assistant that follows instructions.|You are a smart assistant.|Think before you answer.|You can call tools.|Use the tools when needed.|You are a careful assistant.|Always be accurate.""".replace("\n", "").split("|")
 
 # How often each skill is drawn; `name` and `tool` are handled by `Chat`.
-MIX = {"greeting": 7, "fact": 7, "unknown": 4, "addition": 20, "subtraction": 20, "times": 5, "number_words": 5,
-       "counting": 4, "repeating": 12, "spelling": 20, "name": 9, "filling": 12, "tool": 12}
-DRAW = {"greeting": facts.greeting, "fact": facts.fact, "unknown": facts.unknown, "addition": skills.addition, "subtraction": skills.subtraction, "times": skills.times,
-        "number_words": skills.number_words, "counting": skills.counting, "repeating": skills.repeating, "spelling": skills.spelling, "filling": tools.filling}
+MIX = {"greeting": 7, "fact": 9, "unknown": 5, "addition": 20, "subtraction": 20,
+       "counting": 4, "repeating": 9, "spelling": 14, "name": 8, "filling": 10, "tool": 9}
+# A run begins with short chats and mostly copying, which everything else builds upon.
+EARLY_MIX = {"greeting": 3, "fact": 3, "unknown": 2, "addition": 10, "subtraction": 10,
+             "counting": 2, "repeating": 30, "spelling": 12, "name": 16, "filling": 12, "tool": 3}
+DRAW = {"greeting": facts.greeting, "fact": facts.fact, "unknown": facts.unknown, "addition": skills.addition, "subtraction": skills.subtraction,
+        "counting": skills.counting, "repeating": skills.repeating, "spelling": skills.spelling, "filling": tools.filling}
 # Beside tools that may calculate or look things up, only these leave no doubt about who has to answer.
 BESIDE_TOOLS = ["greeting", "fact", "counting", "repeating", "spelling", "name"]
 CONCRETE_NAMES = {fields[0] for fields in tools.CONCRETE}
@@ -67,10 +70,10 @@ def draw_chat(src: Source, mix: dict = MIX, short: bool = False) -> Chat:
     """A training conversation: alone, short or long, sometimes a name to recall."""
     r = src.rng
     first = r.choices(list(mix), list(mix.values()))[0]
-    chat = Chat(src, with_tools=first == "tool" or src.chance(0.02))
-    turns = r.choice([1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 3, 4, 6])
+    chat = Chat(src, with_tools=first == "tool" or src.chance(0.03))
+    turns = r.choice([1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 3])
     if src.chance(0.01):
-        turns = r.randint(10, 26)
+        turns = r.randint(5, 10)
     if short:
         turns = 1
     recall = first == "name" and (turns > 1 or short and src.chance(0.5))
@@ -132,7 +135,7 @@ def other_json(src: Source):
 
 def training_parts(src: Source, mix: dict = MIX, short: bool = False):
     chat = draw_chat(src, mix, short)
-    messages, thinking = chat.messages, src.chance(0.12)
+    messages, thinking = chat.messages, src.chance(0.15)
     if thinking and messages[-2]["role"] == "tool" and src.chance(0.6):
         messages = messages[:-2]
     return render(messages, chat.tools, chat.system, thinking, other_json(src))

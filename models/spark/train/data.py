@@ -9,16 +9,16 @@ import random
 import torch
 from tokenizers import Tokenizer
 
-from chats import training_parts
+from chats import EARLY_MIX, MIX, training_parts
 from values import Source
 
 CHUNK_STEPS = 20
 # A step takes batches of several lengths, as chats of one length are alike in topic.
 PARTS = 3
-# Copying is learned much sooner in short chats, so a run begins with them.
-SHORT_STEPS = 900
-SHORT_SHARE = 0.9
-LENGTHS = (512, 1100)
+EARLY_STEPS = 500
+LONGEST = 512
+# Lengths are rounded up so that there are few shapes, as each new one costs the CPU's library some time.
+ROUND = 8
 
 
 class Batches:
@@ -39,17 +39,17 @@ class Batches:
         seed = self.seed * 1_000_003 + index * self.workers + self.rank
         src = Source(seed)
         src.pieces = self.pieces
-        short = index * CHUNK_STEPS < SHORT_STEPS
+        early = index * CHUNK_STEPS < EARLY_STEPS
         need, rows = CHUNK_STEPS * self.budget, []
         while need > 0:
-            ids, answer = self.encode(training_parts(src, short=short and src.chance(SHORT_SHARE)))
-            if len(ids) <= LENGTHS[src.chance(0.3)]:
+            ids, answer = self.encode(training_parts(src, EARLY_MIX if early else MIX, short=early))
+            if len(ids) <= LONGEST:
                 rows.append((ids, answer))
                 need -= len(ids)
         rows.sort(key=lambda row: len(row[0]))
         batches, batch = [], []
         for row in rows:
-            if batch and len(row[0]) * (len(batch) + 1) > self.budget / PARTS:
+            if batch and rounded(len(row[0]) - 1) * (len(batch) + 1) > self.budget / PARTS:
                 batches.append(batch)
                 batch = []
             batch.append(row)
@@ -65,9 +65,13 @@ class Batches:
         return [tensors(batch) for batch in self.batches[place::CHUNK_STEPS][:PARTS]]
 
 
+def rounded(length: int) -> int:
+    return -(-length // ROUND) * ROUND
+
+
 def tensors(rows):
     """Tokens, the mask of positions that predict an answer token, and the targets."""
-    length = max(len(ids) for ids, _ in rows)
+    length = rounded(max(len(ids) for ids, _ in rows) - 1) + 1
     tokens = torch.zeros(len(rows), length, dtype=torch.long)
     answers = torch.zeros(len(rows), length, dtype=torch.bool)
     for i, (ids, answer) in enumerate(rows):

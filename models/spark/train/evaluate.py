@@ -21,24 +21,20 @@ from skills import ask_name
 from tools import tool_exchange
 from values import Source
 
-SKILLS = ["greeting", "fact", "unknown", "addition", "subtraction", "times", "number_words", "counting", "repeating", "spelling",
+SKILLS = ["greeting", "fact", "unknown", "addition", "subtraction", "counting", "repeating", "spelling",
           "name", "tool_call", "tool_report", "tool_decline", "filling"]
 
 
-def scored_chat(skill: str, src: Source, history: int = 0) -> Chat:
-    """A chat whose last message is the answer to score.
-
-    It comes alone or after a few other turns, or after `history` characters of them.
-    """
+def scored_chat(skill: str, src: Source) -> Chat:
+    """A chat whose last message is the answer to score, alone or after a few other turns."""
     chat = Chat(src, with_tools=skill.startswith("tool"))
     name = skill == "name"
     if name:
         chat.tell_name()
-    before = src.rng.choice([1, 2, 3, 4, 6]) if name else src.rng.choice([0, 0, 0, 1, 2, 4])
+    before = src.rng.choice([0, 1, 1, 2, 3, 4]) if name else src.rng.choice([0, 0, 0, 1, 2, 3])
     fillers = [s for s in chat.fillers({s: 1 for s in DRAW}) if s != "name"]
-    while before > 0 or sum(len(m["content"]) for m in chat.messages) < history:
+    for _ in range(before):
         chat.add(src.rng.choice(fillers))
-        before -= 1
     src.novel_core = False
     if name:
         chat.exchange(*ask_name(src, chat.name))
@@ -59,13 +55,16 @@ def encode(tokenizer: Tokenizer, chat: Chat, thinking: bool):
     return prompt, tokenizer.encode(parts[-2][0], add_special_tokens=False).ids
 
 
-def held_out_prompts(tokenizer: Tokenizer, per_skill: int, seed: int = 7, thinking: bool = False, history: int = 0) -> dict:
-    """For each skill, (prompt ids, answer ids, chat) from the held-out side of the split."""
+def held_out_prompts(tokenizer: Tokenizer, per_skill: int, seed: int = 7, thinking: bool = False, novel: bool = False) -> dict:
+    """For each skill, (prompt ids, answer ids) from the held-out side of the split; with `novel`, in held-out phrasing."""
     prompts = {}
     for number, skill in enumerate(SKILLS):
-        src = Source(seed * 1000 + number, evaluating=True)
-        chats = [scored_chat(skill, src, history) for _ in range(per_skill)]
-        prompts[skill] = [(*encode(tokenizer, chat, thinking), chat) for chat in chats]
+        src, chosen = Source(seed * 1000 + number, evaluating=True), []
+        while len(chosen) < per_skill:
+            chat = scored_chat(skill, src)
+            if chat.novel_core or not novel:
+                chosen.append(encode(tokenizer, chat, thinking))
+        prompts[skill] = chosen
     return prompts
 
 
@@ -108,16 +107,13 @@ def main(folder: Path):
     def record(column: str, prompts: dict):
         for skill, chosen in prompts.items():
             right = exact(model, chosen)
-            report[skill][column] = {"right": sum(right), "of": len(right), "tokens": sum(len(p) for p, _, _ in chosen) // len(chosen)}
-            if column == "held_out":
-                novel = [hit for hit, (_, _, chat) in zip(right, chosen) if chat.novel_core]
-                report[skill]["held_out_phrasing"] = {"right": sum(novel), "of": len(novel)}
+            report[skill][column] = {"right": sum(right), "of": len(right)}
 
     record("held_out", held_out_prompts(tokenizer, 400))
     record("thinking", held_out_prompts(tokenizer, 100, seed=8, thinking=True))
-    record("long_chat", held_out_prompts(tokenizer, 50, seed=9, history=2600))
+    record("held_out_phrasing", held_out_prompts(tokenizer, 100, seed=9, novel=True))
     for skill, columns in report.items():
-        print(f"{skill:14}", *(f"{name} {c['right']}/{c['of']} = {c['right'] / max(c['of'], 1):.3f};" for name, c in columns.items()))
+        print(f"{skill:14}", *(f"{name} {c['right']}/{c['of']} = {c['right'] / c['of']:.3f};" for name, c in columns.items()))
     (folder / "eval.json").write_text(json.dumps(report, indent=1) + "\n")
 
 

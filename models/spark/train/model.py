@@ -16,7 +16,7 @@ class Config:
     vocab_size: int = 3072
     hidden_size: int = 256
     intermediate_size: int = 512
-    num_hidden_layers: int = 6
+    num_hidden_layers: int = 5
     num_attention_heads: int = 4
     num_key_value_heads: int = 2
     head_dim: int = 64
@@ -32,9 +32,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x):
-        x32 = x.float()
-        x32 = x32 * torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + self.eps)
-        return (x32 * self.weight).to(x.dtype)
+        return F.rms_norm(x.float(), (x.shape[-1],), self.weight, self.eps).to(x.dtype)
 
 
 def rope_tables(config: Config, length: int):
@@ -52,10 +50,8 @@ def rotate(x, cos, sin):
 
 
 def attend(q, k, v):
-    """Causal attention; below some 200 tokens plain products train faster on a CPU."""
+    """Causal attention in plain products, which train faster on a CPU than fused attention at these lengths."""
     length = q.shape[-2]
-    if length > 200:
-        return F.scaled_dot_product_attention(q.float(), k.float(), v.float(), is_causal=True)
     future = torch.full((length, length), float("-inf"), dtype=q.dtype).triu(1)
     scores = q @ k.mT * q.shape[-1] ** -0.5 + future
     return torch.softmax(scores, dim=-1, dtype=torch.float32).to(v.dtype) @ v

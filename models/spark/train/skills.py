@@ -3,7 +3,7 @@
 Each skill draws one exchange from a `Source`: (prompt, answer, thought).
 """
 
-from values import COLORS, DAYS, EVENTS, ITEMS, PRODUCTS, SMALL_NUMBERS, held_out
+from values import COLORS, DAYS, EVENTS, ITEMS, PRODUCTS, held_out
 
 POLITE = ["Please ", "Now ", "OK, ", "Spark, ", "Can you ", "Could you ", "Hey, ", "Can you please ", "Now please "]
 ASKING = ["Hey, ", "So, ", "OK, ", "Spark, ", "And ", "Now, ", "Quick: ", "Please tell me: ", "Hi, ", "Next: "]
@@ -25,12 +25,6 @@ SUBTRACT = ["What is {a} - {b}?", "What is {a}-{b}?", "What is {a} minus {b}?", 
             "Can you subtract {b} from {a}?", "Could you subtract {b} from {a}?", "Can you tell me {a} - {b}?", "I need {a} - {b}.", "Work out {a} - {b}.", "Evaluate {a} - {b}.",
             "{a} - {b} is what?", "{a} minus {b} is what?", "{a} minus {b} equals?", "{a} - {b} equals?"]
 
-TIMES = ["What is {a} times {b}?", "What is {a} x {b}?", "What is {a} * {b}?", "{a} x {b}", "{a}x{b}", "{a}*{b}", "{a} * {b}", "{a} * {b} = ", "{a}*{b}=", "{a} times {b}",
-         "{a} times {b}?", "How much is {a} times {b}?", "How much is {a} x {b}?", "How much is {a} * {b}?", "What's {a} times {b}?", "What's {a} * {b}?", "What's {a} x {b}?",
-         "Multiply {a} by {b}.", "Multiply {a} and {b}.", "Compute {a} * {b}.", "Compute {a} times {b}.", "Calculate {a} x {b}.", "Calculate {a} times {b}.", "Calculate {a} * {b}.",
-         "What is the product of {a} and {b}?", "Find the product of {a} and {b}.", "What is {a} multiplied by {b}?", "Tell me {a} times {b}.", "What do you get if you multiply {a} by {b}?",
-         "Can you multiply {a} by {b}?", "Can you tell me {a} times {b}?", "{a} times {b} is what?", "{a} times {b} equals?", "Work out {a} times {b}."]
-
 
 def add_digits(a: int, b: int) -> str:
     ones = a % 10 + b % 10
@@ -45,19 +39,17 @@ def subtract_digits(a: int, b: int) -> str:
             f"tens {a // 10} - {b // 10} - {borrow} = {a // 10 - b // 10 - borrow}; result {a - b}")
 
 
-def addition(src, small=False):
-    a, b = src.until(lambda: (src.below(21), src.below(21)) if small else (src.below(100), src.below(100)))
+def addition(src):
+    a, b = src.until(lambda: (src.below(100), src.below(100)))
     thought = f"{a} + {b}: {add_digits(a, b)}."
     answer = f"{a} + {b} = {a + b}."
     prompt = src.surface(src.core(ADD), POLITE[:4] + ASKING)
-    if small:
-        a, b = SMALL_NUMBERS[a], SMALL_NUMBERS[b]
     return prompt.format(a=a, b=b), answer, thought
 
 
-def subtraction(src, small=False):
-    a, b = src.until(lambda: (src.below(21), src.below(21)) if small else (src.below(100), src.below(100)))
-    if a < b and src.chance(0.7) and held_out(str((b, a))) == src.evaluating:
+def subtraction(src):
+    a, b = src.until(lambda: (src.below(100), src.below(100)))
+    if a < b and src.chance(0.8) and held_out(str((b, a))) == src.evaluating:
         a, b = b, a
     if a >= b:
         thought = f"{a} - {b}: {subtract_digits(a, b)}."
@@ -65,22 +57,7 @@ def subtraction(src, small=False):
         thought = f"{a} - {b}: {a} is less than {b}, so {b} - {a}: {subtract_digits(b, a)}; with a minus {a - b}."
     answer = f"{a} - {b} = {a - b}."
     prompt = src.surface(src.core(SUBTRACT), POLITE[:4] + ASKING)
-    if small:
-        a, b = SMALL_NUMBERS[a], SMALL_NUMBERS[b]
     return prompt.format(a=a, b=b), answer, thought
-
-
-def number_words(src):
-    return (addition if src.chance(0.5) else subtraction)(src, small=True)
-
-
-def times(src):
-    """The tables are facts to learn by heart: only whole prompts are held out."""
-    def draw():
-        a, b = src.below(13), src.below(13)
-        return src.surface(src.core(TIMES), POLITE[:4] + ASKING).format(a=a, b=b), a, b
-    prompt, a, b = src.until(draw)
-    return prompt, f"{a} x {b} = {a * b}.", f"{a} x {b} is in the times tables: {a * b}."
 
 
 COUNT = ["Count from {a} to {b}.", "Count from {a} up to {b}.", "Count {a} to {b}.", "List the numbers from {a} to {b}.", "Write the numbers from {a} to {b}.",
@@ -125,10 +102,10 @@ def sentence(src) -> str:
                             "Do you want the {w} or the {v}?", "{n}, bring me the {c} {t}!", "There are {k} {i} on the {t}.", "I bought a {c} {t} for {k} dollars.", "The {w} and the {v} sat by the {u}."])
         return pattern.format(n=src.name(), m=src.name(), w=src.word(), v=src.word(), u=src.word(), p=src.place(), c=src.of(COLORS), d=src.of(DAYS), e=src.of(EVENTS), t=src.of(PRODUCTS), i=src.of(ITEMS), k=src.below(60, 10), h=src.below(13, 1))
     words = []
-    for _ in range(r.choice([1, 2, 3, 3, 4, 4, 5, 6, 7, 8, 10, 12])):
+    for _ in range(r.choice([1, 2, 3, 3, 4, 4, 5, 6, 7, 8])):
         kind = r.random()
         words.append("the" if kind < 0.06 else r.choice("a is in of and to my on with for".split()) if kind < 0.22 else src.name() if kind < 0.32 else src.place() if kind < 0.36
-                     else str(src.below(1000)) if kind < 0.41 else src.word().upper() if kind < 0.43 else src.word() if kind < 0.8 else src.odd_word())
+                     else str(src.below(1000)) if kind < 0.41 else src.word().upper() if kind < 0.43 else src.piece() if kind < 0.55 else src.word())
     if len(words) > 4 and src.chance(0.4):
         words[r.randrange(1, len(words) - 2)] += ","
     if src.chance(0.5):
@@ -170,6 +147,8 @@ ASK_NAME = ["What is my name?", "What's my name?", "Do you remember my name?", "
 
 def tell_name(src, again=False):
     name = src.name()
+    if src.chance(0.1):
+        name = name.lower()
     prompt = src.surface(src.core(RENAME if again else TELL_NAME)).format(n=name)
     return name, (prompt, f"Nice to meet you, {name}!", f"The user's name is {name}.")
 

@@ -7,49 +7,31 @@ from values import ANIMALS, COLORS, DAYS, EVENTS, ITEMS, JOBS, LANGUAGES, PRODUC
 # name | description | parameters `name:type:kind` | requests
 CONCRETE = [line.split(" | ") for line in """
 get_weather | Get the current weather for a city. | city:string:place | What is the weather in {city}?;How is the weather in {city}?;Is it raining in {city}?;Weather in {city}?;What's the weather like in {city}?;Do I need an umbrella in {city}?;Tell me the weather in {city}.
-get_current_weather | Get the current weather in a given location. | location:string:place | What is the weather in {location}?;How is the weather in {location} now?;Weather for {location}?;Is it sunny in {location}?;What's the weather like in {location} today?
 get_forecast | Get the weather forecast for some days. | city:string:place;days:integer:small | What is the forecast for {city} for {days} days?;Give me a {days} day forecast for {city}.;Forecast for {city}, {days} days.
 get_time | Get the current time in a city. | city:string:place | What time is it in {city}?;Tell me the time in {city}.;What is the time in {city}?;Current time in {city}?
 get_temperature | Get the temperature in a city. | city:string:place | How warm is it in {city}?;What is the temperature in {city}?;How cold is it in {city}?;Temperature in {city}?
 get_population | Get the population of a city. | city:string:place | How many people live in {city}?;What is the population of {city}?;Population of {city}?
-get_age | Get the age of a person. | person:string:name | How old is {person}?;What is the age of {person}?
-find_hotel | Find a hotel in a city. | city:string:place | Find a hotel in {city}.;I need a hotel in {city}.;Where can I sleep in {city}?
-find_restaurant | Find a restaurant. | city:string:place;cuisine:string:language | Find a {cuisine} restaurant in {city}.;Where can I eat {cuisine} food in {city}?;I want {cuisine} food in {city}.
 book_flight | Book a flight between two cities. | origin:string:place;destination:string:place | Book a flight from {origin} to {destination}.;I want to fly from {origin} to {destination}.;Get me a flight from {origin} to {destination}.
-find_route | Find the way from one place to another. | start:string:place;end:string:place | How do I get from {start} to {end}?;Find a route from {start} to {end}.;Show me the way from {start} to {end}.
 get_distance | Get the distance between two places. | from:string:place;to:string:place | How far is it from {from} to {to}?;What is the distance from {from} to {to}?
 set_timer | Set a timer. | minutes:integer:number | Set a timer for {minutes} minutes.;Start a {minutes} minute timer.;Wake me in {minutes} minutes.;Timer for {minutes} minutes.
-set_alarm | Set an alarm. | time:string:time | Set an alarm for {time}.;Wake me up at {time}.;Alarm at {time}.
-set_temperature | Set the temperature of a room. | room:string:room;degrees:integer:number | Set the {room} to {degrees} degrees.;Make the {room} {degrees} degrees warm.
 turn_on | Turn on a device. | device:string:product | Turn on the {device}.;Switch on the {device}.;Switch the {device} on.
 turn_off | Turn off a device. | device:string:product | Turn off the {device}.;Switch off the {device}.;Switch the {device} off.
-set_color | Set the color of a thing. | item:string:product;color:string:color | Make the {item} {color}.;Set the color of the {item} to {color}.;Paint the {item} {color}.
-play_song | Play a song. | title:string:words | Play the song {title}.;Play {title}.;I want to hear {title}.
 play_music | Play music by an artist. | artist:string:name | Play music by {artist}.;Play something by {artist}.;I want to listen to {artist}.
 send_message | Send a message to a person. | to:string:name;text:string:words | Send {to} the message {text}.;Send a message to {to}: {text};Tell {to}: {text};Text {to}: {text}
-send_email | Send an email. | recipient:string:name;subject:string:words | Send an email to {recipient} about {subject}.;Email {recipient} about {subject}.;Write an email to {recipient} about {subject}.
 call_person | Call a person on the phone. | name:string:name | Call {name}.;Phone {name}.;Give {name} a call.;Please call {name} now.
 add_event | Add an event to the calendar. | event:string:event;day:string:day | Add a {event} on {day}.;Put the {event} on {day} in my calendar.;Schedule a {event} for {day}.
-create_note | Write a note. | text:string:words | Make a note: {text};Note: {text};Write down {text}.;Take a note: {text}
 add_to_list | Add an item to the shopping list. | item:string:item | Add {item} to my shopping list.;Put {item} on the list.;I need to buy {item}.
 order_item | Order a number of items. | item:string:item;quantity:integer:number | Order {quantity} {item}.;I want to order {quantity} {item}.;Buy {quantity} {item}.;Get me {quantity} {item}.
 search_web | Search the web. | query:string:words | Search the web for {query}.;Search for {query}.;Google {query}.;Look up {query} on the web.
-search_books | Search for books. | topic:string:word | Find books about {topic}.;I want a book about {topic}.;Search for books on {topic}.
 translate | Translate a word to another language. | text:string:word;language:string:language | Translate {text} into {language}.;Translate {text} to {language}.;How do you say {text} in {language}?
 define_word | Look up the definition of a word. | word:string:word | What does {word} mean?;Define {word}.;Look up the word {word}.;What is the definition of {word}?
 get_price | Get the price of a product. | product:string:product | How much is the {product}?;What does a {product} cost?;What is the price of the {product}?;Price of a {product}?
-get_stock_price | Get the stock price of a company. | company:string:company | What is the stock price of {company}?;How is {company} stock doing?;Stock price of {company}?
 convert_currency | Convert an amount of money. | amount:integer:number;currency:string:currency | Convert {amount} dollars to {currency}.;How much is {amount} dollars in {currency}?;Change {amount} dollars into {currency}.
 calculate | Evaluate an arithmetic expression. | expression:string:expression | Calculate {expression}.;Compute {expression}.;Use the tool to compute {expression}.;Evaluate {expression}.
 multiply | Multiply two numbers. | a:integer:number;b:integer:number | Multiply {a} by {b}.;What is {a} times {b}?;Multiply {a} and {b}.
 roll_dice | Roll a dice. | sides:integer:small | Roll a dice with {sides} sides.;Roll a {sides} sided dice.
-open_file | Open a file. | path:string:file | Open the file {path}.;Open {path}.;Show me {path}.
 read_file | Read a file. | path:string:file | Read the file {path}.;Read {path}.;What is in {path}?;What does {path} say?
-delete_file | Delete a file. | path:string:file | Delete the file {path}.;Delete {path}.;Remove {path}.
-get_user | Get a user by id. | id:integer:number | Get user {id}.;Who is user {id}?;Show me user {id}.;Look up user {id}.
 track_order | Track an order. | order_id:integer:number | Where is order {order_id}?;Track order {order_id}.;Where is my order {order_id}?
-feed_pet | Feed a pet. | animal:string:animal | Feed the {animal}.;The {animal} is hungry.;Give the {animal} some food.
-find_job | Find a job in a city. | job:string:job;city:string:place | Find me a job as a {job} in {city}.;I want to work as a {job} in {city}.
 """.strip().split("\n")]
 
 VERBS = ["get", "get", "get", "find", "fetch", "lookup", "show", "check", "read", "query"]
@@ -126,9 +108,9 @@ def generic_tool(src):
 
 
 def toolbox(src):
-    """One to three tools with distinct names, and how to ask for each."""
+    """One or two tools with distinct names, and how to ask for each."""
     tools, asks = [], []
-    for _ in range(src.rng.choice([1, 1, 1, 2, 2, 3])):
+    for _ in range(src.rng.choice([1, 1, 1, 2, 2])):
         tool, ask = (concrete_tool if src.chance(0.5) else generic_tool)(src)
         words = set(tool["function"]["name"].split("_"))
         if all(words.isdisjoint(t["function"]["name"].split("_")[1:]) for t in tools):
@@ -145,7 +127,7 @@ def tool_result(src):
             k=src.below(1000), c=r.choice(["sunny", "rainy", "cloudy", "windy", "snowy", "foggy"]), w=src.word(), v=src.word(), n=src.name(), u=r.choice(["euros", "km", "meters", "people", "percent", "minutes"]))
         return text, text
     result = {}
-    for _ in range(r.choice([1, 1, 2, 2, 3])):
+    for _ in range(r.choice([1, 1, 2])):
         key, value = r.choice([
             ("temperature", src.below(40)), ("condition", r.choice(["sunny", "rainy", "cloudy", "windy"])), ("price", src.below(500)), ("status", r.choice(["ok", "done", "sent", "late", "open"])),
             ("time", value_of(src, "time")), ("result", src.below(10000)), ("wind_speed", src.below(90)), ("name", src.name()), ("city", src.place()), (src.odd_word(), src.below(100)), (src.word(), src.odd_word()),
@@ -185,7 +167,7 @@ def filling(src):
     subject, start, fields = r.choice([("name", src.name, PERSON)] * 4 + [("product", lambda: src.of(PRODUCTS), PRODUCT)] * 2 + [("event", lambda: src.of(EVENTS), EVENT), ("customer", src.name, ORDER)])
     values = {subject: start()}
     head = f"{values[subject]}" if fields in (PERSON, ORDER) else f"The {values[subject]}"
-    chosen = ["item", "quantity"] if fields is ORDER else r.sample(list(fields), r.choice([1, 1, 1, 2, 2, 3]))
+    chosen = ["item", "quantity"] if fields is ORDER else r.sample(list(fields), r.choice([1, 1, 1, 2, 2]))
     for key in chosen:
         values[key] = value_of(src, fields[key][0])
     if fields is ORDER:
@@ -194,12 +176,13 @@ def filling(src):
         clauses = [r.choice(fields[key][1]).format(values[key]) for key in chosen]
         text = f"{head} " + ", ".join(clauses[:-1]) + (" and " if len(clauses) > 1 else "") + clauses[-1] + "."
     keys = list(values)
-    if src.chance(0.3):
+    if src.chance(0.2):
         r.shuffle(keys)
     if len(keys) > 2 and src.chance(0.25):
         keys = keys[:-1]
     named = keys[0] if len(keys) == 1 else r.choice([" and ".join([", ".join(keys[:-1]), keys[-1]]), ", ".join(keys)])
     shape = json.dumps({key: 0 if isinstance(values[key], int) else "" for key in keys})
     core = src.core(EXTRACT)
-    core = core[0].lower() + core[1:] if src.chance(0.25) else core
+    if src.chance(0.3):
+        core = core.lower() if src.chance(0.5) else core[0].lower() + core[1:]
     return core.format(f=named, s=text, j=shape), json.dumps({key: values[key] for key in keys}), "Keys: " + ", ".join(keys) + "."

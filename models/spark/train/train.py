@@ -51,12 +51,14 @@ def train(rank: int, args, meeting: str):
     tokenizer = Tokenizer.from_file(str(args.tokenizer))
     config = Config(vocab_size=tokenizer.get_vocab_size())
     model = Spark(config)
+    average = copy.deepcopy(model)
+    for layer in model.model.layers:
+        layer.compile(dynamic=True)
     params = list(model.parameters())
     matrices = [p for n, p in model.named_parameters() if p.dim() == 2 and "embed" not in n]
     others = [p for n, p in model.named_parameters() if p.dim() != 2 or "embed" in n]
     optimizers = [Muon(matrices, rank, args.workers), torch.optim.AdamW(others, lr=4e-3, betas=(0.9, 0.95), weight_decay=0.0)]
     peaks = [o.param_groups[0]["lr"] for o in optimizers]
-    average = copy.deepcopy(model)
     start, seconds, tokens_seen = 0, 0.0, 0
     checkpoint = args.out / "checkpoint.pt"
     if checkpoint.exists():
@@ -68,7 +70,7 @@ def train(rank: int, args, meeting: str):
         start, seconds, tokens_seen = saved["step"], saved["seconds"], saved["tokens"]
 
     batches = Batches(tokenizer, args.batch_tokens, args.seed, rank, args.workers)
-    prompts = held_out_prompts(tokenizer, per_skill=30)
+    prompts = held_out_prompts(tokenizer, per_skill=25)
     began, losses = time.time() - seconds, []
     for step in range(start, args.steps):
         rate = learning_rate(step, args.steps)
@@ -111,8 +113,8 @@ def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--tokenizer", type=Path, required=True)
     args.add_argument("--out", type=Path, required=True)
-    args.add_argument("--steps", type=int, default=3000)
-    args.add_argument("--batch-tokens", type=int, default=3000, help="of each worker")
+    args.add_argument("--steps", type=int, default=3600)
+    args.add_argument("--batch-tokens", type=int, default=4000, help="of each worker")
     args.add_argument("--workers", type=int, default=2)
     args.add_argument("--seed", type=int, default=1)
     args.add_argument("--evaluate-every", type=int, default=300)

@@ -62,14 +62,14 @@ eucalyptus dandelion chrysanthemum buttercup armadillo tambourine harpsichord ac
 cat dog sun moon star tree leaf rose fish bird cow pig hen fox bear wolf deer frog ant bee book lamp desk chair bed
 door wall roof floor road path hill lake sea ship boat train plane car bus bike ball game song dance play work
 rest sleep dream wake walk run jump swim fly sing read write draw paint cook eat drink buy sell give take find lose
-keep throw catch push pull open close begin end start stop wait watch listen speak think know learn teach help love
+keep throw catch push pull open close begin end start stop wait watch listen speak think know learn teach love
 strength thought through enough although knowledge science mechanism rhinoceros mississippi committee necessary
 accommodate embarrass rhythmical beautiful restaurant government environment language mathematics philosophy
 architecture temperature literature adventure furniture agriculture signature creature mixture pasture texture
 nation station vacation location education information celebration imagination conversation destination generation
 happiness darkness kindness sadness weakness illness business fitness wilderness friendship leadership membership
 careful wonderful colorful powerful peaceful grateful useful helpful hopeful faithful thoughtful cheerful graceful
-endless homeless fearless careless useless priceless restless hello world please thanks rust python cargo crate""".split()
+endless homeless fearless careless useless priceless restless world rust cargo crate""".split()
 
 COLORS = "red blue green yellow black white purple orange pink brown gray silver golden beige crimson teal violet".split()
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday today tomorrow".split()
@@ -84,14 +84,14 @@ lemons candles flowers batteries towels notebooks stamps pillows onions carrots 
 EVENTS = """meeting party concert lecture wedding dinner workshop picnic festival exam interview race match parade
 conference ceremony seminar exhibition rehearsal auction""".split()
 LANGUAGES = "French German Spanish Italian Polish Dutch Greek Turkish Arabic Hindi Japanese Korean Chinese Swedish".split()
-SMALL_NUMBERS = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
-sixteen seventeen eighteen nineteen twenty""".split()
 
 ONSETS = "b bl br c ch cl cr d dr f fl fr g gl gr h j k kn l m n p ph pl pr qu r s sc sh sk sl sm sn sp st str sw t th tr tw v w wh y z".split() + [""] * 6
 VOWELS = "a e i o u a e i o u ai au ea ee ei ie oa oo ou y".split()
 CODAS = "b ck ct d f ft g k l ld ll lm m mp n nd ng nk nt p r rd rk rm rn rt s sh sk ss st t th x z".split() + [""] * 20
 
 HELD_OUT_ONE_IN = 10
+# Chosen so that the plainest prompts, such as "Hello!", are for training.
+CORE_SALT = "94177:"
 
 
 def held_out(text: str) -> bool:
@@ -128,12 +128,12 @@ class Source:
         return "".join(r.choice(ONSETS) + r.choice(VOWELS) + r.choice(CODAS) for _ in range(syllables))
 
     def odd_word(self) -> str:
-        """A word nobody has seen: invented, or a run of random letters."""
-        def draw():
-            if self.rng.random() < 0.12:
-                return "".join(self.rng.choices("abcdefghijklmnopqrstuvwxyz", k=self.rng.randint(2, 7)))
-            return self.pseudo_word()
-        return self.until(draw)
+        """An invented word."""
+        return self.until(self.pseudo_word)
+
+    def piece(self) -> str:
+        """A word or a part of one that is a token."""
+        return self.until(lambda: self.rng.choice(self.pieces))
 
     def piece_word(self) -> str:
         """A run of vocabulary pieces, so that the letters of each get learned."""
@@ -141,7 +141,7 @@ class Source:
         return self.until(lambda: "".join(self.rng.choices(self.pieces, k=count)))
 
     def word(self) -> str:
-        return self.of(WORDS) if self.rng.random() < 0.6 else self.odd_word()
+        return self.of(WORDS) if self.rng.random() < 0.7 else self.odd_word()
 
     def name(self) -> str:
         return self.of(NAMES) if self.rng.random() < 0.7 else self.odd_word().capitalize()
@@ -162,7 +162,7 @@ class Source:
         """
         while True:
             core = self.rng.choice(cores)
-            self.novel_core = held_out("core:" + core)
+            self.novel_core = held_out(CORE_SALT + core)
             if self.evaluating or not self.novel_core:
                 return core
 

@@ -37,10 +37,11 @@ pub(super) fn score(
     vocab_size: usize,
     targets: &[u32],
     num_top: u32,
-) -> Result<Vec<RowLogprobs>> {
+) -> Result<Vec<Sampled>> {
     each_row(logits, vocab_size, |row, logits, scratch| {
-        let extremes = checked_extremes(logits, row)?;
-        Ok(logprobs(logits, extremes, targets[row], num_top, &mut scratch.weights))
+        let (id, extremes) = (targets[row], checked_extremes(logits, row)?);
+        let logprobs = logprobs(logits, extremes, id, num_top, &mut scratch.weights);
+        Ok(Sampled { id, logprobs: Some(logprobs) })
     })
 }
 

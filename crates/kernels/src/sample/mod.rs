@@ -23,14 +23,16 @@ mod batch;
 mod cpu;
 mod keep;
 mod philox;
+mod record;
 mod scan;
 #[cfg(test)]
 mod tests;
 
 pub use batch::{Ragged, RaggedVec, SampleBatch, SampleRow};
+pub use record::read_records;
 
-use crate::views::cpu_slice;
-use candle_core::{Device, Result, Tensor, bail};
+use crate::views::slice;
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
 /// The token sampled for a row.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,7 +54,8 @@ pub struct RowLogprobs {
     pub top: Vec<(u32, f32)>,
 }
 
-/// Samples one token a row.
+/// Samples one token a row. Returns the rows' records `[rows, width]` u32, for [`read_records`]; the first
+/// column has the ids.
 ///
 /// logits `[rows, vocab]` f32; `batch.rows` has an entry for each row.
 ///
@@ -60,39 +63,74 @@ pub struct RowLogprobs {
 /// A shape or dtype that does not fit, a strided input, lists that do not fit the rows, an id beyond
 /// the vocabulary, a parameter out of range. A row that holds NaN or infinity, or in which no token
 /// is possible: the message names the row.
-pub fn sample(logits: &Tensor, batch: &SampleBatch) -> Result<Vec<Sampled>> {
-    let (num_rows, vocab_size) = check(logits)?;
+pub fn sample(logits: &Tensor, batch: &SampleBatch) -> Result<Tensor> {
+    let (num_rows, vocab_size) = dims(logits)?;
     batch.check(num_rows, vocab_size)?;
-    let (storage, layout) = logits.storage_and_layout();
-    cpu::sample(cpu_slice(&storage, layout, "logits")?, vocab_size, batch)
+    logits.apply_op1_no_bwd(&Sample { batch })
 }
 
-/// Log-probabilities of one given token a row, and of the `num_top` most likely ones.
+/// Log-probabilities of one given token a row, and of the `num_top` most likely ones. Returns
+/// records as [`sample`] does.
 ///
 /// logits `[rows, vocab]` f32, as the model gave them; one target id a row.
 ///
 /// # Errors
 /// As [`sample`].
-pub fn score(logits: &Tensor, targets: &[u32], num_top: u32) -> Result<Vec<RowLogprobs>> {
-    let (num_rows, vocab_size) = check(logits)?;
+pub fn score(logits: &Tensor, targets: &[u32], num_top: u32) -> Result<Tensor> {
+    let (num_rows, vocab_size) = dims(logits)?;
     if targets.len() != num_rows {
         bail!("targets must be one for each of {num_rows} rows, there are {}", targets.len());
     }
     if let Some(row) = targets.iter().position(|&id| id as usize >= vocab_size) {
         bail!("target {} of row {row} is beyond the vocabulary of {vocab_size}", targets[row]);
     }
-    let (storage, layout) = logits.storage_and_layout();
-    cpu::score(cpu_slice(&storage, layout, "logits")?, vocab_size, targets, num_top)
+    logits.apply_op1_no_bwd(&Score { targets, num_top })
 }
 
 /// Returns (rows, vocab).
-fn check(logits: &Tensor) -> Result<(usize, usize)> {
+fn dims(logits: &Tensor) -> Result<(usize, usize)> {
     let (num_rows, vocab_size) = logits.dims2()?;
     if vocab_size == 0 {
         bail!("logits must have a vocabulary");
     }
-    if !matches!(logits.device(), Device::Cpu) {
-        bail!("no cuda implementation for sample");
-    }
     Ok((num_rows, vocab_size))
+}
+
+struct Sample<'a> {
+    batch: &'a SampleBatch<'a>,
+}
+
+impl CustomOp1 for Sample<'_> {
+    fn name(&self) -> &'static str {
+        "sample"
+    }
+
+    fn cpu_fwd(&self, logits: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let vocab_size = layout.shape().dims2()?.1;
+        let rows = cpu::sample(slice(logits, layout, "logits")?, vocab_size, self.batch)?;
+        Ok(records(&rows, self.batch.rows.iter().filter_map(|row| row.num_top).max()))
+    }
+}
+
+struct Score<'a> {
+    targets: &'a [u32],
+    num_top: u32,
+}
+
+impl CustomOp1 for Score<'_> {
+    fn name(&self) -> &'static str {
+        "score"
+    }
+
+    fn cpu_fwd(&self, logits: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let vocab_size = layout.shape().dims2()?.1;
+        let logits = slice(logits, layout, "logits")?;
+        let rows = cpu::score(logits, vocab_size, self.targets, self.num_top)?;
+        Ok(records(&rows, Some(self.num_top)))
+    }
+}
+
+fn records(rows: &[Sampled], num_top: Option<u32>) -> (CpuStorage, Shape) {
+    let width = record::width(num_top);
+    (CpuStorage::U32(record::write(rows, width)), (rows.len(), width).into())
 }

@@ -1,7 +1,9 @@
 //! The sampler against a naive f64 reference that sorts, and its statistics.
 
 use super::philox::uniform;
-use super::{Ragged, RaggedVec, SampleBatch, SampleRow, Sampled, sample, score};
+use super::{
+    Ragged, RaggedVec, RowLogprobs, SampleBatch, SampleRow, Sampled, read_records, sample, score,
+};
 use crate::testing::{devices, message, values};
 use candle_core::{Device, Result, Tensor};
 
@@ -18,7 +20,16 @@ fn stack(rows: &[Vec<f32>], device: &Device) -> Result<Tensor> {
 }
 
 fn sample_rows(rows: &[Vec<f32>], params: &[SampleRow], device: &Device) -> Result<Vec<Sampled>> {
-    sample(&stack(rows, device)?, &SampleBatch { rows: params, ..Default::default() })
+    read_records(&sample(
+        &stack(rows, device)?,
+        &SampleBatch { rows: params, ..Default::default() },
+    )?)
+}
+
+fn score_rows(logits: &Tensor, targets: &[u32], num_top: u32) -> Result<Vec<RowLogprobs>> {
+    let scored = read_records(&score(logits, targets, num_top)?)?;
+    assert!(scored.iter().map(|row| row.id).eq(targets.iter().copied()));
+    Ok(scored.into_iter().map(|row| row.logprobs.expect("asked for")).collect())
 }
 
 /// Ids by falling logit, then rising id.
@@ -142,7 +153,7 @@ fn equal_logits_are_ranked_by_id() -> Result<()> {
         assert_eq!((drawn.id, logprobs.rank), (1, 1));
         assert_eq!(order, [1, 2, 4, 5, 0, 6, 7, 3]);
         let ranks: Vec<u32> =
-            score(&stack(&vec![row.clone(); 8], &device)?, &[0, 1, 2, 3, 4, 5, 6, 7], 0)?
+            score_rows(&stack(&vec![row.clone(); 8], &device)?, &[0, 1, 2, 3, 4, 5, 6, 7], 0)?
                 .iter()
                 .map(|scored| scored.rank)
                 .collect();
@@ -178,7 +189,7 @@ fn logprobs_equal_the_reference() -> Result<()> {
             let targets = [order[0], order[1], order[vocab / 2], order[vocab - 1]];
             let tensor = stack(&vec![row.clone(); 4], &device)?;
             for num_top in [0, 1, 20, 200] {
-                let scored = score(&tensor, &targets.map(|id| id as u32), num_top)?;
+                let scored = score_rows(&tensor, &targets.map(|id| id as u32), num_top)?;
                 for ((scored, id), rank) in
                     scored.iter().zip(targets).zip([1, 2, vocab / 2 + 1, vocab])
                 {
@@ -227,7 +238,7 @@ fn edits_come_in_order_and_are_what_logprobs_show() -> Result<()> {
             banned: banned.view(),
             masks: &[0, 0b111_0111],
         };
-        let drawn = sample(&stack(&[row.clone(), row], &device)?, &batch)?;
+        let drawn = read_records(&sample(&stack(&[row.clone(), row], &device)?, &batch)?)?;
         let expected: [f64; 7] = [1.0, 4.25, -0.25, f64::NEG_INFINITY, 0.5, f64::NEG_INFINITY, 0.5];
         let log_total = expected.iter().map(|x| x.exp()).sum::<f64>().ln();
         let logprobs = drawn[1].logprobs.as_ref().unwrap();
