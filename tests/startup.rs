@@ -165,7 +165,7 @@ fn environment_is_stronger_than_the_file_and_flags_than_both() {
     let output = command.env("SCONCE_MAX_MODEL_LEN", "200").arg("--block-size=4").output().unwrap();
     let plan = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{plan}");
-    assert_says(&plan, &["200 tokens", "3 sequences", "blocks of 4"]);
+    assert_says(&plan, &["3.0 sequences of 200 tokens", "blocks of 4"]);
 }
 
 #[test]

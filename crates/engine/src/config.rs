@@ -9,7 +9,8 @@ use crate::model::ModelSpec;
 /// CPU's arithmetic busy (weights are read once for all rows), and a longer one only makes the
 /// other streams wait longer for their next token.
 const DEFAULT_BATCHED_TOKENS: usize = 512;
-const DEFAULT_NUM_SEQS: usize = 256;
+/// More do not make a CPU faster, and each may take `max_model_len` tokens of cache.
+const DEFAULT_NUM_SEQS: usize = 64;
 const DEFAULT_BLOCK_SIZE: usize = 16;
 const MAX_BLOCK_SIZE: usize = 1024;
 const DEFAULT_QUEUED_REQS: usize = 1024;
@@ -24,7 +25,7 @@ pub struct EngineOptions {
     pub dtype: Option<DType>,
     /// `--block-size`: tokens of a cache block. Default 16.
     pub block_size: Option<usize>,
-    /// `--max-num-seqs`: sequences in a step. Default 256, or the token budget if that is less.
+    /// `--max-num-seqs`: sequences in a step. Default 64, or the token budget if that is less.
     pub max_num_seqs: Option<usize>,
     /// `--max-num-batched-tokens`: tokens in a step. Default 512, or `--max-num-seqs` if more.
     pub max_num_batched_tokens: Option<usize>,
@@ -254,7 +255,7 @@ mod tests {
         let resolve = |options: EngineOptions| EngineConfig::resolve(&options, &spec()).unwrap();
         let config = resolve(EngineOptions::default());
         assert_eq!((config.max_model_len, config.dtype), (40_960, DType::BF16));
-        assert_eq!((config.max_num_seqs, config.max_num_batched_tokens), (256, 512));
+        assert_eq!((config.max_num_seqs, config.max_num_batched_tokens), (64, 512));
         assert_eq!((config.block_size, config.max_num_queued_reqs), (16, 1024));
         assert!(config.enable_prefix_caching);
         let few = EngineOptions { max_num_batched_tokens: Some(7), ..Default::default() };

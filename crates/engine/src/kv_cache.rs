@@ -1,9 +1,12 @@
 //! The cache tensors: their shape, size and allocation.
 
-use candle_core::{DType, Device, Result, Tensor};
+use std::hint::black_box;
+
+use candle_core::{DType, Device, Result, Tensor, bail};
 use half::bf16;
 use half::vec::HalfBitsVecExt;
 use kernels::paged_attention::KvCacheLayer;
+use kernels::pool::for_each_row;
 
 use crate::model::{KvCache, ModelSpec};
 
@@ -24,7 +27,8 @@ pub(crate) fn bytes_per_token(spec: &ModelSpec, dtype: DType) -> usize {
 }
 
 impl CacheShape {
-    /// All zeros. On the CPU the memory is mapped now and takes room when first written.
+    /// All zeros. On the CPU every page is written now, so that a machine that cannot give what the
+    /// plan says refuses at the start instead of killing the server under load.
     pub(crate) fn allocate(&self, device: &Device) -> Result<KvCache> {
         let layers = (0..self.num_layers)
             .map(|_| Ok(KvCacheLayer { key: self.zeros(device)?, value: self.zeros(device)? }))
@@ -34,11 +38,26 @@ impl CacheShape {
 
     fn zeros(&self, device: &Device) -> Result<Tensor> {
         let shape = (self.num_blocks, self.num_kv_heads, self.block_size, self.head_dim);
-        if self.dtype == DType::BF16 && device.is_cpu() {
-            // `Tensor::zeros` would write every bf16; integers come as untouched zero pages.
-            let bits = vec![0_u16; shape.0 * shape.1 * shape.2 * shape.3];
-            return Tensor::from_vec(bits.reinterpret_into::<bf16>(), shape, device);
+        if !device.is_cpu() {
+            return Tensor::zeros(shape, self.dtype, device);
         }
-        Tensor::zeros(shape, self.dtype, device)
+        let len = shape.0 * shape.1 * shape.2 * shape.3;
+        match self.dtype {
+            DType::BF16 => {
+                Tensor::from_vec(resident::<u16>(len).reinterpret_into::<bf16>(), shape, device)
+            }
+            DType::F32 => Tensor::from_vec(resident::<f32>(len), shape, device),
+            other => bail!("the cache must be f32 or bf16, it is {other:?}"),
+        }
     }
+}
+
+/// Zeros whose pages are there: fresh ones are only promised until they are written.
+fn resident<T: Copy + Default + Send>(len: usize) -> Vec<T> {
+    const PAGE_BYTES: usize = 4096;
+    let mut zeros = vec![T::default(); len];
+    for_each_row(&mut zeros, PAGE_BYTES / size_of::<T>(), len, |_, page| {
+        page[0] = black_box(T::default());
+    });
+    zeros
 }

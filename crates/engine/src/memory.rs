@@ -18,8 +18,9 @@ const RUNTIME_BYTES: usize = 24 << 20;
 /// 21 MiB for 32,000 tokens, 104 MiB for 152,000.
 const TOKENIZER_BYTES_PER_TOKEN: usize = 700;
 
-/// Share of the remaining memory that the cache takes if no flag sets its size; the rest is left
-/// to the machine's other work.
+/// Most that the cache takes if no flag sets its size, and the share of the remaining memory: what
+/// a machine's other work needs is not known.
+const CACHE_BYTES: usize = 4 << 30;
 const CACHE_PERCENT: usize = 50;
 
 /// The share it may take if one sequence of full length needs that much.
@@ -56,8 +57,8 @@ impl MemoryPlan {
     /// Plans for a device that has `available_bytes` to give.
     ///
     /// The cache has the blocks or bytes that `config` says. If it says neither, it has room for
-    /// `max_num_seqs` sequences of `max_model_len` tokens, but takes at most half of what the rest
-    /// leaves, or nine tenths if one sequence needs that.
+    /// `max_num_seqs` sequences of `max_model_len` tokens, but takes at most 4 GiB and half of what
+    /// the rest leaves, or more, up to nine tenths, if one sequence needs that.
     ///
     /// A plan that does not fit is computed, too, so that it can be shown; see
     /// [`check`](Self::check).
@@ -92,7 +93,8 @@ impl MemoryPlan {
         let remaining = self.available_bytes.saturating_sub(self.fixed_bytes());
         let share = |percent| remaining / 100 * percent / self.block_bytes;
         let one = self.blocks_of_longest();
-        let most = share(CACHE_PERCENT).max(one.min(share(CACHE_PERCENT_MOST)));
+        let few = share(CACHE_PERCENT).min(CACHE_BYTES / self.block_bytes);
+        let most = few.max(one.min(share(CACHE_PERCENT_MOST)));
         one.saturating_mul(config.max_num_seqs).min(most)
     }
 
@@ -115,7 +117,7 @@ impl MemoryPlan {
         self.block_bytes * self.num_blocks
     }
 
-    /// Peak memory of the process once the cache has been full.
+    /// Peak memory of the process.
     pub fn total_bytes(&self) -> usize {
         self.fixed_bytes() + self.kv_bytes()
     }
@@ -250,17 +252,19 @@ mod tests {
         let plan = plan(&EngineOptions::default(), 64 * GIB).unwrap();
         assert_eq!(plan.weight_bytes, 596_049_920 * 2);
         assert_eq!(plan.block_bytes, 16 * 2 * 28 * 8 * 128 * 2);
-        assert_eq!(plan.logits_bytes, 256 * 151_936 * 4);
+        assert_eq!(plan.logits_bytes, 64 * 151_936 * 4);
         // 4 hidden through the layer, then 4 hidden and 3 intermediate in the MLP.
         assert_eq!(plan.activation_bytes, 512 * (8 * 1024 + 3 * 3072) * 2);
         assert_eq!(plan.total_bytes(), plan.fixed_bytes() + plan.kv_bytes());
     }
 
     #[test]
-    fn the_cache_takes_half_of_what_remains_and_no_more_than_it_needs() {
+    fn the_cache_takes_4_gib_or_half_of_what_remains_and_no_more_than_it_needs() {
         let most =
             |options: &EngineOptions, available| plan(options, available).unwrap().num_blocks;
-        let half = plan(&EngineOptions::default(), 64 * GIB).unwrap();
+        let short = EngineOptions { max_model_len: Some(8192), ..EngineOptions::default() };
+        assert_eq!(most(&short, 64 * GIB), 4 * GIB / (16 * 114_688));
+        let half = plan(&short, 5 * GIB).unwrap();
         let remaining = half.available_bytes - half.fixed_bytes();
         assert!(half.kv_bytes() <= remaining / 2);
         assert!(half.kv_bytes() > remaining / 2 - remaining / 50);
@@ -270,8 +274,10 @@ mod tests {
             ..EngineOptions::default()
         };
         assert_eq!(most(&few, 64 * GIB), 4 * 63, "four sequences of 63 blocks");
-        // One sequence of full length needs 4.4 GiB: more than half of what 8 GiB leave.
-        assert_eq!(most(&EngineOptions::default(), 8 * GIB), 40_960 / 16);
+        // One sequence of full length needs 4.4 GiB: more than 4 GiB and than half of what 8 GiB leave.
+        for available in [8 * GIB, 64 * GIB] {
+            assert_eq!(most(&EngineOptions::default(), available), 40_960 / 16);
+        }
         let given = EngineOptions { kv_cache_memory_bytes: Some(5 * GIB), ..Default::default() };
         assert_eq!(most(&given, 64 * GIB), 5 * GIB / (16 * 114_688));
         let blocks = EngineOptions { num_gpu_blocks_override: Some(3000), ..Default::default() };
@@ -303,7 +309,7 @@ mod tests {
         for line in [
             "Qwen3ForCausalLM, 596.0 M parameters, bf16",
             "  weights                                         1.11 GiB",
-            "  logits, 256 rows                               148.4 MiB",
+            "  logits, 64 rows                                 37.1 MiB",
             "  available                                      24.00 GiB",
             "112.0 KiB each",
             "sequences of 4096 tokens at once",
