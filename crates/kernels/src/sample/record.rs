@@ -1,0 +1,53 @@
+//! A sampled row as words of a tensor, so that sampling is an op with one output: the ids can stay on
+//! the device for the next step, and what a client asked for is read back later.
+//!
+//! Words of a row: id, rank (0: no log-probabilities), bits of the log-probability, then id and bits
+//! of each of the most likely tokens, padded with [`NONE`]. If no row has any, the id alone.
+
+use super::{RowLogprobs, Sampled};
+use candle_core::{Result, Tensor};
+
+const NONE: u32 = u32::MAX;
+
+/// Words of a row, for the most log-probabilities that a row of the batch asks for.
+pub(super) fn width(num_top: Option<u32>) -> usize {
+    num_top.map_or(1, |num_top| 3 + 2 * num_top as usize)
+}
+
+/// Rows back to back. `[rows * width]`
+pub(super) fn write(rows: &[Sampled], width: usize) -> Vec<u32> {
+    let mut words = vec![NONE; rows.len() * width];
+    for (words, row) in words.chunks_exact_mut(width).zip(rows) {
+        words[0] = row.id;
+        let [_, rank, logprob, top @ ..] = words else { continue };
+        *rank = row.logprobs.as_ref().map_or(0, |logprobs| logprobs.rank);
+        let Some(logprobs) = &row.logprobs else { continue };
+        *logprob = logprobs.logprob.to_bits();
+        for (pair, (id, logprob)) in top.chunks_exact_mut(2).zip(&logprobs.top) {
+            pair.copy_from_slice(&[*id, logprob.to_bits()]);
+        }
+    }
+    words
+}
+
+/// Reads back what [`sample`](super::sample) or [`score`](super::score) gave: waits for the device.
+///
+/// records `[rows, width]` u32.
+///
+/// # Errors
+/// A shape or dtype that no sampler gives.
+pub fn read_records(records: &Tensor) -> Result<Vec<Sampled>> {
+    Ok(records.to_vec2::<u32>()?.iter().map(|words| read_row(words)).collect())
+}
+
+fn read_row(words: &[u32]) -> Sampled {
+    let logprobs = match *words {
+        [_, rank, logprob, ref top @ ..] if rank > 0 => {
+            let pairs = top.as_chunks::<2>().0.iter().filter(|[id, _]| *id != NONE);
+            let top = pairs.map(|&[id, bits]| (id, f32::from_bits(bits))).collect();
+            Some(RowLogprobs { logprob: f32::from_bits(logprob), rank, top })
+        }
+        _ => None,
+    };
+    Sampled { id: words[0], logprobs }
+}
