@@ -3,12 +3,14 @@
 //! template asks for.
 //!
 //! [`TextModel`] is the front page: it loads everything that a model folder says about text, renders
-//! a chat, encodes the prompt; a [`Detokenizer`] and [`StopStrings`] then turn ids back into text.
+//! a chat, encodes the prompt; a [`Detokenizer`] and [`StopStrings`] then turn ids back into text,
+//! and an [`OutputParser`] tells reasoning, text and tool calls in it apart.
 
 mod chat_template;
 mod detokenizer;
 mod error;
 mod generation_config;
+mod output;
 mod special_tokens;
 mod stop;
 mod text_model;
@@ -19,6 +21,7 @@ pub use chat_template::{ChatInput, ChatTemplates};
 pub use detokenizer::Detokenizer;
 pub use error::TextError;
 pub use generation_config::GenerationConfig;
+pub use output::{OutputFormat, OutputParser, OutputPart, ReasoningFormat, ToolFormat};
 pub use special_tokens::SpecialTokens;
 pub use stop::{StopOutput, StopStrings};
 pub use text_model::{TextFiles, TextModel};

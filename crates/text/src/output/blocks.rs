@@ -1,0 +1,281 @@
+//! The blocks of an output: text, reasoning, sections of calls. Finds the markers between them and
+//! hands what a call is made of to its grammar.
+
+use super::OutputFormat;
+use super::call::{Call, Functions, Step};
+use super::formats::ToolRow;
+use super::parts::Parts;
+use super::reasoning::Tags;
+use serde_json::Value;
+
+/// The state of one output.
+#[derive(Debug, Clone)]
+pub(super) struct Blocks {
+    tags: Option<&'static Tags>,
+    calls: Option<(&'static ToolRow, Functions)>,
+    at: At,
+    /// Text outside calls is reasoning.
+    thinking: bool,
+    after: After,
+    /// What may become a marker or a call and is text if it does not.
+    held: String,
+    /// Whitespace that is dropped if a block begins behind it.
+    space: String,
+    /// The section began without a marker.
+    bare: bool,
+    /// The last character of text; none before the first.
+    last: Option<char>,
+}
+
+#[derive(Debug, Clone)]
+enum At {
+    /// In text or reasoning.
+    Text,
+    /// In a section, before a call. What is held may be an opener or a separator from here on.
+    Section(usize),
+    /// In a call; whether it has begun.
+    Call(Call, bool),
+}
+
+/// What the text follows, with at most whitespace in between.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum After {
+    Text,
+    /// A tag of reasoning.
+    Tag,
+    /// A call whose section may go on.
+    Call,
+    /// What ended a call or a section.
+    Closer,
+}
+
+/// What a marker in text means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    Start,
+    End,
+    Section,
+    Opener,
+    Closer,
+}
+
+/// What held text is.
+enum Look {
+    Nothing,
+    /// The beginning of a marker.
+    Part,
+    Found(&'static str, Mark),
+}
+
+impl Blocks {
+    pub(super) fn new(format: &OutputFormat, tools: &[Value], in_reasoning: bool) -> Self {
+        let tags = format.reasoning.map(|format| format.0);
+        let thinking = tags.is_some_and(|tags| in_reasoning || tags.from_start);
+        let calls = format.tools.filter(|_| !tools.is_empty());
+        Self {
+            tags,
+            calls: calls.map(|format| (format.0, Functions::new(tools))),
+            at: At::Text,
+            thinking,
+            after: if thinking { After::Tag } else { After::Text },
+            held: String::new(),
+            space: String::new(),
+            bare: false,
+            last: None,
+        }
+    }
+
+    pub(super) fn step(&mut self, c: char, out: &mut Parts) {
+        match &mut self.at {
+            At::Text => self.watch(c, out),
+            At::Section(from) => {
+                let from = *from;
+                self.open(from, c, out);
+            }
+            At::Call(..) => self.call(c, out),
+        }
+    }
+
+    pub(super) fn finish(&mut self, out: &mut Parts) {
+        self.give_back(out);
+        self.flush(out);
+    }
+
+    /// A character of text, or of a marker in it.
+    fn watch(&mut self, c: char, out: &mut Parts) {
+        self.held.push(c);
+        while !self.held.is_empty() {
+            match self.look() {
+                Look::Part => return,
+                Look::Found(marker, mark) => return self.enter(marker, mark),
+                Look::Nothing => {
+                    let first = self.held.remove(0);
+                    self.show(first, out);
+                }
+            }
+        }
+    }
+
+    fn look(&self) -> Look {
+        let mut look = Look::Nothing;
+        for (marker, mark) in self.markers() {
+            if marker == self.held {
+                return Look::Found(marker, mark);
+            }
+            if marker.starts_with(&self.held) {
+                look = Look::Part;
+            }
+        }
+        look
+    }
+
+    /// The markers that mean something here.
+    fn markers(&self) -> impl Iterator<Item = (&'static str, Mark)> {
+        let when = |here: bool, markers: &'static [&'static str], mark: Mark| {
+            markers.iter().filter(move |_| here).map(move |marker| (*marker, mark))
+        };
+        let text = !self.thinking;
+        let (starts, ends, ended_by_call) =
+            self.tags.map_or((&[][..], &[][..], false), |t| (t.starts, t.ends, t.ended_by_call));
+        let row = self.calls.as_ref().map_or(&ToolRow::NONE, |(row, _)| row);
+        // A quoted tag is what the text is about. Reasoning may repeat the tag that the prompt has.
+        let quoted = matches!(self.last, Some('`' | '"' | '\''));
+        let starting = if text { !quoted } else { self.after == After::Tag };
+        let in_section = self.after == After::Call;
+        let closing = in_section || self.after == After::Closer;
+        let calling = text || ended_by_call;
+        when(starting, starts, Mark::Start)
+            .chain(when(!text, ends, Mark::End))
+            .chain(when(calling, row.sections, Mark::Section))
+            .chain(when(calling && (row.loose || in_section), row.openers, Mark::Opener))
+            .chain(when(text && self.last.is_none() && !closing, row.bare, Mark::Section))
+            .chain(when(in_section, row.separators, Mark::Section))
+            .chain(when(closing, row.closers, Mark::Closer))
+            .filter(|(marker, _)| !marker.is_empty())
+    }
+
+    /// Acts on the marker that is held.
+    fn enter(&mut self, marker: &'static str, mark: Mark) {
+        match mark {
+            Mark::Start | Mark::End => {
+                self.thinking = mark == Mark::Start;
+                self.after = After::Tag;
+                self.space.clear();
+                self.held.clear();
+            }
+            Mark::Closer => {
+                self.after = After::Closer;
+                self.held.clear();
+            }
+            Mark::Section | Mark::Opener => {
+                let Some((row, _)) = &self.calls else { unreachable!("calls have markers") };
+                // Behind a call, a separator or opener goes on with the section.
+                if self.after != After::Call || row.sections.contains(&marker) {
+                    self.bare = row.bare.contains(&marker);
+                }
+                self.at = if row.openers.contains(&marker) {
+                    At::Call(Call::new(row, marker), false)
+                } else {
+                    At::Section(self.held.len())
+                };
+            }
+        }
+    }
+
+    /// A character in a section, before a call.
+    fn open(&mut self, from: usize, c: char, out: &mut Parts) {
+        let Some((row, _)) = &self.calls else { unreachable!("a section has calls") };
+        self.held.push(c);
+        let token = &self.held[from..];
+        if token.trim_start().is_empty() {
+            self.at = At::Section(self.held.len());
+            return;
+        }
+        if let Some(opener) = row.openers.iter().find(|opener| **opener == token) {
+            self.at = At::Call(Call::new(row, opener), false);
+        } else if row.brackets.iter().chain(row.separators).any(|m| *m == token) {
+            self.at = At::Section(self.held.len());
+        } else if !row.openers.iter().any(|opener| opener.starts_with(token)) {
+            let rest = self.held.split_off(from);
+            if row.openers.contains(&"") && rest.chars().count() == 1 {
+                self.at = At::Call(Call::new(row, ""), false);
+                self.call(c, out);
+            } else {
+                self.give_back(out);
+                // Some of it may belong to a marker.
+                for c in rest.chars() {
+                    self.step(c, out);
+                }
+            }
+        }
+    }
+
+    /// A character in a call.
+    fn call(&mut self, c: char, out: &mut Parts) {
+        let (At::Call(call, begun), Some((_, functions))) = (&mut self.at, &self.calls) else {
+            unreachable!("only in a call")
+        };
+        let num_calls = out.num_calls();
+        let step = call.step(c, functions, self.bare, out);
+        if out.num_calls() > num_calls {
+            *begun = true;
+            self.held.clear();
+            self.space.clear();
+            self.thinking = false;
+            self.after = After::Call;
+        }
+        match step {
+            Step::More if *begun => {}
+            Step::More => self.held.push(c),
+            Step::Done => self.at = At::Text,
+            Step::Reject => {
+                self.give_back(out);
+                self.step(c, out);
+            }
+        }
+    }
+
+    /// What is held was no marker and no call.
+    fn give_back(&mut self, out: &mut Parts) {
+        self.at = At::Text;
+        for c in std::mem::take(&mut self.held).chars() {
+            self.show(c, out);
+        }
+    }
+
+    /// A character that is text.
+    fn show(&mut self, c: char, out: &mut Parts) {
+        let dropped = match self.after {
+            After::Text => false,
+            After::Tag => c == '\n',
+            After::Call | After::Closer => c.is_whitespace(),
+        };
+        if dropped {
+            return;
+        }
+        self.after = After::Text;
+        let separates = if self.thinking { c == '\n' } else { c.is_whitespace() };
+        if separates && (self.tags.is_some() || self.calls.is_some()) {
+            self.space.push(c);
+        } else {
+            self.flush(out);
+            self.emit(c, out);
+        }
+    }
+
+    /// Whitespace that no block came behind.
+    fn flush(&mut self, out: &mut Parts) {
+        for c in std::mem::take(&mut self.space).chars() {
+            self.emit(c, out);
+        }
+    }
+
+    fn emit(&mut self, c: char, out: &mut Parts) {
+        if self.thinking {
+            out.reasoning(c);
+        } else {
+            self.last = Some(c);
+            out.text(c);
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! One call while it is read: which of the grammars reads it, and what they have in common.
+
+use super::formats::{Body, ToolRow};
+use super::header_call::HeaderCall;
+use super::json_call::JsonCall;
+use super::parts::Parts;
+use serde_json::Value;
+
+/// What one more character means to a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// It belongs to the call, more may follow.
+    More,
+    /// The call ends with it.
+    Done,
+    /// It does not belong to the call. One that has begun is over, one that has not was none.
+    Reject,
+}
+
+/// The functions of the request.
+#[derive(Debug, Clone)]
+pub(super) struct Functions(Vec<Value>);
+
+impl Functions {
+    /// From OpenAI's tool definitions; other tools than functions are no business of the parser's.
+    pub(super) fn new(tools: &[Value]) -> Self {
+        let function = |tool: &Value| tool.get("function").filter(|f| f.is_object()).cloned();
+        Self(tools.iter().filter_map(function).collect())
+    }
+
+    pub(super) fn is_known(&self, name: &str) -> bool {
+        self.get(name).is_some()
+    }
+
+    fn get(&self, name: &str) -> Option<&Value> {
+        self.0.iter().find(|function| function.get("name").is_some_and(|n| n == name))
+    }
+}
+
+/// A call's grammar and where in it the text stands.
+#[derive(Debug, Clone)]
+pub(super) enum Call {
+    Json(JsonCall),
+    Header(HeaderCall),
+}
+
+impl Call {
+    /// A call of this format, after `opener`.
+    pub(super) fn new(row: &ToolRow, opener: &str) -> Self {
+        match row.body {
+            Body::JsonOrHeader(_) if opener == "{" => Self::Json(JsonCall::default()),
+            Body::Json => Self::Json(JsonCall::default()),
+            Body::Header(read) | Body::JsonOrHeader(read) => Self::Header(HeaderCall::new(read)),
+        }
+    }
+
+    /// `known_only`: a name that is not among `functions` makes it no call.
+    pub(super) fn step(
+        &mut self,
+        c: char,
+        functions: &Functions,
+        known_only: bool,
+        out: &mut Parts,
+    ) -> Step {
+        let accepts = |name: &str| !known_only || functions.is_known(name);
+        match self {
+            Self::Json(call) => call.step(c, &accepts, out),
+            Self::Header(call) => call.step(c, &accepts, out),
+        }
+    }
+}
+
+/// Whether a function may have this name.
+pub(super) fn is_name(name: &str) -> bool {
+    !name.is_empty() && name.chars().all(is_name_char)
+}
+
+pub(super) fn is_name_char(c: char) -> bool {
+    c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | ':' | '/')
+}

@@ -1,0 +1,210 @@
+//! How the families mark calls, one row each.
+
+use super::header_call::{self, ReadHeader};
+use std::fmt;
+
+/// One way to mark calls, by vLLM's `--tool-call-parser` names.
+#[derive(Clone, Copy)]
+pub struct ToolFormat(pub(super) &'static ToolRow);
+
+/// A row of [`ToolFormat::ALL`].
+///
+/// A call stands behind a section's marker, or a separator and another call, and begins with an
+/// opener. No marker of a row may begin another of its markers.
+#[derive(Debug)]
+pub(super) struct ToolRow {
+    /// Its names, the usual one first.
+    names: &'static [&'static str],
+    /// A template that holds all of these has it; never, if there are none.
+    seen: &'static [&'static str],
+    /// Models that have it and may come without a template.
+    model_types: &'static [&'static str],
+    /// What opens a section; anything but an opener or a separator behind it makes it text.
+    pub(super) sections: &'static [&'static str],
+    /// What opens a section or call at the start of the output, if a known name follows.
+    pub(super) bare: &'static [&'static str],
+    /// What opens a call in a section; the empty one opens it with whatever follows.
+    pub(super) openers: &'static [&'static str],
+    /// Openers that need no section around them.
+    pub(super) loose: bool,
+    /// What may stand before the first call of a section.
+    pub(super) brackets: &'static [&'static str],
+    /// What may stand between the calls of a section.
+    pub(super) separators: &'static [&'static str],
+    /// What ends call or section. None has to: a call's end is known by its body.
+    pub(super) closers: &'static [&'static str],
+    pub(super) body: Body,
+}
+
+/// What a call is made of.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Body {
+    /// An object with the name and the arguments.
+    Json,
+    /// A header with the name, then the arguments as an object.
+    Header(ReadHeader),
+    /// Whichever follows.
+    JsonOrHeader(ReadHeader),
+}
+
+impl ToolRow {
+    /// Defaults for the rows whose calls are objects, alone or in an array.
+    const JSON: Self = Self {
+        names: &[],
+        seen: &[],
+        model_types: &[],
+        sections: &[],
+        bare: &[],
+        openers: &["{"],
+        loose: false,
+        brackets: &["["],
+        separators: &[",", ";"],
+        closers: &["]"],
+        body: Body::Json,
+    };
+
+    /// No calls.
+    pub(super) const NONE: &Self = &Self { openers: &[], ..Self::MARKED };
+
+    /// Defaults for the rows whose calls have markers of their own.
+    const MARKED: Self =
+        Self { loose: true, brackets: &[], separators: &[], closers: &[], ..Self::JSON };
+}
+
+impl ToolFormat {
+    /// Every format, those that are told from others by more first.
+    pub const ALL: &[Self] = &[
+        Self(&ToolRow {
+            names: &["deepseek_v3"],
+            seen: &["<｜tool▁sep｜>", "```json"],
+            sections: &["<｜tool▁calls▁begin｜>"],
+            openers: &["<｜tool▁call▁begin｜>"],
+            closers: &["```", "<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>"],
+            body: Body::Header(header_call::deepseek_v3),
+            ..ToolRow::MARKED
+        }),
+        Self(&ToolRow {
+            names: &["deepseek_v31"],
+            seen: &["<｜tool▁sep｜>"],
+            sections: &["<｜tool▁calls▁begin｜>"],
+            openers: &["<｜tool▁call▁begin｜>"],
+            closers: &["<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>"],
+            body: Body::Header(header_call::deepseek_v31),
+            ..ToolRow::MARKED
+        }),
+        Self(&ToolRow {
+            names: &["kimi_k2"],
+            seen: &["<|tool_call_argument_begin|>"],
+            sections: &["<|tool_calls_section_begin|>"],
+            openers: &["<|tool_call_begin|>"],
+            closers: &["<|tool_call_end|>", "<|tool_calls_section_end|>"],
+            body: Body::Header(header_call::kimi),
+            ..ToolRow::MARKED
+        }),
+        // `[{..}, {..}]` of the first tokenizers, `name[ARGS]{..}` since.
+        Self(&ToolRow {
+            names: &["mistral"],
+            seen: &["[TOOL_CALLS]"],
+            model_types: &["mistral", "mistral3", "mixtral", "ministral3"],
+            sections: &["[TOOL_CALLS]"],
+            openers: &["{", ""],
+            body: Body::JsonOrHeader(header_call::mistral),
+            ..ToolRow::JSON
+        }),
+        Self(&ToolRow {
+            names: &["granite"],
+            seen: &["<|tool_call|>"],
+            sections: &["<|tool_call|>", "<tool_call>"],
+            bare: &["["],
+            ..ToolRow::JSON
+        }),
+        Self(&ToolRow {
+            names: &["cohere_command3"],
+            seen: &["<|START_ACTION|>"],
+            sections: &["<|START_ACTION|>"],
+            closers: &["]", "<|END_ACTION|>"],
+            ..ToolRow::JSON
+        }),
+        Self(&ToolRow {
+            names: &["nemotron_json"],
+            seen: &["<TOOLCALL>"],
+            sections: &["<TOOLCALL>"],
+            closers: &["]", "</TOOLCALL>"],
+            ..ToolRow::JSON
+        }),
+        Self(&ToolRow {
+            names: &["hermes", "granite4"],
+            seen: &["<tool_call>"],
+            sections: &["<tool_call>"],
+            closers: &["]", "</tool_call>"],
+            ..ToolRow::JSON
+        }),
+        Self(&ToolRow {
+            names: &["jamba", "hunyuan_a13b"],
+            seen: &["<tool_calls>"],
+            sections: &["<tool_calls>"],
+            closers: &["]", "</tool_calls>"],
+            ..ToolRow::JSON
+        }),
+        Self(&ToolRow {
+            names: &["internlm"],
+            seen: &["<|action_start|>"],
+            sections: &["<|action_start|><|plugin|>", "<|action_start|> <|plugin|>"],
+            closers: &["<|action_end|>"],
+            ..ToolRow::JSON
+        }),
+        Self(&ToolRow {
+            names: &["phi4_mini_json"],
+            seen: &["<|tool|>"],
+            sections: &["functools", "<|tool_call|>"],
+            closers: &["]", "<|/tool_call|>"],
+            ..ToolRow::JSON
+        }),
+        Self(&ToolRow {
+            names: &["llama3_json", "llama4_json"],
+            seen: &["<|start_header_id|>", "\"parameters\""],
+            sections: &["<|python_tag|>"],
+            bare: &["{"],
+            ..ToolRow::JSON
+        }),
+        Self(&ToolRow { names: &["xlam"], bare: &["["], ..ToolRow::JSON }),
+    ];
+
+    /// By one of vLLM's names.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|format| format.0.names.contains(&name))
+    }
+
+    /// The usual name; [`Self::from_name`] may know more.
+    pub fn name(self) -> &'static str {
+        self.0.names[0]
+    }
+
+    pub(super) fn detect(template: &str, model_type: Option<&str>) -> Option<Self> {
+        Self::ALL.iter().copied().find(|Self(row)| {
+            let by_type = || model_type.is_some_and(|name| row.model_types.contains(&name));
+            let seen = || !row.seen.is_empty() && row.seen.iter().all(|m| template.contains(m));
+            if template.is_empty() { by_type() } else { seen() }
+        })
+    }
+
+    pub(super) fn markers(self) -> impl Iterator<Item = &'static str> {
+        let row = self.0;
+        let all = row.sections.iter().chain(row.openers).chain(row.closers).copied();
+        all.filter(|marker| marker.len() > 1)
+    }
+}
+
+impl PartialEq for ToolFormat {
+    fn eq(&self, other: &Self) -> bool {
+        self.name() == other.name()
+    }
+}
+
+impl Eq for ToolFormat {}
+
+impl fmt::Debug for ToolFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ToolFormat({})", self.name())
+    }
+}

@@ -1,0 +1,152 @@
+//! How the families mark reasoning, one row each.
+
+use std::fmt;
+
+/// One way to mark reasoning; several of vLLM's `--reasoning-parser` names may mean the same.
+#[derive(Clone, Copy)]
+pub struct ReasoningFormat(pub(super) &'static Tags);
+
+/// A row of [`ReasoningFormat::ALL`].
+#[derive(Debug)]
+pub(super) struct Tags {
+    /// Its names, the usual one first.
+    names: &'static [&'static str],
+    /// A template that holds all of these has it.
+    seen: &'static [&'static str],
+    pub(super) starts: &'static [&'static str],
+    pub(super) ends: &'static [&'static str],
+    /// The output begins with reasoning, tag or no tag.
+    pub(super) from_start: bool,
+    /// A call ends it as well: the model forgets the tag then.
+    pub(super) ended_by_call: bool,
+}
+
+impl Tags {
+    /// Defaults for the rows.
+    const THINK: Self = Self {
+        names: &[],
+        seen: &["<think>"],
+        starts: &["<think>"],
+        ends: &["</think>"],
+        from_start: false,
+        ended_by_call: false,
+    };
+}
+
+/// What ends a turn in one family or another.
+const TURNS: &[&str] =
+    &["<|", "<｜", "[/INST]", "</s>", "<end_of_turn>", "<turn|>", "]~b]", "<seed:"];
+
+impl ReasoningFormat {
+    /// Every format, those that are told from others by more first.
+    pub const ALL: &[Self] = &[
+        Self(&Tags {
+            names: &["mistral"],
+            seen: &["[THINK]"],
+            starts: &["[THINK]"],
+            ends: &["[/THINK]"],
+            ..Tags::THINK
+        }),
+        Self(&Tags {
+            names: &["seed_oss"],
+            seen: &["<seed:think>"],
+            starts: &["<seed:think>"],
+            ends: &["</seed:think>"],
+            ..Tags::THINK
+        }),
+        Self(&Tags {
+            names: &["gemma4"],
+            seen: &["<|channel>"],
+            starts: &["<|channel>thought"],
+            ends: &["<channel|>"],
+            ..Tags::THINK
+        }),
+        Self(&Tags {
+            names: &["cohere_command3", "cohere_command4"],
+            seen: &["<|START_THINKING|>"],
+            starts: &["<|START_THINKING|>"],
+            ends: &["<|END_THINKING|>"],
+            ..Tags::THINK
+        }),
+        Self(&Tags {
+            names: &["granite"],
+            seen: &["thought process"],
+            starts: &["Here is my thought process:", "Here's my thought process:"],
+            ends: &["Here is my response:", "Here's my response:"],
+            ..Tags::THINK
+        }),
+        Self(&Tags {
+            names: &["kimi_k2"],
+            seen: &["<think>", "<|tool_calls_section_begin|>"],
+            ended_by_call: true,
+            ..Tags::THINK
+        }),
+        // DeepSeek's hybrids close the block in the prompt; their templates ask `thinking`.
+        Self(&Tags {
+            names: &["deepseek_v3", "holo2"],
+            seen: &["</think>", "<｜Assistant｜>", "thinking"],
+            ..Tags::THINK
+        }),
+        Self(&Tags {
+            names: &["deepseek_r1", "minimax_m2", "step3"],
+            seen: &["</think>", "<｜Assistant｜>"],
+            from_start: true,
+            ..Tags::THINK
+        }),
+        Self(&Tags {
+            names: &[
+                "qwen3",
+                "glm45",
+                "glm47",
+                "mimo",
+                "nemotron_v3",
+                "olmo3",
+                "ernie45",
+                "step3p5",
+            ],
+            ..Tags::THINK
+        }),
+    ];
+
+    /// By one of vLLM's names.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|format| format.0.names.contains(&name))
+    }
+
+    /// The usual name; [`Self::from_name`] may know more.
+    pub fn name(self) -> &'static str {
+        self.0.names[0]
+    }
+
+    /// Whether a rendered prompt leaves a block of reasoning open. A tag in a turn that is over, a
+    /// user's question about `<think>` say, opens nothing.
+    pub fn is_open_in(self, prompt: &str) -> bool {
+        let start = self.0.starts.iter().filter_map(|tag| Some((prompt.rfind(tag)?, *tag))).max();
+        let Some((start, tag)) = start else { return false };
+        let inside = &prompt[start + tag.len()..];
+        !self.0.ends.iter().chain(TURNS).any(|end| inside.contains(end))
+    }
+
+    pub(super) fn detect(template: &str) -> Option<Self> {
+        let seen = |format: &&Self| format.0.seen.iter().all(|marker| template.contains(marker));
+        Self::ALL.iter().find(seen).copied()
+    }
+
+    pub(super) fn markers(self) -> impl Iterator<Item = &'static str> {
+        self.0.starts.iter().chain(self.0.ends).copied()
+    }
+}
+
+impl PartialEq for ReasoningFormat {
+    fn eq(&self, other: &Self) -> bool {
+        self.name() == other.name()
+    }
+}
+
+impl Eq for ReasoningFormat {}
+
+impl fmt::Debug for ReasoningFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ReasoningFormat({})", self.name())
+    }
+}

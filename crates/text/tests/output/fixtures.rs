@@ -1,0 +1,400 @@
+//! What models write, and what it is.
+
+use super::{Whole, format, parse, parse_with};
+
+/// One output; the part's fields are those of [`Whole`].
+pub(super) struct Fixture {
+    pub(super) reasoning: &'static str,
+    pub(super) tools: &'static str,
+    pub(super) in_reasoning: bool,
+    pub(super) output: &'static str,
+    parts: Vec<Whole>,
+}
+
+fn think(text: &str) -> Whole {
+    Whole::Reasoning(text.to_owned())
+}
+
+fn say(text: &str) -> Whole {
+    Whole::Text(text.to_owned())
+}
+
+fn call(name: &str, arguments: &str) -> Whole {
+    Whole::Call { id: None, name: name.to_owned(), arguments: arguments.to_owned() }
+}
+
+fn call_id(id: &str, name: &str, arguments: &str) -> Whole {
+    Whole::Call { id: Some(id.to_owned()), name: name.to_owned(), arguments: arguments.to_owned() }
+}
+
+fn fixture<const N: usize>(
+    (reasoning, tools): (&'static str, &'static str),
+    output: &'static str,
+    parts: [Whole; N],
+) -> Fixture {
+    Fixture { reasoning, tools, in_reasoning: false, output, parts: parts.into() }
+}
+
+fn opened<const N: usize>(
+    formats: (&'static str, &'static str),
+    output: &'static str,
+    parts: [Whole; N],
+) -> Fixture {
+    Fixture { in_reasoning: true, ..fixture(formats, output, parts) }
+}
+
+/// Every fixture of every format.
+pub(super) fn all() -> Vec<Fixture> {
+    let mut all = thoughts();
+    all.extend(hermes());
+    all.extend(bare_json());
+    all.extend(mistral());
+    all.extend(other_json());
+    all
+}
+
+fn thoughts() -> Vec<Fixture> {
+    const QWEN: (&str, &str) = ("qwen3", "");
+    vec![
+        fixture(QWEN, "Hello.\n", [say("Hello.\n")]),
+        fixture(
+            QWEN,
+            "<think>\nHm, a.\n\nb\n</think>\n\nYes.",
+            [think("Hm, a.\n\nb"), say("Yes.")],
+        ),
+        fixture(QWEN, "<think>\n\n</think>\n\nYes.\n", [say("Yes.\n")]),
+        fixture(QWEN, "\n<think>a</think>b", [think("a"), say("b")]),
+        fixture(
+            QWEN,
+            "<think>a</think>b<think>c</think>d",
+            [think("a"), say("b"), think("c"), say("d")],
+        ),
+        fixture(QWEN, "<think>never ends\n", [think("never ends\n")]),
+        fixture(QWEN, "<think>a</thin", [think("a</thin")]),
+        fixture(QWEN, "a < b <thinks> <think", [say("a < b <thinks> <think")]),
+        fixture(QWEN, "The tag `<think>` opens it.", [say("The tag `<think>` opens it.")]),
+        fixture(QWEN, "a stray </think> stays", [say("a stray </think> stays")]),
+        fixture(
+            QWEN,
+            "<think>über ⟨x⟩ 🦀\n</think>\n    indented",
+            [think("über ⟨x⟩ 🦀"), say("    indented")],
+        ),
+        opened(QWEN, "\nHm.\n</think>\n\nYes.", [think("Hm."), say("Yes.")]),
+        opened(QWEN, "</think>Yes.", [say("Yes.")]),
+        opened(QWEN, "<think>\nHm.</think>Yes.", [think("Hm."), say("Yes.")]),
+        opened(QWEN, "no end", [think("no end")]),
+        fixture(("deepseek_r1", ""), "Hm.\n</think>\n\nYes.", [think("Hm."), say("Yes.")]),
+        fixture(("deepseek_r1", ""), "<think>\nHm.\n</think>\n\nYes.", [think("Hm."), say("Yes.")]),
+        fixture(("mistral", ""), "[THINK]Hm.[/THINK]Yes [ok].", [think("Hm."), say("Yes [ok].")]),
+        fixture(
+            ("seed_oss", ""),
+            "<seed:think>\nHm.</seed:think>Yes.",
+            [think("Hm."), say("Yes.")],
+        ),
+        fixture(
+            ("gemma4", ""),
+            "<|channel>thought\nHm.<channel|>Yes.",
+            [think("Hm."), say("Yes.")],
+        ),
+        fixture(
+            ("cohere_command3", ""),
+            "<|START_THINKING|>Hm.<|END_THINKING|>Yes.",
+            [think("Hm."), say("Yes.")],
+        ),
+        fixture(
+            ("granite", ""),
+            "Here is my thought process:\nHm.\nHere is my response:\nYes.",
+            [think("Hm."), say("Yes.")],
+        ),
+        fixture(("", ""), "<think>\nHm.\n</think>\n\n", [say("<think>\nHm.\n</think>\n\n")]),
+    ]
+}
+
+fn hermes() -> Vec<Fixture> {
+    const HERMES: (&str, &str) = ("qwen3", "hermes");
+    vec![
+        fixture(HERMES, "Just text, {\"name\": 1}.", [say("Just text, {\"name\": 1}.")]),
+        fixture(
+            HERMES,
+            "<tool_call>\n{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Paris\"}}\n</tool_call>",
+            [call("get_weather", "{\"city\": \"Paris\"}")],
+        ),
+        fixture(
+            HERMES,
+            "<think>\nTwo calls, <tool_call> twice.\n</think>\n\nSure.\n<tool_call>\n{\"name\": \"get_weather\", \
+             \"arguments\": {\"city\": \"São Paulo 🌧\"}}\n</tool_call>\n<tool_call>\n{\"name\": \"get_time\", \
+             \"arguments\": {}}\n</tool_call>\nDone. ",
+            [
+                think("Two calls, <tool_call> twice."),
+                say("Sure."),
+                call("get_weather", "{\"city\": \"São Paulo 🌧\"}"),
+                call("get_time", "{}"),
+                say("Done. "),
+            ],
+        ),
+        // What a parser that reads and writes JSON anew breaks.
+        fixture(
+            HERMES,
+            "<tool_call>{\"name\":\"f\",\"arguments\":{\"n\":12345678901234567890123, \"n\" : 1e400,\"s\":\"\\u00e9\\/\"}}</tool_call>",
+            [call("f", "{\"n\":12345678901234567890123, \"n\" : 1e400,\"s\":\"\\u00e9\\/\"}")],
+        ),
+        fixture(
+            HERMES,
+            r#"<tool_call>{"name": "write_file", "arguments": {"text": "a \"}\" \\", "deep": {"x": [[{}], "]"]}}}</tool_call>!"#,
+            [call("write_file", r#"{"text": "a \"}\" \\", "deep": {"x": [[{}], "]"]}}"#), say("!")],
+        ),
+        fixture(
+            HERMES,
+            r#"<tool_call>{"name": "f", "arguments": {"s": "</tool_call><think>a</think><tool_call>{"}}</tool_call>"#,
+            [call("f", r#"{"s": "</tool_call><think>a</think><tool_call>{"}"#)],
+        ),
+        // Keys in another order, other keys, no arguments.
+        fixture(
+            HERMES,
+            r#"<tool_call>{"arguments": {"a": [1, "}"]}, "more": {"name": "no"}, "name": "f"}</tool_call>"#,
+            [call("f", r#"{"a": [1, "}"]}"#)],
+        ),
+        fixture(
+            HERMES,
+            r#"<tool_call>{"type": "function", "id": "c1", "name": "f", "parameters": {}}</tool_call>"#,
+            [call_id("c1", "f", "{}")],
+        ),
+        fixture(
+            HERMES,
+            "<tool_call>{\"name\": \"get_time\"}</tool_call>",
+            [call("get_time", "{}")],
+        ),
+        fixture(
+            HERMES,
+            "<tool_call>{\"name\": \"f\", \"arguments\": 17}</tool_call>",
+            [call("f", "17")],
+        ),
+        // No end marker, several objects, an array.
+        fixture(
+            HERMES,
+            "<tool_call>{\"name\": \"f\"}<tool_call>{\"name\": \"g\"} and text",
+            [call("f", "{}"), call("g", "{}"), say("and text")],
+        ),
+        fixture(
+            HERMES,
+            "<tool_call>[{\"name\": \"f\"},\n{\"name\": \"g\"}]</tool_call>x",
+            [call("f", "{}"), call("g", "{}"), say("x")],
+        ),
+        // Thinking between calls.
+        fixture(
+            HERMES,
+            "<tool_call>{\"name\": \"f\"}</tool_call>\n<think>\nHm.</think>\n<tool_call>{\"name\": \"g\"}</tool_call>",
+            [call("f", "{}"), think("Hm."), call("g", "{}")],
+        ),
+        // No calls.
+        fixture(HERMES, "The <tool_call> tag \n", [say("The <tool_call> tag \n")]),
+        fixture(HERMES, "<tool_call>\n\n", [say("<tool_call>\n\n")]),
+        fixture(
+            HERMES,
+            "a<tool_call><tool_call>{\"name\": \"f\"}</tool_call>",
+            [say("a<tool_call>"), call("f", "{}")],
+        ),
+        fixture(
+            HERMES,
+            "<tool_call>{\"nom\": \"f\", \"x\": [}",
+            [say("<tool_call>{\"nom\": \"f\", \"x\": [}")],
+        ),
+        fixture(
+            HERMES,
+            "<tool_call>{\"nom\": \"f\"} </tool_call>",
+            [say("<tool_call>{\"nom\": \"f\"} </tool_call>")],
+        ),
+        fixture(HERMES, "<tool_call>{name: 1}", [say("<tool_call>{name: 1}")]),
+        fixture(HERMES, "x\n<tool_cal", [say("x\n<tool_cal")]),
+        // Cut short, broken.
+        fixture(
+            HERMES,
+            "<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": \"b",
+            [call("f", "{\"a\": \"b")],
+        ),
+        fixture(
+            HERMES,
+            "<tool_call>{\"name\": \"get_wea",
+            [say("<tool_call>{\"name\": \"get_wea")],
+        ),
+        fixture(HERMES, "<tool_call>{\"name\": \"f\", oops", [call("f", ""), say("oops")]),
+    ]
+}
+
+fn bare_json() -> Vec<Fixture> {
+    const LLAMA: (&str, &str) = ("", "llama3_json");
+    vec![
+        fixture(LLAMA, "Hi {\"name\": \"get_time\"}", [say("Hi {\"name\": \"get_time\"}")]),
+        fixture(
+            LLAMA,
+            "{\"name\": \"get_weather\", \"parameters\": {\"city\": \"Paris\"}}",
+            [call("get_weather", "{\"city\": \"Paris\"}")],
+        ),
+        fixture(
+            LLAMA,
+            "\n{\"type\": \"function\", \"function\": \"get_time\", \"parameters\": {}}",
+            [call("get_time", "{}")],
+        ),
+        fixture(
+            LLAMA,
+            "<|python_tag|>{\"name\": \"get_time\", \"parameters\": {}}; {\"name\": \"get_weather\", \"parameters\": {}}",
+            [call("get_time", "{}"), call("get_weather", "{}")],
+        ),
+        fixture(
+            LLAMA,
+            "{\"name\": \"get_time\"}; and text",
+            [call("get_time", "{}"), say("; and text")],
+        ),
+        // JSON that is an answer.
+        fixture(
+            LLAMA,
+            "{\"name\": \"Bob\", \"parameters\": {}}\n",
+            [say("{\"name\": \"Bob\", \"parameters\": {}}\n")],
+        ),
+        fixture(
+            LLAMA,
+            "{\"a\": {\"name\": \"get_time\"}} ",
+            [say("{\"a\": {\"name\": \"get_time\"}} ")],
+        ),
+        fixture(LLAMA, "{", [say("{")]),
+        fixture(
+            ("", "xlam"),
+            "[{\"name\": \"get_time\", \"arguments\": {}}, {\"name\": \"get_weather\"}]",
+            [call("get_time", "{}"), call("get_weather", "{}")],
+        ),
+        fixture(("", "xlam"), "[1, 2]", [say("[1, 2]")]),
+    ]
+}
+
+fn mistral() -> Vec<Fixture> {
+    const MISTRAL: (&str, &str) = ("mistral", "mistral");
+    vec![
+        fixture(MISTRAL, "A list [1] of [TOOL].", [say("A list [1] of [TOOL].")]),
+        fixture(
+            MISTRAL,
+            "[TOOL_CALLS] [{\"name\": \"get_weather\", \"arguments\": {\"city\": \"Paris\"}, \"id\": \"abcdefghi\"}, \
+             {\"name\": \"get_time\", \"arguments\": {}}]",
+            [call("get_weather", "{\"city\": \"Paris\"}"), call("get_time", "{}")],
+        ),
+        fixture(
+            MISTRAL,
+            "[THINK]Hm [TOOL_CALLS].[/THINK]Sure.[TOOL_CALLS]get_weather[ARGS]{\"city\": \"[ARGS]{\"}[TOOL_CALLS]get_time[CALL_ID]abc123DEF[ARGS]{}",
+            [
+                think("Hm [TOOL_CALLS]."),
+                say("Sure."),
+                call("get_weather", "{\"city\": \"[ARGS]{\"}"),
+                call_id("abc123DEF", "get_time", "{}"),
+            ],
+        ),
+        fixture(MISTRAL, "[TOOL_CALLS]get_time{}", [call("get_time", "{}")]),
+        fixture(MISTRAL, "[TOOL_CALLS]get_time[ARGS]{\"a\": ", [call("get_time", "{\"a\": ")]),
+        fixture(MISTRAL, "[TOOL_CALLS]no call {", [say("[TOOL_CALLS]no call {")]),
+        fixture(MISTRAL, "[TOOL_CALLS]get_ti", [say("[TOOL_CALLS]get_ti")]),
+    ]
+}
+
+fn other_json() -> Vec<Fixture> {
+    vec![
+        fixture(
+            ("kimi_k2", "kimi_k2"),
+            "<think>Hm.</think>Sure.<|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0\
+             <|tool_call_argument_begin|>{\"city\": \"Paris\"}<|tool_call_end|><|tool_call_begin|>functions.get_time:1\
+             <|tool_call_argument_begin|>{}<|tool_call_end|><|tool_calls_section_end|>",
+            [
+                think("Hm."),
+                say("Sure."),
+                call_id("functions.get_weather:0", "get_weather", "{\"city\": \"Paris\"}"),
+                call_id("functions.get_time:1", "get_time", "{}"),
+            ],
+        ),
+        // It forgets to end its reasoning.
+        opened(
+            ("kimi_k2", "kimi_k2"),
+            "Hm.<|tool_calls_section_begin|><|tool_call_begin|>functions.get_time:0<|tool_call_argument_begin|>{}\
+             <|tool_call_end|><|tool_calls_section_end|>ok",
+            [think("Hm."), call_id("functions.get_time:0", "get_time", "{}"), say("ok")],
+        ),
+        opened(
+            ("kimi_k2", "kimi_k2"),
+            "A <|tool_calls_section_begin|> b</think>c",
+            [think("A <|tool_calls_section_begin|> b"), say("c")],
+        ),
+        fixture(
+            ("", "deepseek_v3"),
+            "Sure.\n<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n```json\n{\"city\": \"Paris\"}\n```\
+             <｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>get_time\n```json\n{}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+            [say("Sure."), call("get_weather", "{\"city\": \"Paris\"}"), call("get_time", "{}")],
+        ),
+        fixture(
+            ("", "deepseek_v31"),
+            "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>{\"city\": \"Paris\"}<｜tool▁call▁end｜>\
+             <｜tool▁call▁begin｜>get_time<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+            [call("get_weather", "{\"city\": \"Paris\"}"), call("get_time", "{}")],
+        ),
+        fixture(
+            ("", "deepseek_v31"),
+            "<｜tool▁calls▁begin｜> no",
+            [say("<｜tool▁calls▁begin｜> no")],
+        ),
+        fixture(
+            ("granite", "granite"),
+            "<|tool_call|>[{\"name\": \"get_time\", \"arguments\": {}}]",
+            [call("get_time", "{}")],
+        ),
+        fixture(
+            ("", "granite"),
+            "[{\"name\": \"get_time\", \"arguments\": {}}]",
+            [call("get_time", "{}")],
+        ),
+        fixture(
+            ("", "phi4_mini_json"),
+            "functools[{\"name\": \"get_time\", \"arguments\": {}}]",
+            [call("get_time", "{}")],
+        ),
+        fixture(
+            ("", "phi4_mini_json"),
+            "Use functools.wraps here.",
+            [say("Use functools.wraps here.")],
+        ),
+        fixture(
+            ("cohere_command3", "cohere_command3"),
+            "<|START_THINKING|>Hm.<|END_THINKING|><|START_ACTION|>[\n    {\"tool_call_id\": \"0\", \"tool_name\": \"get_time\", \
+             \"parameters\": {}}\n]<|END_ACTION|>",
+            [think("Hm."), call_id("0", "get_time", "{}")],
+        ),
+        fixture(
+            ("", "nemotron_json"),
+            "<TOOLCALL>[{\"name\": \"get_time\", \"arguments\": {}}]</TOOLCALL>",
+            [call("get_time", "{}")],
+        ),
+        fixture(
+            ("", "jamba"),
+            "<tool_calls>[\n{\"name\": \"get_time\", \"arguments\": {}}\n]</tool_calls>ok",
+            [call("get_time", "{}"), say("ok")],
+        ),
+        fixture(
+            ("", "internlm"),
+            "Ok.<|action_start|><|plugin|>{\"name\": \"get_time\", \"parameters\": {}}<|action_end|>",
+            [say("Ok."), call("get_time", "{}")],
+        ),
+    ]
+}
+
+#[test]
+fn outputs_come_apart() {
+    for Fixture { reasoning, tools, in_reasoning, output, parts } in all() {
+        let found = parse(&format(reasoning, tools), in_reasoning, [output]);
+        assert_eq!(found, parts, "{reasoning} {tools} {output:?}");
+    }
+}
+
+/// Without tools, what looks like a call is text.
+#[test]
+fn no_tools_no_calls() {
+    for Fixture { tools, output, .. } in all() {
+        let found = parse_with(&format("", tools), &[], false, [output]);
+        if tools != "openai" {
+            assert_eq!(found, [say(output)], "{tools}");
+        }
+    }
+}
