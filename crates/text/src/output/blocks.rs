@@ -97,6 +97,9 @@ impl Blocks {
     }
 
     pub(super) fn finish(&mut self, out: &mut Parts) {
+        if let At::Call(call, true) = &mut self.at {
+            call.cut_short(out);
+        }
         self.give_back(out);
         self.flush(out);
     }
@@ -229,6 +232,9 @@ impl Blocks {
             Step::More => self.held.push(c),
             Step::Done => self.at = At::Text,
             Step::Reject => {
+                if *begun {
+                    self.held = call.unread();
+                }
                 self.give_back(out);
                 self.step(c, out);
             }

@@ -4,6 +4,7 @@ use super::formats::{Body, ToolRow};
 use super::header_call::HeaderCall;
 use super::json_call::JsonCall;
 use super::parts::Parts;
+use super::xml_call::XmlCall;
 use serde_json::Value;
 
 /// What one more character means to a call.
@@ -32,6 +33,11 @@ impl Functions {
         self.get(name).is_some()
     }
 
+    /// The schema of a function's parameter.
+    pub(super) fn parameter(&self, function: &str, key: &str) -> Option<&Value> {
+        self.get(function)?.get("parameters")?.get("properties")?.get(key)
+    }
+
     fn get(&self, name: &str) -> Option<&Value> {
         self.0.iter().find(|function| function.get("name").is_some_and(|n| n == name))
     }
@@ -42,6 +48,7 @@ impl Functions {
 pub(super) enum Call {
     Json(JsonCall),
     Header(HeaderCall),
+    Xml(XmlCall),
 }
 
 impl Call {
@@ -51,6 +58,7 @@ impl Call {
             Body::JsonOrHeader(_) if opener == "{" => Self::Json(JsonCall::default()),
             Body::Json => Self::Json(JsonCall::default()),
             Body::Header(read) | Body::JsonOrHeader(read) => Self::Header(HeaderCall::new(read)),
+            Body::Xml(xml) => Self::Xml(XmlCall::new(xml)),
         }
     }
 
@@ -66,6 +74,22 @@ impl Call {
         match self {
             Self::Json(call) => call.step(c, &accepts, out),
             Self::Header(call) => call.step(c, &accepts, out),
+            Self::Xml(call) => call.step(c, functions, &accepts, out),
+        }
+    }
+
+    /// What was read before a character was rejected and is no part of the call either.
+    pub(super) fn unread(&mut self) -> String {
+        match self {
+            Self::Xml(call) => call.unread(),
+            Self::Json(_) | Self::Header(_) => String::new(),
+        }
+    }
+
+    /// The output ends within the call.
+    pub(super) fn cut_short(&mut self, out: &mut Parts) {
+        if let Self::Xml(call) = self {
+            call.cut_short(out);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! How the families mark calls, one row each.
 
 use super::header_call::{self, ReadHeader};
+use super::xml_call::Xml;
 use std::fmt;
 
 /// One way to mark calls, by vLLM's `--tool-call-parser` names.
@@ -34,6 +35,8 @@ pub(super) struct ToolRow {
     /// What ends call or section. None has to: a call's end is known by its body.
     pub(super) closers: &'static [&'static str],
     pub(super) body: Body,
+    /// Special tokens within those markers and the calls.
+    tokens: &'static [&'static str],
 }
 
 /// What a call is made of.
@@ -45,6 +48,8 @@ pub(super) enum Body {
     Header(ReadHeader),
     /// Whichever follows.
     JsonOrHeader(ReadHeader),
+    /// Tags around the arguments.
+    Xml(&'static Xml),
 }
 
 impl ToolRow {
@@ -61,6 +66,7 @@ impl ToolRow {
         separators: &[",", ";"],
         closers: &["]"],
         body: Body::Json,
+        tokens: &[],
     };
 
     /// No calls.
@@ -81,6 +87,7 @@ impl ToolFormat {
             openers: &["<｜tool▁call▁begin｜>"],
             closers: &["```", "<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>"],
             body: Body::Header(header_call::deepseek_v3),
+            tokens: &["<｜tool▁sep｜>"],
             ..ToolRow::MARKED
         }),
         Self(&ToolRow {
@@ -90,6 +97,7 @@ impl ToolFormat {
             openers: &["<｜tool▁call▁begin｜>"],
             closers: &["<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>"],
             body: Body::Header(header_call::deepseek_v31),
+            tokens: &["<｜tool▁sep｜>"],
             ..ToolRow::MARKED
         }),
         Self(&ToolRow {
@@ -99,6 +107,7 @@ impl ToolFormat {
             openers: &["<|tool_call_begin|>"],
             closers: &["<|tool_call_end|>", "<|tool_calls_section_end|>"],
             body: Body::Header(header_call::kimi),
+            tokens: &["<|tool_call_argument_begin|>"],
             ..ToolRow::MARKED
         }),
         // `[{..}, {..}]` of the first tokenizers, `name[ARGS]{..}` since.
@@ -109,7 +118,68 @@ impl ToolFormat {
             sections: &["[TOOL_CALLS]"],
             openers: &["{", ""],
             body: Body::JsonOrHeader(header_call::mistral),
+            tokens: &["[ARGS]", "[CALL_ID]"],
             ..ToolRow::JSON
+        }),
+        Self(&ToolRow {
+            names: &["deepseek_v32"],
+            seen: &["｜DSML｜"],
+            model_types: &["deepseek_v32"],
+            sections: &["<｜DSML｜function_calls>"],
+            openers: &["<｜DSML｜invoke name="],
+            closers: &["</｜DSML｜function_calls>"],
+            body: Body::Xml(&Xml {
+                parameter: "<｜DSML｜parameter name=",
+                value_end: "</｜DSML｜parameter>",
+                end: "</｜DSML｜invoke>",
+                ..Xml::PLAIN
+            }),
+            tokens: &["｜DSML｜"],
+            ..ToolRow::MARKED
+        }),
+        Self(&ToolRow {
+            names: &["minimax_m2"],
+            seen: &["<minimax:tool_call>"],
+            sections: &["<minimax:tool_call>"],
+            openers: &["<invoke name="],
+            closers: &["</minimax:tool_call>"],
+            body: Body::Xml(&Xml { parameter: "<parameter name=", end: "</invoke>", ..Xml::PLAIN }),
+            ..ToolRow::MARKED
+        }),
+        Self(&ToolRow {
+            names: &["seed_oss"],
+            seen: &["<seed:tool_call>"],
+            sections: &["<seed:tool_call>"],
+            openers: &["<function="],
+            closers: &["</seed:tool_call>"],
+            body: Body::Xml(&Xml::PLAIN),
+            ..ToolRow::MARKED
+        }),
+        Self(&ToolRow {
+            names: &["glm45", "glm47"],
+            seen: &["<arg_key>"],
+            openers: &["<tool_call>"],
+            body: Body::Xml(&Xml {
+                name_end: None,
+                parameter: "<arg_key>",
+                key_end: "</arg_key>",
+                value: "<arg_value>",
+                value_end: "</arg_value>",
+                end: "</tool_call>",
+                lines: false,
+            }),
+            tokens: &["</tool_call>", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"],
+            ..ToolRow::MARKED
+        }),
+        // The model may forget the outer tag.
+        Self(&ToolRow {
+            names: &["qwen3_coder", "qwen3_xml", "mimo", "step3p5"],
+            seen: &["<function="],
+            sections: &["<tool_call>"],
+            openers: &["<function="],
+            closers: &["</tool_call>"],
+            body: Body::Xml(&Xml { lines: true, ..Xml::PLAIN }),
+            ..ToolRow::MARKED
         }),
         Self(&ToolRow {
             names: &["granite"],
@@ -151,6 +221,7 @@ impl ToolFormat {
             seen: &["<|action_start|>"],
             sections: &["<|action_start|><|plugin|>", "<|action_start|> <|plugin|>"],
             closers: &["<|action_end|>"],
+            tokens: &["<|action_start|>", "<|plugin|>"],
             ..ToolRow::JSON
         }),
         Self(&ToolRow {
@@ -190,7 +261,8 @@ impl ToolFormat {
 
     pub(super) fn markers(self) -> impl Iterator<Item = &'static str> {
         let row = self.0;
-        let all = row.sections.iter().chain(row.openers).chain(row.closers).copied();
+        let all =
+            row.sections.iter().chain(row.openers).chain(row.closers).chain(row.tokens).copied();
         all.filter(|marker| marker.len() > 1)
     }
 }

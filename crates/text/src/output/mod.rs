@@ -19,6 +19,8 @@ mod json_call;
 mod parts;
 mod reasoning;
 mod span;
+mod typed;
+mod xml_call;
 
 pub use formats::ToolFormat;
 pub use reasoning::ReasoningFormat;

@@ -50,6 +50,7 @@ pub(super) fn all() -> Vec<Fixture> {
     all.extend(bare_json());
     all.extend(mistral());
     all.extend(other_json());
+    all.extend(xml());
     all
 }
 
@@ -376,6 +377,111 @@ fn other_json() -> Vec<Fixture> {
             ("", "internlm"),
             "Ok.<|action_start|><|plugin|>{\"name\": \"get_time\", \"parameters\": {}}<|action_end|>",
             [say("Ok."), call("get_time", "{}")],
+        ),
+    ]
+}
+
+fn xml() -> Vec<Fixture> {
+    const CODER: (&str, &str) = ("qwen3", "qwen3_coder");
+    const GLM: (&str, &str) = ("glm45", "glm45");
+    vec![
+        fixture(CODER, "if a < b { <function> }", [say("if a < b { <function> }")]),
+        fixture(
+            CODER,
+            "Sure.\n\n<tool_call>\n<function=get_weather>\n<parameter=city>\nParis\n</parameter>\n<parameter=days>\n3\n</parameter>\n\
+             <parameter=exact>\nTrue\n</parameter>\n</function>\n</tool_call>\n<tool_call>\n<function=get_time>\n</function>\n</tool_call>\nok",
+            [
+                say("Sure."),
+                call("get_weather", "{\"city\": \"Paris\", \"days\": 3, \"exact\": true}"),
+                call("get_time", "{}"),
+                say("ok"),
+            ],
+        ),
+        fixture(
+            CODER,
+            "<function=write_file>\n<parameter=text>\n\n  \"a\\\" </param> 🦀\t\u{1}\n</tool_call><think>\n\n</parameter>\n<parameter=path>x</parameter></function>",
+            [call(
+                "write_file",
+                r#"{"text": "\n  \"a\\\" </param> 🦀\t\u0001\n</tool_call><think>\n", "path": "x"}"#,
+            )],
+        ),
+        // Strings that look like something else, and something else that is none.
+        fixture(
+            CODER,
+            "<tool_call><function=get_weather><parameter=city>\n12\n</parameter><parameter=days>\nmany\n</parameter>\
+             <parameter=place>{\"a\": [1,  2e9]}</parameter><parameter=hours>[1, x]</parameter>\
+             <parameter=unit>None</parameter><parameter=more>12345678901234567890123</parameter>\
+             <parameter=exact>false</parameter><parameter=what>a b</parameter></function></tool_call>",
+            [call(
+                "get_weather",
+                r#"{"city": "12", "days": "many", "place": {"a": [1,  2e9]}, "hours": "[1, x]", "unit": null, "more": 12345678901234567890123, "exact": false, "what": "a b"}"#,
+            )],
+        ),
+        fixture(
+            CODER,
+            "<tool_call>\n<function=unknown_one>\n<parameter=a>\n\"q\"\n</parameter>\n</function>\n</tool_call>",
+            [call("unknown_one", "{\"a\": \"q\"}")],
+        ),
+        fixture(
+            CODER,
+            "<tool_call>\n<function=get_weather>\n<parameter=city>\nPar",
+            [call("get_weather", "{\"city\": \"Par")],
+        ),
+        fixture(
+            CODER,
+            "<tool_call>\n<function=get_weather>\n<parameter=days>\n1",
+            [call("get_weather", "{\"days\": 1")],
+        ),
+        fixture(CODER, "<tool_call>\n<function=get_time>\n<par", [call("get_time", "")]),
+        fixture(
+            CODER,
+            "<tool_call>\n<function=get_time>\n<parrot>",
+            [call("get_time", "{}"), say("<parrot>")],
+        ),
+        fixture(CODER, "<tool_call>\n<function=a (b)>", [say("<tool_call>\n<function=a (b)>")]),
+        fixture(
+            CODER,
+            "<tool_call>\n<fun<tool_call>\n<function=get_time></function>",
+            [say("<tool_call>\n<fun"), call("get_time", "{}")],
+        ),
+        fixture(
+            GLM,
+            "<think>Hm.</think>Sure.\n<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>São \"Paulo\"</arg_value>\n\
+             <arg_key>days</arg_key>\n<arg_value>3</arg_value>\n</tool_call>\n<tool_call>get_time</tool_call>",
+            [
+                think("Hm."),
+                say("Sure."),
+                call("get_weather", r#"{"city": "São \"Paulo\"", "days": 3}"#),
+                call("get_time", "{}"),
+            ],
+        ),
+        fixture(GLM, "<tool_call>get_time\nis a call", [say("<tool_call>get_time\nis a call")]),
+        fixture(GLM, "A <tool_call> in prose", [say("A <tool_call> in prose")]),
+        fixture(
+            GLM,
+            "<tool_call>get_weather<arg_key>city</arg_key>Paris",
+            [call("get_weather", "{}"), say("Paris")],
+        ),
+        fixture(
+            ("minimax_m2", "minimax_m2"),
+            "Hm.\n</think>\n\n<minimax:tool_call>\n<invoke name=\"get_weather\">\n<parameter name=\"city\">Paris</parameter>\n\
+             <parameter name=\"hours\">[1, 2]</parameter>\n</invoke>\n<invoke name=\"get_time\">\n</invoke>\n</minimax:tool_call>",
+            [
+                think("Hm."),
+                call("get_weather", "{\"city\": \"Paris\", \"hours\": [1, 2]}"),
+                call("get_time", "{}"),
+            ],
+        ),
+        fixture(
+            ("seed_oss", "seed_oss"),
+            "<seed:think>Hm.</seed:think><seed:tool_call>\n<function=get_weather>\n<parameter=city>Paris</parameter>\n</function>\n</seed:tool_call>",
+            [think("Hm."), call("get_weather", "{\"city\": \"Paris\"}")],
+        ),
+        fixture(
+            ("deepseek_v3", "deepseek_v32"),
+            "Ok.\n\n<｜DSML｜function_calls>\n<｜DSML｜invoke name=\"get_weather\">\n<｜DSML｜parameter name=\"city\" string=\"true\">12</｜DSML｜parameter>\n\
+             <｜DSML｜parameter name=\"x\" string=\"false\">12</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜function_calls>",
+            [say("Ok."), call("get_weather", "{\"city\": \"12\", \"x\": 12}")],
         ),
     ]
 }
