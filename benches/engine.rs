@@ -135,7 +135,14 @@ impl Bench {
             ..SamplingParams::default()
         };
         let sink = Box::new(move |event| sender.send(event).is_ok());
-        self.handle.submit(Request { prompt, params, priority: 0, cache_salt: None, sink })?;
+        self.handle.submit(Request {
+            prompt,
+            params,
+            priority: 0,
+            cache_salt: None,
+            constraint: None,
+            sink,
+        })?;
         Ok(receiver)
     }
 

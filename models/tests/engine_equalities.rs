@@ -86,6 +86,7 @@ fn request(ask: &Ask) -> (Request, Receiver<Event>) {
         params: ask.1.clone(),
         priority: 0,
         cache_salt: None,
+        constraint: None,
         sink: Box::new(move |event| sender.send(event).is_ok()),
     };
     (request, receiver)

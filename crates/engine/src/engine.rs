@@ -194,12 +194,13 @@ impl Engine {
         counters.sample_ns.add_time(output.sample);
         let mut outcomes = Vec::with_capacity(plan.entries.len());
         let mut messages = Vec::with_capacity(plan.entries.len());
-        let (mut num_generated, mut num_finished) = (0, 0);
+        let (mut num_generated, mut num_finished, mut num_failed) = (0, 0, 0);
         for (entry, given) in plan.entries.iter().zip(output.entries) {
             let sequence = live(&mut self.sequences, entry.id);
             sequence.record_scores(entry.start, given.scores);
             let progress = sequence.advance(entry.start + entry.len, given.sampled);
             let (token, finished) = (progress.token, progress.finished);
+            num_failed += usize::from(progress.has_failed());
             outcomes.push(Outcome { id: entry.id, token, finished });
             messages.push((entry.id, progress.events, finished));
             num_generated += usize::from(token.is_some());
@@ -210,7 +211,8 @@ impl Engine {
         assert_eq!(ended.len(), num_finished, "scheduler and engine agree on who has ended");
         counters.schedule_ns.add_since(begun);
         counters.generated_tokens.add(num_generated);
-        counters.finished.add(num_finished);
+        counters.finished.add(num_finished - num_failed);
+        counters.failed.add(num_failed);
         self.publish();
         for (id, events, finished) in messages {
             self.emit(id, events, finished);

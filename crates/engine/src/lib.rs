@@ -15,12 +15,15 @@ mod runner;
 mod sampler;
 mod sequence;
 mod stats;
+mod steering;
 pub mod weights;
 
 pub use config::{EngineConfig, EngineOptions, OptionError};
 pub use engine::{Engine, StartError};
 pub use handle::EngineHandle;
 pub use memory::MemoryPlan;
-pub use request::{EngineError, Event, FinishReason, Request, SamplingParams, Sink, TokenLogprobs};
+pub use request::{
+    Constraint, EngineError, Event, FinishReason, Request, SamplingParams, Sink, TokenLogprobs,
+};
 pub use scheduler::SeqId;
 pub use stats::EngineStats;

@@ -77,8 +77,20 @@ pub struct Request {
     pub priority: i32,
     /// Prefix-cache blocks are shared only between requests of the same salt.
     pub cache_salt: Option<String>,
+    /// What the answer must look like, if not free.
+    pub constraint: Option<Box<dyn Constraint>>,
     /// Where the events go.
     pub sink: Sink,
+}
+
+/// Says token by token what may come next. The engine asks on any of its threads, one at a time:
+/// [`fill_mask`](Self::fill_mask) while the model runs, [`accept`](Self::accept) with what came out.
+/// An error ends the sequence with [`EngineError::Constraint`] and disturbs no other.
+pub trait Constraint: Send {
+    /// Writes which tokens may come next: token `i` is bit `i % 32` of word `i / 32`.
+    fn fill_mask(&mut self, mask: &mut [u32]) -> Result<(), String>;
+    /// Takes the token that came; returns whether the answer is complete, so that none may follow.
+    fn accept(&mut self, id: u32) -> Result<bool, String>;
 }
 
 impl fmt::Debug for Request {
@@ -122,7 +134,8 @@ pub enum Event {
 /// Why a sequence ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FinishReason {
-    /// An end-of-sequence token (`None`) or one of the request's stop tokens (its id).
+    /// An end-of-sequence token or the end of the constraint (`None`), or one of the request's stop
+    /// tokens (its id).
     Stop(Option<u32>),
     /// `max_tokens` or the model's context length was reached.
     Length,
@@ -157,6 +170,9 @@ pub enum EngineError {
     /// The request cannot ever run.
     #[error("{0}")]
     Rejected(String),
+    /// No token satisfies the constraint together with what else the request asks for.
+    #[error("the answer cannot be constrained as asked: {0}")]
+    Constraint(String),
     /// A step failed or panicked; the text says how.
     #[error("a step of the engine failed: {0}")]
     Step(String),

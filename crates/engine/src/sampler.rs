@@ -1,9 +1,14 @@
 //! Gathers what the sampler op reads, row by row, into memory reused from step to step.
 
 use candle_core::{Result, Tensor};
+use kernels::pool::for_each_row;
 use kernels::sample::{RaggedVec, SampleBatch, SampleRow, Sampled, read_records, sample};
 
 use crate::sequence::Sequence;
+use crate::steering::Mask;
+
+/// Of a grammar's mask, roughly: some 50 µs.
+const OPERATIONS_PER_MASK: usize = 1 << 17;
 
 /// One step's rows and lists.
 #[derive(Debug, Default)]
@@ -14,20 +19,24 @@ pub(crate) struct Sampler {
     bias: RaggedVec<(u32, f32)>,
     banned: RaggedVec<u32>,
     masks: Vec<u32>,
-    num_masks: u32,
 }
 
 impl Sampler {
     /// Samples the next token of each sequence from its row. logits `[rows, vocab]` f32
+    ///
+    /// Masks are computed here, after the forward pass was asked for: a device that works by itself
+    /// is busy with it meanwhile.
     pub(crate) fn sample<'a>(
         &mut self,
         logits: &Tensor,
         sequences: impl Iterator<Item = &'a Sequence>,
     ) -> Result<Vec<Sampled>> {
         self.clear();
+        let mut masks = Vec::new();
         for sequence in sequences {
-            self.push(sequence);
+            self.push(sequence, &mut masks);
         }
+        self.fill_masks(&masks, logits.dims2()?.1.div_ceil(32));
         let batch = SampleBatch {
             rows: &self.rows,
             prompt_tokens: self.prompt_tokens.view(),
@@ -45,22 +54,26 @@ impl Sampler {
         self.output_counts.clear();
         self.bias.clear();
         self.banned.clear();
-        self.masks.clear();
-        self.num_masks = 0;
     }
 
-    fn push(&mut self, sequence: &Sequence) {
+    fn push<'a>(&mut self, sequence: &'a Sequence, masks: &mut Vec<Mask<'a>>) {
         let lists = &sequence.lists;
         let mut row = sequence.sample_row();
-        if let Some(words) = &lists.mask {
-            row.mask = Some(self.num_masks);
-            self.masks.extend_from_slice(words);
-            self.num_masks += 1;
+        if let Some(mask) = sequence.mask() {
+            row.mask = Some(masks.len() as u32);
+            masks.push(mask);
         }
         self.rows.push(row);
         self.prompt_tokens.push_row(lists.prompt_tokens.iter().copied());
         self.output_counts.push_row(lists.output_counts.iter().map(|(&id, &count)| (id, count)));
         self.bias.push_row(lists.bias.iter().copied());
         self.banned.push_row(sequence.banned().iter().copied());
+    }
+
+    fn fill_masks(&mut self, masks: &[Mask<'_>], num_words: usize) {
+        self.masks.resize(masks.len() * num_words, 0);
+        for_each_row(&mut self.masks, num_words, masks.len() * OPERATIONS_PER_MASK, |i, words| {
+            masks[i].fill(words);
+        });
     }
 }

@@ -11,6 +11,7 @@ use crate::handle::RequestLimits;
 use crate::request::{
     EngineError, Event, FinishReason, Request, SamplingParams, Sink, TokenLogprobs,
 };
+use crate::steering::{Mask, Steering};
 
 /// State of one request from its arrival in the engine to its last event.
 pub(crate) struct Sequence {
@@ -27,6 +28,7 @@ pub(crate) struct Sequence {
     /// Filled by the steps that score the prompt; taken when it is reported.
     prompt_scores: Option<Vec<Option<TokenLogprobs>>>,
     pub(crate) lists: SampleLists,
+    steering: Option<Steering>,
     /// Whether it has been in a step.
     pub(crate) started: bool,
     /// Prompt tokens found in the prefix cache at the first step.
@@ -50,7 +52,7 @@ pub(crate) struct SampleLists {
 impl Sequence {
     /// `request` must have passed [`RequestLimits::check`].
     pub(crate) fn new(request: Request, limits: &RequestLimits, eos: &[u32]) -> Self {
-        let Request { prompt, params, priority, cache_salt, sink } = request;
+        let Request { prompt, params, priority, cache_salt, constraint, sink } = request;
         let lists = SampleLists::new(&prompt, &params, limits.vocab_size, eos);
         let prompt_scores = params.prompt_logprobs.map(|_| vec![None; prompt.len()]);
         Self {
@@ -64,6 +66,7 @@ impl Sequence {
             cache_salt,
             prompt_scores,
             lists,
+            steering: constraint.map(Steering::new),
             started: false,
             cached_tokens: 0,
         }
@@ -118,6 +121,13 @@ impl Sequence {
         if self.num_generated() < self.params.min_tokens { &self.lists.banned } else { &[] }
     }
 
+    /// What the next token must be chosen through, if not from all.
+    pub(crate) fn mask(&self) -> Option<Mask<'_>> {
+        let (steering, allowed) = (self.steering.as_ref(), self.lists.mask.as_deref());
+        let is_masked = steering.is_some() || allowed.is_some();
+        is_masked.then(|| Mask { steering, allowed, banned: self.banned() })
+    }
+
     /// The prompt token after each position of `start..end` that has one, with the number of
     /// most likely tokens to report beside it.
     pub(crate) fn score_targets(&self, start: usize, end: usize) -> Option<(&[u32], u32)> {
@@ -148,8 +158,12 @@ impl Sequence {
         let token = sampled.as_ref().map(|sampled| sampled.id);
         let mut reason = None;
         if let Some(Sampled { id, logprobs }) = sampled {
+            let is_complete = match self.steering.as_mut().map_or(Ok(false), |s| s.accept(id)) {
+                Ok(is_complete) => is_complete,
+                Err(error) => return Progress::failed(EngineError::Constraint(error)),
+            };
             self.push(id);
-            reason = self.finish_reason(id);
+            reason = self.finish_reason(id, is_complete);
             events.push(Event::Token { id, logprobs: logprobs.map(TokenLogprobs::from) });
         } else if self.only_scores() && computed >= self.prompt_len {
             reason = Some(FinishReason::Length);
@@ -167,11 +181,13 @@ impl Sequence {
         }
     }
 
-    fn finish_reason(&self, last: u32) -> Option<FinishReason> {
+    fn finish_reason(&self, last: u32, is_complete: bool) -> Option<FinishReason> {
         if self.eos.contains(&last) {
             Some(FinishReason::Stop(None))
         } else if self.params.stop_token_ids.contains(&last) {
             Some(FinishReason::Stop(Some(last)))
+        } else if is_complete {
+            Some(FinishReason::Stop(None))
         } else {
             (self.num_generated() == self.max_new_tokens).then_some(FinishReason::Length)
         }
@@ -189,6 +205,17 @@ pub(crate) struct Progress {
     pub(crate) token: Option<u32>,
     pub(crate) events: Vec<Event>,
     pub(crate) finished: bool,
+}
+
+impl Progress {
+    fn failed(error: EngineError) -> Self {
+        Self { token: None, events: vec![Event::Failed(error)], finished: true }
+    }
+
+    /// Whether the sequence ends without an answer.
+    pub(crate) fn has_failed(&self) -> bool {
+        matches!(self.events.last(), Some(Event::Failed(_)))
+    }
 }
 
 fn penalizes_output(params: &SamplingParams) -> bool {

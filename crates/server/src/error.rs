@@ -92,6 +92,10 @@ impl From<EngineError> for ApiError {
             },
             EngineError::Stopped => Self::unavailable("engine_stopped", message),
             EngineError::Rejected(_) => Self::new(StatusCode::BAD_REQUEST, message),
+            EngineError::Constraint(_) => {
+                let code = Some("constraint_failed");
+                Self { code, ..Self::new(StatusCode::BAD_REQUEST, message) }
+            }
             EngineError::Step(_) => Self { code: Some("engine_error"), ..Self::internal(message) },
         }
     }

@@ -7,7 +7,8 @@ use serde_json::Value;
 
 use crate::chat_template::is_template_text;
 use crate::{
-    ChatInput, ChatTemplates, Detokenizer, GenerationConfig, SpecialTokens, TextError, Tokenizer,
+    ChatInput, ChatTemplates, Detokenizer, GenerationConfig, GrammarCompiler, SpecialTokens,
+    TextError, Tokenizer,
 };
 
 /// The text files of a model: read from a folder, or compiled into the program.
@@ -78,6 +79,7 @@ pub struct TextModel {
     tokenizer: Tokenizer,
     templates: ChatTemplates,
     generation: GenerationConfig,
+    grammars: GrammarCompiler,
 }
 
 impl TextModel {
@@ -110,7 +112,8 @@ impl TextModel {
             &processor,
             tokenizer.special_tokens(),
         )?;
-        Ok(Self { tokenizer, templates, generation })
+        let grammars = GrammarCompiler::new(&tokenizer, &generation.eos_token_ids);
+        Ok(Self { tokenizer, templates, generation, grammars })
     }
 
     /// The tokenizer; a clone is a reference.
@@ -126,6 +129,11 @@ impl TextModel {
     /// The defaults of generation_config.json.
     pub fn generation(&self) -> &GenerationConfig {
         &self.generation
+    }
+
+    /// Compiles what an answer must look like.
+    pub fn grammars(&self) -> &GrammarCompiler {
+        &self.grammars
     }
 
     /// The ids that end a text, sorted.

@@ -28,6 +28,7 @@ pub(crate) fn request(prompt: &[u32], params: SamplingParams) -> (Request, Recei
         params,
         priority: 0,
         cache_salt: None,
+        constraint: None,
         sink: Box::new(move |event| sender.send(event).is_ok()),
     };
     (request, receiver)

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test stops where it cannot go on")]
 
 mod client;
+mod constraints;
 mod equalities;
 mod failures;
 mod fake;

@@ -2,16 +2,19 @@
 //! text. Streams show the deltas one by one, other responses fold them: there is one path.
 
 mod choice;
+mod steer;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use engine::{EngineError, Event, Request, SamplingParams};
+use text::Matcher;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch;
 
 use self::choice::Choice;
 pub(crate) use self::choice::{Delta, Echo, Finish, TokenOut};
+use self::steer::steer;
 use crate::error::ApiError;
 use crate::generator::{Generator, SeqId};
 use crate::metrics::{Ending, Metrics};
@@ -25,6 +28,8 @@ use crate::state::{App, InFlight, ServedModel};
 pub(crate) struct Job {
     pub(crate) prompts: Vec<JobPrompt>,
     pub(crate) sampling: Sampling,
+    /// What each answer must look like, at its start.
+    pub(crate) matcher: Option<Matcher>,
     /// The answer goes on with the prompt's text instead of starting its own.
     pub(crate) continues_prompt: bool,
     pub(crate) priority: i32,
@@ -89,6 +94,7 @@ impl Generation {
                     params,
                     priority: job.priority,
                     cache_salt: job.cache_salt.clone(),
+                    constraint: job.matcher.as_ref().map(steer),
                     // At most max_tokens + 2 small events: the channel is bounded by the request.
                     sink: Box::new(move |event| sender.send((index, event)).is_ok()),
                 });

@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
-use super::refused::{Route, is_neutral};
+use super::refused::{Route, is_neutral, replacement};
 use crate::error::ApiError;
 
 /// Checks that the body is one JSON object, that each of its fields is in `honoured`, and that
@@ -24,7 +24,14 @@ pub(crate) fn check_fields(
     reader.end().map_err(|error| body_error(&error))?;
     match found {
         None => Ok(()),
-        Some((name, true)) => Err(ApiError::unsupported(&name)),
+        Some((name, true)) => match replacement(&name) {
+            Some(new) => {
+                let message = format!("'{name}' is not supported; use '{new}'.");
+                let code = Some("unsupported_parameter");
+                Err(ApiError { code, ..ApiError::invalid(&name, message) })
+            }
+            None => Err(ApiError::unsupported(&name)),
+        },
         Some((name, false)) => Err(ApiError {
             code: Some("unknown_parameter"),
             ..ApiError::invalid(&name, format!("Unrecognized request argument supplied: {name}"))

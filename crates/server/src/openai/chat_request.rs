@@ -9,6 +9,7 @@ use super::message::Message;
 use super::refused::Route;
 use super::request_fields::RequestFields;
 use super::sampling_fields::{MAX_TOP_LOGPROBS, SamplingFields, integer};
+use super::structured_fields::StructuredFields;
 use crate::error::ApiError;
 
 /// The whole request.
@@ -16,6 +17,7 @@ use crate::error::ApiError;
 pub(crate) struct ChatRequest {
     pub(crate) request: RequestFields,
     pub(crate) sampling: SamplingFields,
+    pub(crate) structured: StructuredFields,
     pub(crate) conversation: Conversation,
     pub(crate) chat: ChatFields,
 }
@@ -54,6 +56,7 @@ impl ChatRequest {
         let honoured = [
             field_names::<RequestFields>(),
             field_names::<SamplingFields>(),
+            field_names::<StructuredFields>(),
             field_names::<Conversation>(),
             field_names::<ChatFields>(),
         ];
@@ -61,6 +64,7 @@ impl ChatRequest {
         let request = Self {
             request: read(body)?,
             sampling: read(body)?,
+            structured: read(body)?,
             conversation: read(body)?,
             chat: read(body)?,
         };

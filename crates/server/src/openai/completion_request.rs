@@ -9,6 +9,7 @@ use super::field_names::field_names;
 use super::refused::Route;
 use super::request_fields::RequestFields;
 use super::sampling_fields::{MAX_TOP_LOGPROBS, SamplingFields, integer};
+use super::structured_fields::StructuredFields;
 use crate::error::ApiError;
 
 /// Answers are this long when the request does not say, as at OpenAI.
@@ -21,6 +22,7 @@ const MAX_PROMPTS: usize = 2048;
 pub(crate) struct CompletionRequest {
     pub(crate) request: RequestFields,
     pub(crate) sampling: SamplingFields,
+    pub(crate) structured: StructuredFields,
     pub(crate) completion: CompletionFields,
 }
 
@@ -53,10 +55,16 @@ impl CompletionRequest {
         let honoured = [
             field_names::<RequestFields>(),
             field_names::<SamplingFields>(),
+            field_names::<StructuredFields>(),
             field_names::<CompletionFields>(),
         ];
         check_fields(body, Route::Completions, &honoured)?;
-        let request = Self { request: read(body)?, sampling: read(body)?, completion: read(body)? };
+        let request = Self {
+            request: read(body)?,
+            sampling: read(body)?,
+            structured: read(body)?,
+            completion: read(body)?,
+        };
         request.request.validate()?;
         Ok(request)
     }

@@ -11,3 +11,4 @@ pub(crate) mod refused;
 pub(crate) mod request_fields;
 pub(crate) mod response;
 pub(crate) mod sampling_fields;
+pub(crate) mod structured_fields;

@@ -28,9 +28,7 @@ const BOTH: &[&str] = &[
     "prompt_cache_retention",
     "prompt_embeds",
     "repetition_detection",
-    "response_format",
     "structural_tag",
-    "structured_outputs",
     "thinking_token_budget",
     "truncation_side",
     "use_beam_search",
@@ -83,13 +81,22 @@ impl Route {
     }
 }
 
+/// What took the place of a field that vLLM once had.
+pub(crate) fn replacement(field: &str) -> Option<&'static str> {
+    Some(match field {
+        "guided_json" => "structured_outputs.json",
+        "guided_json_object" => "structured_outputs.json_object",
+        "guided_regex" => "structured_outputs.regex",
+        "guided_choice" => "structured_outputs.choice",
+        "guided_grammar" | "grammar" => "structured_outputs.grammar",
+        _ => return None,
+    })
+}
+
 /// Whether the value asks for nothing, so that leaving it out would mean the same.
 pub(crate) fn is_neutral(field: &str, value: &Value) -> bool {
     match (field, value) {
         (_, Value::Null) => true,
-        ("response_format", Value::Object(format)) => {
-            format.len() == 1 && format.get("type") == Some(&Value::from("text"))
-        }
         ("modalities", Value::Array(items)) => items.iter().all(|item| item == "text"),
         // Without tools there is nothing to call in parallel, and reasoning is never cut out.
         ("parallel_tool_calls", value) => value.is_boolean(),

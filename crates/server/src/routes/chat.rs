@@ -50,6 +50,7 @@ fn prepare(model: &ServedModel, body: &[u8], trust_template: bool) -> Result<Pre
     sampling.params.logprobs = logprobs;
     let prompt_logprobs = sampling.params.prompt_logprobs;
     fields.check_prompt_logprobs(prompt_logprobs)?;
+    let matcher = request.structured.matcher(model)?;
     let continues_prompt = request.conversation.continue_final_message == Some(true);
     let mut ids = model.chat_prompt(request.conversation, trust_template)?;
     truncate(&mut ids, request.sampling.truncate_prompt_tokens)?;
@@ -72,6 +73,7 @@ fn prepare(model: &ServedModel, body: &[u8], trust_template: bool) -> Result<Pre
     let job = Job {
         prompts: vec![JobPrompt { ids, max_tokens, echo: None }],
         sampling,
+        matcher,
         continues_prompt,
         priority: fields.priority.unwrap_or(0),
         cache_salt: fields.cache_salt.clone(),

@@ -55,6 +55,7 @@ fn prepare(model: &ServedModel, body: &[u8]) -> Result<Prepared, ApiError> {
     sampling.params.logprobs = logprobs;
     let prompt_logprobs = sampling.params.prompt_logprobs;
     fields.check_prompt_logprobs(prompt_logprobs)?;
+    let matcher = request.structured.matcher(model)?;
     let echo = request.completion.echo == Some(true);
     if echo {
         sampling.params.prompt_logprobs = logprobs.max(prompt_logprobs);
@@ -97,6 +98,7 @@ fn prepare(model: &ServedModel, body: &[u8]) -> Result<Prepared, ApiError> {
     let job = Job {
         prompts,
         sampling,
+        matcher,
         continues_prompt: true,
         priority: fields.priority.unwrap_or(0),
         cache_salt: fields.cache_salt.clone(),

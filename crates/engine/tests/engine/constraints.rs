@@ -1,0 +1,80 @@
+//! Constraints: followed token by token, their faults kept to their own sequence.
+
+use engine::{Constraint, EngineError, FinishReason, SamplingParams};
+
+use crate::client::{Answer, ask, collect, greedy, request};
+use crate::fake::{EOS, Kind, VOCAB, options, start};
+
+/// Allows what a list says for each position, and then nothing more.
+struct Script(Vec<Result<Vec<u32>, String>>);
+
+impl Constraint for Script {
+    fn fill_mask(&mut self, mask: &mut [u32]) -> Result<(), String> {
+        assert_eq!(mask.len(), VOCAB.div_ceil(32));
+        mask.fill(0);
+        for &id in self.0[0].as_ref().map_err(Clone::clone)? {
+            mask[id as usize / 32] |= 1 << (id % 32);
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, id: u32) -> Result<bool, String> {
+        let allowed = self.0.remove(0)?;
+        assert!(allowed.contains(&id), "{id} was not allowed");
+        Ok(self.0.is_empty())
+    }
+}
+
+fn scripted(steps: Vec<Result<Vec<u32>, String>>, params: SamplingParams) -> Answer {
+    let (engine, _) = start(Kind::Count, &options());
+    let (request, events) = request(&[1, 4], params);
+    let constraint: Option<Box<dyn Constraint>> = Some(Box::new(Script(steps)));
+    engine.submit(engine::Request { constraint, ..request }).unwrap();
+    let answer = collect(&events);
+    assert_eq!(ask(&engine, &[1, 4], greedy(2)).tokens, [5, 6], "the engine goes on");
+    answer
+}
+
+#[test]
+fn the_best_allowed_token_is_taken_until_the_end() {
+    let steps = [vec![9, 20], vec![3], vec![8, EOS]].map(Ok).to_vec();
+    let answer = scripted(steps, greedy(9));
+    assert_eq!((answer.tokens, answer.reason), (vec![9, 3, 8], Some(FinishReason::Stop(None))));
+}
+
+#[test]
+fn length_ends_before_the_constraint_does() {
+    let steps = vec![Ok(vec![9, 20]); 4];
+    let answer = scripted(steps, greedy(2));
+    assert_eq!((answer.tokens, answer.reason), (vec![9, 9], Some(FinishReason::Length)));
+}
+
+#[test]
+fn it_meets_what_else_the_request_asks_for() {
+    let params = SamplingParams { allowed_token_ids: Some(vec![20, 21]), ..greedy(1) };
+    assert_eq!(scripted(vec![Ok(vec![9, 20])], params).tokens, [20]);
+    let params = SamplingParams { allowed_token_ids: Some(vec![21]), ..greedy(1) };
+    let failed = scripted(vec![Ok(vec![9, 20])], params).failed;
+    assert_eq!(failed, Some(EngineError::Constraint("no token is possible".into())));
+    let params = SamplingParams { min_tokens: 1, ..greedy(2) };
+    let failed = scripted(vec![Ok(vec![EOS])], params).failed;
+    assert_eq!(failed, Some(EngineError::Constraint("no token is possible".into())));
+}
+
+#[test]
+fn a_fault_is_told_to_its_own_sequence_only() {
+    let (engine, control) = start(Kind::Count, &options());
+    control.close();
+    let steps = vec![Ok(vec![9]), Err("too complex".to_owned())];
+    let (faulty, faulty_events) = request(&[1, 4], greedy(5));
+    let constraint: Option<Box<dyn Constraint>> = Some(Box::new(Script(steps)));
+    let (free, free_events) = request(&[1, 30], greedy(5));
+    engine.submit_all(vec![engine::Request { constraint, ..faulty }, free]).unwrap();
+    control.open();
+    let answer = collect(&faulty_events);
+    assert_eq!(answer.tokens, [9]);
+    assert_eq!(answer.failed, Some(EngineError::Constraint("too complex".into())));
+    assert_eq!(collect(&free_events).tokens, [31, 32, 33, 34, 35]);
+    let stats = engine.stats();
+    assert_eq!((stats.failed, stats.finished, stats.failed_steps), (1, 1, 0));
+}

@@ -1,0 +1,250 @@
+//! Grammars that an answer must follow, compiled to masks over the vocabulary by llguidance.
+//!
+//! A grammar is checked and compiled once; a [`Matcher`] then says before each token which ones may
+//! come, and is told which one came. All sizes and times are bounded by llguidance's limits.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use llguidance::api::TopLevelGrammar;
+use llguidance::toktrie::{TokEnv, TokRxInfo, TokTrie, TokenizerEnv};
+use llguidance::{JsonCompileOptions, ParserFactory};
+use serde_json::{Value, json};
+
+use crate::Tokenizer;
+use crate::token_table::Leading;
+
+/// Compiled grammars that are kept, the least recently used go first.
+const CACHED_GRAMMARS: usize = 64;
+
+/// Between JSON's tokens: nothing, a space, or a line break with an indent. Unbounded white space is
+/// where small models get lost.
+const JSON_WHITESPACE: &str = r"( |\n {0,32})?";
+
+/// What an answer must look like.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Grammar {
+    /// JSON that a schema describes.
+    JsonSchema(Value),
+    /// The whole answer matches a regular expression (syntax of the `regex` crate, no look-around).
+    Regex(String),
+    /// One of these texts.
+    Choice(Vec<String>),
+    /// A context-free grammar in llguidance's dialect of Lark.
+    Lark(String),
+}
+
+/// Why a grammar cannot be used: in llguidance's words.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct GrammarError(String);
+
+/// Compiles grammars for one tokenizer. What it needs of the vocabulary is built at the first use: a
+/// few tenths of a second for 200,000 tokens.
+pub struct GrammarCompiler {
+    tokenizer: Tokenizer,
+    eos_token_ids: Vec<u32>,
+    factory: OnceLock<Result<ParserFactory, String>>,
+    /// Most recently used last.
+    cache: Mutex<VecDeque<(Grammar, Matcher)>>,
+}
+
+/// Where an answer stands in its grammar.
+pub struct Matcher(llguidance::Matcher);
+
+impl Grammar {
+    /// Any JSON object.
+    pub fn json_object() -> Self {
+        Self::JsonSchema(json!({"type": "object"}))
+    }
+
+    fn to_llguidance(&self) -> Result<TopLevelGrammar, GrammarError> {
+        Ok(match self {
+            Self::JsonSchema(schema) => TopLevelGrammar::from_json_schema(with_whitespace(schema)?),
+            Self::Regex(regex) => TopLevelGrammar::from_regex(regex),
+            Self::Choice(texts) => TopLevelGrammar::from_lark(choice(texts)),
+            Self::Lark(text) => TopLevelGrammar::from_lark(text.clone()),
+        })
+    }
+}
+
+/// The schema with the white space that is allowed in what it describes.
+fn with_whitespace(schema: &Value) -> Result<Value, GrammarError> {
+    let mut schema = match schema {
+        Value::Object(_) => schema.clone(),
+        Value::Bool(true) => json!({}),
+        _ => return Err(GrammarError("a JSON schema is an object".to_owned())),
+    };
+    if schema.get("x-guidance").is_none() {
+        let whitespace_pattern = Some(JSON_WHITESPACE.to_owned());
+        let options = JsonCompileOptions { whitespace_pattern, ..JsonCompileOptions::default() };
+        options.apply_to(&mut schema);
+    }
+    Ok(schema)
+}
+
+/// A Lark rule of alternatives.
+fn choice(texts: &[String]) -> String {
+    // A JSON string is a Lark string.
+    let quoted: Vec<String> =
+        texts.iter().map(|text| Value::from(text.as_str()).to_string()).collect();
+    format!("start: {}", quoted.join(" | "))
+}
+
+impl GrammarCompiler {
+    /// For answers that one of `eos_token_ids` ends.
+    pub fn new(tokenizer: &Tokenizer, eos_token_ids: &[u32]) -> Self {
+        Self {
+            tokenizer: tokenizer.clone(),
+            eos_token_ids: eos_token_ids.to_vec(),
+            factory: OnceLock::new(),
+            cache: Mutex::default(),
+        }
+    }
+
+    /// A matcher at the start of `grammar`.
+    ///
+    /// # Errors
+    /// A grammar that does not parse, or uses what llguidance does not support, or is too large.
+    pub fn compile(&self, grammar: &Grammar) -> Result<Matcher, GrammarError> {
+        if let Some(matcher) = self.cached(grammar) {
+            return Ok(matcher);
+        }
+        let compiled = grammar.to_llguidance()?;
+        let factory = self.factory.get_or_init(|| self.factory().map_err(|e| e.to_string()));
+        let factory = factory.as_ref().map_err(|error| GrammarError(error.clone()))?;
+        let matcher = llguidance::Matcher::new(factory.create_parser(compiled));
+        match matcher.get_error() {
+            Some(error) => Err(GrammarError(first_line(&error))),
+            None => {
+                let matcher = Matcher(matcher);
+                self.keep(grammar.clone(), matcher.fork());
+                Ok(matcher)
+            }
+        }
+    }
+
+    fn cached(&self, grammar: &Grammar) -> Option<Matcher> {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = cache.iter().position(|(kept, _)| kept == grammar)?;
+        let entry = cache.remove(found)?;
+        let matcher = entry.1.fork();
+        cache.push_back(entry);
+        Some(matcher)
+    }
+
+    fn keep(&self, grammar: Grammar, matcher: Matcher) {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        if cache.len() == CACHED_GRAMMARS {
+            cache.pop_front();
+        }
+        cache.push_back((grammar, matcher));
+    }
+
+    fn factory(&self) -> anyhow::Result<ParserFactory> {
+        let env: TokEnv = Arc::new(Env::new(&self.tokenizer, &self.eos_token_ids));
+        let mut factory = ParserFactory::new_simple(&env)?;
+        factory.limits_mut().verbose_errors = false;
+        factory.quiet();
+        Ok(factory)
+    }
+}
+
+impl Matcher {
+    /// A copy that goes its own way.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        Self(self.0.deep_clone())
+    }
+
+    /// Sets the bits of the tokens that may come next, and no others; token `i` is bit `i % 32` of
+    /// word `i / 32`.
+    ///
+    /// # Errors
+    /// The grammar has become too large on the way.
+    pub fn fill_mask(&mut self, mask: &mut [u32]) -> Result<(), GrammarError> {
+        let allowed =
+            self.0.compute_mask_or_eos().map_err(|e| GrammarError(first_line(&e.to_string())))?;
+        let words = allowed.as_slice();
+        let len = words.len().min(mask.len());
+        mask[..len].copy_from_slice(&words[..len]);
+        mask[len..].fill(0);
+        Ok(())
+    }
+
+    /// Moves on by the token that came. Returns whether the answer is complete: nothing may follow.
+    ///
+    /// # Errors
+    /// A token that the mask did not allow.
+    pub fn accept(&mut self, id: u32) -> Result<bool, GrammarError> {
+        self.0.consume_token(id).map_err(|e| GrammarError(first_line(&e.to_string())))?;
+        Ok(self.0.is_stopped())
+    }
+}
+
+/// llguidance appends its state to some errors.
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().to_owned()
+}
+
+impl fmt::Debug for GrammarCompiler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GrammarCompiler")
+            .field("tokenizer", &self.tokenizer)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Matcher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Matcher")
+    }
+}
+
+/// The tokenizer as llguidance sees it.
+struct Env {
+    tokenizer: Tokenizer,
+    trie: TokTrie,
+}
+
+impl Env {
+    fn new(tokenizer: &Tokenizer, eos_token_ids: &[u32]) -> Self {
+        let num_tokens = tokenizer.vocab_size() as u32;
+        let words: Vec<Vec<u8>> = (0..num_tokens)
+            .map(|id| {
+                let mut word = tokenizer.token_bytes(id).to_vec();
+                if tokenizer.is_special(id) {
+                    word.insert(0, TokTrie::SPECIAL_TOKEN_MARKER);
+                }
+                word
+            })
+            .collect();
+        let ends: Vec<u32> = eos_token_ids.iter().copied().filter(|&id| id < num_tokens).collect();
+        let info = TokRxInfo::new(num_tokens, ends.first().copied().unwrap_or(0));
+        let mut trie = TokTrie::from(&info, &words);
+        if !ends.is_empty() {
+            trie = trie.with_eos_tokens(&ends);
+        }
+        Self { tokenizer: tokenizer.clone(), trie }
+    }
+}
+
+impl TokenizerEnv for Env {
+    fn tok_trie(&self) -> &TokTrie {
+        &self.trie
+    }
+
+    fn tokenize_bytes(&self, bytes: &[u8]) -> Vec<u32> {
+        self.trie.tokenize_with_greedy_fallback(bytes, |text| {
+            let ids = self.tokenizer.encode(text, false);
+            ids.unwrap_or_else(|_| self.trie.greedy_tokenize(text.as_bytes()))
+        })
+    }
+
+    /// Sentencepiece puts a space before every text, so that what follows another text would come
+    /// out otherwise than the model writes it.
+    fn tokenize_is_canonical(&self) -> bool {
+        self.tokenizer.rule().leading == Leading::Keep
+    }
+}

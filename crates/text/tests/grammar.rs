@@ -1,0 +1,170 @@
+//! Grammars: whatever a model prefers, the answer follows; what cannot be a grammar is refused.
+
+use serde_json::{Value, json};
+use text::{Grammar, GrammarCompiler, SpecialTokens, Tokenizer};
+
+const MAX_TOKENS: usize = 400;
+
+fn tokenizer() -> Tokenizer {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/tokenizers/qwen/tokenizer.json");
+    Tokenizer::from_bytes(&std::fs::read(path).unwrap(), SpecialTokens::default()).unwrap()
+}
+
+fn compiler(tokenizer: &Tokenizer) -> GrammarCompiler {
+    GrammarCompiler::new(tokenizer, &[eos(tokenizer)])
+}
+
+fn eos(tokenizer: &Tokenizer) -> u32 {
+    tokenizer.token_id("<|im_end|>").expect("the golden has it")
+}
+
+/// A walk of random allowed tokens: what a model of random weights would write. `None` if it was
+/// not done in time.
+fn walk(compiler: &GrammarCompiler, grammar: &Grammar, seed: u64) -> Option<String> {
+    let tokenizer = tokenizer();
+    let mut matcher = compiler.compile(grammar).unwrap();
+    let mut mask = vec![u32::MAX; tokenizer.vocab_size().div_ceil(32) + 3];
+    let (mut ids, mut state) = (Vec::new(), seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    while ids.len() < MAX_TOKENS {
+        matcher.fill_mask(&mut mask).unwrap();
+        let allowed: Vec<u32> = (0..mask.len() as u32 * 32)
+            .filter(|i| mask[*i as usize / 32] >> (i % 32) & 1 == 1)
+            .collect();
+        assert!(allowed.iter().all(|&id| (id as usize) < tokenizer.vocab_size()));
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        let id = allowed[state as usize % allowed.len()];
+        let is_complete = matcher.accept(id).unwrap();
+        if id != eos(&tokenizer) {
+            ids.push(id);
+        }
+        if is_complete {
+            return Some(tokenizer.decode(&ids, false).unwrap());
+        }
+    }
+    None
+}
+
+fn walks(grammar: &Grammar) -> Vec<String> {
+    let compiler = compiler(&tokenizer());
+    let found: Vec<_> = (1..40).filter_map(|seed| walk(&compiler, grammar, seed)).collect();
+    assert!(found.len() > 10, "only {} of 39 walks came to an end", found.len());
+    found
+}
+
+#[test]
+fn json_follows_its_schema() {
+    let schema = json!({
+        "type": "object",
+        "properties": {
+            "city": {"type": "string", "maxLength": 8},
+            "days": {"type": "integer", "minimum": 1, "maximum": 14},
+            "unit": {"enum": ["c", "f"]},
+            "tags": {"type": "array", "items": {"type": "boolean"}, "maxItems": 3},
+        },
+        "required": ["city", "days", "unit"],
+        "additionalProperties": false,
+    });
+    for text in walks(&Grammar::JsonSchema(schema)) {
+        let value: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
+        let object = value.as_object().unwrap();
+        assert!(object["city"].as_str().unwrap().chars().count() <= 8, "{text}");
+        assert!((1..=14).contains(&object["days"].as_i64().unwrap()), "{text}");
+        assert!(["c", "f"].contains(&object["unit"].as_str().unwrap()), "{text}");
+        let tags = object.get("tags").map(|tags| tags.as_array().unwrap().clone());
+        assert!(tags.unwrap_or_default().iter().all(Value::is_boolean), "{text}");
+        assert!(object.len() <= 4, "{text}");
+    }
+}
+
+#[test]
+fn any_object_is_json_with_little_white_space() {
+    for text in walks(&Grammar::json_object()) {
+        assert!(serde_json::from_str::<Value>(&text).unwrap().is_object(), "{text}");
+    }
+}
+
+#[test]
+fn a_regex_matches_the_whole_answer() {
+    for text in walks(&Grammar::Regex("[a-f]{3}-[0-9]{2}".to_owned())) {
+        let (letters, digits) = text.split_once('-').unwrap();
+        assert!(
+            letters.len() == 3 && letters.bytes().all(|b| (b'a'..=b'f').contains(&b)),
+            "{text}"
+        );
+        assert!(digits.len() == 2 && digits.bytes().all(|b| b.is_ascii_digit()), "{text}");
+    }
+}
+
+#[test]
+fn a_choice_is_one_of_its_texts() {
+    let texts = ["yes", "no \"quoted\"\n", "né"].map(str::to_owned).to_vec();
+    let mut seen = walks(&Grammar::Choice(texts.clone()));
+    seen.sort();
+    seen.dedup();
+    assert!(seen.iter().all(|text| texts.contains(text)), "{seen:?}");
+    assert!(seen.len() > 1, "{seen:?}");
+}
+
+#[test]
+fn a_context_free_grammar_balances() {
+    let grammar = "start: pair\npair: \"(\" pair \")\" | /[0-9]/";
+    for text in walks(&Grammar::Lark(grammar.to_owned())) {
+        let depth = |c| text.matches(c).count();
+        assert_eq!(depth('('), depth(')'), "{text}");
+    }
+}
+
+#[test]
+fn a_compiled_grammar_is_kept_at_its_start() {
+    let (tokenizer, grammar) =
+        (tokenizer(), Grammar::Choice(vec!["ab".to_owned(), "cd".to_owned()]));
+    let compiler = compiler(&tokenizer);
+    let mask_of = |matcher: &mut text::Matcher| {
+        let mut mask = vec![0; tokenizer.vocab_size().div_ceil(32)];
+        matcher.fill_mask(&mut mask).unwrap();
+        mask
+    };
+    let mut first = compiler.compile(&grammar).unwrap();
+    let start = mask_of(&mut first);
+    let id = tokenizer.encode("a", false).unwrap()[0];
+    first.accept(id).unwrap();
+    assert_ne!(mask_of(&mut first), start);
+    assert_eq!(mask_of(&mut compiler.compile(&grammar).unwrap()), start);
+    let other = tokenizer.encode("x", false).unwrap()[0];
+    assert!(first.accept(other).is_err(), "a token that the mask forbids");
+}
+
+#[test]
+fn what_cannot_be_followed_is_refused_with_its_reason() {
+    let compiler = compiler(&tokenizer());
+    let deep = (0..3000)
+        .fold(json!({"type": "null"}), |inner, _| json!({"type": "array", "items": inner}));
+    let wide: serde_json::Map<String, Value> = (0..60_000)
+        .map(|i| {
+            (format!("key{i}"), json!({"type": "string", "pattern": format!("^(a|b){{{i}}}$")}))
+        })
+        .collect();
+    let lark = |text: &str| Grammar::Lark(text.to_owned());
+    for (grammar, reason) in [
+        (Grammar::JsonSchema(json!({"type": "colour"})), "colour"),
+        (Grammar::JsonSchema(json!({"type": "string", "pattern": "(?=x)"})), ""),
+        (Grammar::JsonSchema(json!({"$ref": "#/nowhere"})), "nowhere"),
+        (Grammar::JsonSchema(json!({"uniqueItems": true, "type": "array"})), "uniqueItems"),
+        (Grammar::JsonSchema(json!(3)), "object"),
+        (Grammar::JsonSchema(json!({"properties": wide})), ""),
+        (Grammar::JsonSchema(deep), ""),
+        (Grammar::Regex("(".to_owned()), ""),
+        (Grammar::Regex("((a{1,1000}){1,1000}){1,1000}".to_owned()), ""),
+        (lark("start: nothing"), "nothing"),
+        (lark("root ::= \"a\""), ""),
+    ] {
+        let started = std::time::Instant::now();
+        let error =
+            compiler.compile(&grammar).map(drop).expect_err("cannot be followed").to_string();
+        assert!(error.contains(reason), "{error:?} does not say {reason:?}");
+        assert!(!error.contains('\n') && error.len() < 1000, "{error}");
+        eprintln!("{:?} {error}", started.elapsed());
+    }
+}
