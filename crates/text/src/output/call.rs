@@ -3,6 +3,7 @@
 use super::formats::{Body, ToolRow};
 use super::header_call::HeaderCall;
 use super::json_call::JsonCall;
+use super::literal_call::LiteralCall;
 use super::parts::Parts;
 use super::xml_call::XmlCall;
 use serde_json::Value;
@@ -49,6 +50,7 @@ pub(super) enum Call {
     Json(JsonCall),
     Header(HeaderCall),
     Xml(XmlCall),
+    Literal(LiteralCall),
 }
 
 impl Call {
@@ -59,6 +61,7 @@ impl Call {
             Body::Json => Self::Json(JsonCall::default()),
             Body::Header(read) | Body::JsonOrHeader(read) => Self::Header(HeaderCall::new(read)),
             Body::Xml(xml) => Self::Xml(XmlCall::new(xml)),
+            Body::Literal(language) => Self::Literal(LiteralCall::new(language)),
         }
     }
 
@@ -75,6 +78,7 @@ impl Call {
             Self::Json(call) => call.step(c, &accepts, out),
             Self::Header(call) => call.step(c, &accepts, out),
             Self::Xml(call) => call.step(c, functions, &accepts, out),
+            Self::Literal(call) => call.step(c, &accepts, out),
         }
     }
 
@@ -82,14 +86,17 @@ impl Call {
     pub(super) fn unread(&mut self) -> String {
         match self {
             Self::Xml(call) => call.unread(),
+            Self::Literal(call) => call.unread(),
             Self::Json(_) | Self::Header(_) => String::new(),
         }
     }
 
     /// The output ends within the call.
     pub(super) fn cut_short(&mut self, out: &mut Parts) {
-        if let Self::Xml(call) = self {
-            call.cut_short(out);
+        match self {
+            Self::Xml(call) => call.cut_short(out),
+            Self::Literal(call) => call.cut_short(out),
+            Self::Json(_) | Self::Header(_) => {}
         }
     }
 }

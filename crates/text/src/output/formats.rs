@@ -1,6 +1,7 @@
 //! How the families mark calls, one row each.
 
 use super::header_call::{self, ReadHeader};
+use super::literal_call::Language;
 use super::xml_call::Xml;
 use std::fmt;
 
@@ -50,7 +51,15 @@ pub(super) enum Body {
     JsonOrHeader(ReadHeader),
     /// Tags around the arguments.
     Xml(&'static Xml),
+    /// A call as a programming language writes it.
+    Literal(&'static Language),
 }
+
+const PYTHON: Language =
+    Language { open: '(', close: ')', assign: '=', quotes: &["\"", "'"], escapes: true };
+
+const GEMMA: Language =
+    Language { open: '{', close: '}', assign: ':', quotes: &["<|\"|>"], escapes: false };
 
 impl ToolRow {
     /// Defaults for the rows whose calls are objects, alone or in an array.
@@ -236,6 +245,44 @@ impl ToolFormat {
             seen: &["<|start_header_id|>", "\"parameters\""],
             sections: &["<|python_tag|>"],
             bare: &["{"],
+            ..ToolRow::JSON
+        }),
+        Self(&ToolRow {
+            names: &["gemma4"],
+            seen: &["<|tool_call>"],
+            model_types: &["gemma4"],
+            openers: &["<|tool_call>call:"],
+            closers: &["<tool_call|>"],
+            body: Body::Literal(&GEMMA),
+            tokens: &["<|tool_call>", "<|\"|>"],
+            ..ToolRow::MARKED
+        }),
+        Self(&ToolRow {
+            names: &["functiongemma"],
+            seen: &["<start_function_call>"],
+            openers: &["<start_function_call>call:"],
+            closers: &["<end_function_call>"],
+            body: Body::Literal(&Language { quotes: &["<escape>"], ..GEMMA }),
+            tokens: &["<start_function_call>", "<escape>"],
+            ..ToolRow::MARKED
+        }),
+        Self(&ToolRow {
+            names: &["lfm2"],
+            seen: &["<|tool_call_start|>"],
+            sections: &["<|tool_call_start|>"],
+            openers: &[""],
+            closers: &["]", "<|tool_call_end|>"],
+            body: Body::Literal(&PYTHON),
+            ..ToolRow::JSON
+        }),
+        Self(&ToolRow {
+            names: &["llama4_pythonic", "pythonic"],
+            seen: &["<|python_start|>"],
+            sections: &["<|python_start|>"],
+            bare: &["["],
+            openers: &[""],
+            closers: &["]", "<|python_end|>"],
+            body: Body::Literal(&PYTHON),
             ..ToolRow::JSON
         }),
         Self(&ToolRow { names: &["xlam"], bare: &["["], ..ToolRow::JSON }),

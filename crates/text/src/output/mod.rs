@@ -16,6 +16,7 @@ mod call;
 mod formats;
 mod header_call;
 mod json_call;
+mod literal_call;
 mod parts;
 mod reasoning;
 mod span;

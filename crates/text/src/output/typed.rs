@@ -15,7 +15,7 @@ impl Types {
     const NULL: Self = Self(8);
     const OBJECT: Self = Self(16);
     const ARRAY: Self = Self(32);
-    const ANY: Self = Self(63);
+    pub(super) const ANY: Self = Self(63);
     pub(super) const NO_STRING: Self = Self(62);
 
     /// Those that a schema allows; without one, or if it does not say, all.
@@ -71,7 +71,7 @@ impl Types {
     }
 
     /// The JSON that `text` is if it may be more than a string, which it is if nothing else.
-    fn json(self, text: &str) -> String {
+    pub(super) fn json(self, text: &str) -> String {
         // Templates print values as Python does.
         let json = match text.trim() {
             "True" => "true",

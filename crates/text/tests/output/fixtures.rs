@@ -51,6 +51,7 @@ pub(super) fn all() -> Vec<Fixture> {
     all.extend(mistral());
     all.extend(other_json());
     all.extend(xml());
+    all.extend(literals());
     all
 }
 
@@ -482,6 +483,76 @@ fn xml() -> Vec<Fixture> {
             "Ok.\n\n<｜DSML｜function_calls>\n<｜DSML｜invoke name=\"get_weather\">\n<｜DSML｜parameter name=\"city\" string=\"true\">12</｜DSML｜parameter>\n\
              <｜DSML｜parameter name=\"x\" string=\"false\">12</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜function_calls>",
             [say("Ok."), call("get_weather", "{\"city\": \"12\", \"x\": 12}")],
+        ),
+    ]
+}
+
+fn literals() -> Vec<Fixture> {
+    const PYTHON: (&str, &str) = ("", "pythonic");
+    const GEMMA: (&str, &str) = ("gemma4", "gemma4");
+    vec![
+        fixture(PYTHON, "A list: [1, 2]", [say("A list: [1, 2]")]),
+        fixture(PYTHON, "[1, 2]\n", [say("[1, 2]\n")]),
+        fixture(PYTHON, "[other(a=1)]", [say("[other(a=1)]")]),
+        fixture(
+            PYTHON,
+            r#"[get_weather(city="São 'Paulo'", days=3, exact=True, unit=None), get_time()]"#,
+            [
+                call(
+                    "get_weather",
+                    r#"{"city": "São 'Paulo'", "days": 3, "exact": true, "unit": null}"#,
+                ),
+                call("get_time", "{}"),
+            ],
+        ),
+        fixture(
+            PYTHON,
+            r#"[get_weather(city='a "b" \'c\' \n\x41\u00e9\q', place={'a': [1, {"b": (2.5, -1e3)}], 7: ")]"}, hours=[ ])]ok"#,
+            [
+                call(
+                    "get_weather",
+                    r#"{"city": "a \"b\" 'c' \nAé\\q", "place": {"a": [1, {"b": [2.5, -1e3]}], "7": ")]"}, "hours": []}"#,
+                ),
+                say("ok"),
+            ],
+        ),
+        fixture(
+            PYTHON,
+            "<|python_start|>[f(a=[1, 2,], )]<|python_end|>",
+            [call("f", "{\"a\": [1, 2]}")],
+        ),
+        fixture(PYTHON, "[get_weather(city=\"Par", [call("get_weather", "{\"city\": \"Par")]),
+        fixture(PYTHON, "[get_weather(days=1", [call("get_weather", "{\"days\": 1")]),
+        fixture(
+            PYTHON,
+            "[get_weather(\"Paris\")]",
+            [call("get_weather", "{}"), say("\"Paris\")]")],
+        ),
+        fixture(PYTHON, "[get_time(), 2]", [call("get_time", "{}"), say(", 2]")]),
+        fixture(
+            ("", "lfm2"),
+            "Ok.<|tool_call_start|>[get_weather(city=\"Paris\")]<|tool_call_end|>Hm",
+            [say("Ok."), call("get_weather", "{\"city\": \"Paris\"}"), say("Hm")],
+        ),
+        fixture(
+            GEMMA,
+            "<|channel>thought\nHm.<channel|>Ok.<|tool_call>call:get_weather{city:<|\"|>a \"b\", {c}<|\"|>,days:3,place:{x:[<|\"|>y<|\"|>,true]}}<tool_call|>\
+             <|tool_call>call:get_time{}<tool_call|>",
+            [
+                think("Hm."),
+                say("Ok."),
+                call(
+                    "get_weather",
+                    r#"{"city": "a \"b\", {c}", "days": 3, "place": {"x": ["y", true]}}"#,
+                ),
+                call("get_time", "{}"),
+            ],
+        ),
+        fixture(GEMMA, "<|tool_call>call me", [say("<|tool_call>call me")]),
+        fixture(
+            ("", "functiongemma"),
+            "<start_function_call>call:get_weather{city:<escape>Paris<escape>}<end_function_call>",
+            [call("get_weather", "{\"city\": \"Paris\"}")],
         ),
     ]
 }
