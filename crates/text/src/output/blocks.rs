@@ -1,12 +1,10 @@
 //! The blocks of an output: text, reasoning, sections of calls. Finds the markers between them and
 //! hands what a call is made of to its grammar.
 
-use super::OutputFormat;
 use super::call::{Call, Functions, Step};
 use super::formats::ToolRow;
 use super::parts::Parts;
 use super::reasoning::Tags;
-use serde_json::Value;
 
 /// The state of one output.
 #[derive(Debug, Clone)]
@@ -68,13 +66,15 @@ enum Look {
 }
 
 impl Blocks {
-    pub(super) fn new(format: &OutputFormat, tools: &[Value], in_reasoning: bool) -> Self {
-        let tags = format.reasoning.map(|format| format.0);
+    pub(super) fn new(
+        tags: Option<&'static Tags>,
+        calls: Option<(&'static ToolRow, Functions)>,
+        in_reasoning: bool,
+    ) -> Self {
         let thinking = tags.is_some_and(|tags| in_reasoning || tags.from_start);
-        let calls = format.tools.filter(|_| !tools.is_empty());
         Self {
             tags,
-            calls: calls.map(|format| (format.0, Functions::new(tools))),
+            calls,
             at: At::Text,
             thinking,
             after: if thinking { After::Tag } else { After::Text },
@@ -194,11 +194,17 @@ impl Blocks {
             self.at = At::Section(self.held.len());
             return;
         }
+        // Behind a call the section may end, a separator notwithstanding.
+        let closers = if self.after == After::Call { row.closers } else { &[] };
         if let Some(opener) = row.openers.iter().find(|opener| **opener == token) {
             self.at = At::Call(Call::new(row, opener), false);
         } else if row.brackets.iter().chain(row.separators).any(|m| *m == token) {
             self.at = At::Section(self.held.len());
-        } else if !row.openers.iter().any(|opener| opener.starts_with(token)) {
+        } else if closers.contains(&token) {
+            self.at = At::Text;
+            self.after = After::Closer;
+            self.held.clear();
+        } else if !row.openers.iter().chain(closers).any(|m| m.starts_with(token)) {
             let rest = self.held.split_off(from);
             if row.openers.contains(&"") && rest.chars().count() == 1 {
                 self.at = At::Call(Call::new(row, ""), false);

@@ -61,6 +61,7 @@ impl Call {
             Body::Json => Self::Json(JsonCall::default()),
             Body::Header(read) | Body::JsonOrHeader(read) => Self::Header(HeaderCall::new(read)),
             Body::Xml(xml) => Self::Xml(XmlCall::new(xml)),
+            Body::Harmony => unreachable!("Harmony has no openers"),
             Body::Literal(language) => Self::Literal(LiteralCall::new(language)),
         }
     }
@@ -96,7 +97,8 @@ impl Call {
         match self {
             Self::Xml(call) => call.cut_short(out),
             Self::Literal(call) => call.cut_short(out),
-            Self::Json(_) | Self::Header(_) => {}
+            Self::Json(call) => call.cut_short(out),
+            Self::Header(_) => {}
         }
     }
 }

@@ -1,5 +1,6 @@
 //! How the families mark calls, one row each.
 
+use super::harmony;
 use super::header_call::{self, ReadHeader};
 use super::literal_call::Language;
 use super::xml_call::Xml;
@@ -53,6 +54,8 @@ pub(super) enum Body {
     Xml(&'static Xml),
     /// A call as a programming language writes it.
     Literal(&'static Language),
+    /// No block among others: the whole output has its own grammar.
+    Harmony,
 }
 
 const PYTHON: Language =
@@ -89,6 +92,15 @@ impl ToolRow {
 impl ToolFormat {
     /// Every format, those that are told from others by more first.
     pub const ALL: &[Self] = &[
+        Self(&ToolRow {
+            names: &["openai"],
+            seen: &["<|channel|>", "<|message|>"],
+            model_types: &["gpt_oss"],
+            openers: &[],
+            body: Body::Harmony,
+            tokens: harmony::TOKENS,
+            ..ToolRow::MARKED
+        }),
         Self(&ToolRow {
             names: &["deepseek_v3"],
             seen: &["<｜tool▁sep｜>", "```json"],
@@ -212,17 +224,30 @@ impl ToolFormat {
             ..ToolRow::JSON
         }),
         Self(&ToolRow {
-            names: &["hermes", "granite4"],
+            names: &["hermes", "granite4", "ernie45"],
             seen: &["<tool_call>"],
             sections: &["<tool_call>"],
             closers: &["]", "</tool_call>"],
             ..ToolRow::JSON
         }),
         Self(&ToolRow {
-            names: &["jamba", "hunyuan_a13b"],
+            names: &["jamba", "hunyuan_a13b", "minimax"],
             seen: &["<tool_calls>"],
             sections: &["<tool_calls>"],
             closers: &["]", "</tool_calls>"],
+            ..ToolRow::JSON
+        }),
+        Self(&ToolRow {
+            names: &["longcat"],
+            seen: &["<longcat_tool_call>"],
+            sections: &["<longcat_tool_call>"],
+            closers: &["]", "</longcat_tool_call>"],
+            ..ToolRow::JSON
+        }),
+        Self(&ToolRow {
+            names: &["granite-20b-fc"],
+            seen: &["<function_call>"],
+            sections: &["<function_call>"],
             ..ToolRow::JSON
         }),
         Self(&ToolRow {
@@ -276,6 +301,16 @@ impl ToolFormat {
             ..ToolRow::JSON
         }),
         Self(&ToolRow {
+            names: &["olmo3"],
+            seen: &["<function_calls>"],
+            sections: &["<function_calls>"],
+            openers: &[""],
+            separators: &["\n"],
+            closers: &["</function_calls>"],
+            body: Body::Literal(&PYTHON),
+            ..ToolRow::MARKED
+        }),
+        Self(&ToolRow {
             names: &["llama4_pythonic", "pythonic"],
             seen: &["<|python_start|>"],
             sections: &["<|python_start|>"],
@@ -325,5 +360,33 @@ impl Eq for ToolFormat {}
 impl fmt::Debug for ToolFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ToolFormat({})", self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ToolFormat;
+
+    #[test]
+    fn no_marker_begins_another() {
+        for format in ToolFormat::ALL {
+            let row = format.0;
+            let lists = [row.sections, row.bare, row.openers, row.separators, row.closers];
+            let markers: Vec<&str> = lists.concat().into_iter().filter(|m| !m.is_empty()).collect();
+            for marker in &markers {
+                let longer =
+                    |other: &&&str| other.len() > marker.len() && other.starts_with(marker);
+                assert_eq!(markers.iter().find(longer), None, "{format:?}: {marker}");
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let mut names: Vec<_> = ToolFormat::ALL.iter().flat_map(|format| format.0.names).collect();
+        let num = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), num);
     }
 }

@@ -10,7 +10,8 @@ const ARGUMENT_KEYS: &[&str] = &["arguments", "parameters"];
 
 /// A call from behind its `{`. It begins with the name's closing quote; what comes of the arguments
 /// before that waits, what comes after is handed on as it comes. An id counts if it precedes the
-/// name. Whatever else the object holds is dropped.
+/// name. Arguments that are a string with JSON in it count as that JSON. Whatever else the object
+/// holds is dropped.
 #[derive(Debug, Clone, Default)]
 pub(super) struct JsonCall {
     at: At,
@@ -43,6 +44,8 @@ enum Kind {
     Name,
     Id,
     Arguments,
+    /// Arguments in a string.
+    Encoded,
     Other,
 }
 
@@ -88,6 +91,13 @@ impl JsonCall {
         Step::More
     }
 
+    /// The output ends within the call.
+    pub(super) fn cut_short(&mut self, out: &mut Parts) {
+        if matches!(self.at, At::InValue(Kind::Encoded, _)) {
+            out.arguments(&self.string);
+        }
+    }
+
     fn begin(&mut self, c: char) -> Span {
         self.string.clear();
         self.string.push(c);
@@ -100,11 +110,12 @@ impl JsonCall {
             '"' if is(NAME_KEYS) && !self.named => Kind::Name,
             '"' if is(ID_KEYS) => Kind::Id,
             // Of two sets of arguments the first counts: it may be out already.
+            '"' if is(ARGUMENT_KEYS) && !self.argued => Kind::Encoded,
             _ if is(ARGUMENT_KEYS) && !self.argued => Kind::Arguments,
             _ => Kind::Other,
         };
         let Some(span) = Span::begin(c) else { return Step::Reject };
-        self.argued |= kind == Kind::Arguments;
+        self.argued |= matches!(kind, Kind::Arguments | Kind::Encoded);
         self.string.clear();
         self.take(kind, c, out);
         self.at = At::InValue(kind, span);
@@ -113,7 +124,7 @@ impl JsonCall {
 
     fn take(&mut self, kind: Kind, c: char, out: &mut Parts) {
         match kind {
-            Kind::Name | Kind::Id => self.string.push(c),
+            Kind::Name | Kind::Id | Kind::Encoded => self.string.push(c),
             Kind::Arguments if self.named => out.argument(c),
             Kind::Arguments => self.waiting.push(c),
             Kind::Other => {}
@@ -131,6 +142,14 @@ impl JsonCall {
                 out.arguments(&std::mem::take(&mut self.waiting));
             }
             Kind::Id => self.id = decode(&mut self.string),
+            Kind::Encoded => {
+                let string = self.string.clone();
+                let json = decode(&mut self.string).filter(|json| json.trim().starts_with('{'));
+                self.waiting = json.unwrap_or(string);
+                if self.named {
+                    out.arguments(&std::mem::take(&mut self.waiting));
+                }
+            }
             Kind::Arguments | Kind::Other => {}
         }
         true

@@ -14,6 +14,7 @@
 mod blocks;
 mod call;
 mod formats;
+mod harmony;
 mod header_call;
 mod json_call;
 mod literal_call;
@@ -27,6 +28,9 @@ pub use formats::ToolFormat;
 pub use reasoning::ReasoningFormat;
 
 use blocks::Blocks;
+use call::Functions;
+use formats::Body;
+use harmony::Harmony;
 use parts::Parts;
 use serde_json::Value;
 
@@ -89,8 +93,14 @@ impl OutputFormat {
 /// Reads one output; see the module's rules.
 #[derive(Debug, Clone)]
 pub struct OutputParser {
-    blocks: Blocks,
+    grammar: Grammar,
     out: Parts,
+}
+
+#[derive(Debug, Clone)]
+enum Grammar {
+    Blocks(Blocks),
+    Harmony(Harmony),
 }
 
 impl OutputParser {
@@ -99,13 +109,26 @@ impl OutputParser {
     /// calls are not looked for. `in_reasoning`: the prompt leaves a block of reasoning open, see
     /// [`ReasoningFormat::is_open_in`].
     pub fn new(format: &OutputFormat, tools: &[Value], in_reasoning: bool) -> Self {
-        Self { blocks: Blocks::new(format, tools, in_reasoning), out: Parts::default() }
+        let tags = format.reasoning.map(|format| format.0);
+        let row = format.tools.filter(|_| !tools.is_empty()).map(|format| format.0);
+        let calls = row.map(|row| (row, Functions::new(tools)));
+        let reasons = tags.is_some_and(|tags| tags.is_harmony);
+        let grammar = if reasons || row.is_some_and(|row| matches!(row.body, Body::Harmony)) {
+            let functions = calls.map(|(_, functions)| functions);
+            Grammar::Harmony(Harmony::new(functions, reasons, in_reasoning))
+        } else {
+            Grammar::Blocks(Blocks::new(tags, calls, in_reasoning))
+        };
+        Self { grammar, out: Parts::default() }
     }
 
     /// Takes the next piece of text; gives what it makes certain.
     pub fn push(&mut self, text: &str) -> Vec<OutputPart> {
         for c in text.chars() {
-            self.blocks.step(c, &mut self.out);
+            match &mut self.grammar {
+                Grammar::Blocks(blocks) => blocks.step(c, &mut self.out),
+                Grammar::Harmony(harmony) => harmony.step(c, &mut self.out),
+            }
         }
         self.out.take()
     }
@@ -113,7 +136,10 @@ impl OutputParser {
     /// The end of the output: whatever was held back, as text if it is not part of a call. An
     /// unfinished call keeps the arguments that it has.
     pub fn finish(&mut self) -> Vec<OutputPart> {
-        self.blocks.finish(&mut self.out);
+        match &mut self.grammar {
+            Grammar::Blocks(blocks) => blocks.finish(&mut self.out),
+            Grammar::Harmony(harmony) => harmony.finish(&mut self.out),
+        }
         self.out.take()
     }
 }

@@ -1,5 +1,6 @@
 //! How the families mark reasoning, one row each.
 
+use super::harmony;
 use std::fmt;
 
 /// One way to mark reasoning; several of vLLM's `--reasoning-parser` names may mean the same.
@@ -19,6 +20,10 @@ pub(super) struct Tags {
     pub(super) from_start: bool,
     /// A call ends it as well: the model forgets the tag then.
     pub(super) ended_by_call: bool,
+    /// The format is Harmony; its tags are for [`ReasoningFormat::is_open_in`].
+    pub(super) is_harmony: bool,
+    /// Special tokens within the tags.
+    tokens: &'static [&'static str],
 }
 
 impl Tags {
@@ -30,6 +35,8 @@ impl Tags {
         ends: &["</think>"],
         from_start: false,
         ended_by_call: false,
+        is_harmony: false,
+        tokens: &[],
     };
 }
 
@@ -40,6 +47,15 @@ const TURNS: &[&str] =
 impl ReasoningFormat {
     /// Every format, those that are told from others by more first.
     pub const ALL: &[Self] = &[
+        Self(&Tags {
+            names: &["openai_gptoss"],
+            seen: &["<|channel|>", "<|message|>"],
+            starts: &["<|channel|>analysis<|message|>"],
+            ends: &["<|end|>"],
+            is_harmony: true,
+            tokens: harmony::TOKENS,
+            ..Tags::THINK
+        }),
         Self(&Tags {
             names: &["mistral"],
             seen: &["[THINK]"],
@@ -59,6 +75,7 @@ impl ReasoningFormat {
             seen: &["<|channel>"],
             starts: &["<|channel>thought"],
             ends: &["<channel|>"],
+            tokens: &["<|channel>"],
             ..Tags::THINK
         }),
         Self(&Tags {
@@ -133,7 +150,7 @@ impl ReasoningFormat {
     }
 
     pub(super) fn markers(self) -> impl Iterator<Item = &'static str> {
-        self.0.starts.iter().chain(self.0.ends).copied()
+        self.0.starts.iter().chain(self.0.ends).chain(self.0.tokens).copied()
     }
 }
 

@@ -232,22 +232,18 @@ impl XmlCall {
     fn value(&mut self, text: &[char], out: &mut Parts) {
         let At::Value(lines, value) = &mut self.at else { unreachable!("only in a value") };
         for c in text.iter().copied() {
+            let newline = c == '\n' && *lines != Lines::Verbatim;
             if *lines == Lines::Newline {
                 value.push('\n', out);
             }
+            if !newline {
+                value.push(c, out);
+            }
             *lines = match *lines {
                 Lines::Verbatim => Lines::Verbatim,
-                Lines::Start if c == '\n' => {
-                    *lines = Lines::Middle;
-                    continue;
-                }
-                _ if c == '\n' => {
-                    *lines = Lines::Newline;
-                    continue;
-                }
+                Lines::Middle | Lines::Newline if newline => Lines::Newline,
                 _ => Lines::Middle,
             };
-            value.push(c, out);
         }
     }
 

@@ -70,6 +70,9 @@ fn prompts_leave_reasoning_open() {
     assert!(!qwen.is_open_in("<|im_start|>assistant\n<think>\n\n</think>\n\n"));
     assert!(!qwen.is_open_in("What does <think> do?<|im_end|>\n<|im_start|>assistant\n"));
     assert!(!qwen.is_open_in("<|im_start|>assistant\n"));
+    let harmony = ReasoningFormat::from_name("openai_gptoss").unwrap();
+    assert!(harmony.is_open_in("<|start|>assistant<|channel|>analysis<|message|>"));
+    assert!(!harmony.is_open_in("<|channel|>analysis<|message|>a<|end|><|start|>assistant"));
     let mistral = ReasoningFormat::from_name("mistral").unwrap();
     assert!(!mistral.is_open_in("[INST]What is [THINK]?[/INST]"));
 }

@@ -3,6 +3,7 @@
 mod detection;
 mod fixtures;
 mod splits;
+mod streaming;
 
 use serde_json::{Value, json};
 use text::{OutputFormat, OutputParser, OutputPart, ReasoningFormat, ToolFormat};
