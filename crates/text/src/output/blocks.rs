@@ -14,13 +14,15 @@ pub(super) struct Blocks {
     at: At,
     /// Text outside calls is reasoning.
     thinking: bool,
+    /// A call ended the reasoning: models forget the tag then, and some remember it later.
+    untagged: bool,
     after: After,
     /// What may become a marker or a call and is text if it does not.
     held: String,
     /// Whitespace that is dropped if a block begins behind it.
     space: String,
-    /// The section began without a marker.
-    bare: bool,
+    /// Only a known function's call counts: the section began without a marker or in reasoning.
+    known_only: bool,
     /// The last character of text; none before the first.
     last: Option<char>,
 }
@@ -77,10 +79,11 @@ impl Blocks {
             calls,
             at: At::Text,
             thinking,
+            untagged: false,
             after: if thinking { After::Tag } else { After::Text },
             held: String::new(),
             space: String::new(),
-            bare: false,
+            known_only: false,
             last: None,
         }
     }
@@ -138,19 +141,17 @@ impl Blocks {
             markers.iter().filter(move |_| here).map(move |marker| (*marker, mark))
         };
         let text = !self.thinking;
-        let (starts, ends, ended_by_call) =
-            self.tags.map_or((&[][..], &[][..], false), |t| (t.starts, t.ends, t.ended_by_call));
+        let (starts, ends) = self.tags.map_or((&[][..], &[][..]), |tags| (tags.starts, tags.ends));
         let row = self.calls.as_ref().map_or(&ToolRow::NONE, |(row, _)| row);
         // A quoted tag is what the text is about. Reasoning may repeat the tag that the prompt has.
         let quoted = matches!(self.last, Some('`' | '"' | '\''));
         let starting = if text { !quoted } else { self.after == After::Tag };
         let in_section = self.after == After::Call;
         let closing = in_section || self.after == After::Closer;
-        let calling = text || ended_by_call;
         when(starting, starts, Mark::Start)
-            .chain(when(!text, ends, Mark::End))
-            .chain(when(calling, row.sections, Mark::Section))
-            .chain(when(calling && (row.loose || in_section), row.openers, Mark::Opener))
+            .chain(when(!text || self.untagged, ends, Mark::End))
+            .chain(when(true, row.sections, Mark::Section))
+            .chain(when(row.loose || in_section, row.openers, Mark::Opener))
             .chain(when(text && self.last.is_none() && !closing, row.bare, Mark::Section))
             .chain(when(in_section, row.separators, Mark::Section))
             .chain(when(closing, row.closers, Mark::Closer))
@@ -162,6 +163,7 @@ impl Blocks {
         match mark {
             Mark::Start | Mark::End => {
                 self.thinking = mark == Mark::Start;
+                self.untagged = false;
                 self.after = After::Tag;
                 self.space.clear();
                 self.held.clear();
@@ -174,7 +176,7 @@ impl Blocks {
                 let Some((row, _)) = &self.calls else { unreachable!("calls have markers") };
                 // Behind a call, a separator or opener goes on with the section.
                 if self.after != After::Call || row.sections.contains(&marker) {
-                    self.bare = row.bare.contains(&marker);
+                    self.known_only = self.thinking || row.bare.contains(&marker);
                 }
                 self.at = if row.openers.contains(&marker) {
                     At::Call(Call::new(row, marker), false)
@@ -225,12 +227,12 @@ impl Blocks {
             unreachable!("only in a call")
         };
         let num_calls = out.num_calls();
-        let step = call.step(c, functions, self.bare, out);
+        let step = call.step(c, functions, self.known_only, out);
         if out.num_calls() > num_calls {
             *begun = true;
             self.held.clear();
             self.space.clear();
-            self.thinking = false;
+            self.untagged |= std::mem::take(&mut self.thinking);
             self.after = After::Call;
         }
         match step {
@@ -238,11 +240,16 @@ impl Blocks {
             Step::More => self.held.push(c),
             Step::Done => self.at = At::Text,
             Step::Reject => {
+                let mut rest = call.unread();
                 if *begun {
-                    self.held = call.unread();
+                    self.held = std::mem::take(&mut rest);
+                } else {
+                    self.held.truncate(self.held.len() - rest.len());
                 }
                 self.give_back(out);
-                self.step(c, out);
+                for c in rest.chars().chain([c]) {
+                    self.step(c, out);
+                }
             }
         }
     }

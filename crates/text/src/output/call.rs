@@ -59,7 +59,9 @@ impl Call {
         match row.body {
             Body::JsonOrHeader(_) if opener == "{" => Self::Json(JsonCall::default()),
             Body::Json => Self::Json(JsonCall::default()),
-            Body::Header(read) | Body::JsonOrHeader(read) => Self::Header(HeaderCall::new(read)),
+            Body::Header(read) | Body::JsonOrHeader(read) => {
+                Self::Header(HeaderCall::new(read, row.tokens))
+            }
             Body::Xml(xml) => Self::Xml(XmlCall::new(xml)),
             Body::Harmony => unreachable!("Harmony has no openers"),
             Body::Literal(language) => Self::Literal(LiteralCall::new(language)),
@@ -83,12 +85,14 @@ impl Call {
         }
     }
 
-    /// What was read before a character was rejected and is no part of the call either.
+    /// What was read before a character was rejected: no part of the call that has begun; of one
+    /// that has not, the beginning of a token, which may be another's.
     pub(super) fn unread(&mut self) -> String {
         match self {
             Self::Xml(call) => call.unread(),
             Self::Literal(call) => call.unread(),
-            Self::Json(_) | Self::Header(_) => String::new(),
+            Self::Header(call) => call.unread(),
+            Self::Json(_) => String::new(),
         }
     }
 

@@ -38,7 +38,7 @@ pub(super) struct ToolRow {
     pub(super) closers: &'static [&'static str],
     pub(super) body: Body,
     /// Special tokens within those markers and the calls.
-    tokens: &'static [&'static str],
+    pub(super) tokens: &'static [&'static str],
 }
 
 /// What a call is made of.
@@ -108,7 +108,7 @@ impl ToolFormat {
             openers: &["<｜tool▁call▁begin｜>"],
             closers: &["```", "<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>"],
             body: Body::Header(header_call::deepseek_v3),
-            tokens: &["<｜tool▁sep｜>"],
+            tokens: &["<｜tool▁sep｜>", "```"],
             ..ToolRow::MARKED
         }),
         Self(&ToolRow {
@@ -328,9 +328,14 @@ impl ToolFormat {
         Self::ALL.iter().copied().find(|format| format.0.names.contains(&name))
     }
 
-    /// The usual name; [`Self::from_name`] may know more.
+    /// The usual name.
     pub fn name(self) -> &'static str {
         self.0.names[0]
+    }
+
+    /// Every name that [`Self::from_name`] knows it by.
+    pub fn names(self) -> &'static [&'static str] {
+        self.0.names
     }
 
     pub(super) fn detect(template: &str, model_type: Option<&str>) -> Option<Self> {
@@ -379,14 +384,5 @@ mod tests {
                 assert_eq!(markers.iter().find(longer), None, "{format:?}: {marker}");
             }
         }
-    }
-
-    #[test]
-    fn names_are_unique() {
-        let mut names: Vec<_> = ToolFormat::ALL.iter().flat_map(|format| format.0.names).collect();
-        let num = names.len();
-        names.sort_unstable();
-        names.dedup();
-        assert_eq!(names.len(), num);
     }
 }

@@ -1,6 +1,6 @@
 //! A call whose name stands before the JSON of its arguments, in a header of the format's own.
 
-use super::call::{Step, is_name};
+use super::call::{Step, is_name, is_name_char};
 use super::parts::Parts;
 use super::span::{Span, SpanStep};
 
@@ -15,13 +15,18 @@ pub(super) type ReadHeader = fn(&str) -> (Option<&str>, &str);
 #[derive(Debug, Clone)]
 pub(super) struct HeaderCall {
     read: ReadHeader,
+    /// What a header may hold besides names.
+    tokens: &'static [&'static str],
     header: String,
+    /// A token's beginning.
+    token: String,
     arguments: Option<Span>,
 }
 
 impl HeaderCall {
-    pub(super) fn new(read: ReadHeader) -> Self {
-        Self { read, header: String::new(), arguments: None }
+    pub(super) fn new(read: ReadHeader, tokens: &'static [&'static str]) -> Self {
+        let (header, token) = Default::default();
+        Self { read, tokens, header, token, arguments: None }
     }
 
     pub(super) fn step(
@@ -35,9 +40,7 @@ impl HeaderCall {
             return if arguments.step(c) == SpanStep::Ends { Step::Done } else { Step::More };
         }
         if c != '{' {
-            self.header.push(c);
-            let fits = self.header.len() <= MAX_HEADER_BYTES;
-            return if fits { Step::More } else { Step::Reject };
+            return self.header(c);
         }
         let (id, name) = (self.read)(&self.header);
         if !is_name(name) || !accepts(name) {
@@ -47,6 +50,25 @@ impl HeaderCall {
         out.argument(c);
         self.arguments = Span::begin(c);
         Step::More
+    }
+
+    fn header(&mut self, c: char) -> Step {
+        if !self.token.is_empty() || !(is_name_char(c) || c.is_whitespace()) {
+            self.token.push(c);
+            if self.tokens.contains(&self.token.as_str()) {
+                self.token.clear();
+            } else if !self.tokens.iter().any(|token| token.starts_with(&self.token)) {
+                self.token.pop();
+                return Step::Reject;
+            }
+        }
+        self.header.push(c);
+        if self.header.len() <= MAX_HEADER_BYTES { Step::More } else { Step::Reject }
+    }
+
+    /// What was read and may be something else.
+    pub(super) fn unread(&mut self) -> String {
+        std::mem::take(&mut self.token)
     }
 }
 

@@ -83,10 +83,9 @@ impl LiteralCall {
             At::String { key, quote, escape } => self.string(c, key, quote, escape, out),
             _ if c.is_whitespace() => {}
             At::Item if c == self.frame().close => return self.close(out),
-            At::Item if self.frame().is_object => return self.begin(c, true, out),
             At::Item => {
-                self.separate(out);
-                return self.begin(c, false, out);
+                let key = self.frame().is_object;
+                return self.begin(c, key, out);
             }
             At::Assign if c == self.frame().assign => self.assign(out),
             At::Value => return self.begin(c, false, out),
@@ -99,7 +98,7 @@ impl LiteralCall {
 
     /// What was read and is no part of the call after all.
     pub(super) fn unread(&mut self) -> String {
-        std::mem::take(&mut self.unread)
+        if matches!(self.at, At::Name) { String::new() } else { std::mem::take(&mut self.unread) }
     }
 
     /// The output ends within the call.
@@ -145,6 +144,9 @@ impl LiteralCall {
     /// The last character does not fit: closes what is open.
     fn broken(&mut self, out: &mut Parts) -> Step {
         self.unread.pop();
+        if matches!(self.at, At::Value) {
+            out.arguments("null");
+        }
         for frame in self.frames.drain(..).rev() {
             out.argument(if frame.is_object { '}' } else { ']' });
         }
@@ -161,21 +163,24 @@ impl LiteralCall {
     /// The first character of a key or value.
     fn begin(&mut self, c: char, key: bool, out: &mut Parts) -> Step {
         let close = match c {
-            '{' => '}',
-            '[' => ']',
-            '(' => ')',
-            ',' | '}' | ']' | ')' => return self.broken(out),
-            _ => {
-                self.word.clear();
-                self.at = At::Quote { key };
-                return self.quote(c, key, out);
-            }
+            '{' => Some('}'),
+            '[' => Some(']'),
+            '(' => Some(')'),
+            _ => None,
         };
-        if key {
+        if matches!(c, ',' | '}' | ']' | ')') || (key && close.is_some()) {
             return self.broken(out);
         }
-        self.push(Frame { close, assign: ':', is_object: c == '{', is_empty: true }, out);
-        Step::More
+        if !self.frame().is_object {
+            self.separate(out);
+        }
+        if let Some(close) = close {
+            self.push(Frame { close, assign: ':', is_object: c == '{', is_empty: true }, out);
+            return Step::More;
+        }
+        self.word.clear();
+        self.at = At::Quote { key };
+        self.quote(c, key, out)
     }
 
     fn quote(&mut self, c: char, key: bool, out: &mut Parts) -> Step {

@@ -3,10 +3,11 @@
 //! looks like.
 //!
 //! It reads character by character, so that how the text is cut into chunks cannot matter, and it
-//! looks at no character more than a few times. Three rules hold for every format:
+//! looks at no character more than a few times. Four rules hold for every format:
 //!
 //! - A call begins once its name is complete and nothing can take it back. What looked like a call
 //!   before that and is none comes out as text, its marker included.
+//! - A call of a known function ends reasoning too: models forget the tag in front of it.
 //! - A call that has begun ends where its grammar ends or is broken; what follows is text again.
 //! - Whitespace next to a call or before a block of reasoning separates and is dropped; of that inside
 //!   the tags of reasoning and behind them, newlines are. All other text comes out as it came in.

@@ -18,8 +18,6 @@ pub(super) struct Tags {
     pub(super) ends: &'static [&'static str],
     /// The output begins with reasoning, tag or no tag.
     pub(super) from_start: bool,
-    /// A call ends it as well: the model forgets the tag then.
-    pub(super) ended_by_call: bool,
     /// The format is Harmony; its tags are for [`ReasoningFormat::is_open_in`].
     pub(super) is_harmony: bool,
     /// Special tokens within the tags.
@@ -34,7 +32,6 @@ impl Tags {
         starts: &["<think>"],
         ends: &["</think>"],
         from_start: false,
-        ended_by_call: false,
         is_harmony: false,
         tokens: &[],
     };
@@ -92,12 +89,6 @@ impl ReasoningFormat {
             ends: &["Here is my response:", "Here's my response:"],
             ..Tags::THINK
         }),
-        Self(&Tags {
-            names: &["kimi_k2"],
-            seen: &["<think>", "<|tool_calls_section_begin|>"],
-            ended_by_call: true,
-            ..Tags::THINK
-        }),
         // DeepSeek's hybrids close the block in the prompt; their templates ask `thinking`.
         Self(&Tags {
             names: &["deepseek_v3", "holo2"],
@@ -118,8 +109,8 @@ impl ReasoningFormat {
                 "mimo",
                 "nemotron_v3",
                 "olmo3",
-                "ernie45",
                 "step3p5",
+                "kimi_k2",
             ],
             ..Tags::THINK
         }),
@@ -130,9 +121,14 @@ impl ReasoningFormat {
         Self::ALL.iter().copied().find(|format| format.0.names.contains(&name))
     }
 
-    /// The usual name; [`Self::from_name`] may know more.
+    /// The usual name.
     pub fn name(self) -> &'static str {
         self.0.names[0]
+    }
+
+    /// Every name that [`Self::from_name`] knows it by.
+    pub fn names(self) -> &'static [&'static str] {
+        self.0.names
     }
 
     /// Whether a rendered prompt leaves a block of reasoning open. A tag in a turn that is over, a

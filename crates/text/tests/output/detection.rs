@@ -43,10 +43,14 @@ fn the_model_type_stands_in_for_a_template() {
 #[test]
 fn formats_have_names() {
     for format in ToolFormat::ALL {
-        assert_eq!(ToolFormat::from_name(format.name()), Some(*format));
+        for name in format.names() {
+            assert_eq!(ToolFormat::from_name(name), Some(*format));
+        }
     }
     for format in ReasoningFormat::ALL {
-        assert_eq!(ReasoningFormat::from_name(format.name()), Some(*format));
+        for name in format.names() {
+            assert_eq!(ReasoningFormat::from_name(name), Some(*format));
+        }
     }
     assert_eq!(ToolFormat::from_name(""), None);
     assert_eq!(ReasoningFormat::from_name("qwen"), None);

@@ -47,10 +47,13 @@ fn opened<const N: usize>(
 pub(super) fn all() -> Vec<Fixture> {
     let mut all = thoughts();
     all.extend(hermes());
+    all.extend(hermes_arguments());
     all.extend(bare_json());
     all.extend(mistral());
-    all.extend(other_json());
-    all.extend(xml());
+    all.extend(headers());
+    all.extend(arrays());
+    all.extend(coder());
+    all.extend(tags());
     all.extend(literals());
     all.extend(harmony());
     all
@@ -135,6 +138,55 @@ fn hermes() -> Vec<Fixture> {
                 say("Done. "),
             ],
         ),
+        // Reasoning without an end, or with one behind the call; a call that is only talked about.
+        fixture(
+            HERMES,
+            "<think>\nHm.\n<tool_call>{\"name\": \"get_time\"}</tool_call>\n</think>\n\nok </think>",
+            [think("Hm."), call("get_time", "{}"), say("ok </think>")],
+        ),
+        fixture(
+            HERMES,
+            "<think>a <tool_call>{\"name\": \"x\"}</tool_call>\n</think>b",
+            [think("a <tool_call>{\"name\": \"x\"}</tool_call>"), say("b")],
+        ),
+        // No calls.
+        fixture(HERMES, "The <tool_call> tag \n", [say("The <tool_call> tag \n")]),
+        fixture(HERMES, "<tool_call>\n\n", [say("<tool_call>\n\n")]),
+        fixture(
+            HERMES,
+            "a<tool_call><tool_call>{\"name\": \"f\"}</tool_call>",
+            [say("a<tool_call>"), call("f", "{}")],
+        ),
+        fixture(
+            HERMES,
+            "<tool_call>{\"nom\": \"f\", \"x\": [}",
+            [say("<tool_call>{\"nom\": \"f\", \"x\": [}")],
+        ),
+        fixture(
+            HERMES,
+            "<tool_call>{\"nom\": \"f\"} </tool_call>",
+            [say("<tool_call>{\"nom\": \"f\"} </tool_call>")],
+        ),
+        fixture(HERMES, "<tool_call>{name: 1}", [say("<tool_call>{name: 1}")]),
+        fixture(HERMES, "x\n<tool_cal", [say("x\n<tool_cal")]),
+        // Cut short, broken.
+        fixture(
+            HERMES,
+            "<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": \"b",
+            [call("f", "{\"a\": \"b")],
+        ),
+        fixture(
+            HERMES,
+            "<tool_call>{\"name\": \"get_wea",
+            [say("<tool_call>{\"name\": \"get_wea")],
+        ),
+        fixture(HERMES, "<tool_call>{\"name\": \"f\", oops", [call("f", ""), say("oops")]),
+    ]
+}
+
+fn hermes_arguments() -> Vec<Fixture> {
+    const HERMES: (&str, &str) = ("qwen3", "hermes");
+    vec![
         // What a parser that reads and writes JSON anew breaks.
         fixture(
             HERMES,
@@ -201,38 +253,6 @@ fn hermes() -> Vec<Fixture> {
             "<tool_call>{\"name\": \"f\"}</tool_call>\n<think>\nHm.</think>\n<tool_call>{\"name\": \"g\"}</tool_call>",
             [call("f", "{}"), think("Hm."), call("g", "{}")],
         ),
-        // No calls.
-        fixture(HERMES, "The <tool_call> tag \n", [say("The <tool_call> tag \n")]),
-        fixture(HERMES, "<tool_call>\n\n", [say("<tool_call>\n\n")]),
-        fixture(
-            HERMES,
-            "a<tool_call><tool_call>{\"name\": \"f\"}</tool_call>",
-            [say("a<tool_call>"), call("f", "{}")],
-        ),
-        fixture(
-            HERMES,
-            "<tool_call>{\"nom\": \"f\", \"x\": [}",
-            [say("<tool_call>{\"nom\": \"f\", \"x\": [}")],
-        ),
-        fixture(
-            HERMES,
-            "<tool_call>{\"nom\": \"f\"} </tool_call>",
-            [say("<tool_call>{\"nom\": \"f\"} </tool_call>")],
-        ),
-        fixture(HERMES, "<tool_call>{name: 1}", [say("<tool_call>{name: 1}")]),
-        fixture(HERMES, "x\n<tool_cal", [say("x\n<tool_cal")]),
-        // Cut short, broken.
-        fixture(
-            HERMES,
-            "<tool_call>{\"name\": \"f\", \"arguments\": {\"a\": \"b",
-            [call("f", "{\"a\": \"b")],
-        ),
-        fixture(
-            HERMES,
-            "<tool_call>{\"name\": \"get_wea",
-            [say("<tool_call>{\"name\": \"get_wea")],
-        ),
-        fixture(HERMES, "<tool_call>{\"name\": \"f\", oops", [call("f", ""), say("oops")]),
     ]
 }
 
@@ -303,12 +323,17 @@ fn mistral() -> Vec<Fixture> {
         ),
         fixture(MISTRAL, "[TOOL_CALLS]get_time{}", [call("get_time", "{}")]),
         fixture(MISTRAL, "[TOOL_CALLS]get_time[ARGS]{\"a\": ", [call("get_time", "{\"a\": ")]),
+        fixture(
+            MISTRAL,
+            "[TOOL_CALLS]a [TOOL_CALLS]get_time{}",
+            [say("[TOOL_CALLS]a"), call("get_time", "{}")],
+        ),
         fixture(MISTRAL, "[TOOL_CALLS]no call {", [say("[TOOL_CALLS]no call {")]),
         fixture(MISTRAL, "[TOOL_CALLS]get_ti", [say("[TOOL_CALLS]get_ti")]),
     ]
 }
 
-fn other_json() -> Vec<Fixture> {
+fn headers() -> Vec<Fixture> {
     vec![
         fixture(
             ("kimi_k2", "kimi_k2"),
@@ -351,6 +376,11 @@ fn other_json() -> Vec<Fixture> {
             "<｜tool▁calls▁begin｜> no",
             [say("<｜tool▁calls▁begin｜> no")],
         ),
+    ]
+}
+
+fn arrays() -> Vec<Fixture> {
+    vec![
         fixture(
             ("granite", "granite"),
             "<|tool_call|>[{\"name\": \"get_time\", \"arguments\": {}}]",
@@ -405,9 +435,8 @@ fn other_json() -> Vec<Fixture> {
     ]
 }
 
-fn xml() -> Vec<Fixture> {
+fn coder() -> Vec<Fixture> {
     const CODER: (&str, &str) = ("qwen3", "qwen3_coder");
-    const GLM: (&str, &str) = ("glm45", "glm45");
     vec![
         fixture(CODER, "if a < b { <function> }", [say("if a < b { <function> }")]),
         fixture(
@@ -468,6 +497,12 @@ fn xml() -> Vec<Fixture> {
             "<tool_call>\n<fun<tool_call>\n<function=get_time></function>",
             [say("<tool_call>\n<fun"), call("get_time", "{}")],
         ),
+    ]
+}
+
+fn tags() -> Vec<Fixture> {
+    const GLM: (&str, &str) = ("glm45", "glm45");
+    vec![
         fixture(
             GLM,
             "<think>Hm.</think>Sure.\n<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>São \"Paulo\"</arg_value>\n\
@@ -480,6 +515,11 @@ fn xml() -> Vec<Fixture> {
             ],
         ),
         fixture(GLM, "<tool_call>get_time\nis a call", [say("<tool_call>get_time\nis a call")]),
+        fixture(
+            GLM,
+            "<tool_call>get_time\n<tool_call>get_time\n</tool_call>",
+            [say("<tool_call>get_time"), call("get_time", "{}")],
+        ),
         fixture(GLM, "A <tool_call> in prose", [say("A <tool_call> in prose")]),
         fixture(
             GLM,
@@ -550,6 +590,16 @@ fn literals() -> Vec<Fixture> {
             PYTHON,
             "[get_weather(\"Paris\")]",
             [call("get_weather", "{}"), say("\"Paris\")]")],
+        ),
+        fixture(
+            PYTHON,
+            "[get_weather(place={'a': [1, {'b':",
+            [call("get_weather", "{\"place\": {\"a\": [1, {\"b\": ")],
+        ),
+        fixture(
+            PYTHON,
+            "[get_weather(place={'a': [1, {'b':)",
+            [call("get_weather", "{\"place\": {\"a\": [1, {\"b\": null}]}}"), say(")")],
         ),
         fixture(PYTHON, "[get_time(), 2]", [call("get_time", "{}"), say(", 2]")]),
         fixture(

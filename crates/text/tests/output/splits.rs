@@ -46,6 +46,20 @@ fn every_fixture_cut_short() {
     }
 }
 
+/// The formats whose arguments we write ourselves.
+const NOT_JSON: &[&str] = &[
+    "deepseek_v32",
+    "functiongemma",
+    "gemma4",
+    "glm45",
+    "lfm2",
+    "minimax_m2",
+    "olmo3",
+    "pythonic",
+    "qwen3_coder",
+    "seed_oss",
+];
+
 fn any_format() -> impl Strategy<Value = OutputFormat> {
     (
         proptest::option::of(proptest::sample::select(ReasoningFormat::ALL.to_vec())),
@@ -140,8 +154,10 @@ proptest! {
     fn nothing_is_lost(
         (format, text) in any_format().prop_flat_map(|format| (Just(format), any_text(format))),
     ) {
-        prop_assume!(format.tools != ToolFormat::from_name("openai"));
         let format = OutputFormat { reasoning: None, ..format };
+        if format.tools == ToolFormat::from_name("openai") {
+            return Ok(());
+        }
         let whole = parse(&format, false, [text.as_str()]);
         if let [Whole::Text(shown)] = whole.as_slice() {
             prop_assert_eq!(shown, &text);
@@ -150,6 +166,25 @@ proptest! {
         if !begun {
             let all: String = text.chars().filter(|c| !c.is_whitespace()).collect();
             prop_assert_eq!(shown(&whole), all);
+        }
+    }
+
+    /// Arguments that we write are JSON, however broken the call is, unless the output ends in it.
+    #[test]
+    fn what_we_write_is_json(
+        (format, text) in proptest::sample::select(NOT_JSON.to_vec())
+            .prop_map(|name| format("", name))
+            .prop_flat_map(|format| (Just(format), any_text(format))),
+        start in proptest::sample::select(vec!["", "[get_weather(", "f{"]),
+    ) {
+        let opener = format.markers().into_iter().find(|marker| marker.ends_with("call:"));
+        let text = opener.unwrap_or_default().to_owned() + start + &text;
+        let whole = parse(&format, false, [text.as_str()]);
+        for part in &whole[..whole.len().saturating_sub(1)] {
+            if let Whole::Call { arguments, .. } = part {
+                let json = serde_json::from_str::<serde_json::Value>(arguments);
+                prop_assert!(json.is_ok(), "{} of {}", arguments, text);
+            }
         }
     }
 }
