@@ -6,6 +6,7 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 use half::bf16;
 use half::vec::HalfBitsVecExt;
 use kernels::paged_attention::KvCacheLayer;
+use kernels::pages::advise_huge_pages;
 use kernels::pool::for_each_row;
 
 use crate::model::{KvCache, ModelSpec};
@@ -56,6 +57,7 @@ impl CacheShape {
 fn resident<T: Copy + Default + Send>(len: usize) -> Vec<T> {
     const PAGE_BYTES: usize = 4096;
     let mut zeros = vec![T::default(); len];
+    advise_huge_pages(&zeros);
     for_each_row(&mut zeros, PAGE_BYTES / size_of::<T>(), len, |_, page| {
         page[0] = black_box(T::default());
     });

@@ -17,6 +17,7 @@
 pub mod gated_activation;
 pub mod linear;
 pub mod paged_attention;
+pub mod pages;
 pub mod pool;
 pub mod rms_norm;
 pub mod rope_kv_write;

@@ -2,6 +2,7 @@
 
 use super::element::Element;
 use crate::disjoint::DisjointMut;
+use crate::pages::advise_huge_pages;
 use crate::pool::{for_each_row, for_each_task};
 use std::mem::{MaybeUninit, size_of};
 
@@ -102,21 +103,3 @@ fn pack_panel<E: Element>(rows: &[E], in_features: usize, steps: &mut [MaybeUnin
         steps.write_copy_of_slice(&words[..steps.len()]);
     }
 }
-
-/// Asks for huge pages: a weight is read from end to end for every token, and with pages of 4 kB
-/// the translation of addresses costs a good part of the bandwidth.
-#[cfg(target_os = "linux")]
-fn advise_huge_pages(steps: &[MaybeUninit<Step>]) {
-    const PAGE: usize = 4096;
-    let start = steps.as_ptr().addr().next_multiple_of(PAGE);
-    let end = (steps.as_ptr().addr() + size_of_val(steps)) / PAGE * PAGE;
-    if start < end {
-        let address = steps.as_ptr().with_addr(start).cast_mut().cast();
-        // SAFETY: whole pages inside the allocation, and the advice does not change what they
-        // hold. That it may be refused is no loss but of speed.
-        unsafe { libc::madvise(address, end - start, libc::MADV_HUGEPAGE) };
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn advise_huge_pages(_steps: &[MaybeUninit<Step>]) {}

@@ -132,11 +132,15 @@ impl<E: Element> AttendTile<'_, E> {
         let num_rows = scratch.softmax.len();
         let num_keys = GROUP.min(self.visible(num_rows - 1) - start);
         let offsets = self.key_offsets(start, num_keys);
-        transpose_keys::<V, E>(self.inputs.key, &offsets, head_dim, &mut scratch.keys);
+        let num_next = GROUP.min(self.visible(num_rows - 1).saturating_sub(start + GROUP));
+        let next = self.key_offsets(start + GROUP, num_next);
+        let mut ahead = &next[..num_next];
+        transpose_keys::<V, E>(self.inputs.key, [&offsets, &next], head_dim, &mut scratch.keys);
         // Rows of the first tokens may not see any key of the last group.
         let mut row = (start + 1).saturating_sub(self.tile.visible) * self.group_size();
         while row < num_rows {
-            let block = Rows { row, start, num_keys, offsets: &offsets };
+            let block = Rows { row, start, num_keys, offsets: &offsets, ahead };
+            ahead = &[];
             if V::TILE_ROWS >= 4 && row + 4 <= num_rows {
                 self.attend_rows::<V, 4>(block, scratch);
                 row += 4;
@@ -192,6 +196,7 @@ impl<E: Element> AttendTile<'_, E> {
             row,
             padded,
             offsets: &rows.offsets[..num_keys],
+            ahead: rows.ahead,
         };
         if num_keys(rows.row) == num_keys(rows.row + R - 1) {
             values(rows.row, num_keys(rows.row)).add::<V, R>(scratch);
@@ -227,18 +232,24 @@ struct Rows<'a> {
     start: usize,
     num_keys: usize,
     offsets: &'a [usize; GROUP],
+    /// Values to ask for meanwhile.
+    ahead: &'a [usize],
 }
 
-/// Turns the rows of a group's keys into f32 columns. keys `[padded head_dim][GROUP]`
+/// Turns the rows of a group's keys into f32 columns and asks for those of the next group: blocks lie
+/// anywhere, where the processor does not look ahead by itself. keys `[padded head_dim][GROUP]`
 #[inline(always)]
 fn transpose_keys<V: Lanes, E: Element>(
     key: &[E],
-    offsets: &[usize; GROUP],
+    [offsets, next]: [&[usize; GROUP]; 2],
     head_dim: usize,
     keys: &mut [[[f32; LANES]; VECTORS]],
 ) {
     let (vectors, _) = offsets.as_chunks::<LANES>();
     for (vector, offsets) in vectors.iter().enumerate() {
+        for &offset in &next[vector * LANES..][..LANES] {
+            V::prefetch(&key[offset..][..head_dim]);
+        }
         for i in (0..head_dim).step_by(LANES) {
             let mut square = [V::splat(0.0); LANES];
             for (row, &offset) in square.iter_mut().zip(offsets) {
@@ -319,6 +330,7 @@ impl Softmax {
 struct Values<'a, E> {
     value: &'a [E],
     offsets: &'a [usize],
+    ahead: &'a [usize],
     head_dim: usize,
     padded: usize,
     row: usize,
@@ -359,6 +371,9 @@ impl<E: Element> Values<'_, E> {
         }
         let width = (C * LANES).min(self.head_dim - i);
         for (k, &offset) in self.offsets.iter().enumerate() {
+            if let Some(&next) = self.ahead.get(k) {
+                V::prefetch(&self.value[next + i..][..width]);
+            }
             let value = &self.value[offset + i..][..width];
             let mut values = [V::splat(0.0); C];
             for (c, values) in values.iter_mut().enumerate() {

@@ -88,9 +88,16 @@ pub(crate) fn load_at<V: Lanes, E: Element>(row: &[E], i: usize) -> V {
     if let Some(chunk) = row.get(i..i + LANES) {
         return E::load(chunk.try_into().expect("the chunk has LANES elements"));
     }
+    E::load(&tail(&row[i..]))
+}
+
+/// Apart, so that the loops around it stay small.
+#[cold]
+#[inline(never)]
+fn tail<E: Element>(rest: &[E]) -> [E; LANES] {
     let mut chunk = [E::default(); LANES];
-    chunk[..row.len() - i].copy_from_slice(&row[i..]);
-    E::load(&chunk)
+    chunk[..rest.len()].copy_from_slice(rest);
+    chunk
 }
 
 /// Writes lanes to `i..` of a row, none past its end.

@@ -38,6 +38,9 @@ pub(crate) trait Lanes: Copy {
     /// `2^n` where `self` holds n + 1.5 * 2^23 and -127 < n < 128.
     fn exp2_biased(self) -> Self;
 
+    /// Asks for the cache lines of `x`, which will be wanted soon.
+    fn prefetch<T>(x: &[T]);
+
     /// Widens bf16, which is the upper half of an f32.
     #[inline(always)]
     fn load_bf16(x: &[half::bf16; LANES]) -> Self {
@@ -196,6 +199,8 @@ impl Lanes for Portable {
     fn select_less(self, b: Self, yes: Self, no: Self) -> Self {
         Self(std::array::from_fn(|i| if self.0[i] < b.0[i] { yes.0[i] } else { no.0[i] }))
     }
+    #[inline(always)]
+    fn prefetch<T>(_x: &[T]) {}
     #[inline(always)]
     fn exp2_biased(self) -> Self {
         Self(self.0.map(|x| f32::from_bits((x.to_bits() << 23).wrapping_add(0x3f80_0000))))

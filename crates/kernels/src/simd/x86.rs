@@ -44,6 +44,16 @@ macro_rules! halves {
     };
 }
 
+#[inline(always)]
+fn prefetch<T>(x: &[T]) {
+    const LINE_BYTES: usize = 64;
+    let start: *const i8 = x.as_ptr().cast();
+    for at in (0..size_of_val(x)).step_by(LINE_BYTES) {
+        // SAFETY: a prefetch reads nothing that the program sees and never faults.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(at)) };
+    }
+}
+
 impl Lanes for Avx512 {
     const TILE_ROWS: usize = 4;
 
@@ -101,6 +111,10 @@ impl Lanes for Avx512 {
         })
     }
     #[inline(always)]
+    fn prefetch<T>(x: &[T]) {
+        prefetch(x);
+    }
+    #[inline(always)]
     fn exp2_biased(self) -> Self {
         // SAFETY: AVX-512 is there: see the head of the file.
         Self(unsafe {
@@ -120,26 +134,53 @@ impl Lanes for Avx512 {
     /// Swaps the off-diagonal quarters of ever smaller squares (Eklundh 1972).
     #[inline(always)]
     fn transpose(rows: &mut [Self; LANES]) {
-        for step in [8, 4, 2, 1] {
-            // Lane j of the upper row keeps its own value, or takes lane j - step of the lower one.
-            let (mut upper, mut lower) = ([0; LANES], [0; LANES]);
-            for j in 0..LANES {
-                let own = j & step == 0;
-                upper[j] = if own { j } else { LANES + j - step } as i32;
-                lower[j] = if own { j + step } else { LANES + j } as i32;
-            }
-            for i in 0..LANES {
-                if i & step == 0 {
-                    let (a, b) = (rows[i], rows[i + step]);
-                    rows[i] = a.permute2(&upper, b);
-                    rows[i + step] = a.permute2(&lower, b);
-                }
-            }
-        }
+        Self::swap_quarters::<8>(rows);
+        Self::swap_quarters::<4>(rows);
+        Self::swap_quarters::<2>(rows);
+        Self::swap_quarters::<1>(rows);
     }
 }
 
+/// Lanes of two vectors back to back that make the upper and the lower row of a swap.
+struct Swap<const STEP: usize>;
+
+impl<const STEP: usize> Swap<STEP> {
+    /// Lane j keeps its own value, or takes lane j - STEP of the lower row.
+    const UPPER: [i32; LANES] = {
+        let mut index = [0; LANES];
+        let mut j = 0;
+        while j < LANES {
+            index[j] = if j & STEP == 0 { j } else { LANES + j - STEP } as i32;
+            j += 1;
+        }
+        index
+    };
+    /// Lane j takes lane j + STEP of the upper row, or keeps its own value.
+    const LOWER: [i32; LANES] = {
+        let mut index = [0; LANES];
+        let mut j = 0;
+        while j < LANES {
+            index[j] = if j & STEP == 0 { j + STEP } else { LANES + j } as i32;
+            j += 1;
+        }
+        index
+    };
+}
+
 impl Avx512 {
+    /// One step of a transposition. The indices are constants: computed in a loop over steps they
+    /// would cost more than all the rest of attention.
+    #[inline(always)]
+    fn swap_quarters<const STEP: usize>(rows: &mut [Self; LANES]) {
+        for i in 0..LANES {
+            if i & STEP == 0 {
+                let (a, b) = (rows[i], rows[i + STEP]);
+                rows[i] = a.permute2(&Swap::<STEP>::UPPER, b);
+                rows[i + STEP] = a.permute2(&Swap::<STEP>::LOWER, b);
+            }
+        }
+    }
+
     /// Lane j is lane `index[j]` of the two vectors back to back.
     #[inline(always)]
     fn permute2(self, index: &[i32; LANES], b: Self) -> Self {
@@ -200,6 +241,10 @@ impl Lanes for Avx2 {
     fn select_less(self, b: Self, yes: Self, no: Self) -> Self {
         let less = halves!(less, self, b);
         halves!(_mm256_blendv_ps, no, yes, less)
+    }
+    #[inline(always)]
+    fn prefetch<T>(x: &[T]) {
+        prefetch(x);
     }
     #[inline(always)]
     fn exp2_biased(self) -> Self {
