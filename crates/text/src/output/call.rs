@@ -57,14 +57,11 @@ impl Call {
     /// A call of this format, after `opener`.
     pub(super) fn new(row: &ToolRow, opener: &str) -> Self {
         match row.body {
-            Body::JsonOrHeader(_) if opener == "{" => Self::Json(JsonCall::default()),
-            Body::Json => Self::Json(JsonCall::default()),
-            Body::Header(read) | Body::JsonOrHeader(read) => {
-                Self::Header(HeaderCall::new(read, row.tokens))
-            }
+            _ if opener == "{" => Self::Json(JsonCall::default()),
+            Body::Header(read) => Self::Header(HeaderCall::new(read, row.tokens)),
             Body::Xml(xml) => Self::Xml(XmlCall::new(xml)),
-            Body::Harmony => unreachable!("Harmony has no openers"),
             Body::Literal(language) => Self::Literal(LiteralCall::new(language)),
+            Body::Json | Body::Harmony => unreachable!("such calls have no other openers"),
         }
     }
 
@@ -78,7 +75,13 @@ impl Call {
     ) -> Step {
         let accepts = |name: &str| !known_only || functions.is_known(name);
         match self {
-            Self::Json(call) => call.step(c, &accepts, out),
+            Self::Json(call) => {
+                let step = call.step(c, &accepts, out);
+                if step == Step::Reject {
+                    call.broken(out);
+                }
+                step
+            }
             Self::Header(call) => call.step(c, &accepts, out),
             Self::Xml(call) => call.step(c, functions, &accepts, out),
             Self::Literal(call) => call.step(c, &accepts, out),

@@ -41,15 +41,13 @@ pub(super) struct ToolRow {
     pub(super) tokens: &'static [&'static str],
 }
 
-/// What a call is made of.
+/// What a call is made of. Behind a `{` as its opener it is an object in any case.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Body {
     /// An object with the name and the arguments.
     Json,
     /// A header with the name, then the arguments as an object.
     Header(ReadHeader),
-    /// Whichever follows.
-    JsonOrHeader(ReadHeader),
     /// Tags around the arguments.
     Xml(&'static Xml),
     /// A call as a programming language writes it.
@@ -138,7 +136,7 @@ impl ToolFormat {
             model_types: &["mistral", "mistral3", "mixtral", "ministral3"],
             sections: &["[TOOL_CALLS]"],
             openers: &["{", ""],
-            body: Body::JsonOrHeader(header_call::mistral),
+            body: Body::Header(header_call::mistral),
             tokens: &["[ARGS]", "[CALL_ID]"],
             ..ToolRow::JSON
         }),
@@ -153,6 +151,7 @@ impl ToolFormat {
                 parameter: "<｜DSML｜parameter name=",
                 value_end: "</｜DSML｜parameter>",
                 end: "</｜DSML｜invoke>",
+                lines: false,
                 ..Xml::PLAIN
             }),
             tokens: &["｜DSML｜"],
@@ -199,7 +198,7 @@ impl ToolFormat {
             sections: &["<tool_call>"],
             openers: &["<function="],
             closers: &["</tool_call>"],
-            body: Body::Xml(&Xml { lines: true, ..Xml::PLAIN }),
+            body: Body::Xml(&Xml::PLAIN),
             ..ToolRow::MARKED
         }),
         Self(&ToolRow {
@@ -310,12 +309,13 @@ impl ToolFormat {
             body: Body::Literal(&PYTHON),
             ..ToolRow::MARKED
         }),
+        // Llama 4 is asked for one or the other.
         Self(&ToolRow {
             names: &["llama4_pythonic", "pythonic"],
-            seen: &["<|python_start|>"],
+            seen: &["<|header_start|>"],
             sections: &["<|python_start|>"],
-            bare: &["["],
-            openers: &[""],
+            bare: &["[", "{"],
+            openers: &["{", ""],
             closers: &["]", "<|python_end|>"],
             body: Body::Literal(&PYTHON),
             ..ToolRow::JSON

@@ -91,6 +91,13 @@ impl JsonCall {
         Step::More
     }
 
+    /// The object goes on as no JSON does.
+    pub(super) fn broken(&mut self, out: &mut Parts) {
+        if self.named && !self.argued {
+            out.arguments("{}");
+        }
+    }
+
     /// The output ends within the call.
     pub(super) fn cut_short(&mut self, out: &mut Parts) {
         if matches!(self.at, At::InValue(Kind::Encoded, _)) {

@@ -281,13 +281,14 @@ impl LiteralCall {
         out: &mut Parts,
     ) -> Option<String> {
         escape.push(c);
-        let digits = &escape[1.min(escape.len())..];
-        let wanted = match escape.as_bytes()[0] {
-            b'x' => 2,
-            b'u' => 4,
-            b'U' => 8,
+        let mut digits = escape.chars();
+        let wanted = match digits.next() {
+            Some('x') => 2,
+            Some('u') => 4,
+            Some('U') => 8,
             _ => 0,
         };
+        let digits = digits.as_str();
         let is_hex = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
         if is_hex && digits.len() < wanted {
             return Some(escape);

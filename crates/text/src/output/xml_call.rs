@@ -16,7 +16,7 @@ pub(super) struct Xml {
     pub(super) value: &'static str,
     pub(super) value_end: &'static str,
     pub(super) end: &'static str,
-    /// Values stand on lines of their own.
+    /// Values may stand on lines of their own.
     pub(super) lines: bool,
 }
 
@@ -29,7 +29,7 @@ impl Xml {
         value: "",
         value_end: "</parameter>",
         end: "</function>",
-        lines: false,
+        lines: true,
     };
 }
 
@@ -135,10 +135,10 @@ impl XmlCall {
         };
         if !ends {
             self.name.push(c);
-            let fits = is_name_char(c) || matches!(c, '"' | ' ');
+            let fits = is_name_char(c) || matches!(c, '"' | '\'' | ' ');
             return if fits { Step::More } else { Step::Reject };
         }
-        self.name = self.name.trim().trim_matches('"').to_owned();
+        self.name = self.name.trim().trim_matches(['"', '\'']).to_owned();
         if !is_name(&self.name) || !accepts(&self.name) {
             return Step::Reject;
         }
@@ -205,11 +205,10 @@ impl XmlCall {
     /// What the key says about its value, or else the schema.
     fn end_key(&mut self, functions: &Functions) -> Types {
         let text = self.key.trim();
-        let mut quotes = text.strip_prefix('"').unwrap_or_default().splitn(2, '"');
-        let (key, attributes) = match (quotes.next(), quotes.next()) {
-            (Some(key), Some(attributes)) => (key.to_owned(), attributes.trim()),
-            _ => (text.to_owned(), ""),
-        };
+        let quoted =
+            ['"', '\''].iter().find_map(|quote| text.strip_prefix(*quote)?.split_once(*quote));
+        let (key, attributes) = quoted.unwrap_or((text, ""));
+        let (key, attributes) = (key.to_owned(), attributes.trim());
         let types = match attributes {
             r#"string="true""# => Types::STRING,
             r#"string="false""# => Types::NO_STRING,

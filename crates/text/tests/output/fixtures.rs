@@ -55,6 +55,7 @@ pub(super) fn all() -> Vec<Fixture> {
     all.extend(coder());
     all.extend(tags());
     all.extend(literals());
+    all.extend(marked_literals());
     all.extend(harmony());
     all
 }
@@ -180,7 +181,7 @@ fn hermes() -> Vec<Fixture> {
             "<tool_call>{\"name\": \"get_wea",
             [say("<tool_call>{\"name\": \"get_wea")],
         ),
-        fixture(HERMES, "<tool_call>{\"name\": \"f\", oops", [call("f", ""), say("oops")]),
+        fixture(HERMES, "<tool_call>{\"name\": \"f\", oops", [call("f", "{}"), say("oops")]),
     ]
 }
 
@@ -529,7 +530,7 @@ fn tags() -> Vec<Fixture> {
         fixture(
             ("minimax_m2", "minimax_m2"),
             "Hm.\n</think>\n\n<minimax:tool_call>\n<invoke name=\"get_weather\">\n<parameter name=\"city\">Paris</parameter>\n\
-             <parameter name=\"hours\">[1, 2]</parameter>\n</invoke>\n<invoke name=\"get_time\">\n</invoke>\n</minimax:tool_call>",
+             <parameter name=\"hours\">[1, 2]</parameter>\n</invoke>\n<invoke name='get_time'>\n</invoke>\n</minimax:tool_call>",
             [
                 think("Hm."),
                 call("get_weather", "{\"city\": \"Paris\", \"hours\": [1, 2]}"),
@@ -552,7 +553,6 @@ fn tags() -> Vec<Fixture> {
 
 fn literals() -> Vec<Fixture> {
     const PYTHON: (&str, &str) = ("", "pythonic");
-    const GEMMA: (&str, &str) = ("gemma4", "gemma4");
     vec![
         fixture(PYTHON, "A list: [1, 2]", [say("A list: [1, 2]")]),
         fixture(PYTHON, "[1, 2]\n", [say("[1, 2]\n")]),
@@ -602,6 +602,26 @@ fn literals() -> Vec<Fixture> {
             [call("get_weather", "{\"place\": {\"a\": [1, {\"b\": null}]}}"), say(")")],
         ),
         fixture(PYTHON, "[get_time(), 2]", [call("get_time", "{}"), say(", 2]")]),
+        fixture(PYTHON, "[get_time(), ]ok", [call("get_time", "{}"), say("ok")]),
+        fixture(
+            PYTHON,
+            r#"[get_weather(city="\é\x4\u00e")]"#,
+            [call("get_weather", r#"{"city": "\\é\\x4\\u00e"}"#)],
+        ),
+        // Llama 4 may write JSON.
+        fixture(PYTHON, "{\"name\": \"get_time\"}", [call("get_time", "{}")]),
+        fixture(PYTHON, "{\"name\": \"Bob\"}", [say("{\"name\": \"Bob\"}")]),
+    ]
+}
+
+fn marked_literals() -> Vec<Fixture> {
+    const GEMMA: (&str, &str) = ("gemma4", "gemma4");
+    vec![
+        fixture(
+            ("", "olmo3"),
+            "<function_calls>\nget_weather(city=\"Paris\")\nget_time()\n</function_calls>\nok",
+            [call("get_weather", "{\"city\": \"Paris\"}"), call("get_time", "{}"), say("ok")],
+        ),
         fixture(
             ("", "lfm2"),
             "Ok.<|tool_call_start|>[get_weather(city=\"Paris\")]<|tool_call_end|>Hm",
