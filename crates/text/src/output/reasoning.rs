@@ -89,29 +89,27 @@ impl ReasoningFormat {
             ends: &["Here is my response:", "Here's my response:"],
             ..Tags::THINK
         }),
-        // DeepSeek's hybrids close the block in the prompt; their templates ask `thinking`.
-        Self(&Tags {
-            names: &["deepseek_v3", "holo2"],
-            seen: &["</think>", "<｜Assistant｜>", "thinking"],
-            ..Tags::THINK
-        }),
-        Self(&Tags {
-            names: &["deepseek_r1", "minimax_m2", "step3"],
-            seen: &["</think>", "<｜Assistant｜>"],
-            from_start: true,
-            ..Tags::THINK
-        }),
         Self(&Tags {
             names: &[
                 "qwen3",
+                "deepseek_v3",
                 "glm45",
                 "glm47",
+                "holo2",
+                "kimi_k2",
                 "mimo",
                 "nemotron_v3",
                 "olmo3",
                 "step3p5",
-                "kimi_k2",
             ],
+            ..Tags::THINK
+        }),
+        // A template that opens the block says so in the prompt. One that only cuts reasoning out of
+        // earlier turns leaves the tag to the model, which may forget it.
+        Self(&Tags {
+            names: &["deepseek_r1", "minimax_m2", "step3"],
+            seen: &["</think>"],
+            from_start: true,
             ..Tags::THINK
         }),
     ];

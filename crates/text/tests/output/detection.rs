@@ -10,7 +10,7 @@ fn templates_tell_their_format() {
     for (file, reasoning, tools) in [
         ("chatml", "", ""),
         ("command_r", "", "cohere_command3"),
-        ("deepseek", "deepseek_r1", ""),
+        ("deepseek", "qwen3", ""),
         ("gemma", "", ""),
         ("llama2", "", ""),
         ("llama3", "", "llama3_json"),
@@ -22,6 +22,14 @@ fn templates_tell_their_format() {
         let template = std::fs::read_to_string(folder.join(format!("{file}.jinja"))).unwrap();
         assert_eq!(OutputFormat::detect(&template, None), format(reasoning, tools), "{file}");
     }
+}
+
+/// The first template of DeepSeek R1: the model itself opens the block, if it does.
+#[test]
+fn a_template_may_leave_the_tag_to_the_model() {
+    let template =
+        "{% if '</think>' in text %}{{ text.split('</think>')[-1] }}{% endif %}<｜Assistant｜>";
+    assert_eq!(OutputFormat::detect(template, None), format("deepseek_r1", ""));
 }
 
 #[test]
