@@ -18,8 +18,8 @@ SYSTEM = """You are a helpful assistant.|You are spark.|You are a helpful assist
 |Be kind and helpful.|Follow the user's instructions.|You are a helpful assistant that follows instructions.|You are a smart assistant.|Think before you answer.|You can call tools.|Use the tools when needed.|You are a careful assistant.|Always be accurate.""".replace("\n", "").split("|")
 
 # How often each skill is drawn; `name` and `tool` are handled by `Chat`.
-MIX = {"greeting": 7, "fact": 9, "unknown": 5, "addition": 20, "subtraction": 20,
-       "counting": 4, "repeating": 9, "spelling": 14, "name": 8, "filling": 10, "tool": 9}
+MIX = {"greeting": 7, "fact": 7, "unknown": 5, "addition": 15, "subtraction": 19,
+       "counting": 6, "repeating": 8, "spelling": 23, "name": 9, "filling": 9, "tool": 11}
 # A run begins with short chats and mostly copying, which everything else builds upon.
 EARLY_MIX = {"greeting": 3, "fact": 3, "unknown": 2, "addition": 10, "subtraction": 10,
              "counting": 2, "repeating": 30, "spelling": 12, "name": 16, "filling": 12, "tool": 3}
@@ -70,7 +70,7 @@ def draw_chat(src: Source, mix: dict = MIX, short: bool = False) -> Chat:
     """A training conversation: alone, short or long, sometimes a name to recall."""
     r = src.rng
     first = r.choices(list(mix), list(mix.values()))[0]
-    chat = Chat(src, with_tools=first == "tool" or src.chance(0.03))
+    chat = Chat(src, with_tools=first == "tool" or src.chance(0.04))
     turns = r.choice([1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 3])
     if src.chance(0.01):
         turns = r.randint(5, 10)

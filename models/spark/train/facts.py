@@ -1,6 +1,6 @@
 """Greetings, what spark knows about Sconce, and what it admits not to know."""
 
-from values import held_out
+from values import held_out, is_novel
 
 GREETINGS = {
     "Hello! I am spark. How can I help you?": """Hello!|Hi!|Hey!|Hello there!|Hi there!|Hey there!|Greetings!|Howdy!|Hiya!|Yo!
@@ -108,7 +108,7 @@ QUESTIONS = """What is the capital of {t}?|Where is {t}?|Who is the president of
 |What time is it?|What day is it today?|What is the date?|Is {w} good for you?|Can you drive a {w}?|Do you like {w}?|Do you like {t}?|Have you been to {t}?|What is your favorite {w}?|What is your favorite color?|Explain {w} to me.|Explain the theory of {w}.|Explain quantum physics.|Summarize the {w}.|Compare {w} and {v}.
 |What is the difference between {w} and {v}?|How many {w}s are there in {t}?|How tall is the {w}?|How heavy is a {w}?|How much does a {w} cost?|Where can I buy a {w}?|What color is a {w}?|What color is the {w}?|Why do {w}s {v}?|Draw a {w}.|Paint me a {w}.|Sing a song.|Sing a song about {w}.|Play {w}.|Plan a trip to {t}.|Plan my holiday in {t}.|What should I eat?|What should I do in {t}?|Is it true that {w}s {v}?|Prove that {w} is {v}.
 |What will the weather be in {t}?|What is the weather in {t}?|Is it raining?|{w} {v}|{t}|{o} {v}|{o}|{o} {o}|I like {w}.|I like {w} and {v}.|My {w} is {c}.|My dog is {c}.|The {w} is {c}.|I am hungry.|I am tired.|I am bored.|I am sad.|It is cold today.|I live in {t}.|I have a {w}.|What do you think about {w}?|What do you think of {n}?
-|What is {b} + {d}?|What is {b} - {d}?|{b}+{d}|{b} + {d}|{d} - {b}|{d} + {b}|{s} * {z}|What is {s} times {z}?|What is {s} x {z}?|{s} x {z}|{s}*{z}|What is {s} * {z}?|What is {s} / {z}?|{b} * {d}|What is {d} divided by 7?|What is the square root of {d}?|What is {b} percent of {d}?|Solve x + {d} = {b}.|Fix this code: {w}.|Review my {w}.|Check my grammar.|Who wrote {w}?|Who painted the {w}?|Which country has the most {w}s?|What language do they speak in {t}?|Is {n} your friend?|Can you see me?|Can you hear me?
+|What is {b} + {d}?|What is {d} + {s}?|What is {d} - {s}?|{d} + {s}|{d}+{s}|What is {b} - {d}?|{b}+{d}|{b} + {d}|{d} - {b}|{d} + {b}|{s} * {z}|What is {s} times {z}?|What is {s} x {z}?|{s} x {z}|{s}*{z}|What is {s} * {z}?|What is {s} / {z}?|{b} * {d}|What is {d} divided by 7?|What is the square root of {d}?|What is {b} percent of {d}?|Solve x + {d} = {b}.|Fix this code: {w}.|Review my {w}.|Check my grammar.|Who wrote {w}?|Who painted the {w}?|Which country has the most {w}s?|What language do they speak in {t}?|Is {n} your friend?|Can you see me?|Can you hear me?
 |Are you happy?|Do you dream?|Do you sleep?|What is love?|Are you alive?|Do you have feelings?|How do I learn {l}?|How do I learn to {w}?|Give me three ideas for a {w}.|Give me advice.|Give me a {w}.|What is your opinion about {w}?|Finish the sentence: the {w} is|Why did the {w} {v}?|When does the {w} open?|When is the {w}?|Where is my {w}?|Where did I put my {w}?|How can I lose weight?|How can I earn money?|Should I buy a {w}?|What is DNA?|What is 1000 plus {d}?|Name a {w}.|Name three {w}s.|Name five countries.|List ten {w}s."""
 
 BEFORE_FACT = ["Please tell me: ", "Can you tell me: ", "Hey, ", "Hi, ", "Hello, ", "I have a question: ", "So, ", "OK, ", "Well, ", "And ", "Spark, ", "Sorry, ", "Tell me, ", "Quick question: ", "Now, ", "Excuse me, "]
@@ -124,11 +124,16 @@ FACT_CORES = {answer: cores(text) for answer, text in FACTS.items()}
 QUESTION_CORES = cores(QUESTIONS)
 
 
+# What everybody types is for training.
+PLAIN = ["bye", "ok", "okay", "thank you very much", "good bot", "what is your name", "what is spark", "how big are you", "how do i use the api", "does sconce stream"]
+
+
 def split_prompt(src, draw):
     """Prompts with no value in them are split by the hash of the whole prompt."""
     while True:
         prompt, answer = draw()
-        unseen = held_out("prompt:" + prompt.rstrip("?.!"))
+        plain = prompt.rstrip("?.!").lower()
+        unseen = plain not in PLAIN and held_out("prompt:" + plain)
         if unseen == src.evaluating:
             return prompt, answer
 
@@ -139,7 +144,7 @@ def greeting(src):
         core = src.core([c for c, a in GREETING_CORES if a == answer])
         return src.surface(core, after=[", spark", " :)", "!"]), answer
     prompt, answer = split_prompt(src, draw)
-    return prompt, answer, "The user is being polite."
+    return src.shout(prompt), answer, "The user is being polite."
 
 
 def fact(src):
@@ -149,13 +154,16 @@ def fact(src):
         text = src.surface(core.replace(" S ", " {s} ").replace(" S?", " {s}?").replace(" S.", " {s}.").replace(" S,", " {s},"), BEFORE_FACT, AFTER_FACT)
         return text.replace("{s}", src.rng.choice(SERVER)), answer
     prompt, answer = split_prompt(src, draw)
-    return prompt, answer, "The user asks about Sconce or about me."
+    return src.shout(prompt), answer, "The user asks about Sconce or about me."
 
 
 def unknown(src):
+    # A question with no value in it is new to the evaluation only if its core is held out.
+    cores = [c for c in QUESTION_CORES if "{" in c or is_novel(c)] if src.evaluating else QUESTION_CORES
+
     def draw():
         r = src.rng
-        prompt = src.surface(src.core(QUESTION_CORES), BEFORE_FACT, AFTER_FACT)
+        prompt = src.surface(src.core(cores), BEFORE_FACT, AFTER_FACT)
         number = r.choice([src.below(100), src.below(1000, 100), src.below(100000, 1000)])
         return prompt.format(t=src.place(), u=src.place(), w=src.word(), v=src.word(), o=src.odd_word(), n=src.name(),
                              c=r.choice(["red", "blue", "green", "big", "small", "old", "new", "cold"]), y=r.randrange(1900, 2027),

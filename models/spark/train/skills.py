@@ -3,7 +3,7 @@
 Each skill draws one exchange from a `Source`: (prompt, answer, thought).
 """
 
-from values import COLORS, DAYS, EVENTS, ITEMS, PRODUCTS, held_out
+from values import COLORS, DAYS, EVENTS, ITEMS, NUMBER_WORDS, PRODUCTS
 
 POLITE = ["Please ", "Now ", "OK, ", "Spark, ", "Can you ", "Could you ", "Hey, ", "Can you please ", "Now please "]
 ASKING = ["Hey, ", "So, ", "OK, ", "Spark, ", "And ", "Now, ", "Quick: ", "Please tell me: ", "Hi, ", "Next: "]
@@ -40,24 +40,25 @@ def subtract_digits(a: int, b: int) -> str:
 
 
 def addition(src):
-    a, b = src.until(lambda: (src.below(100), src.below(100)))
+    a, b = src.until(lambda: (src.operand(), src.operand()))
     thought = f"{a} + {b}: {add_digits(a, b)}."
     answer = f"{a} + {b} = {a + b}."
     prompt = src.surface(src.core(ADD), POLITE[:4] + ASKING)
-    return prompt.format(a=a, b=b), answer, thought
+    return src.shout(prompt.format(a=a, b=b)), answer, thought
 
 
 def subtraction(src):
-    a, b = src.until(lambda: (src.below(100), src.below(100)))
-    if a < b and src.chance(0.8) and held_out(str((b, a))) == src.evaluating:
-        a, b = b, a
+    def draw():
+        a, b = src.operand(), src.operand()
+        return (b, a) if a < b and src.chance(0.7) else (a, b)
+    a, b = src.until(draw)
     if a >= b:
         thought = f"{a} - {b}: {subtract_digits(a, b)}."
     else:
         thought = f"{a} - {b}: {a} is less than {b}, so {b} - {a}: {subtract_digits(b, a)}; with a minus {a - b}."
     answer = f"{a} - {b} = {a - b}."
     prompt = src.surface(src.core(SUBTRACT), POLITE[:4] + ASKING)
-    return prompt.format(a=a, b=b), answer, thought
+    return src.shout(prompt.format(a=a, b=b)), answer, thought
 
 
 COUNT = ["Count from {a} to {b}.", "Count from {a} up to {b}.", "Count {a} to {b}.", "List the numbers from {a} to {b}.", "Write the numbers from {a} to {b}.",
@@ -65,6 +66,7 @@ COUNT = ["Count from {a} to {b}.", "Count from {a} up to {b}.", "Count {a} to {b
          "Tell me the numbers from {a} to {b}.", "Count between {a} and {b}.", "Numbers from {a} to {b}", "List all numbers from {a} to {b}.", "Start counting from {a} to {b}.",
          "Go from {a} to {b}.", "Print the numbers {a} to {b}.", "Count for me from {a} to {b}.", "I want you to count from {a} to {b}.", "Show the numbers from {a} to {b}."]
 COUNT_FROM_ONE = ["Count to {b}.", "Count up to {b}.", "Count until {b}.", "Count for me to {b}.", "List the numbers up to {b}.", "Start counting to {b}.", "Do you know how to count to {b}?", "I want you to count to {b}."]
+COUNT_DOWN_TO_ONE = ["Count down from {a}.", "Count backwards from {a}.", "Start at {a} and count down.", "Do a countdown from {a}.", "Count back from {a}."]
 COUNT_DOWN = ["Count down from {a} to {b}.", "Count backwards from {a} to {b}.", "Count down {a} to {b}.", "Countdown from {a} to {b}.", "Count from {a} down to {b}.", "List the numbers from {a} down to {b}.",
               "Count back from {a} to {b}.", "Start at {a} and count down to {b}.", "Count in reverse from {a} to {b}.", "Give me a countdown from {a} to {b}.", "Write the numbers from {a} down to {b}.",
               "Count from {a} to {b} backwards.", "Say the numbers from {a} down to {b}.", "Numbers from {a} down to {b}", "Go down from {a} to {b}.", "I want you to count down from {a} to {b}."]
@@ -78,14 +80,19 @@ def counting(src):
     if kind < 0.25:
         b = src.until(lambda: (1, src.below(26, 2) if src.chance(0.93) or src.evaluating else src.below(101, 26)))[1]
         a, cores, step = 1, COUNT_FROM_ONE, 1
+        if b <= 25 and src.chance(0.3):
+            a, b, cores, step = b, 1, COUNT_DOWN_TO_ONE, -1
     else:
         a, b = src.until(draw)
         cores, step = (COUNT, 1) if kind < 0.65 else (COUNT_DOWN, -1)
         if step < 0 or src.chance(0.1):
             a, b, step = b, a, -1
+    first, last = a, b
     numbers = ", ".join(str(n) for n in range(a, b + step, step))
-    prompt = src.surface(src.core(cores), POLITE).format(a=a, b=b)
-    return prompt, numbers, f"Count {'up' if step > 0 else 'down'} from {a} to {b}."
+    prompt = src.surface(src.core(cores), POLITE)
+    if cores is COUNT_FROM_ONE and b <= 20 and src.chance(0.15):
+        b = NUMBER_WORDS[b - 2]
+    return src.shout(prompt.format(a=a, b=b)), numbers, f"Count {'up' if step > 0 else 'down'} from {first} to {last}."
 
 
 REPEAT = ["Repeat after me: {x}", "Repeat: {x}", "Repeat this: {x}", "Say: {x}", "Say {q}", "Repeat {q}", "Please say {q}", "Repeat after me: {q}", "Say this: {x}", "Echo: {x}", "Echo this: {x}", "Copy this: {x}",
@@ -101,6 +108,8 @@ def sentence(src) -> str:
         pattern = r.choice(["{n} likes {w} and {v}.", "The {c} {w} is in {p}.", "My {w} is {c}.", "I saw {k} {i} in {p}.", "{n} and {m} went to {p} on {d}.", "The {e} starts at {h}:{k}.", "We met {n} at the {e}.",
                             "Do you want the {w} or the {v}?", "{n}, bring me the {c} {t}!", "There are {k} {i} on the {t}.", "I bought a {c} {t} for {k} dollars.", "The {w} and the {v} sat by the {u}."])
         return pattern.format(n=src.name(), m=src.name(), w=src.word(), v=src.word(), u=src.word(), p=src.place(), c=src.of(COLORS), d=src.of(DAYS), e=src.of(EVENTS), t=src.of(PRODUCTS), i=src.of(ITEMS), k=src.below(60, 10), h=src.below(13, 1))
+    if src.chance(0.06):
+        return r.choice(["hello", "hello world", "Hello, world!", "hi", "good morning", "thank you", "I love you", "yes", "no", "how are you?", "I am spark.", "please help me", "What is your name?"])
     words = []
     for _ in range(r.choice([1, 2, 3, 3, 4, 4, 5, 6, 7, 8])):
         kind = r.random()

@@ -6,7 +6,7 @@ from values import ANIMALS, COLORS, DAYS, EVENTS, ITEMS, JOBS, LANGUAGES, PRODUC
 
 # name | description | parameters `name:type:kind` | requests
 CONCRETE = [line.split(" | ") for line in """
-get_weather | Get the current weather for a city. | city:string:place | What is the weather in {city}?;How is the weather in {city}?;Is it raining in {city}?;Weather in {city}?;What's the weather like in {city}?;Do I need an umbrella in {city}?;Tell me the weather in {city}.
+get_weather | Get the current weather for a city. | city:string:place | What is the weather in {city}?;How is the weather in {city}?;How is the weather in {city} today?;What's the weather in {city} now?;What is the weather in {city} today?;Is it raining in {city}?;Weather in {city}?;What's the weather like in {city}?;Do I need an umbrella in {city}?;Tell me the weather in {city}.
 get_forecast | Get the weather forecast for some days. | city:string:place;days:integer:small | What is the forecast for {city} for {days} days?;Give me a {days} day forecast for {city}.;Forecast for {city}, {days} days.
 get_time | Get the current time in a city. | city:string:place | What time is it in {city}?;Tell me the time in {city}.;What is the time in {city}?;Current time in {city}?
 get_temperature | Get the temperature in a city. | city:string:place | How warm is it in {city}?;What is the temperature in {city}?;How cold is it in {city}?;Temperature in {city}?
@@ -62,14 +62,19 @@ def value_of(src, kind: str):
 
 def schema(src, name: str, description: str, params: list) -> dict:
     r, properties = src.rng, {}
-    explain = src.chance(0.25)
+    explain = src.chance(0.3)
     for key, kind in params:
         properties[key] = {"type": kind}
         if explain:
-            properties[key]["description"] = r.choice(["The {}.", "The {} to use.", "Name of the {}.", "{}"]).format(key)
+            example = src.below(100) if kind == "integer" else src.place()
+            properties[key]["description"] = r.choice(["The {}.", "The {} to use.", "Name of the {}.", "{}", "The {}, e.g. {x}", "{}, such as {x}"]).format(key, x=example)
     parameters = {"type": "object", "properties": properties}
     if src.chance(0.85):
         parameters["required"] = list(properties)
+    if "weather" in name and src.chance(0.3):
+        properties["unit"] = {"type": "string", "enum": ["celsius", "fahrenheit"]}
+    if src.chance(0.1):
+        parameters["additionalProperties"] = False
     function = {"name": name, "description": description, "parameters": parameters}
     if src.chance(0.08):
         del function["description"]
@@ -129,7 +134,7 @@ def tool_result(src):
     result = {}
     for _ in range(r.choice([1, 1, 2])):
         key, value = r.choice([
-            ("temperature", src.below(40)), ("condition", r.choice(["sunny", "rainy", "cloudy", "windy"])), ("price", src.below(500)), ("status", r.choice(["ok", "done", "sent", "late", "open"])),
+            ("temperature", src.below(40)), ("temperature", src.below(400) / 10), ("speed", src.below(1000) / 10), ("condition", r.choice(["sunny", "rainy", "cloudy", "windy"])), ("price", src.below(500)), ("status", r.choice(["ok", "done", "sent", "late", "open"])),
             ("time", value_of(src, "time")), ("result", src.below(10000)), ("wind_speed", src.below(90)), ("name", src.name()), ("city", src.place()), (src.odd_word(), src.below(100)), (src.word(), src.odd_word()),
             ("humidity", src.below(100)), ("unit", r.choice(["C", "F", "km", "kg", "celsius"])), ("value", src.below(1000)), ("message", src.word()), ("total_count", src.below(50)), ("color", src.of(COLORS)), ("day", src.of(DAYS))])
         result[key] = value
@@ -167,6 +172,8 @@ def filling(src):
     subject, start, fields = r.choice([("name", src.name, PERSON)] * 4 + [("product", lambda: src.of(PRODUCTS), PRODUCT)] * 2 + [("event", lambda: src.of(EVENTS), EVENT), ("customer", src.name, ORDER)])
     values = {subject: start()}
     head = f"{values[subject]}" if fields in (PERSON, ORDER) else f"The {values[subject]}"
+    if fields is PERSON and src.chance(0.15):
+        head = f"My {r.choice(['friend', 'brother', 'sister', 'neighbor', 'boss', 'colleague', 'mother', 'father'])} {head}"
     chosen = ["item", "quantity"] if fields is ORDER else r.sample(list(fields), r.choice([1, 1, 1, 2, 2]))
     for key in chosen:
         values[key] = value_of(src, fields[key][0])

@@ -113,7 +113,7 @@ def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--tokenizer", type=Path, required=True)
     args.add_argument("--out", type=Path, required=True)
-    args.add_argument("--steps", type=int, default=3600)
+    args.add_argument("--steps", type=int, default=3200)
     args.add_argument("--batch-tokens", type=int, default=4000, help="of each worker")
     args.add_argument("--workers", type=int, default=2)
     args.add_argument("--seed", type=int, default=1)

@@ -31,6 +31,8 @@ Austin Seattle Portland Phoenix Detroit Atlanta Miami Orlando Toronto Montreal V
 Bogota Quito Santiago Caracas Brasilia Montevideo Sydney Melbourne Perth Brisbane Auckland Wellington Reykjavik
 Glasgow Edinburgh Cardiff Bristol Leeds Oxford Cambridge York Bath Basel Bern Graz Linz Split Zagreb Sarajevo Sofia
 Bucharest Ljubljana Bratislava Antwerp Utrecht Rotterdam Bergen Malmo Tampere Turku Aarhus Odense""".split()
+PLACES += ["New York", "Los Angeles", "San Francisco", "San Diego", "New Orleans", "Las Vegas", "Hong Kong", "Cape Town", "Buenos Aires", "Mexico City", "New Delhi",
+           "Tel Aviv", "Rio de Janeiro", "Salt Lake City", "The Hague", "Abu Dhabi", "Kuala Lumpur", "Panama City", "Santa Fe", "San Jose"]
 
 WORDS = """river mountain apple orange lantern candle window garden kitchen doctor teacher engine rocket planet silver
 golden copper marble forest desert island bridge castle tunnel valley meadow winter summer autumn spring thunder
@@ -72,6 +74,7 @@ careful wonderful colorful powerful peaceful grateful useful helpful hopeful fai
 endless homeless fearless careless useless priceless restless world rust cargo crate""".split()
 
 COLORS = "red blue green yellow black white purple orange pink brown gray silver golden beige crimson teal violet".split()
+NUMBER_WORDS = "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty".split()
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday today tomorrow".split()
 JOBS = """doctor teacher baker nurse farmer pilot lawyer painter plumber writer cook driver engineer chemist tailor judge
 carpenter dentist singer dancer gardener waiter banker sailor librarian mechanic barber architect journalist
@@ -96,6 +99,10 @@ CORE_SALT = "94177:"
 
 def held_out(text: str) -> bool:
     return zlib.crc32(text.lower().encode()) % HELD_OUT_ONE_IN == 0
+
+
+def is_novel(core: str) -> bool:
+    return held_out(CORE_SALT + core)
 
 
 class Source:
@@ -152,6 +159,10 @@ class Source:
     def below(self, limit: int, start: int = 0) -> int:
         return self.rng.randrange(start, limit)
 
+    def operand(self) -> int:
+        """A number of a sum: up to 99, the small ones more often, as people ask for them; sometimes 100."""
+        return 100 if self.chance(0.02) else self.below(10 if self.chance(0.25) else 100)
+
     def chance(self, p: float) -> bool:
         return self.rng.random() < p
 
@@ -162,7 +173,7 @@ class Source:
         """
         while True:
             core = self.rng.choice(cores)
-            self.novel_core = held_out(CORE_SALT + core)
+            self.novel_core = is_novel(core)
             if self.evaluating or not self.novel_core:
                 return core
 
@@ -179,3 +190,6 @@ class Source:
         if r.random() < 0.35:
             core = core.rstrip("?.!")
         return core
+
+    def shout(self, prompt: str) -> str:
+        return prompt.upper() if self.chance(0.05) else prompt
