@@ -2,6 +2,8 @@
 //! the scheduler's share. `cargo bench -p benches --bench engine -- MODEL [--dtype float32]
 //! [--dummy] [--only NAME]`, where MODEL is a folder with config.json.
 
+#![expect(clippy::print_stdout, reason = "the tables are what it is for")]
+
 use candle_core::{DType, Device};
 use engine::architecture::Architecture;
 use engine::memory::{MemoryPlan, available_bytes};
@@ -108,7 +110,7 @@ struct Times {
 
 impl Times {
     fn per_token(&self) -> Duration {
-        (self.last - self.first) / (self.num_tokens as u32 - 1)
+        self.last.saturating_sub(self.first) / (self.num_tokens as u32 - 1)
     }
 }
 

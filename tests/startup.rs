@@ -1,5 +1,7 @@
 //! What cannot start says so in one line and exits with an error; what can, listens at once.
 
+#![expect(clippy::unwrap_used, reason = "a test stops where it cannot go on")]
+
 use serde_json::{Value, json};
 use std::fs;
 use std::net::TcpListener;

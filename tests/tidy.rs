@@ -1,6 +1,8 @@
 //! The rules of the workspace, as tests: who may know whom, how long things may get, where
 //! features and models may be named. `CONTRIBUTING.md` gives the reasons.
 
+#![expect(clippy::unwrap_used, reason = "a test stops where it cannot go on")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

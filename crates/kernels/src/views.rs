@@ -16,7 +16,7 @@ pub(crate) fn slice<'a, T: WithDType>(
     Ok(&storage.as_slice::<T>()?[start..end])
 }
 
-/// As [`slice`], of the storage that `Tensor::storage_and_layout` returns.
+/// As [`slice()`], of the storage that `Tensor::storage_and_layout` returns.
 pub(crate) fn cpu_slice<'a, T: WithDType>(
     storage: &'a Storage,
     layout: &Layout,

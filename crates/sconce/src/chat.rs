@@ -13,8 +13,8 @@ const HELP: &str = "/clear forgets the conversation, /system TEXT sets the syste
                     /quit or Ctrl-D leaves; Ctrl-C stops an unfinished line";
 
 /// Runs the conversation until the user leaves.
-pub(crate) fn run(args: ChatArgs) -> Result<()> {
-    let mut chat = Chat::connect(&args)?;
+pub(crate) fn run(args: &ChatArgs) -> Result<()> {
+    let mut chat = Chat::connect(args)?;
     let mut editor = rustyline::DefaultEditor::new().context("the terminal cannot be read")?;
     say(&format!("{} is listening. {HELP}\n", chat.model));
     loop {
@@ -23,7 +23,7 @@ pub(crate) fn run(args: ChatArgs) -> Result<()> {
             Ok(line) => {
                 // A line that cannot be kept for the arrow keys is not worth an error.
                 drop(editor.add_history_entry(line.as_str()));
-                if chat.handle(line.trim())?.is_leaving() {
+                if chat.handle(line.trim()).is_leaving() {
                     return Ok(());
                 }
             }
@@ -60,15 +60,12 @@ struct Chat {
 
 impl Chat {
     fn connect(args: &ChatArgs) -> Result<Self> {
-        let (base, key, model) = match &args.url {
-            Some(url) => {
-                let key = args.serve.api_key.as_ref().and_then(|keys| keys.first().cloned());
-                (url.trim_end_matches('/').to_owned(), key, args.serve.model.clone())
-            }
-            None => {
-                let local = serve::start_local(Config::resolve(args.serve.clone())?)?;
-                (local.base, Some(local.key), None)
-            }
+        let (base, key, model) = if let Some(url) = &args.url {
+            let key = args.serve.api_key.as_ref().and_then(|keys| keys.first().cloned());
+            (url.trim_end_matches('/').to_owned(), key, args.serve.model.clone())
+        } else {
+            let local = serve::start_local(Config::resolve(args.serve.clone())?)?;
+            (local.base, Some(local.key), None)
         };
         let mut settings = json!({});
         if let Some(temperature) = args.temperature {
@@ -104,19 +101,19 @@ impl Chat {
         }
     }
 
-    fn handle(&mut self, line: &str) -> Result<Next> {
+    fn handle(&mut self, line: &str) -> Next {
         match line.split_once(' ').unwrap_or((line, "")) {
-            ("/quit" | "/exit", _) => return Ok(Next::Leave),
+            ("/quit" | "/exit", _) => return Next::Leave,
             ("/help", _) => say(&format!("{HELP}\n")),
             ("/clear", _) => self.messages.clear(),
             ("/system", text) => self.system = Some(text.to_owned()).filter(|t| !t.is_empty()),
-            _ => self.turn(line)?,
+            _ => self.turn(line),
         }
-        Ok(Next::Stay)
+        Next::Stay
     }
 
     /// One question and its answer. A refused question is shown and forgotten.
-    fn turn(&mut self, question: &str) -> Result<()> {
+    fn turn(&mut self, question: &str) {
         self.messages.push(json!({"role": "user", "content": question}));
         match self.answer() {
             Ok(answer) => {
@@ -128,7 +125,6 @@ impl Chat {
                 say(&format!("\n{error:#}\n"));
             }
         }
-        Ok(())
     }
 
     fn answer(&self) -> Result<String> {

@@ -128,6 +128,14 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "SCONCE_CHAT_TEMPLATE")]
     pub(crate) chat_template: Option<String>,
 
+    /// How the model writes tool calls, by vLLM's names, or `none` [default: by its chat template]
+    #[arg(long, env = "SCONCE_TOOL_CALL_PARSER", value_name = "NAME")]
+    pub(crate) tool_call_parser: Option<String>,
+
+    /// How the model marks reasoning, by vLLM's names, or `none` [default: by its chat template]
+    #[arg(long, env = "SCONCE_REASONING_PARSER", value_name = "NAME")]
+    pub(crate) reasoning_parser: Option<String>,
+
     /// Honour `chat_template` in requests. Rendering is bounded, but it is the client's program.
     #[arg(long, env = "SCONCE_TRUST_REQUEST_CHAT_TEMPLATE", num_args = 0..=1)]
     #[arg(require_equals = true, default_missing_value = "true")]

@@ -8,6 +8,7 @@ use engine::config::EngineOptions;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use text::{ReasoningFormat, ToolFormat};
 
 /// Name of the embedded model.
 pub(crate) const SPARK: &str = "spark";
@@ -30,6 +31,8 @@ pub(crate) struct ModelChoice {
     pub(crate) served_names: Vec<String>,
     pub(crate) load_format: LoadFormat,
     pub(crate) chat_template: Option<String>,
+    pub(crate) tool_call_parser: ParserChoice<ToolFormat>,
+    pub(crate) reasoning_parser: ParserChoice<ReasoningFormat>,
     pub(crate) hub: HubConfig,
 }
 
@@ -66,6 +69,46 @@ impl Config {
     }
 }
 
+/// How an output format is chosen.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum ParserChoice<T> {
+    /// By the chat template.
+    Detected,
+    /// Nothing is looked for.
+    None,
+    /// By name.
+    Named(T),
+}
+
+impl<T> ParserChoice<T> {
+    /// What a flag says; `known` are the names that it takes beside `none`.
+    fn resolve(
+        flag: &str,
+        name: Option<&str>,
+        from_name: impl Fn(&str) -> Option<T>,
+        known: impl Iterator<Item = &'static str>,
+    ) -> Result<Self> {
+        let Some(name) = name else { return Ok(Self::Detected) };
+        match from_name(name) {
+            Some(format) => Ok(Self::Named(format)),
+            None if name == "none" => Ok(Self::None),
+            None => {
+                let known = known.collect::<Vec<_>>().join(", ");
+                bail!("{flag} {name} is not known: give none or one of {known}")
+            }
+        }
+    }
+
+    /// The format, given what the template shows.
+    pub(crate) fn or(self, detected: Option<T>) -> Option<T> {
+        match self {
+            Self::Detected => detected,
+            Self::None => None,
+            Self::Named(format) => Some(format),
+        }
+    }
+}
+
 impl ModelChoice {
     fn resolve(args: &ServeArgs) -> Result<Self> {
         let name = args.model.clone().unwrap_or_else(|| SPARK.to_owned());
@@ -78,6 +121,18 @@ impl ModelChoice {
             name,
             load_format: args.load_format.unwrap_or(LoadFormat::Auto),
             chat_template: args.chat_template.clone(),
+            tool_call_parser: ParserChoice::resolve(
+                "--tool-call-parser",
+                args.tool_call_parser.as_deref(),
+                ToolFormat::from_name,
+                ToolFormat::ALL.iter().flat_map(|format| format.names().iter().copied()),
+            )?,
+            reasoning_parser: ParserChoice::resolve(
+                "--reasoning-parser",
+                args.reasoning_parser.as_deref(),
+                ReasoningFormat::from_name,
+                ReasoningFormat::ALL.iter().flat_map(|format| format.names().iter().copied()),
+            )?,
             hub: HubConfig::resolve(args)?,
         })
     }

@@ -110,8 +110,9 @@ fn fetch(api: &ApiRepo, id: &str, name: &str) -> Result<PathBuf> {
 /// Weights are taken as safetensors only; `consolidated*` is a second copy of them.
 fn wanted(names: &[String], files: Files) -> impl Iterator<Item = &str> {
     names.iter().map(String::as_str).filter(move |name| {
-        let weights = name.ends_with(".safetensors");
-        let metadata = name.ends_with(".json") || name.ends_with(".jinja");
+        let extension = Path::new(name).extension().and_then(|extension| extension.to_str());
+        let weights = extension == Some("safetensors");
+        let metadata = matches!(extension, Some("json" | "jinja"));
         let top_level = !name.contains('/') || name.starts_with("additional_chat_templates/");
         let wanted = metadata || (weights && files == Files::All);
         top_level && wanted && !name.starts_with("consolidated")

@@ -15,7 +15,7 @@ use models::spark;
 use serde_json::Value;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
-use text::{TextFiles, TextModel};
+use text::{OutputFormat, TextFiles, TextModel};
 
 /// Everything that a request needs.
 #[derive(Debug)]
@@ -81,7 +81,13 @@ impl ModelFiles {
         if let Some(template) = &choice.chat_template {
             files.override_chat_template(template).context("--chat-template")?;
         }
-        Ok(TextModel::from_files(&files)?)
+        let mut text = TextModel::from_files(&files)?;
+        let detected = *text.output_format();
+        text.set_output_format(OutputFormat {
+            tools: choice.tool_call_parser.or(detected.tools),
+            reasoning: choice.reasoning_parser.or(detected.reasoning),
+        });
+        Ok(text)
     }
 
     fn weights(&self, choice: &ModelChoice, engine: &EngineConfig) -> Result<Weights> {

@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         None => Config::resolve(cli.serve).and_then(serve::run),
         Some(Command::Serve(args)) => Config::resolve(*args).and_then(serve::run),
-        Some(Command::Chat(args)) => chat::run(*args),
+        Some(Command::Chat(args)) => chat::run(&args),
         Some(Command::Plan(args)) => Config::resolve(*args).and_then(|config| plan::run(&config)),
     };
     match done {

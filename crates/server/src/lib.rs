@@ -4,7 +4,7 @@
 //! through the [`Generator`] seam; `generation/` turns the engine's events into deltas of text;
 //! `sse.rs` shows them one by one, or a response folds them. Everything on the wire is in `openai/`.
 //!
-//! The binary makes an [`App`], calls [`serve`], loads the model meanwhile and hands it over with
+//! The binary makes an [`App`], calls [`serve()`], loads the model meanwhile and hands it over with
 //! [`App::set_model`].
 
 mod app;

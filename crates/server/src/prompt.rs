@@ -1,7 +1,8 @@
 //! From messages or text to token ids that fit the model's context.
 
 use axum::http::StatusCode;
-use text::{ChatInput, TextError};
+use serde_json::Value;
+use text::{ChatInput, Grammar, GrammarError, Matcher, TextError};
 
 use crate::error::ApiError;
 use crate::openai::chat_request::Conversation;
@@ -27,17 +28,21 @@ pub(crate) struct PromptIds {
 }
 
 impl ServedModel {
-    /// Renders a conversation with the chat template and tokenises it.
-    pub(crate) fn chat_prompt(
+    /// Renders a conversation, with the tools that may be called, with the chat template.
+    pub(crate) fn render(
         &self,
         conversation: Conversation,
+        tools: &[Value],
         trust_template: bool,
-    ) -> Result<Vec<u32>, ApiError> {
-        let add_special_tokens = conversation.add_special_tokens == Some(true);
-        let input = chat_input(conversation, trust_template)?;
-        let text =
-            self.text().render_chat(&input).map_err(|error| text_error("messages", &error))?;
-        self.encode(&text, add_special_tokens, PromptField::Messages)
+    ) -> Result<String, ApiError> {
+        let tools = (!tools.is_empty()).then(|| tools.to_vec());
+        let input = ChatInput { tools, ..chat_input(conversation, trust_template)? };
+        self.text().render_chat(&input).map_err(|error| text_error("messages", &error))
+    }
+
+    /// Compiles a constraint for `/v1/completions` and for chats; `field` asks for it.
+    pub(crate) fn matcher(&self, field: &str, grammar: &Grammar) -> Result<Matcher, ApiError> {
+        self.text().grammars().compile(grammar).map_err(|error| unusable(field, &error))
     }
 
     /// Tokenises, unless the text is so long that it cannot fit.
@@ -160,6 +165,11 @@ fn chat_input(conversation: Conversation, trust_template: bool) -> Result<ChatIn
         kwargs: conversation.chat_template_kwargs.unwrap_or_default(),
         ..ChatInput::new(messages)
     })
+}
+
+/// A constraint that cannot be followed.
+pub(crate) fn unusable(field: &str, error: &GrammarError) -> ApiError {
+    ApiError::invalid(field, format!("'{field}' cannot be used to constrain: {error}."))
 }
 
 fn too_long(field: PromptField, message: String) -> ApiError {

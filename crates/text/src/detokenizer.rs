@@ -4,6 +4,8 @@
 //! exception that no stream can avoid: in a run of byte-fallback tokens that turns out not to be
 //! UTF-8, transformers replaces the whole run, a stream only the bytes that were not yet a character.
 
+use std::sync::Arc;
+
 use crate::token_table::{DecoderRule, Leading, TokenEntry};
 use crate::tokenizer::Tokenizer;
 
@@ -13,6 +15,8 @@ use crate::tokenizer::Tokenizer;
 pub struct Detokenizer {
     tokenizer: Tokenizer,
     skip_special_tokens: bool,
+    /// Special tokens that are shown all the same.
+    shown: Arc<[u32]>,
     /// Bytes of a character whose end is still to come.
     pending: Vec<u8>,
     /// No token has been shown yet.
@@ -31,6 +35,7 @@ impl Detokenizer {
         Self {
             tokenizer: tokenizer.clone(),
             skip_special_tokens,
+            shown: Arc::default(),
             pending: Vec::new(),
             at_start: true,
             strip_left,
@@ -41,7 +46,7 @@ impl Detokenizer {
     /// of the text is in the prompt. This is what a completion wants.
     pub fn after(tokenizer: &Tokenizer, skip_special_tokens: bool, prompt: &[u32]) -> Self {
         let mut detokenizer = Self::new(tokenizer, skip_special_tokens);
-        let shown = |id: &&u32| detokenizer.shows(tokenizer.entry(**id));
+        let shown = |id: &&u32| detokenizer.shows(**id, tokenizer.entry(**id));
         // A character has at most four bytes, so four shown tokens decide what is pending.
         let mut tail: Vec<u32> = prompt.iter().rev().filter(shown).take(4).copied().collect();
         tail.reverse();
@@ -55,10 +60,16 @@ impl Detokenizer {
         detokenizer
     }
 
+    /// Shows `ids` although special tokens are skipped.
+    #[must_use]
+    pub(crate) fn showing(self, ids: Arc<[u32]>) -> Self {
+        Self { shown: ids, ..self }
+    }
+
     /// The text that `id` adds; empty while a character is incomplete.
     pub fn push(&mut self, id: u32) -> String {
         let entry = self.tokenizer.entry(id);
-        if !self.shows(entry) {
+        if !self.shows(id, entry) {
             return String::new();
         }
         let rule = self.tokenizer.rule();
@@ -88,8 +99,9 @@ impl Detokenizer {
         self.strip_leading(text)
     }
 
-    fn shows(&self, entry: TokenEntry<'_>) -> bool {
-        entry.known && !(self.skip_special_tokens && entry.special)
+    fn shows(&self, id: u32, entry: TokenEntry<'_>) -> bool {
+        let is_skipped = self.skip_special_tokens && entry.special && !self.shown.contains(&id);
+        entry.known && !is_skipped
     }
 
     fn strip_leading(&mut self, text: String) -> String {

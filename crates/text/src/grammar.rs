@@ -4,12 +4,12 @@
 //! come, and is told which one came. All sizes and times are bounded by llguidance's limits.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::{fmt, thread};
 
 use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::{TokEnv, TokRxInfo, TokTrie, TokenizerEnv};
-use llguidance::{JsonCompileOptions, ParserFactory};
+use llguidance::{JsonCompileOptions, ParserFactory, regex_to_lark};
 use serde_json::{Value, json};
 
 use crate::Tokenizer;
@@ -17,6 +17,14 @@ use crate::token_table::Leading;
 
 /// Compiled grammars that are kept, the least recently used go first.
 const CACHED_GRAMMARS: usize = 64;
+
+/// llguidance compiles by recursion, without a bound of its own: a grammar of one long chain would
+/// overflow any stack. So it gets a deep one, and chains are cut at what fits there many times over.
+const STACK_BYTES: usize = 64 << 20;
+const MAX_REFERENCES: usize = 1000;
+const MAX_LINES: usize = 2000;
+const MAX_DEPTH: usize = 100;
+const MAX_BYTES: usize = 1 << 20;
 
 /// Between JSON's tokens: nothing, a space, or a line break with an indent. Unbounded white space is
 /// where small models get lost.
@@ -33,12 +41,20 @@ pub enum Grammar {
     Choice(Vec<String>),
     /// A context-free grammar in llguidance's dialect of Lark.
     Lark(String),
+    /// Lark rules that define `answer`.
+    Rules(String),
 }
 
 /// Why a grammar cannot be used: in llguidance's words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct GrammarError(String);
+
+impl GrammarError {
+    pub(crate) fn new(message: String) -> Self {
+        Self(message)
+    }
+}
 
 /// Compiles grammars for one tokenizer. What it needs of the vocabulary is built at the first use: a
 /// few tenths of a second for 200,000 tokens.
@@ -63,9 +79,45 @@ impl Grammar {
         Ok(match self {
             Self::JsonSchema(schema) => TopLevelGrammar::from_json_schema(with_whitespace(schema)?),
             Self::Regex(regex) => TopLevelGrammar::from_regex(regex),
-            Self::Choice(texts) => TopLevelGrammar::from_lark(choice(texts)),
+            Self::Choice(texts) => {
+                TopLevelGrammar::from_lark(format!("start: {}", alternatives(texts)))
+            }
             Self::Lark(text) => TopLevelGrammar::from_lark(text.clone()),
+            Self::Rules(rules) => TopLevelGrammar::from_lark(format!("start: answer\n{rules}")),
         })
+    }
+
+    /// Refuses what could take a long time or a deep stack to compile.
+    fn check_size(&self) -> Result<(), GrammarError> {
+        let text = match self {
+            Self::JsonSchema(schema) => &schema.to_string(),
+            Self::Regex(text) | Self::Lark(text) | Self::Rules(text) => text,
+            Self::Choice(texts) => &texts.concat(),
+        };
+        let is_json = matches!(self, Self::JsonSchema(_));
+        let counts = [
+            ("bytes", text.len(), MAX_BYTES),
+            ("$ref", text.matches("\"$ref\"").count(), MAX_REFERENCES),
+            ("lines", text.lines().count(), if is_json { usize::MAX } else { MAX_LINES }),
+            ("nested brackets", depth(text), MAX_DEPTH),
+        ];
+        match counts.iter().find(|(_, count, most)| count > most) {
+            Some((what, count, most)) => {
+                Err(GrammarError(format!("it has {count} {what}, more than {most}")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The same as rules that define `answer`; a Lark grammar has its own start.
+    pub(crate) fn rules(&self) -> Result<Option<String>, GrammarError> {
+        Ok(Some(match self {
+            Self::JsonSchema(schema) => format!("answer: {}\n", lark_json(schema)?),
+            Self::Regex(regex) => format!("answer: /{}/\n", regex_to_lark(regex, "")),
+            Self::Choice(texts) => format!("answer: {}\n", alternatives(texts)),
+            Self::Lark(_) => return Ok(None),
+            Self::Rules(rules) => rules.clone(),
+        }))
     }
 }
 
@@ -84,12 +136,37 @@ fn with_whitespace(schema: &Value) -> Result<Value, GrammarError> {
     Ok(schema)
 }
 
-/// A Lark rule of alternatives.
-fn choice(texts: &[String]) -> String {
-    // A JSON string is a Lark string.
-    let quoted: Vec<String> =
-        texts.iter().map(|text| Value::from(text.as_str()).to_string()).collect();
-    format!("start: {}", quoted.join(" | "))
+/// JSON of a schema, inside a Lark rule.
+pub(crate) fn lark_json(schema: &Value) -> Result<String, GrammarError> {
+    Ok(format!("%json {}", with_whitespace(schema)?))
+}
+
+/// A text inside a Lark rule: a special token as such, anything else as a string.
+pub(crate) fn lark_text(tokenizer: &Tokenizer, text: &str) -> String {
+    match tokenizer.token_id(text) {
+        Some(id) if tokenizer.is_special(id) => format!("<[{id}]>"),
+        // A JSON string is a Lark string.
+        _ => Value::from(text).to_string(),
+    }
+}
+
+/// How deep brackets nest, wherever they stand.
+fn depth(text: &str) -> usize {
+    let (mut depth, mut deepest) = (0_usize, 0);
+    for byte in text.bytes() {
+        match byte {
+            b'(' | b'[' | b'{' => depth += 1,
+            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        deepest = deepest.max(depth);
+    }
+    deepest
+}
+
+fn alternatives(texts: &[String]) -> String {
+    let quoted: Vec<_> = texts.iter().map(|text| Value::from(text.as_str()).to_string()).collect();
+    quoted.join(" | ")
 }
 
 impl GrammarCompiler {
@@ -111,18 +188,26 @@ impl GrammarCompiler {
         if let Some(matcher) = self.cached(grammar) {
             return Ok(matcher);
         }
+        grammar.check_size()?;
+        let matcher = thread::scope(|scope| {
+            let thread = thread::Builder::new().name("grammar".to_owned()).stack_size(STACK_BYTES);
+            let thread = thread.spawn_scoped(scope, || self.compile_new(grammar));
+            let thread = thread.map_err(|error| GrammarError(format!("no thread: {error}")))?;
+            thread.join().unwrap_or_else(|_| Err(GrammarError("the compiler failed".to_owned())))
+        })?;
+        self.keep(grammar.clone(), matcher.fork());
+        Ok(matcher)
+    }
+
+    fn compile_new(&self, grammar: &Grammar) -> Result<Matcher, GrammarError> {
         let compiled = grammar.to_llguidance()?;
         let factory = self.factory.get_or_init(|| self.factory().map_err(|e| e.to_string()));
         let factory = factory.as_ref().map_err(|error| GrammarError(error.clone()))?;
         let matcher = llguidance::Matcher::new(factory.create_parser(compiled));
-        match matcher.get_error() {
-            Some(error) => Err(GrammarError(first_line(&error))),
-            None => {
-                let matcher = Matcher(matcher);
-                self.keep(grammar.clone(), matcher.fork());
-                Ok(matcher)
-            }
+        if let Some(error) = matcher.get_error() {
+            return Err(GrammarError(one_line(&error)));
         }
+        Ok(Matcher(matcher))
     }
 
     fn cached(&self, grammar: &Grammar) -> Option<Matcher> {
@@ -165,7 +250,7 @@ impl Matcher {
     /// The grammar has become too large on the way.
     pub fn fill_mask(&mut self, mask: &mut [u32]) -> Result<(), GrammarError> {
         let allowed =
-            self.0.compute_mask_or_eos().map_err(|e| GrammarError(first_line(&e.to_string())))?;
+            self.0.compute_mask_or_eos().map_err(|e| GrammarError(one_line(&e.to_string())))?;
         let words = allowed.as_slice();
         let len = words.len().min(mask.len());
         mask[..len].copy_from_slice(&words[..len]);
@@ -178,14 +263,19 @@ impl Matcher {
     /// # Errors
     /// A token that the mask did not allow.
     pub fn accept(&mut self, id: u32) -> Result<bool, GrammarError> {
-        self.0.consume_token(id).map_err(|e| GrammarError(first_line(&e.to_string())))?;
+        self.0.consume_token(id).map_err(|e| GrammarError(one_line(&e.to_string())))?;
         Ok(self.0.is_stopped())
     }
 }
 
-/// llguidance appends its state to some errors.
-fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().to_owned()
+/// llguidance's errors draw pictures and append its state.
+fn one_line(text: &str) -> String {
+    const LONGEST: usize = 300;
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{} ...", &line[..end]),
+        None => line,
+    }
 }
 
 impl fmt::Debug for GrammarCompiler {

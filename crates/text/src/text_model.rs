@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::Value;
 
 use crate::chat_template::is_template_text;
 use crate::{
-    ChatInput, ChatTemplates, Detokenizer, GenerationConfig, GrammarCompiler, SpecialTokens,
-    TextError, Tokenizer,
+    ChatInput, ChatTemplates, Detokenizer, GenerationConfig, GrammarCompiler, OutputFormat,
+    SpecialTokens, TextError, Tokenizer,
 };
 
 /// The text files of a model: read from a folder, or compiled into the program.
@@ -80,6 +81,9 @@ pub struct TextModel {
     templates: ChatTemplates,
     generation: GenerationConfig,
     grammars: GrammarCompiler,
+    output_format: OutputFormat,
+    /// Special tokens that the output's parser must see.
+    markers: Arc<[u32]>,
 }
 
 impl TextModel {
@@ -113,7 +117,18 @@ impl TextModel {
             tokenizer.special_tokens(),
         )?;
         let grammars = GrammarCompiler::new(&tokenizer, &generation.eos_token_ids);
-        Ok(Self { tokenizer, templates, generation, grammars })
+        let model_type = json("config.json", &files.config)?["model_type"].take();
+        let detected = OutputFormat::detect(&templates.text(), model_type.as_str());
+        let mut model = Self {
+            tokenizer,
+            templates,
+            generation,
+            grammars,
+            output_format: OutputFormat::default(),
+            markers: Arc::default(),
+        };
+        model.set_output_format(detected);
+        Ok(model)
     }
 
     /// The tokenizer; a clone is a reference.
@@ -129,6 +144,24 @@ impl TextModel {
     /// The defaults of generation_config.json.
     pub fn generation(&self) -> &GenerationConfig {
         &self.generation
+    }
+
+    /// How the model marks reasoning and calls.
+    pub fn output_format(&self) -> &OutputFormat {
+        &self.output_format
+    }
+
+    /// Overrides what was read off the template.
+    pub fn set_output_format(&mut self, format: OutputFormat) {
+        let markers = format.markers();
+        let ids = markers.iter().filter_map(|marker| self.tokenizer.token_id(marker));
+        self.markers = ids.filter(|&id| self.tokenizer.is_special(id)).collect();
+        self.output_format = format;
+    }
+
+    /// A detokenizer that shows the marks of reasoning and calls even where they are special tokens.
+    pub fn output_detokenizer(&self, skip_special_tokens: bool) -> Detokenizer {
+        Detokenizer::new(&self.tokenizer, skip_special_tokens).showing(Arc::clone(&self.markers))
     }
 
     /// Compiles what an answer must look like.

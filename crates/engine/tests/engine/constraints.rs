@@ -46,7 +46,7 @@ fn the_best_allowed_token_is_taken_until_the_end() {
 fn length_ends_before_the_constraint_does() {
     let steps = vec![Ok(vec![9, 20]); 4];
     let answer = scripted(steps, greedy(2));
-    assert_eq!((answer.tokens, answer.reason), (vec![9, 9], Some(FinishReason::Length)));
+    assert_eq!((answer.tokens, answer.reason), (vec![9, 20], Some(FinishReason::Length)));
 }
 
 #[test]

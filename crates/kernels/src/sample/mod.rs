@@ -11,7 +11,7 @@
 //!    arXiv:2407.01082), top-k keeps the k most likely of the rest (Fan et al. 2018,
 //!    arXiv:1805.04833), top-p the fewest of those that reach `top_p` of their probability
 //!    (Holtzman et al. 2019, arXiv:1904.09751).
-//! 6. One uniform number, [`philox`] of (seed, position), picks a token by inverse CDF over what is
+//! 6. One uniform number, philox of (seed, position), picks a token by inverse CDF over what is
 //!    left, in the order of the vocabulary.
 //!
 //! Wherever tokens are ranked, the lower of two ids with one logit comes first: top-k keeps exactly

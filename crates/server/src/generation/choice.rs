@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use engine::{Event, FinishReason, TokenLogprobs};
 use serde_json::{Value, json};
-use text::{Detokenizer, StopStrings};
+use text::{Detokenizer, OutputPart, StopStrings};
 
+use super::output::OutputReader;
 use super::{Job, JobPrompt};
 use crate::error::ApiError;
 use crate::openai::sampling_fields::TextRules;
@@ -17,8 +18,9 @@ use crate::state::ServedModel;
 pub(crate) struct Delta {
     /// Of the choice.
     pub(crate) index: usize,
-    pub(crate) text: String,
-    /// The tokens behind the text, more or less: a character may need several, and a possible
+    /// Text; in a chat also reasoning and calls.
+    pub(crate) parts: Vec<OutputPart>,
+    /// The tokens behind the parts, more or less: a character may need several, and a possible
     /// stop string is held back.
     pub(crate) tokens: Vec<TokenOut>,
     /// Log-probabilities of the prompt, on the first delta, if the engine was asked for them.
@@ -42,7 +44,7 @@ pub(crate) struct TokenOut {
 /// Why a choice ended.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Finish {
-    /// `stop` or `length`.
+    /// `stop`, `length` or `tool_calls`.
     pub(crate) reason: &'static str,
     /// vLLM: the stop string or stop token; null for an end-of-sequence token.
     pub(crate) stop_reason: Value,
@@ -63,6 +65,8 @@ pub(crate) struct Choice {
     rules: TextRules,
     detokenizer: Detokenizer,
     stops: StopStrings,
+    /// Of a chat.
+    reader: Option<OutputReader>,
     echo: Option<Arc<Echo>>,
     /// Characters so far, stop strings included.
     num_chars: usize,
@@ -78,7 +82,9 @@ impl Delta {
 
     /// Adds the delta that follows this one.
     pub(crate) fn append(&mut self, next: Self) {
-        self.text.push_str(&next.text);
+        for part in next.parts {
+            self.push(part);
+        }
         self.tokens.extend(next.tokens);
         self.prompt_logprobs = self.prompt_logprobs.take().or(next.prompt_logprobs);
         self.finish = next.finish;
@@ -114,7 +120,7 @@ impl Choice {
         let detokenizer = if job.continues_prompt {
             model.text().detokenizer(skip, &prompt.ids)
         } else {
-            Detokenizer::new(model.text().tokenizer(), skip)
+            model.text().output_detokenizer(skip)
         };
         let echo = prompt.echo.clone();
         Self {
@@ -122,6 +128,7 @@ impl Choice {
             stops: StopStrings::new(rules.stop.clone(), rules.include_stop),
             rules,
             detokenizer,
+            reader: job.output.as_ref().map(OutputReader::new),
             num_chars: echo.as_ref().map_or(0, |echo| echo.text.chars().count()),
             echo,
             num_tokens: 0,
@@ -145,13 +152,14 @@ impl Choice {
             }
             Event::Failed(error) => return Err(error.into()),
         }
+        self.close(&mut delta);
         Ok(Some(delta))
     }
 
     /// The echo goes out with the first event, scored if that brings the scores.
     fn show_echo(&mut self, delta: &mut Delta, event: &Event) {
         let Some(echo) = self.echo.take() else { return };
-        delta.text.clone_from(&echo.text);
+        delta.say(echo.text.clone());
         let scores: &[_] = if let Event::PromptScored(scores) = event { scores } else { &[] };
         let scores = scores.iter().cloned().chain(std::iter::repeat(None));
         let tokens = echo.tokens.iter().zip(scores);
@@ -179,14 +187,22 @@ impl Choice {
     /// Puts `text` through the stop strings into the delta.
     fn show(&mut self, delta: &mut Delta, text: &str) {
         if self.num_tokens <= self.rules.min_tokens {
-            delta.text.push_str(&self.stops.pass(text));
+            let text = self.stops.pass(text);
+            self.say(delta, text);
             return;
         }
         let shown = self.stops.push(text);
-        delta.text.push_str(&shown.text);
+        self.say(delta, shown.text);
         if let Some(matched) = shown.matched {
             let stop = Value::from(self.rules.stop[matched].as_str());
             delta.finish = Some(Finish { reason: "stop", stop_reason: stop });
+        }
+    }
+
+    fn say(&mut self, delta: &mut Delta, text: String) {
+        match &mut self.reader {
+            None => delta.say(text),
+            Some(reader) => reader.push(&text, delta),
         }
     }
 
@@ -194,11 +210,26 @@ impl Choice {
         let rest = self.detokenizer.finish();
         self.show(delta, &rest);
         if delta.finish.is_none() {
-            delta.text.push_str(&self.stops.finish());
+            let held = self.stops.finish();
+            self.say(delta, held);
             delta.finish = Some(match reason {
                 FinishReason::Stop(id) => Finish { reason: "stop", stop_reason: json!(id) },
                 FinishReason::Length => Finish { reason: "length", stop_reason: Value::Null },
             });
         }
+    }
+
+    /// What the end of the text means for reasoning and calls.
+    fn close(&mut self, delta: &mut Delta) {
+        let Some(reader) = &mut self.reader else { return };
+        if reader.is_over {
+            delta.finish = Some(Finish { reason: "stop", stop_reason: Value::Null });
+        }
+        let Some(mut finish) = delta.finish.take() else { return };
+        reader.finish(delta);
+        if finish.reason == "stop" && reader.num_calls > 0 {
+            finish.reason = "tool_calls";
+        }
+        delta.finish = Some(finish);
     }
 }

@@ -2,6 +2,7 @@
 //! text. Streams show the deltas one by one, other responses fold them: there is one path.
 
 mod choice;
+mod output;
 mod steer;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use tokio::sync::watch;
 
 use self::choice::Choice;
 pub(crate) use self::choice::{Delta, Echo, Finish, TokenOut};
+pub(crate) use self::output::OutputRules;
 use self::steer::steer;
 use crate::error::ApiError;
 use crate::generator::{Generator, SeqId};
@@ -30,6 +32,8 @@ pub(crate) struct Job {
     pub(crate) sampling: Sampling,
     /// What each answer must look like, at its start.
     pub(crate) matcher: Option<Matcher>,
+    /// How to read a chat; other outputs are text.
+    pub(crate) output: Option<OutputRules>,
     /// The answer goes on with the prompt's text instead of starting its own.
     pub(crate) continues_prompt: bool,
     pub(crate) priority: i32,

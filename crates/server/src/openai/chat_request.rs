@@ -10,6 +10,7 @@ use super::refused::Route;
 use super::request_fields::RequestFields;
 use super::sampling_fields::{MAX_TOP_LOGPROBS, SamplingFields, integer};
 use super::structured_fields::StructuredFields;
+use super::tool_fields::ToolFields;
 use crate::error::ApiError;
 
 /// The whole request.
@@ -18,6 +19,7 @@ pub(crate) struct ChatRequest {
     pub(crate) request: RequestFields,
     pub(crate) sampling: SamplingFields,
     pub(crate) structured: StructuredFields,
+    pub(crate) tools: ToolFields,
     pub(crate) conversation: Conversation,
     pub(crate) chat: ChatFields,
 }
@@ -57,6 +59,7 @@ impl ChatRequest {
             field_names::<RequestFields>(),
             field_names::<SamplingFields>(),
             field_names::<StructuredFields>(),
+            field_names::<ToolFields>(),
             field_names::<Conversation>(),
             field_names::<ChatFields>(),
         ];
@@ -65,6 +68,7 @@ impl ChatRequest {
             request: read(body)?,
             sampling: read(body)?,
             structured: read(body)?,
+            tools: read(body)?,
             conversation: read(body)?,
             chat: read(body)?,
         };

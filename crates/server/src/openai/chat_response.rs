@@ -4,6 +4,7 @@ use axum::Json;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Map, Value};
+use text::OutputPart;
 
 use super::response::{Head, TokenNames, Usage, finite};
 use crate::generation::{Delta, TokenOut};
@@ -47,11 +48,31 @@ struct Choice {
     token_ids: Option<Vec<u32>>,
 }
 
-#[derive(Serialize)]
+/// Reasoning goes by two names: vLLM's clients read one, DeepSeek's the other.
+#[derive(Default, Serialize)]
 struct Message {
     role: &'static str,
-    content: String,
+    content: Option<String>,
     refusal: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_content: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<ToolCall>,
+}
+
+#[derive(Serialize)]
+struct ToolCall {
+    id: String,
+    r#type: &'static str,
+    function: Function,
+}
+
+#[derive(Default, Serialize)]
+struct Function {
+    name: String,
+    arguments: String,
 }
 
 #[derive(Serialize)]
@@ -83,6 +104,31 @@ struct ChunkDelta {
     role: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     content: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_content: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool_calls: Option<[ToolCallDelta; 1]>,
+}
+
+/// Id, type and name come once, with the call's beginning; a key that says nothing is left out, as
+/// clients add up what they get.
+#[derive(Serialize)]
+struct ToolCallDelta {
+    index: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    r#type: Option<&'static str>,
+    function: FunctionDelta,
+}
+
+#[derive(Serialize)]
+struct FunctionDelta {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    arguments: String,
 }
 
 #[derive(Serialize)]
@@ -105,6 +151,64 @@ struct Alternative {
     bytes: Vec<u8>,
 }
 
+impl Message {
+    /// All parts of an answer. Without text there is null content if something else is said.
+    fn new(parts: Vec<OutputPart>) -> Self {
+        let mut message = Self { role: "assistant", ..Self::default() };
+        let (mut content, mut reasoning) = (String::new(), String::new());
+        for part in parts {
+            match part {
+                OutputPart::Text(text) => content += &text,
+                OutputPart::Reasoning(text) => reasoning += &text,
+                OutputPart::ToolCall { id, name, .. } => message.tool_calls.push(ToolCall {
+                    id: id.unwrap_or_default(),
+                    r#type: "function",
+                    function: Function { name, arguments: String::new() },
+                }),
+                OutputPart::Arguments { index, json } => {
+                    message.tool_calls[index].function.arguments += &json;
+                }
+            }
+        }
+        message.reasoning = (!reasoning.is_empty()).then_some(reasoning);
+        message.reasoning_content.clone_from(&message.reasoning);
+        let says_nothing = content.is_empty() && !message.tool_calls.is_empty();
+        message.content = (!says_nothing).then_some(content);
+        message
+    }
+}
+
+impl From<OutputPart> for ChunkDelta {
+    fn from(part: OutputPart) -> Self {
+        match part {
+            OutputPart::Text(text) => Self { content: Some(text), ..Self::default() },
+            OutputPart::Reasoning(text) => Self {
+                reasoning: Some(text.clone()),
+                reasoning_content: Some(text),
+                ..Self::default()
+            },
+            OutputPart::ToolCall { index, id, name } => Self::tool_call(ToolCallDelta {
+                index,
+                id,
+                r#type: Some("function"),
+                function: FunctionDelta { name: Some(name), arguments: String::new() },
+            }),
+            OutputPart::Arguments { index, json } => Self::tool_call(ToolCallDelta {
+                index,
+                id: None,
+                r#type: None,
+                function: FunctionDelta { name: None, arguments: json },
+            }),
+        }
+    }
+}
+
+impl ChunkDelta {
+    fn tool_call(call: ToolCallDelta) -> Self {
+        Self { tool_calls: Some([call]), ..Self::default() }
+    }
+}
+
 impl ChatWire {
     fn choice(&self, delta: Delta) -> Choice {
         let finish = delta.finish.expect("a folded choice has ended");
@@ -112,7 +216,7 @@ impl ChatWire {
             index: delta.index,
             logprobs: self.scored(&delta.tokens),
             token_ids: self.token_ids(&delta.tokens),
-            message: Message { role: "assistant", content: delta.text, refusal: None },
+            message: Message::new(delta.parts),
             finish_reason: finish.reason,
             stop_reason: finish.stop_reason,
         }
@@ -168,20 +272,27 @@ impl sse::Wire for ChatWire {
         if !self.opened[index] {
             let first = !self.opened.contains(&true);
             self.opened[index] = true;
-            let role = ChunkDelta { role: Some("assistant"), content: Some(String::new()) };
+            let content = Some(String::new());
+            let role = ChunkDelta { role: Some("assistant"), content, ..ChunkDelta::default() };
             let choice = ChunkChoice { index, delta: role, ..ChunkChoice::default() };
             events.push(self.event(vec![choice], usage, first));
         }
         let wants_tokens = self.logprobs.is_some() || self.return_token_ids;
-        if !delta.text.is_empty() || (wants_tokens && !delta.tokens.is_empty()) {
+        let mut deltas: Vec<_> = delta.parts.into_iter().map(ChunkDelta::from).collect();
+        if deltas.is_empty() && wants_tokens && !delta.tokens.is_empty() {
+            deltas.push(OutputPart::Text(String::new()).into());
+        }
+        let mut tokens = delta.tokens;
+        for delta in deltas {
             let choice = ChunkChoice {
                 index,
-                delta: ChunkDelta { role: None, content: Some(delta.text) },
-                logprobs: self.scored(&delta.tokens),
-                token_ids: self.token_ids(&delta.tokens),
+                delta,
+                logprobs: self.scored(&tokens),
+                token_ids: self.token_ids(&tokens),
                 ..ChunkChoice::default()
             };
             events.push(self.event(vec![choice], usage, false));
+            tokens.clear(); // They go with the first part of what they stand behind.
         }
         if let Some(finish) = delta.finish {
             let choice = ChunkChoice {

@@ -62,7 +62,7 @@ struct Logprobs {
 
 impl CompletionWire {
     /// `first`: nothing of this choice has been shown before.
-    fn choice(&self, delta: Delta, finish: Option<Finish>, first: bool) -> Choice {
+    fn choice(&self, mut delta: Delta, finish: Option<Finish>, first: bool) -> Choice {
         let prompt = &self.prompts[delta.index / self.n];
         let scores = self.prompt_logprobs.zip(delta.prompt_logprobs.as_deref());
         let (finish_reason, stop_reason) = match finish {
@@ -79,7 +79,7 @@ impl CompletionWire {
                 .map(|(top, scores)| self.names.prompt_logprobs(prompt, scores, top)),
             token_ids: self.return_token_ids.then(|| sampled.map(|token| token.id).collect()),
             prompt_token_ids: (self.return_token_ids && first).then(|| prompt.clone()),
-            text: delta.text,
+            text: delta.take_text(),
         }
     }
 
@@ -126,7 +126,7 @@ impl sse::Wire for CompletionWire {
             let choices = vec![this.choice(delta, finish, first)];
             sse::data(&Completion { head: &this.head, choices, usage })
         };
-        if !delta.text.is_empty() || (wants_tokens && !delta.tokens.is_empty()) {
+        if !delta.parts.is_empty() || (wants_tokens && !delta.tokens.is_empty()) {
             events.push(choice(self, delta, None));
         }
         if finish.is_some() {

@@ -12,3 +12,4 @@ pub(crate) mod request_fields;
 pub(crate) mod response;
 pub(crate) mod sampling_fields;
 pub(crate) mod structured_fields;
+pub(crate) mod tool_fields;

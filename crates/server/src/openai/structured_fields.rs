@@ -2,10 +2,9 @@
 
 use serde::Deserialize;
 use serde_json::Value;
-use text::{Grammar, Matcher};
+use text::Grammar;
 
 use crate::error::ApiError;
-use crate::state::ServedModel;
 
 /// Fields of both generation routes; at most one of them may ask for something.
 #[derive(Debug, Default, Deserialize)]
@@ -57,18 +56,8 @@ struct StructuredOutputs {
 }
 
 impl StructuredFields {
-    /// The constraint, compiled; `None` leaves the answer free. Compiling takes a millisecond or so
-    /// and belongs on the text pool.
-    pub(crate) fn matcher(&self, model: &ServedModel) -> Result<Option<Matcher>, ApiError> {
-        let Some((field, grammar)) = self.grammar()? else { return Ok(None) };
-        let compiled = model.text().grammars().compile(&grammar);
-        compiled.map(Some).map_err(|error| {
-            ApiError::invalid(field, format!("'{field}' cannot be used to constrain: {error}."))
-        })
-    }
-
     /// The grammar with the path of the field that gives it.
-    fn grammar(&self) -> Result<Option<(&'static str, Grammar)>, ApiError> {
+    pub(crate) fn grammar(&self) -> Result<Option<(&'static str, Grammar)>, ApiError> {
         let format = self.response_format.as_ref().map(ResponseFormat::grammar).transpose()?;
         let outputs = self.structured_outputs.as_ref().map(StructuredOutputs::grammar);
         match (format.flatten(), outputs.transpose()?) {

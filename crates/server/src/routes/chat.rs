@@ -4,15 +4,17 @@ use std::time::Instant;
 
 use axum::extract::State;
 use axum::response::Response;
+use text::Grammar;
 
 use crate::body::JsonBytes;
 use crate::error::ApiError;
-use crate::generation::{Generation, Job, JobPrompt};
+use crate::generation::{Generation, Job, JobPrompt, OutputRules};
 use crate::openai::chat_request::ChatRequest;
 use crate::openai::chat_response::ChatWire;
 use crate::openai::request_fields::StreamOptions;
 use crate::openai::response::{Head, TokenNames};
-use crate::prompt::{PromptField, truncate};
+use crate::openai::tool_fields::Tools;
+use crate::prompt::{PromptField, truncate, unusable};
 use crate::sse;
 use crate::state::{App, ServedModel};
 
@@ -40,24 +42,30 @@ pub(crate) async fn create(
 
 /// The part that takes time with large inputs: it runs on the text pool.
 fn prepare(model: &ServedModel, body: &[u8], trust_template: bool) -> Result<Prepared, ApiError> {
-    let request = ChatRequest::parse(body)?;
-    let fields = &request.request;
-    model.check_name(fields.model.as_deref())?;
+    let mut request = ChatRequest::parse(body)?;
+    model.check_name(request.request.model.as_deref())?;
     let defaults = model.text().generation();
     let mut sampling = request.sampling.validate(defaults, model.generator().vocab_size())?;
     let requested = request.max_tokens()?;
     let logprobs = request.logprobs()?;
     sampling.params.logprobs = logprobs;
     let prompt_logprobs = sampling.params.prompt_logprobs;
-    fields.check_prompt_logprobs(prompt_logprobs)?;
-    let matcher = request.structured.matcher(model)?;
+    request.request.check_prompt_logprobs(prompt_logprobs)?;
+    let tools = request.tools.tools()?;
+    let template = model.text().templates().text();
+    let kwargs = request.conversation.chat_template_kwargs.get_or_insert_default();
+    request.tools.add_effort(&template, kwargs)?;
     let continues_prompt = request.conversation.continue_final_message == Some(true);
-    let mut ids = model.chat_prompt(request.conversation, trust_template)?;
+    let add_special_tokens = request.conversation.add_special_tokens == Some(true);
+    let text = model.render(request.conversation, &tools.definitions, trust_template)?;
+    let grammar = constraint(model, &text, request.structured.grammar()?, &tools)?;
+    let matcher = grammar.map(|(field, grammar)| model.matcher(field, &grammar)).transpose()?;
+    let mut ids = model.encode(&text, add_special_tokens, PromptField::Messages)?;
     truncate(&mut ids, request.sampling.truncate_prompt_tokens)?;
     let max_tokens =
         model.max_tokens(ids.len(), requested, defaults.max_new_tokens, PromptField::Messages)?;
     sampling.check_min_tokens(max_tokens)?;
-    let n = sampling.n;
+    let fields = &request.request;
     let wire = ChatWire {
         head: Head::new("chatcmpl-", fields.chat_object(), model),
         names: TokenNames {
@@ -68,15 +76,57 @@ fn prepare(model: &ServedModel, body: &[u8], trust_template: bool) -> Result<Pre
         prompt_logprobs,
         prompt: ids.clone(),
         return_token_ids: fields.return_token_ids == Some(true),
-        opened: vec![false; n],
+        opened: vec![false; sampling.n],
+    };
+    let format = *model.text().output_format();
+    let output = OutputRules {
+        format,
+        tools: tools.definitions,
+        in_reasoning: format.reasoning.is_some_and(|reasoning| reasoning.is_open_in(&text)),
+        shows_reasoning: request.tools.shows_reasoning(),
+        parallel: tools.parallel,
     };
     let job = Job {
         prompts: vec![JobPrompt { ids, max_tokens, echo: None }],
         sampling,
         matcher,
+        output: Some(output),
         continues_prompt,
         priority: fields.priority.unwrap_or(0),
         cache_salt: fields.cache_salt.clone(),
     };
     Ok(Prepared { job, wire, stream: fields.stream_options() })
+}
+
+/// The grammar that the answer to `prompt` must follow, with the field that asks for it: what the
+/// request says of the answer, or calls that must come; thoughts may stand before either.
+fn constraint(
+    model: &ServedModel,
+    prompt: &str,
+    asked: Option<(&'static str, Grammar)>,
+    tools: &Tools,
+) -> Result<Option<(&'static str, Grammar)>, ApiError> {
+    let (format, tokenizer) = (model.text().output_format(), model.text().tokenizer());
+    let (field, grammar) = match (asked, tools.calls()) {
+        (None, None) => return Ok(None),
+        (Some((field, _)), _) if !tools.definitions.is_empty() => {
+            let message = format!(
+                "'{field}' leaves no room for calls: leave out 'tools', or set 'tool_choice' to \
+                 'none'."
+            );
+            return Err(ApiError::invalid(field, message));
+        }
+        (Some(asked), _) => asked,
+        (None, Some((field, calls))) => {
+            let Some(written) = format.tools else {
+                let message =
+                    format!("'{field}' is not supported by this model, which calls no tools.");
+                return Err(ApiError::invalid(field, message));
+            };
+            let grammar = written.grammar(tokenizer, &tools.definitions, calls);
+            (field, grammar.map_err(|error| unusable(field, &error))?)
+        }
+    };
+    let grammar = format.after_reasoning(tokenizer, prompt, grammar);
+    Ok(Some((field, grammar.map_err(|error| unusable(field, &error))?)))
 }

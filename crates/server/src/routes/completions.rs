@@ -55,7 +55,8 @@ fn prepare(model: &ServedModel, body: &[u8]) -> Result<Prepared, ApiError> {
     sampling.params.logprobs = logprobs;
     let prompt_logprobs = sampling.params.prompt_logprobs;
     fields.check_prompt_logprobs(prompt_logprobs)?;
-    let matcher = request.structured.matcher(model)?;
+    let grammar = request.structured.grammar()?;
+    let matcher = grammar.map(|(field, grammar)| model.matcher(field, &grammar)).transpose()?;
     let echo = request.completion.echo == Some(true);
     if echo {
         sampling.params.prompt_logprobs = logprobs.max(prompt_logprobs);
@@ -99,6 +100,7 @@ fn prepare(model: &ServedModel, body: &[u8]) -> Result<Prepared, ApiError> {
         prompts,
         sampling,
         matcher,
+        output: None,
         continues_prompt: true,
         priority: fields.priority.unwrap_or(0),
         cache_salt: fields.cache_salt.clone(),

@@ -11,6 +11,7 @@ use crate::openai::chat_request::Conversation;
 use crate::openai::field_names::field_names;
 use crate::openai::refused::Route;
 use crate::openai::sampling_fields::check_ids;
+use crate::openai::tool_fields::ToolFields;
 use crate::prompt::PromptField;
 use crate::state::{App, ServedModel};
 
@@ -51,7 +52,11 @@ pub(crate) async fn tokenize(
     let model = app.ready()?;
     let trust_template = app.config().trust_request_chat_template;
     let job = move || {
-        let honoured = [field_names::<TokenizeFields>(), field_names::<Conversation>()];
+        let honoured = [
+            field_names::<TokenizeFields>(),
+            field_names::<ToolFields>(),
+            field_names::<Conversation>(),
+        ];
         check_fields(&body, Route::Tokenize, &honoured)?;
         let fields: TokenizeFields = read(&body)?;
         let conversation: Conversation = read(&body)?;
@@ -69,7 +74,12 @@ pub(crate) async fn tokenize(
                 let message = "Missing required field 'prompt' (or 'messages').";
                 return Err(ApiError::invalid("prompt", message));
             }
-            None => model.chat_prompt(conversation, trust_template)?,
+            None => {
+                let add_special_tokens = conversation.add_special_tokens == Some(true);
+                let tools = read::<ToolFields>(&body)?.tools()?.definitions;
+                let text = model.render(conversation, &tools, trust_template)?;
+                model.encode(&text, add_special_tokens, PromptField::Messages)?
+            }
         };
         Ok(tokenized(&model, tokens, fields.return_token_strs == Some(true)))
     };

@@ -64,7 +64,7 @@ async fn tokenize_refuses_what_it_cannot_do() {
         (
             "/tokenize",
             json!({"messages": [{"role": "user", "content": "x"}], "tools": [{}]}),
-            "tools",
+            "tools[0].function",
         ),
         ("/detokenize", json!({}), "tokens"),
         ("/detokenize", json!({"tokens": [300]}), "tokens"),

@@ -90,6 +90,11 @@ impl ChatTemplates {
         self.templates.keys().map(String::as_str)
     }
 
+    /// The text of all of them.
+    pub fn text(&self) -> String {
+        self.templates.values().map(Template::source).collect()
+    }
+
     /// Renders `input`.
     pub fn render(&self, input: &ChatInput) -> Result<String, TextError> {
         if input.messages.is_empty() {

@@ -37,6 +37,10 @@ pub(super) struct Template {
 }
 
 impl Template {
+    pub(super) fn source(&self) -> &str {
+        &self.source
+    }
+
     /// Compiles `source` and finds out which forms of content it reads. `name` is for messages.
     pub(super) fn compile(
         name: &str,

@@ -14,6 +14,7 @@
 
 mod blocks;
 mod call;
+mod constrain;
 mod formats;
 mod harmony;
 mod header_call;
@@ -25,6 +26,7 @@ mod span;
 mod typed;
 mod xml_call;
 
+pub use constrain::Calls;
 pub use formats::ToolFormat;
 pub use reasoning::ReasoningFormat;
 

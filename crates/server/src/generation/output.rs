@@ -1,0 +1,111 @@
+//! What a chat's text comes apart into, and the rules of the request about it.
+
+use std::mem;
+
+use serde_json::Value;
+use text::{OutputFormat, OutputParser, OutputPart};
+
+use super::Delta;
+use crate::random::random_id;
+
+/// How to read the output of a chat.
+#[derive(Debug, Clone)]
+pub(crate) struct OutputRules {
+    pub(crate) format: OutputFormat,
+    /// OpenAI definitions of what may be called.
+    pub(crate) tools: Vec<Value>,
+    /// The prompt leaves a block of reasoning open.
+    pub(crate) in_reasoning: bool,
+    pub(crate) shows_reasoning: bool,
+    /// Whether several calls may come.
+    pub(crate) parallel: bool,
+}
+
+/// Reads the output of one choice.
+#[derive(Debug)]
+pub(super) struct OutputReader {
+    parser: OutputParser,
+    shows_reasoning: bool,
+    parallel: bool,
+    pub(super) num_calls: usize,
+    /// A call came that may not: neither it nor anything behind it is part of the answer.
+    pub(super) is_over: bool,
+}
+
+impl OutputReader {
+    pub(super) fn new(rules: &OutputRules) -> Self {
+        Self {
+            parser: OutputParser::new(&rules.format, &rules.tools, rules.in_reasoning),
+            shows_reasoning: rules.shows_reasoning,
+            parallel: rules.parallel,
+            num_calls: 0,
+            is_over: false,
+        }
+    }
+
+    /// Takes the next piece of text.
+    pub(super) fn push(&mut self, text: &str, delta: &mut Delta) {
+        let parts = self.parser.push(text);
+        self.take(parts, delta);
+    }
+
+    /// The end of the output.
+    pub(super) fn finish(&mut self, delta: &mut Delta) {
+        let parts = self.parser.finish();
+        self.take(parts, delta);
+    }
+
+    fn take(&mut self, parts: Vec<OutputPart>, delta: &mut Delta) {
+        for mut part in parts {
+            match &mut part {
+                OutputPart::Reasoning(_) if !self.shows_reasoning => continue,
+                OutputPart::ToolCall { id, .. } => {
+                    self.is_over |= self.num_calls > 0 && !self.parallel;
+                    if self.is_over {
+                        return;
+                    }
+                    self.num_calls += 1;
+                    id.get_or_insert_with(|| random_id("call_"));
+                }
+                _ if self.is_over => return,
+                _ => {}
+            }
+            delta.push(part);
+        }
+    }
+}
+
+impl Delta {
+    /// Adds a part behind the others; what belongs together becomes one.
+    pub(super) fn push(&mut self, part: OutputPart) {
+        use OutputPart::{Arguments, Reasoning, Text};
+        match (self.parts.last_mut(), &part) {
+            (Some(Text(text)), Text(more)) | (Some(Reasoning(text)), Reasoning(more)) => {
+                text.push_str(more);
+            }
+            (Some(Arguments { json, index }), Arguments { json: more, index: same })
+                if index == same =>
+            {
+                json.push_str(more);
+            }
+            _ => self.parts.push(part),
+        }
+    }
+
+    /// Adds plain text.
+    pub(super) fn say(&mut self, text: String) {
+        if !text.is_empty() {
+            self.push(OutputPart::Text(text));
+        }
+    }
+
+    /// The text of an output that is not a chat's, which has nothing else.
+    pub(crate) fn take_text(&mut self) -> String {
+        let parts = mem::take(&mut self.parts).into_iter();
+        let texts = parts.filter_map(|part| match part {
+            OutputPart::Text(text) => Some(text),
+            _ => None,
+        });
+        texts.collect()
+    }
+}
