@@ -10,7 +10,7 @@ use engine::{EngineError, Event, FinishReason, SamplingParams, SeqId, Sink, Toke
 use http_body_util::BodyExt;
 use serde_json::{Map, Value, json};
 use server::{App, Generator, Load, ServedModel, ServerConfig};
-use text::{TextFiles, TextModel};
+use text::{OutputFormat, TextFiles, TextModel};
 use tower::ServiceExt;
 
 pub(crate) const IM_START: u32 = 256;
@@ -220,11 +220,22 @@ pub(crate) fn config() -> ServerConfig {
 
 /// A loaded server with the names `tiny` and `org/alias`.
 pub(crate) fn app_with(fake: Fake, config: ServerConfig) -> (App, Arc<Fake>) {
+    serve_with(fake, config, text_model())
+}
+
+/// The same for a model that thinks in `<think>` and calls in `<tool_call>`.
+pub(crate) fn tool_app(fake: Fake) -> (App, Arc<Fake>) {
+    let mut text = text_model();
+    text.set_output_format(OutputFormat::detect("<think> <tool_call>", None));
+    serve_with(fake, config(), text)
+}
+
+fn serve_with(fake: Fake, config: ServerConfig, text: TextModel) -> (App, Arc<Fake>) {
     let fake = Arc::new(fake);
     let app = App::new(config);
     let names = vec!["tiny".into(), "org/alias".into()];
     let generator: Arc<dyn Generator> = fake.clone();
-    app.set_model(ServedModel::new(names, generator, Arc::new(text_model())));
+    app.set_model(ServedModel::new(names, generator, Arc::new(text)));
     (app, fake)
 }
 

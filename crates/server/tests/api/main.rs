@@ -8,4 +8,5 @@ mod completions;
 mod fake;
 mod lifecycle;
 mod other_routes;
+mod tools;
 mod wire;

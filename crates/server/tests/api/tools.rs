@@ -1,0 +1,158 @@
+//! Calls and reasoning on the wire: every delta as the strictest clients want it, streamed equals whole.
+
+use serde_json::{Value, json};
+
+use crate::fake::{Fake, chat, post, tool_app};
+
+const CHAT: &str = "/v1/chat/completions";
+const ANSWER: &str = "<think>\nWho?\n</think>\n\nI look.\n<tool_call>\n\
+    {\"name\": \"sky\", \"arguments\": {\"n\": 1234567890123456789012}}\n\
+    </tool_call>\n<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>";
+
+fn asking(extra: &Value) -> Value {
+    let tool = |name: &str| json!({"type": "function", "function": {"name": name}});
+    let mut body = chat(&json!({"tools": [tool("sky"), tool("now")]}));
+    body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    body
+}
+
+async fn whole(answer: &str, extra: Value) -> Value {
+    let (app, _) = tool_app(Fake::answering(answer));
+    let reply = post(&app, CHAT, &asking(&extra)).await;
+    assert_eq!(reply.status, 200, "{}", reply.text);
+    reply.json()["choices"][0].clone()
+}
+
+async fn deltas(answer: &str, mut extra: Value) -> (Vec<Value>, Value) {
+    let (app, _) = tool_app(Fake::answering(answer));
+    extra["stream"] = json!(true);
+    let mut choices: Vec<Value> = post(&app, CHAT, &asking(&extra))
+        .await
+        .chunks()
+        .iter()
+        .map(|c| c["choices"][0].clone())
+        .collect();
+    let last = choices.pop().unwrap();
+    assert_eq!(last["delta"], json!({}));
+    (
+        choices.into_iter().map(|choice| choice["delta"].clone()).collect(),
+        last["finish_reason"].clone(),
+    )
+}
+
+#[tokio::test]
+async fn a_whole_answer_has_reasoning_text_and_calls() {
+    let choice = whole(ANSWER, json!({})).await;
+    assert_eq!(choice["finish_reason"], "tool_calls");
+    let message = &choice["message"];
+    assert_eq!(
+        (&message["reasoning"], &message["reasoning_content"]),
+        (&json!("Who?"), &json!("Who?"))
+    );
+    assert_eq!(message["content"], "I look.");
+    let calls = message["tool_calls"].as_array().unwrap();
+    let functions: Vec<_> = calls.iter().map(|call| &call["function"]).collect();
+    assert_eq!(functions[0]["arguments"], "{\"n\": 1234567890123456789012}");
+    assert_eq!(functions[1], &json!({"name": "now", "arguments": "{}"}));
+    assert!(calls.iter().all(|call| call["type"] == "function"));
+    assert!(
+        calls[0]["id"].as_str().unwrap().starts_with("call_") && calls[0]["id"] != calls[1]["id"]
+    );
+    let only =
+        whole("<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>", json!({})).await;
+    assert_eq!(only["message"]["content"], Value::Null);
+    assert!(only["message"].get("reasoning").is_none());
+}
+
+#[tokio::test]
+async fn a_call_says_its_id_type_and_name_once_and_then_only_arguments() {
+    let (deltas, finish) = deltas(ANSWER, json!({})).await;
+    assert_eq!(finish, "tool_calls");
+    assert_eq!(deltas[0], json!({"role": "assistant", "content": ""}));
+    let (mut reasoning, mut content, mut calls) =
+        (String::new(), String::new(), Vec::<String>::new());
+    for delta in &deltas[1..] {
+        let fields: Vec<_> = delta.as_object().unwrap().keys().collect();
+        if let Some(text) = delta["reasoning"].as_str() {
+            assert_eq!(fields, ["reasoning", "reasoning_content"]);
+            assert_eq!(delta["reasoning"], delta["reasoning_content"]);
+            reasoning += text;
+        } else if let Some(text) = delta["content"].as_str() {
+            assert_eq!(fields, ["content"]);
+            content += text;
+        } else {
+            assert_eq!(fields, ["tool_calls"]);
+            assert_eq!(delta["tool_calls"].as_array().unwrap().len(), 1);
+            let call = delta["tool_calls"][0].as_object().unwrap();
+            let index = call["index"].as_u64().unwrap() as usize;
+            if index == calls.len() {
+                let keys: Vec<_> = call.keys().collect();
+                assert_eq!(keys, ["index", "id", "type", "function"]);
+                assert_eq!(call["function"]["arguments"], "");
+                assert!(call["function"]["name"].is_string());
+                calls.push(String::new());
+            } else {
+                assert_eq!(index + 1, calls.len(), "calls come one after the other");
+                assert_eq!(call.keys().collect::<Vec<_>>(), ["index", "function"]);
+                assert_eq!(
+                    call["function"].as_object().unwrap().keys().collect::<Vec<_>>(),
+                    ["arguments"]
+                );
+                calls[index] += call["function"]["arguments"].as_str().unwrap();
+            }
+        }
+    }
+    let message = whole(ANSWER, json!({})).await["message"].clone();
+    assert_eq!(
+        (json!(reasoning), json!(content)),
+        (message["reasoning"].clone(), message["content"].clone())
+    );
+    for (index, arguments) in calls.iter().enumerate() {
+        assert_eq!(message["tool_calls"][index]["function"]["arguments"], json!(arguments));
+    }
+}
+
+#[tokio::test]
+async fn without_parallel_calls_the_answer_ends_with_the_first() {
+    let choice = whole(ANSWER, json!({"parallel_tool_calls": false})).await;
+    assert_eq!(choice["message"]["tool_calls"].as_array().unwrap().len(), 1);
+    assert_eq!(choice["finish_reason"], "tool_calls");
+    let (app, fake) = tool_app(Fake::answering(ANSWER));
+    post(&app, CHAT, &asking(&json!({"parallel_tool_calls": false}))).await;
+    assert_eq!(fake.aborted.lock().unwrap().len(), 1, "nothing more is generated");
+}
+
+#[tokio::test]
+async fn what_is_not_asked_for_is_not_looked_for() {
+    let hidden = whole(ANSWER, json!({"include_reasoning": false})).await;
+    assert!(hidden["message"].get("reasoning").is_none());
+    assert_eq!(hidden["message"]["content"], "I look.");
+    let none = whole(ANSWER, json!({"tool_choice": "none"})).await;
+    assert!(none["message"].get("tool_calls").is_none());
+    assert!(none["message"]["content"].as_str().unwrap().contains("<tool_call>"));
+    assert_eq!(none["finish_reason"], "stop");
+}
+
+#[tokio::test]
+async fn a_cut_call_says_length_and_keeps_what_it_has() {
+    let choice = whole(ANSWER, json!({"max_tokens": 90})).await;
+    assert_eq!(choice["finish_reason"], "length");
+    assert_eq!(choice["message"]["tool_calls"][0]["function"]["name"], "sky");
+}
+
+#[tokio::test]
+async fn what_cannot_be_combined_or_forced_is_refused() {
+    let (app, _) = tool_app(Fake::answering("x"));
+    let reply =
+        post(&app, CHAT, &asking(&json!({"response_format": {"type": "json_object"}}))).await;
+    assert_eq!(
+        (reply.status.as_u16(), &reply.json()["error"]["param"]),
+        (400, &json!("response_format"))
+    );
+    let (app, _) = crate::fake::app(Fake::answering("x"));
+    let reply = post(&app, CHAT, &asking(&json!({"tool_choice": "required"}))).await;
+    assert_eq!(
+        (reply.status.as_u16(), &reply.json()["error"]["param"]),
+        (400, &json!("tool_choice"))
+    );
+}
