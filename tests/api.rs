@@ -128,6 +128,45 @@ fn cache_chunks_and_starvation_change_nothing() {
     assert_eq!(roomy, answers(&starved), "starved cache");
 }
 
+/// At this temperature the model writes anything: only the grammar makes it JSON.
+#[test]
+fn what_a_schema_says_comes_whatever_the_model_would_say() {
+    let server = Server::start(&[]);
+    let schema = json!({
+        "type": "object", "required": ["name", "size"], "additionalProperties": false,
+        "properties": {
+            "name": {"type": "string", "maxLength": 24},
+            "size": {"type": "integer"},
+            "tags": {"type": "array", "items": {"enum": ["a", "b"]}, "maxItems": 3},
+        },
+    });
+    let run = |seed: u64| {
+        let mut body = chat("tell me something");
+        body["temperature"] = json!(1.5);
+        body["seed"] = json!(seed);
+        body["max_tokens"] = json!(120);
+        body["response_format"] =
+            json!({"type": "json_schema", "json_schema": {"name": "thing", "schema": schema}});
+        let answer = server.ok("/v1/chat/completions", &body);
+        body["stream"] = json!(true);
+        let streamed = streamed_text(&server.stream("/v1/chat/completions", &body), 0);
+        assert_eq!(streamed, content(&answer));
+        if answer["choices"][0]["finish_reason"] == "length" {
+            return false;
+        }
+        let thing: Value = serde_json::from_str(content(&answer)).expect("it is JSON");
+        assert!(thing["name"].is_string() && thing["size"].is_number(), "{thing}");
+        let keys = ["name", "size", "tags"];
+        assert!(thing.as_object().unwrap().keys().all(|key| keys.contains(&key.as_str())));
+        true
+    };
+    let finished: Vec<bool> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..24).map(|seed| scope.spawn(move || run(seed))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(finished.iter().filter(|finished| **finished).count() > 12, "{finished:?}");
+}
+
 #[test]
 fn a_client_that_leaves_frees_its_place_at_once() {
     let server = Server::start(&[]);

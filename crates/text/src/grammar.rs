@@ -207,6 +207,9 @@ impl GrammarCompiler {
         if let Some(error) = matcher.get_error() {
             return Err(GrammarError(one_line(&error)));
         }
+        // A grammar may parse and still have no beginning.
+        let first = matcher.deep_clone().compute_mask_or_eos();
+        first.map_err(|error| GrammarError(one_line(&error.to_string())))?;
         Ok(Matcher(matcher))
     }
 
@@ -271,6 +274,8 @@ impl Matcher {
 /// llguidance's errors draw pictures and append its state.
 fn one_line(text: &str) -> String {
     const LONGEST: usize = 300;
+    let text = text.replace("<non-verbose/>", "");
+    let text = text.replace("NoExtensionBias", "no token can follow");
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     match line.char_indices().nth(LONGEST) {
         Some((end, _)) => format!("{} ...", &line[..end]),

@@ -177,6 +177,13 @@ fn what_cannot_be_followed_is_refused_with_its_reason() {
         (chain(20_000), "$ref"),
         (Grammar::Regex("(".to_owned()), "unclosed group"),
         (lark("start: nothing"), "nothing"),
+        (lark("start: start \"a\""), "no token can follow"),
+        (
+            Grammar::JsonSchema(
+                json!({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}),
+            ),
+            "no token",
+        ),
         (lark("root ::= \"a\""), ""),
         (lark(&format!("start: {}\"a\"{}", "(".repeat(50_000), ")".repeat(50_000))), ""),
         (lark(&format!("start: /{}a{}/", "(".repeat(50_000), ")".repeat(50_000))), ""),

@@ -19,6 +19,8 @@ pub(crate) struct OutputRules {
     pub(crate) shows_reasoning: bool,
     /// Whether several calls may come.
     pub(crate) parallel: bool,
+    /// Once the answer begins, all is text: tags in the strings of a JSON answer are no reasoning.
+    pub(crate) is_plain: bool,
 }
 
 /// Reads the output of one choice.
@@ -27,6 +29,9 @@ pub(super) struct OutputReader {
     parser: OutputParser,
     shows_reasoning: bool,
     parallel: bool,
+    is_plain: bool,
+    /// The plain answer has begun.
+    in_answer: bool,
     pub(super) num_calls: usize,
     /// A call came that may not: neither it nor anything behind it is part of the answer.
     pub(super) is_over: bool,
@@ -38,6 +43,8 @@ impl OutputReader {
             parser: OutputParser::new(&rules.format, &rules.tools, rules.in_reasoning),
             shows_reasoning: rules.shows_reasoning,
             parallel: rules.parallel,
+            is_plain: rules.is_plain,
+            in_answer: false,
             num_calls: 0,
             is_over: false,
         }
@@ -45,8 +52,22 @@ impl OutputReader {
 
     /// Takes the next piece of text.
     pub(super) fn push(&mut self, text: &str, delta: &mut Delta) {
-        let parts = self.parser.push(text);
-        self.take(parts, delta);
+        if !self.is_plain {
+            let parts = self.parser.push(text);
+            return self.take(parts, delta);
+        }
+        // Character by character, so that where the answer begins does not depend on the chunk.
+        for (at, c) in text.char_indices() {
+            if self.in_answer {
+                return delta.say(text[at..].to_owned());
+            }
+            let mut parts = self.parser.push(c.encode_utf8(&mut [0; 4]));
+            if parts.iter().any(|part| matches!(part, OutputPart::Text(_))) {
+                self.in_answer = true;
+                parts.extend(self.parser.finish());
+            }
+            self.take(parts, delta);
+        }
     }
 
     /// The end of the output.

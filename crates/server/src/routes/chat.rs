@@ -85,6 +85,7 @@ fn prepare(model: &ServedModel, body: &[u8], trust_template: bool) -> Result<Pre
         in_reasoning: format.reasoning.is_some_and(|reasoning| reasoning.is_open_in(&text)),
         shows_reasoning: request.tools.shows_reasoning(),
         parallel: tools.parallel,
+        is_plain: matcher.is_some() && !tools.forced && !tools.strict,
     };
     let job = Job {
         prompts: vec![JobPrompt { ids, max_tokens, echo: None }],

@@ -156,3 +156,15 @@ async fn what_cannot_be_combined_or_forced_is_refused() {
         (400, &json!("tool_choice"))
     );
 }
+
+#[tokio::test]
+async fn tags_inside_a_constrained_answer_are_text() {
+    let answer = "<think>\nHm.\n</think>\n\n{\"a\": \"<think> b </think>\"}";
+    let extra = json!({"tools": [], "response_format": {"type": "json_object"}});
+    let message = whole(answer, extra.clone()).await["message"].clone();
+    assert_eq!(message["reasoning"], "Hm.");
+    assert_eq!(message["content"], "{\"a\": \"<think> b </think>\"}");
+    let (deltas, _) = deltas(answer, extra).await;
+    let content: String = deltas.iter().filter_map(|delta| delta["content"].as_str()).collect();
+    assert_eq!(json!(content), message["content"]);
+}
