@@ -61,7 +61,7 @@ impl GrammarError {
 pub struct GrammarCompiler {
     tokenizer: Tokenizer,
     eos_token_ids: Vec<u32>,
-    factory: OnceLock<Result<ParserFactory, String>>,
+    factory: OnceLock<Result<ParserFactory, GrammarError>>,
     /// Most recently used last.
     cache: Mutex<VecDeque<(Grammar, Matcher)>>,
 }
@@ -201,8 +201,8 @@ impl GrammarCompiler {
 
     fn compile_new(&self, grammar: &Grammar) -> Result<Matcher, GrammarError> {
         let compiled = grammar.to_llguidance()?;
-        let factory = self.factory.get_or_init(|| self.factory().map_err(|e| e.to_string()));
-        let factory = factory.as_ref().map_err(|error| GrammarError(error.clone()))?;
+        let factory = self.factory.get_or_init(|| self.factory());
+        let factory = factory.as_ref().map_err(Clone::clone)?;
         let matcher = llguidance::Matcher::new(factory.create_parser(compiled));
         if let Some(error) = matcher.get_error() {
             return Err(GrammarError(one_line(&error)));
@@ -230,9 +230,10 @@ impl GrammarCompiler {
         cache.push_back((grammar, matcher));
     }
 
-    fn factory(&self) -> anyhow::Result<ParserFactory> {
+    fn factory(&self) -> Result<ParserFactory, GrammarError> {
         let env: TokEnv = Arc::new(Env::new(&self.tokenizer, &self.eos_token_ids));
-        let mut factory = ParserFactory::new_simple(&env)?;
+        let mut factory = ParserFactory::new_simple(&env)
+            .map_err(|error| GrammarError(one_line(&error.to_string())))?;
         factory.limits_mut().verbose_errors = false;
         factory.quiet();
         Ok(factory)
