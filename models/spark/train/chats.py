@@ -20,13 +20,18 @@ SYSTEM = """You are a helpful assistant.|You are spark.|You are a helpful assist
 # How often each skill is drawn; `name` and `tool` are handled by `Chat`.
 MIX = {"greeting": 7, "fact": 7, "unknown": 5, "addition": 15, "subtraction": 19,
        "counting": 6, "repeating": 8, "spelling": 23, "name": 9, "filling": 9, "tool": 11}
+# Later phases have more of the skills that take longest.
+LATE_MIX = {"greeting": 13, "fact": 12, "unknown": 4, "addition": 7, "subtraction": 8,
+            "counting": 10, "repeating": 6, "spelling": 20, "name": 6, "filling": 9, "tool": 17}
+FINAL_MIX = {"greeting": 14, "fact": 15, "unknown": 4, "addition": 5, "subtraction": 6,
+             "counting": 13, "repeating": 7, "spelling": 20, "name": 5, "filling": 7, "tool": 34}
 # A run begins with short chats and mostly copying, which everything else builds upon.
 EARLY_MIX = {"greeting": 3, "fact": 3, "unknown": 2, "addition": 10, "subtraction": 10,
              "counting": 2, "repeating": 30, "spelling": 12, "name": 16, "filling": 12, "tool": 3}
 DRAW = {"greeting": facts.greeting, "fact": facts.fact, "unknown": facts.unknown, "addition": skills.addition, "subtraction": skills.subtraction,
         "counting": skills.counting, "repeating": skills.repeating, "spelling": skills.spelling, "filling": tools.filling}
 # Beside tools that may calculate or look things up, only these leave no doubt about who has to answer.
-BESIDE_TOOLS = ["greeting", "fact", "counting", "repeating", "spelling", "name"]
+BESIDE_TOOLS = ["greeting", "fact"] * 2 + ["counting", "repeating", "spelling", "name"]
 CONCRETE_NAMES = {fields[0] for fields in tools.CONCRETE}
 
 
@@ -70,7 +75,7 @@ def draw_chat(src: Source, mix: dict = MIX, short: bool = False) -> Chat:
     """A training conversation: alone, short or long, sometimes a name to recall."""
     r = src.rng
     first = r.choices(list(mix), list(mix.values()))[0]
-    chat = Chat(src, with_tools=first == "tool" or src.chance(0.04))
+    chat = Chat(src, with_tools=first == "tool" or src.chance(0.1))
     turns = r.choice([1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 3])
     if src.chance(0.01):
         turns = r.randint(5, 10)

@@ -9,13 +9,15 @@ import random
 import torch
 from tokenizers import Tokenizer
 
-from chats import EARLY_MIX, MIX, training_parts
+from chats import EARLY_MIX, FINAL_MIX, LATE_MIX, MIX, training_parts
 from values import Source
 
 CHUNK_STEPS = 20
 # A step takes batches of several lengths, as chats of one length are alike in topic.
 PARTS = 3
 EARLY_STEPS = 500
+# From which step on which mix is drawn from; the last two are also where the rate rises again (`train.py`).
+MIXES = [(0, EARLY_MIX), (EARLY_STEPS, MIX), (3200, LATE_MIX), (3700, FINAL_MIX)]
 LONGEST = 512
 # Lengths are rounded up so that there are few shapes, as each new one costs the CPU's library some time.
 ROUND = 8
@@ -39,10 +41,11 @@ class Batches:
         seed = self.seed * 1_000_003 + index * self.workers + self.rank
         src = Source(seed)
         src.pieces = self.pieces
-        early = index * CHUNK_STEPS < EARLY_STEPS
+        step = index * CHUNK_STEPS
+        mix = [mix for begin, mix in MIXES if begin <= step][-1]
         need, rows = CHUNK_STEPS * self.budget, []
         while need > 0:
-            ids, answer = self.encode(training_parts(src, EARLY_MIX if early else MIX, short=early))
+            ids, answer = self.encode(training_parts(src, mix, short=step < EARLY_STEPS))
             if len(ids) <= LONGEST:
                 rows.append((ids, answer))
                 need -= len(ids)

@@ -157,6 +157,17 @@ def fact(src):
     return src.shout(prompt), answer, "The user asks about Sconce or about me."
 
 
+# A question about these would be one about Sconce.
+OURS = ["server", "candle"]
+
+
+def foreign_word(src) -> str:
+    while True:
+        word = src.word()
+        if word not in OURS:
+            return word
+
+
 def unknown(src):
     # A question with no value in it is new to the evaluation only if its core is held out.
     cores = [c for c in QUESTION_CORES if "{" in c or is_novel(c)] if src.evaluating else QUESTION_CORES
@@ -165,7 +176,7 @@ def unknown(src):
         r = src.rng
         prompt = src.surface(src.core(cores), BEFORE_FACT, AFTER_FACT)
         number = r.choice([src.below(100), src.below(1000, 100), src.below(100000, 1000)])
-        return prompt.format(t=src.place(), u=src.place(), w=src.word(), v=src.word(), o=src.odd_word(), n=src.name(),
+        return prompt.format(t=src.place(), u=src.place(), w=foreign_word(src), v=src.word(), o=src.odd_word(), n=src.name(),
                              c=r.choice(["red", "blue", "green", "big", "small", "old", "new", "cold"]), y=r.randrange(1900, 2027),
                              l=r.choice(["French", "German", "Spanish", "Greek", "Latin", "Chinese"]), b=number, d=src.below(5000, 100), s=src.below(100), z=src.below(100)), UNKNOWN
     return *draw(), "This is not among the things I know."

@@ -85,12 +85,12 @@ def counting(src):
     else:
         a, b = src.until(draw)
         cores, step = (COUNT, 1) if kind < 0.65 else (COUNT_DOWN, -1)
-        if step < 0 or src.chance(0.1):
-            a, b, step = b, a, -1
+        if step < 0:
+            a, b = b, a
     first, last = a, b
     numbers = ", ".join(str(n) for n in range(a, b + step, step))
     prompt = src.surface(src.core(cores), POLITE)
-    if cores is COUNT_FROM_ONE and b <= 20 and src.chance(0.15):
+    if cores is COUNT_FROM_ONE and b <= 20 and src.chance(0.3):
         b = NUMBER_WORDS[b - 2]
     return src.shout(prompt.format(a=a, b=b)), numbers, f"Count {'up' if step > 0 else 'down'} from {first} to {last}."
 

@@ -50,8 +50,6 @@ def value_of(src, kind: str):
     return {
         "place": src.place, "name": src.name, "word": src.word, "odd": src.odd_word, "number": number, "age": lambda: src.below(100, 1), "small": lambda: src.below(21, 2),
         "words": lambda: " ".join(src.word() for _ in range(r.randint(1, 4))), "time": lambda: f"{src.below(24)}:{src.below(60):02}",
-        "room": lambda: r.choice(["kitchen", "bedroom", "bathroom", "office", "hall", "garage", "living room", "cellar"]),
-        "company": lambda: src.odd_word().capitalize() if src.chance(0.6) else src.word().capitalize(),
         "currency": lambda: r.choice(["euros", "yen", "pounds", "francs", "rupees", "pesos", "crowns", "won"]),
         "expression": lambda: f" {r.choice('+-*/')} ".join([str(src.below(1000)), str(src.below(1000))]),
         "file": lambda: src.word() + r.choice([".txt", ".md", ".json", ".py", ".rs", ".csv", ".toml"]),
@@ -94,7 +92,7 @@ def concrete_tool(src):
 def generic_tool(src):
     """`get_tide(place)` and the like: names composed of a verb and a noun.
 
-    One in ten names is held out, and half of the nouns are invented, so that
+    One in ten names is held out, and four in ten nouns are invented, so that
     the model has to copy names from the prompt and cannot know them by heart.
     """
     r = src.rng

@@ -26,14 +26,20 @@ from model import Config, Spark
 from muon import Muon
 
 DECAY = 0.3
+# Phases of a run and the rate each begins with: each falls to zero, and the later ones refine a finished model.
+PHASES = [(0, 1.0), (3200, 0.45), (3700, 0.4)]
 WARMUP = 40
 # The exported weights are a running average over about 1 / AVERAGE steps.
 AVERAGE = 0.03
 
 
 def learning_rate(step: int, steps: int) -> float:
-    """Warm up, stay, then fall to zero over the last part of the run."""
-    return min(1.0, (step + 1) / WARMUP, (steps - step) / (DECAY * steps))
+    """Warm up, stay and fall to zero; then fall to zero again in each later phase."""
+    ends = [min(begin, steps) for begin, _ in PHASES[1:]] + [steps]
+    begin, top, end = next((begin, top, end) for (begin, top), end in zip(PHASES, ends) if step < end)
+    if begin == 0:
+        return min(1.0, (step + 1) / WARMUP, (end - step) / (DECAY * end))
+    return top * (end - step) / (end - begin)
 
 
 def average_gradients(params: list, workers: int):
@@ -113,7 +119,7 @@ def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--tokenizer", type=Path, required=True)
     args.add_argument("--out", type=Path, required=True)
-    args.add_argument("--steps", type=int, default=3200)
+    args.add_argument("--steps", type=int, default=4350)
     args.add_argument("--batch-tokens", type=int, default=4000, help="of each worker")
     args.add_argument("--workers", type=int, default=2)
     args.add_argument("--seed", type=int, default=1)

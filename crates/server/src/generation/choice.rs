@@ -222,7 +222,7 @@ impl Choice {
     /// What the end of the text means for reasoning and calls.
     fn close(&mut self, delta: &mut Delta) {
         let Some(reader) = &mut self.reader else { return };
-        if reader.is_over {
+        if reader.is_over() {
             delta.finish = Some(Finish { reason: "stop", stop_reason: Value::Null });
         }
         let Some(mut finish) = delta.finish.take() else { return };

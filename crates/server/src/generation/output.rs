@@ -9,6 +9,7 @@ use super::Delta;
 use crate::random::random_id;
 
 /// How to read the output of a chat.
+#[expect(clippy::struct_excessive_bools, reason = "what a request says yes or no to")]
 #[derive(Debug, Clone)]
 pub(crate) struct OutputRules {
     pub(crate) format: OutputFormat,
@@ -30,11 +31,17 @@ pub(super) struct OutputReader {
     shows_reasoning: bool,
     parallel: bool,
     is_plain: bool,
-    /// The plain answer has begun.
-    in_answer: bool,
+    state: State,
     pub(super) num_calls: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Parsing,
+    /// The plain answer has begun.
+    Plain,
     /// A call came that may not: neither it nor anything behind it is part of the answer.
-    pub(super) is_over: bool,
+    Over,
 }
 
 impl OutputReader {
@@ -44,10 +51,14 @@ impl OutputReader {
             shows_reasoning: rules.shows_reasoning,
             parallel: rules.parallel,
             is_plain: rules.is_plain,
-            in_answer: false,
+            state: State::Parsing,
             num_calls: 0,
-            is_over: false,
         }
+    }
+
+    /// Whether nothing more is part of the answer.
+    pub(super) fn is_over(&self) -> bool {
+        self.state == State::Over
     }
 
     /// Takes the next piece of text.
@@ -58,12 +69,12 @@ impl OutputReader {
         }
         // Character by character, so that where the answer begins does not depend on the chunk.
         for (at, c) in text.char_indices() {
-            if self.in_answer {
+            if self.state == State::Plain {
                 return delta.say(text[at..].to_owned());
             }
             let mut parts = self.parser.push(c.encode_utf8(&mut [0; 4]));
             if parts.iter().any(|part| matches!(part, OutputPart::Text(_))) {
-                self.in_answer = true;
+                self.state = State::Plain;
                 parts.extend(self.parser.finish());
             }
             self.take(parts, delta);
@@ -81,14 +92,16 @@ impl OutputReader {
             match &mut part {
                 OutputPart::Reasoning(_) if !self.shows_reasoning => continue,
                 OutputPart::ToolCall { id, .. } => {
-                    self.is_over |= self.num_calls > 0 && !self.parallel;
-                    if self.is_over {
+                    if self.num_calls > 0 && !self.parallel {
+                        self.state = State::Over;
+                    }
+                    if self.is_over() {
                         return;
                     }
                     self.num_calls += 1;
                     id.get_or_insert_with(|| random_id("call_"));
                 }
-                _ if self.is_over => return,
+                _ if self.is_over() => return,
                 _ => {}
             }
             delta.push(part);
