@@ -16,7 +16,7 @@ CHUNK_STEPS = 20
 # A step takes batches of several lengths, as chats of one length are alike in topic.
 PARTS = 3
 EARLY_STEPS = 500
-# From which step on which mix is drawn from; the last two are also where the rate rises again (`train.py`).
+# From which step on which mix is drawn from; the last two are also where the rate rises (`train.py`).
 MIXES = [(0, EARLY_MIX), (EARLY_STEPS, MIX), (3200, LATE_MIX), (3700, FINAL_MIX)]
 LONGEST = 512
 # Lengths are rounded up so that there are few shapes, as each new one costs the CPU's library some time.

@@ -25,7 +25,7 @@ SKILLS = ["greeting", "fact", "unknown", "addition", "subtraction", "counting", 
           "name", "tool_call", "tool_report", "tool_decline", "filling"]
 
 # The table's prompts; none of them was looked at before the weights were final.
-TEST_SEED = 90210
+TEST_SEED = 73331
 
 
 def scored_chat(skill: str, src: Source) -> Chat:

@@ -77,7 +77,11 @@ def counting(src):
         start = src.below(100) if src.chance(0.4) else src.below(31)
         return start, min(start + src.below(21, 2), 100)
     kind = src.rng.random()
-    if kind < 0.25:
+    # The number words are few and all of them are for training.
+    spelled = kind < 0.06 and not src.evaluating
+    if spelled:
+        a, b, cores, step = 1, src.below(21, 2), COUNT_FROM_ONE, 1
+    elif kind < 0.25:
         b = src.until(lambda: (1, src.below(26, 2) if src.chance(0.93) or src.evaluating else src.below(101, 26)))[1]
         a, cores, step = 1, COUNT_FROM_ONE, 1
         if b <= 25 and src.chance(0.3):
@@ -90,7 +94,7 @@ def counting(src):
     first, last = a, b
     numbers = ", ".join(str(n) for n in range(a, b + step, step))
     prompt = src.surface(src.core(cores), POLITE)
-    if cores is COUNT_FROM_ONE and b <= 20 and src.chance(0.3):
+    if spelled:
         b = NUMBER_WORDS[b - 2]
     return src.shout(prompt.format(a=a, b=b)), numbers, f"Count {'up' if step > 0 else 'down'} from {first} to {last}."
 

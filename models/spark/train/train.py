@@ -27,7 +27,7 @@ from muon import Muon
 
 DECAY = 0.3
 # Phases of a run and the rate each begins with: each falls to zero, and the later ones refine a finished model.
-PHASES = [(0, 1.0), (3200, 0.45), (3700, 0.4)]
+PHASES = [(0, 1.0), (3200, 0.45), (3700, 0.4), (4350, 0.3)]
 WARMUP = 40
 # The exported weights are a running average over about 1 / AVERAGE steps.
 AVERAGE = 0.03
@@ -119,7 +119,7 @@ def main():
     args = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     args.add_argument("--tokenizer", type=Path, required=True)
     args.add_argument("--out", type=Path, required=True)
-    args.add_argument("--steps", type=int, default=4350)
+    args.add_argument("--steps", type=int, default=4470)
     args.add_argument("--batch-tokens", type=int, default=4000, help="of each worker")
     args.add_argument("--workers", type=int, default=2)
     args.add_argument("--seed", type=int, default=1)
