@@ -3,7 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a test stops where it cannot go on")]
 
 use serde_json::{Value, json};
-use text::{Grammar, GrammarCompiler, SpecialTokens, Tokenizer};
+use text::{
+    Calls, Grammar, GrammarCompiler, OutputFormat, OutputParser, OutputPart, ReasoningFormat,
+    SpecialTokens, Tokenizer, ToolFormat,
+};
 
 const MAX_TOKENS: usize = 400;
 
@@ -120,6 +123,111 @@ fn a_context_free_grammar_balances() {
         let depth = |c| text.matches(c).count();
         assert_eq!(depth('('), depth(')'), "{text}");
     }
+}
+
+fn tools() -> Vec<Value> {
+    let parameters = json!({
+        "type": "object", "properties": {"n": {"type": "integer"}, "s": {"type": "string", "maxLength": 9}},
+        "required": ["n"], "additionalProperties": false,
+    });
+    let tool = |name: &str| json!({"type": "function", "function": {"name": name, "parameters": parameters}});
+    vec![tool("first"), tool("second")]
+}
+
+/// Names and arguments of the calls in `text`, and the text around them.
+fn parsed(
+    format: &OutputFormat,
+    in_reasoning: bool,
+    text: &str,
+) -> (Vec<(String, String)>, String) {
+    let mut parser = OutputParser::new(format, &tools(), in_reasoning);
+    let mut parts = parser.push(text);
+    parts.extend(parser.finish());
+    let (mut calls, mut around) = (Vec::<(String, String)>::new(), String::new());
+    for part in parts {
+        match part {
+            OutputPart::ToolCall { name, .. } => calls.push((name, String::new())),
+            OutputPart::Arguments { index, json } => calls[index].1 += &json,
+            OutputPart::Text(text) => around += &text,
+            OutputPart::Reasoning(_) => {}
+        }
+    }
+    (calls, around)
+}
+
+fn assert_valid(calls: &[(String, String)], text: &str) {
+    for (name, arguments) in calls {
+        assert!(["first", "second"].contains(&name.as_str()), "{text}");
+        let arguments: Value =
+            serde_json::from_str(arguments).unwrap_or_else(|e| panic!("{e}: {text}"));
+        assert!(arguments["n"].is_number(), "{text}");
+    }
+}
+
+/// Whatever a grammar of calls lets through, the parser of the same format reads as calls.
+#[test]
+fn forced_calls_are_read_back_as_calls() {
+    for name in ["hermes", "mistral", "granite", "phi4_mini_json", "jamba", "xlam", "llama3_json"] {
+        let tool_format = ToolFormat::from_name(name).unwrap();
+        let format = OutputFormat { reasoning: None, tools: Some(tool_format) };
+        for calls in [Calls::One, Calls::Some] {
+            for text in walks(&tool_format.grammar(&tokenizer(), &tools(), calls).unwrap()) {
+                let (found, around) = parsed(&format, false, &text);
+                assert!(!found.is_empty() && around.is_empty(), "{name}: {text} leaves {around:?}");
+                assert!(calls == Calls::Some || found.len() == 1, "{name}: {text}");
+                assert_valid(&found, &text);
+            }
+        }
+    }
+}
+
+#[test]
+fn calls_among_text_follow_their_schemas() {
+    let hermes = ToolFormat::from_name("hermes").unwrap();
+    let format = OutputFormat { reasoning: None, tools: Some(hermes) };
+    let compiler = compiler(&tokenizer());
+    let grammar = hermes.grammar(&tokenizer(), &tools(), Calls::AmongText).unwrap();
+    for start in ["", "Let me see. ", "<tool_call>\n", "a <tool_call>\n{\"name\": \"second\", "] {
+        let mut matcher = compiler.compile(&grammar).unwrap();
+        for id in tokenizer().encode(start, false).unwrap() {
+            assert!(!matcher.accept(id).unwrap(), "{start}");
+        }
+        let mut mask = vec![0; tokenizer().vocab_size().div_ceil(32)];
+        matcher.fill_mask(&mut mask).unwrap();
+        let may_end = mask[eos(&tokenizer()) as usize / 32] >> (eos(&tokenizer()) % 32) & 1 == 1;
+        assert_eq!(may_end, !start.contains("<tool_call>"), "{start}");
+    }
+    let wrong = "<tool_call>\n{\"name\": \"third\"";
+    let mut matcher = compiler.compile(&grammar).unwrap();
+    let ids = tokenizer().encode(wrong, false).unwrap();
+    assert!(ids.into_iter().any(|id| matcher.accept(id).is_err()), "an unknown function");
+    let whole =
+        "Yes.<tool_call>\n{\"name\": \"first\", \"arguments\": {\"n\": 1}}\n</tool_call> Done.";
+    let mut matcher = compiler.compile(&grammar).unwrap();
+    for id in tokenizer().encode(whole, false).unwrap() {
+        matcher.accept(id).unwrap();
+    }
+    assert_valid(&parsed(&format, false, whole).0, whole);
+}
+
+#[test]
+fn an_answer_may_come_behind_thoughts() {
+    let format = OutputFormat { reasoning: ReasoningFormat::from_name("qwen3"), tools: None };
+    let choice = || Grammar::Choice(vec!["yes".to_owned(), "no".to_owned()]);
+    let tokenizer = tokenizer();
+    let compiler = compiler(&tokenizer);
+    let accepts = |grammar: &Grammar, text: &str| {
+        let mut matcher = compiler.compile(grammar).unwrap();
+        let ids = tokenizer.encode(text, false).unwrap();
+        ids.into_iter().all(|id| matcher.accept(id).is_ok())
+    };
+    let free = format.after_reasoning(&tokenizer, "<|im_start|>assistant\n", choice()).unwrap();
+    assert!(accepts(&free, "yes") && accepts(&free, "<think>\nmaybe {\"\n</think>\n\nno"));
+    assert!(!accepts(&free, "<think>\nmaybe\n</think>\n\nmaybe") && !accepts(&free, "maybe"));
+    let open = format.after_reasoning(&tokenizer, "assistant\n<think>\n", choice()).unwrap();
+    assert!(accepts(&open, "so\n</think>\n\nyes"));
+    let closed = "<|im_start|>assistant\n<think>\n\n</think>\n\n";
+    assert_eq!(format.after_reasoning(&tokenizer, closed, choice()).unwrap(), choice());
 }
 
 #[test]
