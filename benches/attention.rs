@@ -1,11 +1,12 @@
 //! Times attention of Qwen3-0.6B's shape over a paged cache, beside the bytes and operations it cannot
 //! do without: `cargo bench -p benches --bench attention`.
 
+use benches::median_seconds;
 use candle_core::{DType, Device, Result, Tensor};
 use kernels::paged_attention::{KvCacheLayer, PagedAttention, paged_attention};
 use kernels::pool;
 use std::io::Write;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const NUM_HEADS: usize = 16;
 const NUM_KV_HEADS: usize = 8;
@@ -25,7 +26,7 @@ fn main() -> Result<()> {
     )?;
     for dtype in [DType::BF16, DType::F32] {
         for (rows, context) in [(1, 128), (1, 1024), (1, 4096), (512, 512), (512, 4096)] {
-            let seconds = median_seconds(dtype, rows, context)?;
+            let seconds = seconds(dtype, rows, context)?;
             let bytes = 2 * context * NUM_KV_HEADS * HEAD_DIM * dtype.size_in_bytes();
             // A row sees all keys but those of the rows after it.
             let pairs = rows * context - rows * (rows - 1) / 2;
@@ -43,7 +44,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn median_seconds(dtype: DType, rows: usize, context: usize) -> Result<f64> {
+fn seconds(dtype: DType, rows: usize, context: usize) -> Result<f64> {
     let normal = |shape: &[usize]| Tensor::randn(0f32, 1.0, shape, &Device::Cpu)?.to_dtype(dtype);
     let ids = |ids: Vec<u32>, shape: &[usize]| Tensor::from_vec(ids, shape, &Device::Cpu);
     let num_blocks = context.div_ceil(BLOCK_SIZE);
@@ -63,17 +64,8 @@ fn median_seconds(dtype: DType, rows: usize, context: usize) -> Result<f64> {
         scale: (HEAD_DIM as f32).powf(-0.5),
     };
     let mut layers = layers.iter().cycle();
-    let mut call = || {
+    median_seconds(BUDGET, || {
         let layer = layers.next().expect("there is a layer");
         paged_attention(&q, layer, &args).map(drop)
-    };
-    call()?;
-    let (start, mut seconds) = (Instant::now(), Vec::new());
-    while seconds.len() < 5 || start.elapsed() < BUDGET {
-        let before = Instant::now();
-        call()?;
-        seconds.push(before.elapsed().as_secs_f64());
-    }
-    seconds.sort_by(f64::total_cmp);
-    Ok(seconds[seconds.len() / 2])
+    })
 }

@@ -4,11 +4,12 @@
 //!
 //! `benches/linear_vs_torch.py` prints torch's times in the same columns.
 
+use benches::median_seconds;
 use candle_core::{DType, Device, Result, Tensor};
 use kernels::{linear::Matrix, pool};
 use std::hint::black_box;
 use std::io::Write;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Name, out, in.
 const SHAPES: [(&str, usize, usize); 5] = [
@@ -57,7 +58,7 @@ fn main() -> Result<()> {
                 }
                 let x = normal(rows, num_in, dtype)?;
                 let mut turn = weights.iter().cycle();
-                let seconds = median_seconds(|| {
+                let seconds = median_seconds(BUDGET, || {
                     let weight = turn.next().expect("there is a weight");
                     black_box(weight.forward(black_box(&x), None)).map(drop)
                 })?;
@@ -82,18 +83,6 @@ fn normal(rows: usize, columns: usize, dtype: DType) -> Result<Tensor> {
     Tensor::randn(0f32, 1.0, (rows, columns), &Device::Cpu)?.to_dtype(dtype)
 }
 
-fn median_seconds(mut call: impl FnMut() -> Result<()>) -> Result<f64> {
-    call()?;
-    let (start, mut seconds) = (Instant::now(), Vec::new());
-    while seconds.len() < 5 || start.elapsed() < BUDGET {
-        let before = Instant::now();
-        call()?;
-        seconds.push(before.elapsed().as_secs_f64());
-    }
-    seconds.sort_by(f64::total_cmp);
-    Ok(seconds[seconds.len() / 2])
-}
-
 /// Bytes a second at which all threads together can read memory from end to end.
 fn streaming_read() -> f64 {
     const RUN: usize = 1 << 20;
@@ -103,7 +92,7 @@ fn streaming_read() -> f64 {
             let sum = words[i * RUN..][..RUN].iter().fold(0u64, |sum, word| sum ^ word);
             black_box(sum);
         });
-        Ok(())
+        Result::Ok(())
     };
-    COLD_BYTES as f64 / median_seconds(read).expect("reading memory does not fail")
+    COLD_BYTES as f64 / median_seconds(BUDGET, read).expect("reading memory does not fail")
 }
