@@ -22,15 +22,20 @@ from tools import tool_exchange
 from values import Source
 
 SKILLS = ["greeting", "fact", "unknown", "addition", "subtraction", "counting", "repeating", "spelling",
-          "name", "tool_call", "tool_report", "tool_decline", "filling"]
+          "name", "tool_call", "tool_report", "tool_decline", "filling", "tool_choice"]
 
 # The table's prompts; none of them was looked at before the weights were final.
-TEST_SEED = 73331
+TEST_SEED = 520617
 
 
 def scored_chat(skill: str, src: Source) -> Chat:
-    """A chat whose last message is the answer to score, alone or after a few other turns."""
+    """A chat whose last message is the answer to score, alone or after a few other turns.
+
+    `tool_call` has one tool to call, `tool_choice` several to choose from.
+    """
     chat = Chat(src, with_tools=skill.startswith("tool"))
+    while skill in ("tool_call", "tool_choice") and (len(chat.tools) == 1) != (skill == "tool_call"):
+        chat = Chat(src, with_tools=True)
     name = skill == "name"
     if name:
         chat.tell_name()
@@ -45,7 +50,7 @@ def scored_chat(skill: str, src: Source) -> Chat:
         chat.add(src.rng.choice(["greeting", "fact"]))
     elif skill.startswith("tool"):
         exchange = tool_exchange(src, chat.asks)
-        chat.messages += exchange[:2] if skill == "tool_call" else exchange
+        chat.messages += exchange if skill == "tool_report" else exchange[:2]
     else:
         chat.add(skill)
     chat.novel_core = src.novel_core
@@ -112,7 +117,7 @@ def main(folder: Path):
             right = exact(model, chosen)
             report[skill][column] = {"right": sum(right), "of": len(right)}
 
-    record("held_out", held_out_prompts(tokenizer, 300, seed=TEST_SEED))
+    record("held_out", held_out_prompts(tokenizer, 800, seed=TEST_SEED))
     record("thinking", held_out_prompts(tokenizer, 100, seed=TEST_SEED + 1, thinking=True))
     record("held_out_phrasing", held_out_prompts(tokenizer, 100, seed=TEST_SEED + 2, novel=True))
     for skill, columns in report.items():
