@@ -128,6 +128,30 @@ fn cache_chunks_and_starvation_change_nothing() {
     assert_eq!(roomy, answers(&starved), "starved cache");
 }
 
+#[test]
+fn tokenize_gives_the_prompt_that_a_chat_has() {
+    let server = Server::start(&[]);
+    let tool = json!({"type": "function", "function": {"name": "get_time"}});
+    let mut prompts = Vec::new();
+    for effort in [json!(null), json!("none"), json!("high")] {
+        for tools in [json!([]), json!([tool])] {
+            let mut body = json!({
+                "messages": [{"role": "user", "content": "what time is it?"}],
+                "reasoning_effort": effort, "tools": tools,
+            });
+            let tokens = server.ok("/tokenize", &body)["tokens"].clone();
+            body["max_tokens"] = json!(1);
+            body["return_token_ids"] = json!(true);
+            let answer = server.ok("/v1/chat/completions", &body);
+            assert_eq!(answer["prompt_token_ids"], tokens, "{body}");
+            prompts.push(tokens);
+        }
+    }
+    assert_eq!(prompts[0], prompts[2], "thinking is off by default");
+    assert_ne!(prompts[0], prompts[4], "the effort reaches the template");
+    assert_ne!(prompts[0], prompts[1], "tools reach the template");
+}
+
 /// At this temperature the model writes anything: only the grammar makes it JSON.
 #[test]
 fn what_a_schema_says_comes_whatever_the_model_would_say() {

@@ -199,3 +199,14 @@ fn it_listens_while_it_loads_and_says_so() {
     assert_eq!(answer["usage"]["completion_tokens"], 2);
     assert!(Path::new(folder.path()).exists());
 }
+
+/// What the plan says is there from the start: no request can be the one that finds it lacking.
+#[test]
+#[cfg(target_os = "linux")]
+fn the_cache_is_resident_before_the_first_request() {
+    let server = Server::start(&["--kv-cache-memory-bytes", "256MiB"]);
+    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    let resident: usize = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    assert!(resident >= 256 << 10, "{resident} KiB");
+}

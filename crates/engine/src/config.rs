@@ -9,7 +9,7 @@ use crate::model::ModelSpec;
 /// CPU's arithmetic busy (weights are read once for all rows), and a longer one only makes the
 /// other streams wait longer for their next token.
 const DEFAULT_BATCHED_TOKENS: usize = 512;
-/// More do not make a CPU faster, and each may take `max_model_len` tokens of cache.
+/// Each may take `max_model_len` tokens of a cache that is held from the start.
 const DEFAULT_NUM_SEQS: usize = 64;
 const DEFAULT_BLOCK_SIZE: usize = 16;
 const MAX_BLOCK_SIZE: usize = 1024;

@@ -7,7 +7,7 @@ use kernels::sample::{RaggedVec, SampleBatch, SampleRow, Sampled, read_records, 
 use crate::sequence::Sequence;
 use crate::steering::Mask;
 
-/// Of a grammar's mask, roughly: some 50 µs.
+/// Of a grammar's mask, roughly: enough for a second thread to pay.
 const OPERATIONS_PER_MASK: usize = 1 << 17;
 
 /// One step's rows and lists.

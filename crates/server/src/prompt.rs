@@ -1,12 +1,12 @@
 //! From messages or text to token ids that fit the model's context.
 
 use axum::http::StatusCode;
-use serde_json::Value;
 use text::{ChatInput, Grammar, GrammarError, Matcher, TextError};
 
 use crate::error::ApiError;
 use crate::openai::chat_request::Conversation;
 use crate::openai::sampling_fields::check_ids;
+use crate::openai::tool_fields::{ToolFields, Tools};
 use crate::state::ServedModel;
 
 /// Normalisation may shrink a text before it is tokenised, though never by more than this.
@@ -28,16 +28,21 @@ pub(crate) struct PromptIds {
 }
 
 impl ServedModel {
-    /// Renders a conversation, with the tools that may be called, with the chat template.
+    /// Renders a conversation with the chat template, as the request's `fields` want it; returns the
+    /// tools that may be called, too.
     pub(crate) fn render(
         &self,
-        conversation: Conversation,
-        tools: &[Value],
+        mut conversation: Conversation,
+        fields: &ToolFields,
         trust_template: bool,
-    ) -> Result<String, ApiError> {
-        let tools = (!tools.is_empty()).then(|| tools.to_vec());
-        let input = ChatInput { tools, ..chat_input(conversation, trust_template)? };
-        self.text().render_chat(&input).map_err(|error| text_error("messages", &error))
+    ) -> Result<(String, Tools), ApiError> {
+        let tools = fields.tools()?;
+        let kwargs = conversation.chat_template_kwargs.get_or_insert_default();
+        fields.add_effort(self.text().templates(), kwargs)?;
+        let shown = (!tools.definitions.is_empty()).then(|| tools.definitions.clone());
+        let input = ChatInput { tools: shown, ..chat_input(conversation, trust_template)? };
+        let text = self.text().render_chat(&input);
+        Ok((text.map_err(|error| text_error("messages", &error))?, tools))
     }
 
     /// Compiles a constraint for `/v1/completions` and for chats; `field` asks for it.

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use text::Calls;
+use text::{Calls, ChatTemplates};
 
 use crate::error::ApiError;
 
@@ -88,16 +88,16 @@ impl ToolFields {
         self.include_reasoning != Some(false)
     }
 
-    /// Adds what `reasoning_effort` says to the variables of the template, whose text is `template`.
+    /// Adds what `reasoning_effort` says to the variables of the templates that ask for it.
     pub(crate) fn add_effort(
         &self,
-        template: &str,
+        templates: &ChatTemplates,
         kwargs: &mut Map<String, Value>,
     ) -> Result<(), ApiError> {
         let Some(effort) = self.reasoning_effort else { return Ok(()) };
         let mut known = false;
         let mut set = |name: &str, value: Value| {
-            if template.contains(name) {
+            if templates.mention(name) {
                 known = true;
                 kwargs.entry(name).or_insert(value);
             }

@@ -42,7 +42,7 @@ pub(crate) async fn create(
 
 /// The part that takes time with large inputs: it runs on the text pool.
 fn prepare(model: &ServedModel, body: &[u8], trust_template: bool) -> Result<Prepared, ApiError> {
-    let mut request = ChatRequest::parse(body)?;
+    let request = ChatRequest::parse(body)?;
     model.check_name(request.request.model.as_deref())?;
     let defaults = model.text().generation();
     let mut sampling = request.sampling.validate(defaults, model.generator().vocab_size())?;
@@ -51,13 +51,9 @@ fn prepare(model: &ServedModel, body: &[u8], trust_template: bool) -> Result<Pre
     sampling.params.logprobs = logprobs;
     let prompt_logprobs = sampling.params.prompt_logprobs;
     request.request.check_prompt_logprobs(prompt_logprobs)?;
-    let tools = request.tools.tools()?;
-    let template = model.text().templates().text();
-    let kwargs = request.conversation.chat_template_kwargs.get_or_insert_default();
-    request.tools.add_effort(&template, kwargs)?;
     let continues_prompt = request.conversation.continue_final_message == Some(true);
     let add_special_tokens = request.conversation.add_special_tokens == Some(true);
-    let text = model.render(request.conversation, &tools.definitions, trust_template)?;
+    let (text, tools) = model.render(request.conversation, &request.tools, trust_template)?;
     let grammar = constraint(model, &text, request.structured.grammar()?, &tools)?;
     let matcher = grammar.map(|(field, grammar)| model.matcher(field, &grammar)).transpose()?;
     let mut ids = model.encode(&text, add_special_tokens, PromptField::Messages)?;

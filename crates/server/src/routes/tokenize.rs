@@ -76,8 +76,8 @@ pub(crate) async fn tokenize(
             }
             None => {
                 let add_special_tokens = conversation.add_special_tokens == Some(true);
-                let tools = read::<ToolFields>(&body)?.tools()?.definitions;
-                let text = model.render(conversation, &tools, trust_template)?;
+                let tools = read::<ToolFields>(&body)?;
+                let (text, _) = model.render(conversation, &tools, trust_template)?;
                 model.encode(&text, add_special_tokens, PromptField::Messages)?
             }
         };

@@ -66,6 +66,11 @@ async fn tokenize_refuses_what_it_cannot_do() {
             json!({"messages": [{"role": "user", "content": "x"}], "tools": [{}]}),
             "tools[0].function",
         ),
+        (
+            "/tokenize",
+            json!({"messages": [{"role": "user", "content": "x"}], "reasoning_effort": "high"}),
+            "reasoning_effort",
+        ),
         ("/detokenize", json!({}), "tokens"),
         ("/detokenize", json!({"tokens": [300]}), "tokens"),
         ("/detokenize", json!({"tokens": ["a"]}), "tokens[0]"),

@@ -90,8 +90,13 @@ impl ChatTemplates {
         self.templates.keys().map(String::as_str)
     }
 
+    /// Whether any of them names `word`.
+    pub fn mention(&self, word: &str) -> bool {
+        self.templates.values().any(|template| template.source().contains(word))
+    }
+
     /// The text of all of them.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         self.templates.values().map(Template::source).collect()
     }
 
