@@ -84,13 +84,19 @@ pub struct Request {
 }
 
 /// Says token by token what may come next. The engine asks on any of its threads, one at a time:
-/// [`fill_mask`](Self::fill_mask) while the model runs, [`accept`](Self::accept) with what came out.
+/// before a step [`forced`](Self::forced), while the model runs [`fill_mask`](Self::fill_mask), then
+/// [`accept`](Self::accept) with what came out. To check guessed tokens it accepts them, asks for the
+/// masks in between and rolls back.
 /// An error ends the sequence with [`EngineError::Constraint`] and disturbs no other.
 pub trait Constraint: Send {
     /// Writes which tokens may come next: token `i` is bit `i % 32` of word `i / 32`.
     fn fill_mask(&mut self, mask: &mut [u32]) -> Result<(), String>;
     /// Takes the token that came; returns whether the answer is complete, so that none may follow.
     fn accept(&mut self, id: u32) -> Result<bool, String>;
+    /// Forgets the last `n` tokens that were accepted.
+    fn rollback(&mut self, n: usize) -> Result<(), String>;
+    /// The next tokens, at most `max`, if nothing else may come, whatever is sampled.
+    fn forced(&mut self, max: usize) -> Vec<u32>;
 }
 
 impl fmt::Debug for Request {

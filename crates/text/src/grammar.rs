@@ -270,6 +270,22 @@ impl Matcher {
         self.0.consume_token(id).map_err(|e| GrammarError(one_line(&e.to_string())))?;
         Ok(self.0.is_stopped())
     }
+
+    /// Moves back by the last `n` tokens.
+    ///
+    /// # Errors
+    /// More tokens than came, or a matcher that has failed.
+    pub fn rollback(&mut self, n: usize) -> Result<(), GrammarError> {
+        self.0.rollback(n).map_err(|e| GrammarError(one_line(&e.to_string())))
+    }
+
+    /// The next tokens, at most `max`, if the grammar leaves no choice; [`fill_mask`](Self::fill_mask)
+    /// allows no others. Empty for tokenizers that split the same text differently after another.
+    pub fn forced(&mut self, max: usize) -> Vec<u32> {
+        let mut ids = self.0.compute_ff_tokens();
+        ids.truncate(max);
+        ids
+    }
 }
 
 /// llguidance's errors draw pictures and append its state.

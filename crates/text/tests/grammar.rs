@@ -32,14 +32,9 @@ fn walk(compiler: &GrammarCompiler, grammar: &Grammar, seed: u64) -> Option<Stri
     let (mut ids, mut state) = (Vec::new(), seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     while ids.len() < MAX_TOKENS {
         matcher.fill_mask(&mut mask).unwrap();
-        let allowed: Vec<u32> = (0..mask.len() as u32 * 32)
-            .filter(|i| mask[*i as usize / 32] >> (i % 32) & 1 == 1)
-            .collect();
+        let allowed = allowed(&mask);
         assert!(allowed.iter().all(|&id| (id as usize) < tokenizer.vocab_size()));
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        let id = allowed[state as usize % allowed.len()];
+        let id = allowed[draw(&mut state) % allowed.len()];
         let is_complete = matcher.accept(id).unwrap();
         if id != eos(&tokenizer) {
             ids.push(id);
@@ -92,6 +87,67 @@ fn any_object_is_json_with_little_white_space() {
             Err(error) => assert!(error.to_string().contains("out of range"), "{error}: {text}"),
         }
     }
+}
+
+/// The next of a row of numbers (xorshift, Marsaglia 2003).
+fn draw(state: &mut u64) -> usize {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    *state as usize
+}
+
+fn allowed(mask: &[u32]) -> Vec<u32> {
+    (0..mask.len() as u32 * 32).filter(|i| mask[*i as usize / 32] >> (i % 32) & 1 == 1).collect()
+}
+
+/// Guessed tokens are accepted, asked about and taken back: nothing of it may leave a trace. What is
+/// forced is what the masks allow one by one.
+#[test]
+fn tokens_can_be_taken_back() {
+    let schema = json!({
+        "type": "object",
+        "properties": {"city": {"type": "string", "maxLength": 8}, "open": {"type": "boolean"}},
+        "required": ["city", "open"], "additionalProperties": false,
+    });
+    let tokenizer = tokenizer();
+    let compiler = compiler(&tokenizer);
+    let mut num_forced = 0;
+    for seed in 1..30_u64 {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut matcher = compiler.compile(&Grammar::JsonSchema(schema.clone())).unwrap();
+        let mut masks = [(); 4].map(|()| vec![0; tokenizer.vocab_size().div_ceil(32)]);
+        for _ in 0..60 {
+            let forced = matcher.forced(8);
+            num_forced += forced.len();
+            matcher.fill_mask(&mut masks[0]).unwrap();
+            let (mut guesses, mut is_over) = (Vec::new(), false);
+            for at in 1..4 {
+                let choices = allowed(&masks[at - 1]);
+                if let Some(id) = forced.get(at - 1) {
+                    assert_eq!(choices, [*id], "a forced token has no rival");
+                }
+                guesses.push(choices[draw(&mut state) % choices.len()]);
+                is_over = matcher.accept(guesses[at - 1]).unwrap();
+                if is_over {
+                    break;
+                }
+                matcher.fill_mask(&mut masks[at]).unwrap();
+            }
+            matcher.rollback(guesses.len()).unwrap();
+            assert_eq!(matcher.forced(8), forced);
+            let mut again = vec![0; masks[0].len()];
+            for (mask, id) in masks.iter().zip(&guesses) {
+                matcher.fill_mask(&mut again).unwrap();
+                assert_eq!(allowed(&again), allowed(mask));
+                assert!(!matcher.accept(*id).unwrap() || is_over);
+            }
+            if is_over {
+                break;
+            }
+        }
+    }
+    assert!(num_forced > 100, "{num_forced}");
 }
 
 #[test]

@@ -6,29 +6,52 @@ use crate::client::{Answer, ask, collect, greedy, request};
 use crate::fake::{EOS, Kind, VOCAB, options, start};
 
 /// Allows what a list says for each position, and then nothing more.
-struct Script(Vec<Result<Vec<u32>, String>>);
+struct Script {
+    steps: Vec<Result<Vec<u32>, String>>,
+    num_accepted: usize,
+}
+
+impl Script {
+    fn boxed(steps: Vec<Result<Vec<u32>, String>>) -> Option<Box<dyn Constraint>> {
+        Some(Box::new(Self { steps, num_accepted: 0 }))
+    }
+}
 
 impl Constraint for Script {
     fn fill_mask(&mut self, mask: &mut [u32]) -> Result<(), String> {
         assert_eq!(mask.len(), VOCAB.div_ceil(32));
         mask.fill(0);
-        for &id in self.0[0].as_ref().map_err(Clone::clone)? {
+        for &id in self.steps[self.num_accepted].as_ref().map_err(Clone::clone)? {
             mask[id as usize / 32] |= 1 << (id % 32);
         }
         Ok(())
     }
 
     fn accept(&mut self, id: u32) -> Result<bool, String> {
-        let allowed = self.0.remove(0)?;
+        let allowed = self.steps[self.num_accepted].as_ref().map_err(Clone::clone)?;
         assert!(allowed.contains(&id), "{id} was not allowed");
-        Ok(self.0.is_empty())
+        self.num_accepted += 1;
+        Ok(self.num_accepted == self.steps.len())
+    }
+
+    fn rollback(&mut self, n: usize) -> Result<(), String> {
+        self.num_accepted -= n;
+        Ok(())
+    }
+
+    fn forced(&mut self, max: usize) -> Vec<u32> {
+        let only = |step: &Result<Vec<u32>, String>| match step.as_deref() {
+            Ok([id]) => Some(*id),
+            _ => None,
+        };
+        self.steps[self.num_accepted..].iter().map_while(only).take(max).collect()
     }
 }
 
 fn scripted(steps: Vec<Result<Vec<u32>, String>>, params: SamplingParams) -> Answer {
     let (engine, _) = start(Kind::Count, &options());
     let (request, events) = request(&[1, 4], params);
-    let constraint: Option<Box<dyn Constraint>> = Some(Box::new(Script(steps)));
+    let constraint = Script::boxed(steps);
     engine.submit(engine::Request { constraint, ..request }).unwrap();
     let answer = collect(&events);
     assert_eq!(ask(&engine, &[1, 4], greedy(2)).tokens, [5, 6], "the engine goes on");
@@ -67,7 +90,7 @@ fn a_fault_is_told_to_its_own_sequence_only() {
     control.close();
     let steps = vec![Ok(vec![9]), Err("too complex".to_owned())];
     let (faulty, faulty_events) = request(&[1, 4], greedy(5));
-    let constraint: Option<Box<dyn Constraint>> = Some(Box::new(Script(steps)));
+    let constraint = Script::boxed(steps);
     let (free, free_events) = request(&[1, 30], greedy(5));
     engine.submit_all(vec![engine::Request { constraint, ..faulty }, free]).unwrap();
     control.open();

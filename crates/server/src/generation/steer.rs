@@ -18,4 +18,12 @@ impl Constraint for Steer {
     fn accept(&mut self, id: u32) -> Result<bool, String> {
         self.0.accept(id).map_err(|error| error.to_string())
     }
+
+    fn rollback(&mut self, n: usize) -> Result<(), String> {
+        self.0.rollback(n).map_err(|error| error.to_string())
+    }
+
+    fn forced(&mut self, max: usize) -> Vec<u32> {
+        self.0.forced(max)
+    }
 }
