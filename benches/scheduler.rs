@@ -50,7 +50,11 @@ fn median_step(waiting: usize) -> Duration {
         let outcomes: Vec<_> = plan
             .entries
             .iter()
-            .map(|e| Outcome { id: e.id, token: e.samples.then_some(7), finished: false })
+            .map(|e| Outcome {
+                id: e.id,
+                tokens: Vec::from_iter(e.samples.then_some(7)),
+                finished: false,
+            })
             .collect();
         scheduler.commit(&plan, &outcomes);
         if plan.num_tokens == RUNNING {

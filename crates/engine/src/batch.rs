@@ -14,6 +14,8 @@ pub(crate) struct Span<'a> {
     /// First token, counted from the entry's.
     pub(crate) offset: usize,
     pub(crate) len: usize,
+    /// Guesses for the last tokens of the entry.
+    pub(crate) drafts: &'a [u32],
 }
 
 impl Span<'_> {
@@ -27,16 +29,21 @@ impl Span<'_> {
         self.start() + self.len
     }
 
-    /// Whether the last row's logits give the sequence's next token.
+    /// Whether the last row's logits, and those of the row before each draft, give tokens.
     pub(crate) fn samples(&self) -> bool {
         self.entry.samples && self.offset + self.len == self.entry.len
+    }
+
+    /// How many rows give tokens.
+    fn num_sampled_rows(&self) -> usize {
+        if self.samples() { 1 + self.drafts.len() } else { 0 }
     }
 }
 
 /// The spans of one forward pass and which of their rows want logits.
 #[derive(Debug)]
 pub(crate) enum Pack<'a> {
-    /// Entries side by side: logits of the last row of those that sample.
+    /// Entries side by side: logits of the rows that give tokens.
     Sampling(Vec<Span<'a>>),
     /// A piece of a prompt to be scored: logits of every row.
     Scoring(Span<'a>),
@@ -44,18 +51,27 @@ pub(crate) enum Pack<'a> {
 
 /// Divides a plan into forward passes of at most `max_rows` rows of logits.
 ///
-/// Nearly always there is one. A prompt that wants its own log-probabilities runs apart and in
+/// Nearly always there is one: more only where drafts are many. A prompt that wants its own log-probabilities runs apart and in
 /// pieces: the logits of all its rows would otherwise dwarf every other tensor of the step.
-pub(crate) fn divide(plan: &Plan, max_rows: usize) -> Vec<Pack<'_>> {
-    let (scored, sampled): (Vec<_>, Vec<_>) = plan
-        .entries
-        .iter()
-        .enumerate()
-        .map(|(index, entry)| Span { entry, index, offset: 0, len: entry.len })
+///
+/// `drafts` has the guesses of each entry.
+pub(crate) fn divide<'a>(plan: &'a Plan, drafts: &[&'a [u32]], max_rows: usize) -> Vec<Pack<'a>> {
+    let entries = plan.entries.iter().zip(drafts).enumerate();
+    let (scored, sampled): (Vec<_>, Vec<_>) = entries
+        .map(|(index, (entry, &drafts))| Span { entry, index, offset: 0, len: entry.len, drafts })
         .partition(|span| span.entry.prompt_logits);
     let mut packs = Vec::with_capacity(1);
-    if !sampled.is_empty() {
-        packs.push(Pack::Sampling(sampled));
+    let (mut pack, mut num_rows) = (Vec::new(), 0);
+    for span in sampled {
+        num_rows += span.num_sampled_rows();
+        if num_rows > max_rows && !pack.is_empty() {
+            packs.push(Pack::Sampling(std::mem::take(&mut pack)));
+            num_rows = span.num_sampled_rows();
+        }
+        pack.push(span);
+    }
+    if !pack.is_empty() {
+        packs.push(Pack::Sampling(pack));
     }
     for whole in scored {
         packs.extend((0..whole.len).step_by(max_rows).map(|offset| {
@@ -87,7 +103,9 @@ impl<'a> Pack<'a> {
         let mut logits_rows = Vec::with_capacity(spans.len());
         for span in spans {
             let blocks = &span.entry.blocks;
-            ids.extend_from_slice(&span.entry.ids[span.offset..span.offset + span.len]);
+            let num_known = span.len - span.drafts.len();
+            ids.extend_from_slice(&span.entry.ids[span.offset..span.offset + num_known]);
+            ids.extend_from_slice(span.drafts);
             for position in span.start()..span.end() {
                 let block = blocks[position / block_size].index();
                 positions.push(position as u32);
@@ -100,8 +118,9 @@ impl<'a> Pack<'a> {
             block_tables.extend(blocks.iter().map(|block| block.0));
             block_tables.resize(context_lens.len() * width, 0);
             match self {
-                Self::Sampling(_) if span.samples() => logits_rows.push(next - 1),
-                Self::Sampling(_) => {}
+                Self::Sampling(_) => {
+                    logits_rows.extend(next - span.num_sampled_rows() as u32..next)
+                }
                 Self::Scoring(_) => logits_rows.extend(first..next),
             }
         }
@@ -132,6 +151,7 @@ mod tests {
             id: SeqId(id),
             start,
             len: ids.len(),
+            num_drafts: 0,
             ids: ids.to_vec(),
             blocks: blocks.iter().copied().map(BlockId).collect(),
             samples,
@@ -152,7 +172,7 @@ mod tests {
             entry(2, 2, &[12, 13, 14], &[0, 9, 3], false),
             entry(3, 0, &[20, 21], &[5], true),
         ]);
-        let packs = divide(&plan, 4);
+        let packs = divide(&plan, &[&[][..]; 3], 4);
         assert_eq!(packs.len(), 1);
         let batch = packs[0].tensors(4, &Device::Cpu).unwrap();
         let read = |tensor: &Tensor| tensor.to_vec1::<u32>().unwrap();
@@ -171,7 +191,7 @@ mod tests {
         let mut scored = entry(1, 8, &[1, 2, 3, 4, 5, 6, 7], &[4, 5, 6, 7], true);
         scored.prompt_logits = true;
         let plan = plan(vec![scored, entry(2, 0, &[9], &[0], true)]);
-        let packs = divide(&plan, 3);
+        let packs = divide(&plan, &[&[][..]; 2], 3);
         let shapes: Vec<_> = packs
             .iter()
             .map(|pack| {
@@ -190,9 +210,34 @@ mod tests {
     }
 
     #[test]
+    fn drafts_stand_behind_the_known_tokens_and_give_rows() {
+        let drafted = |id, position, drafts: &[u32], block| {
+            let known = entry(id, position, &[40 + position as u32], &[block], true);
+            Entry { len: 1 + drafts.len(), num_drafts: drafts.len(), ..known }
+        };
+        let drafts: [&[u32]; 4] = [&[], &[7, 8], &[9], &[]];
+        let plan = plan(vec![
+            entry(1, 0, &[1, 2], &[0], false),
+            drafted(2, 1, drafts[1], 2),
+            drafted(3, 2, drafts[2], 3),
+            entry(4, 3, &[5], &[4], true),
+        ]);
+        let packs = divide(&plan, &drafts, 4);
+        let sizes: Vec<_> = packs.iter().map(|pack| pack.spans().len()).collect();
+        assert_eq!(sizes, [2, 2], "five rows are more than four");
+        let batch = packs[0].tensors(4, &Device::Cpu).unwrap();
+        let read = |tensor: &Tensor| tensor.to_vec1::<u32>().unwrap();
+        assert_eq!(read(&batch.ids), [1, 2, 41, 7, 8]);
+        assert_eq!(read(&batch.positions), [0, 1, 1, 2, 3]);
+        assert_eq!(read(&batch.context_lens), [2, 4]);
+        assert_eq!(read(&batch.logits_rows), [2, 3, 4]);
+        assert_eq!(read(&packs[1].tensors(4, &Device::Cpu).unwrap().logits_rows), [0, 1, 2]);
+    }
+
+    #[test]
     fn chunks_alone_want_no_logits() {
         let plan = plan(vec![entry(1, 0, &[1, 2], &[0], false)]);
-        let batch = divide(&plan, 8)[0].tensors(4, &Device::Cpu).unwrap();
+        let batch = divide(&plan, &[&[]], 8)[0].tensors(4, &Device::Cpu).unwrap();
         assert_eq!(batch.logits_rows.dims(), [0]);
     }
 }

@@ -14,6 +14,8 @@ const DEFAULT_NUM_SEQS: usize = 64;
 const DEFAULT_BLOCK_SIZE: usize = 16;
 const MAX_BLOCK_SIZE: usize = 1024;
 const DEFAULT_QUEUED_REQS: usize = 1024;
+/// How many of them pay is measured; this bounds what a wrong estimate can cost.
+const DEFAULT_SPECULATIVE_TOKENS: usize = 16;
 const MIN_LOGITS_ROWS: usize = 32;
 
 /// The options as typed: `None` leaves the choice to [`EngineConfig::resolve`].
@@ -40,6 +42,9 @@ pub struct EngineOptions {
     pub enable_prefix_caching: Option<bool>,
     /// `--max-num-queued-reqs`: requests that may wait to run. Default 1024.
     pub max_num_queued_reqs: Option<usize>,
+    /// `--num-speculative-tokens`: most tokens of a sequence guessed in a step; 0 for no speculative
+    /// decoding. Default 16.
+    pub num_speculative_tokens: Option<usize>,
     /// `--num-threads`: of the kernels' pool. Default: one a core.
     pub num_threads: Option<usize>,
     /// `--seed`: of random weights and of requests that bring none. Default 0.
@@ -67,6 +72,8 @@ pub struct EngineConfig {
     pub enable_prefix_caching: bool,
     /// Most requests that wait to run for the first time.
     pub max_num_queued_reqs: usize,
+    /// Most tokens of a sequence guessed in a step.
+    pub num_speculative_tokens: usize,
     /// Threads of the kernels' pool; see [`start_pool`](EngineConfig::start_pool).
     pub num_threads: Option<usize>,
     /// Of random weights and of requests that bring none.
@@ -183,6 +190,12 @@ impl EngineConfig {
                 options.max_num_queued_reqs.unwrap_or(DEFAULT_QUEUED_REQS),
                 (1, 1 << 20),
                 "a request is queued before it runs",
+            )?,
+            num_speculative_tokens: in_range(
+                "--num-speculative-tokens",
+                options.num_speculative_tokens.unwrap_or(DEFAULT_SPECULATIVE_TOKENS),
+                (0, 256),
+                "guesses of a sequence in a step",
             )?,
             num_threads: options.num_threads,
             seed: options.seed.unwrap_or(0),

@@ -17,13 +17,15 @@ use crate::memory::MemoryPlan;
 use crate::model::{CausalLm, ModelSpec};
 use crate::request::{EngineError, Event, Request};
 use crate::runner::{Runner, StepOutput};
-use crate::sequence::Sequence;
+use crate::sequence::{Progress, Sequence};
+use crate::speculation::Speculation;
 
 /// The engine thread's state. Callers hold an [`EngineHandle`].
 pub struct Engine {
     shared: Arc<Shared>,
     scheduler: Scheduler,
     runner: Runner,
+    speculation: Speculation,
     /// All that arrived and have not had their last event.
     sequences: HashMap<SeqId, Sequence>,
     /// Sequences that started or ended since the queue's length was last published.
@@ -86,6 +88,7 @@ impl Engine {
             shared: Arc::clone(&shared),
             scheduler,
             runner: Runner::new(model, shape, device.clone(), config.max_logits_rows())?,
+            speculation: Speculation::new(config.num_speculative_tokens, config.max_logits_rows()),
             sequences: HashMap::new(),
             num_left_queue: 0,
         };
@@ -138,6 +141,7 @@ impl Engine {
     fn step(&mut self) {
         let begun = Instant::now();
         let planned = guarded(|| {
+            self.speculation.propose(&mut self.sequences, &mut self.scheduler);
             let plan = self.scheduler.schedule();
             assert!(plan.is_some() || self.sequences.is_empty(), "sequences wait but none can run");
             plan
@@ -189,6 +193,7 @@ impl Engine {
     /// Commits what a step gave, then tells the sequences, so that whoever hears of an end sees it
     /// in the counters, too.
     fn settle(&mut self, plan: &Plan, output: StepOutput) {
+        self.speculation.record(plan, output.forward + output.sample);
         let counters = &self.shared.counters;
         counters.forward_ns.add_time(output.forward);
         counters.sample_ns.add_time(output.sample);
@@ -198,13 +203,17 @@ impl Engine {
         for (entry, given) in plan.entries.iter().zip(output.entries) {
             let sequence = live(&mut self.sequences, entry.id);
             sequence.record_scores(entry.start, given.scores);
-            let progress = sequence.advance(entry.start + entry.len, given.sampled);
-            let (token, finished) = (progress.token, progress.finished);
+            let computed = entry.start + entry.len - entry.num_drafts;
+            let progress = sequence.advance(computed, entry.num_drafts, given.sampled);
+            let (drafts, accepted) = counters.drafts(sequence.draft_source());
+            drafts.add(entry.num_drafts);
+            accepted.add(progress.num_right_drafts);
             num_failed += usize::from(progress.has_failed());
-            outcomes.push(Outcome { id: entry.id, token, finished });
-            messages.push((entry.id, progress.events, finished));
-            num_generated += usize::from(token.is_some());
-            num_finished += usize::from(finished);
+            num_generated += progress.tokens.len();
+            num_finished += usize::from(progress.finished);
+            let Progress { tokens, events, finished, .. } = progress;
+            outcomes.push(Outcome { id: entry.id, tokens, finished });
+            messages.push((entry.id, events, finished));
         }
         let begun = Instant::now();
         let ended = self.scheduler.commit(plan, &outcomes);

@@ -14,6 +14,7 @@ pub mod request;
 mod runner;
 mod sampler;
 mod sequence;
+mod speculation;
 mod stats;
 mod steering;
 pub mod weights;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::{Device, Result, Tensor};
 use kernels::sample::{RowLogprobs, Sampled, read_records, score};
-use scheduler::{Plan, SeqId};
+use scheduler::{Entry, Plan, SeqId};
 
 use crate::batch::{Pack, divide};
 use crate::kv_cache::CacheShape;
@@ -35,7 +35,8 @@ pub(crate) struct StepOutput {
 /// What a step gave to one entry.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct EntryOutput {
-    pub(crate) sampled: Option<Sampled>,
+    /// From the row before each draft and the last row, if the entry samples.
+    pub(crate) sampled: Vec<Sampled>,
     /// Of the prompt tokens after the entry's first, in order.
     pub(crate) scores: Vec<RowLogprobs>,
 }
@@ -71,7 +72,9 @@ impl Runner {
             forward: Duration::ZERO,
             sample: Duration::ZERO,
         };
-        for pack in divide(plan, self.max_logits_rows) {
+        let drafts = |entry: &Entry| &sequences[&entry.id].drafts()[..entry.num_drafts];
+        let drafts: Vec<_> = plan.entries.iter().map(drafts).collect();
+        for pack in divide(plan, &drafts, self.max_logits_rows) {
             let begun = Instant::now();
             let batch = pack.tensors(self.shape.block_size, &self.device)?;
             let logits = self.model.forward(&batch, &self.cache)?; // [rows, vocab]
@@ -105,10 +108,10 @@ impl Runner {
         if sampling().next().is_none() {
             return Ok(());
         }
-        let rows = sampling().map(|span| &sequences[&span.entry.id]);
-        let sampled = self.sampler.sample(&logits, rows)?;
-        for (span, sampled) in sampling().zip(sampled) {
-            output[span.index].sampled = Some(sampled);
+        let rows = sampling().map(|span| (&sequences[&span.entry.id], span.drafts));
+        let mut sampled = self.sampler.sample(&logits, rows)?.into_iter();
+        for span in sampling() {
+            output[span.index].sampled = sampled.by_ref().take(1 + span.drafts.len()).collect();
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Gathers what the sampler op reads, row by row, into memory reused from step to step.
 
 use candle_core::{Result, Tensor};
-use kernels::pool::for_each_row;
+use kernels::pool::for_each_part;
 use kernels::sample::{RaggedVec, SampleBatch, SampleRow, Sampled, read_records, sample};
 
 use crate::sequence::Sequence;
@@ -22,19 +22,27 @@ pub(crate) struct Sampler {
 }
 
 impl Sampler {
-    /// Samples the next token of each sequence from its row. logits `[rows, vocab]` f32
+    /// Samples the next token of each sequence from its row, and those after each of its drafts from
+    /// the rows behind. logits `[rows, vocab]` f32
     ///
     /// Masks are computed here, after the forward pass was asked for: a device that works by itself
     /// is busy with it meanwhile.
     pub(crate) fn sample<'a>(
         &mut self,
         logits: &Tensor,
-        sequences: impl Iterator<Item = &'a Sequence>,
+        sequences: impl Iterator<Item = (&'a Sequence, &'a [u32])>,
     ) -> Result<Vec<Sampled>> {
         self.clear();
         let mut masks = Vec::new();
-        for sequence in sequences {
-            self.push(sequence, &mut masks);
+        let mut num_masks = 0;
+        for (sequence, drafts) in sequences {
+            let mask = sequence.mask(drafts);
+            for num_drafts in 0..=drafts.len() {
+                let row_of_mask = mask.as_ref().map(|_| num_masks + num_drafts as u32);
+                self.push(sequence, &drafts[..num_drafts], row_of_mask);
+            }
+            num_masks += mask.as_ref().map_or(0, Mask::num_rows) as u32;
+            masks.extend(mask);
         }
         self.fill_masks(&masks, logits.dims2()?.1.div_ceil(32));
         let batch = SampleBatch {
@@ -56,24 +64,36 @@ impl Sampler {
         self.banned.clear();
     }
 
-    fn push<'a>(&mut self, sequence: &'a Sequence, masks: &mut Vec<Mask<'a>>) {
+    /// The row that follows `drafts`.
+    fn push(&mut self, sequence: &Sequence, drafts: &[u32], mask: Option<u32>) {
         let lists = &sequence.lists;
-        let mut row = sequence.sample_row();
-        if let Some(mask) = sequence.mask() {
-            row.mask = Some(masks.len() as u32);
-            masks.push(mask);
-        }
-        self.rows.push(row);
+        self.rows.push(SampleRow { mask, ..sequence.sample_row(drafts.len()) });
         self.prompt_tokens.push_row(lists.prompt_tokens.iter().copied());
-        self.output_counts.push_row(lists.output_counts.iter().map(|(&id, &count)| (id, count)));
+        if drafts.is_empty() || !sequence.counts_output() {
+            let counts = lists.output_counts.iter().map(|(&id, &count)| (id, count));
+            self.output_counts.push_row(counts);
+        } else {
+            let mut counts = lists.output_counts.clone();
+            drafts.iter().for_each(|id| *counts.entry(*id).or_default() += 1);
+            self.output_counts.push_row(counts);
+        }
         self.bias.push_row(lists.bias.iter().copied());
-        self.banned.push_row(sequence.banned().iter().copied());
+        self.banned.push_row(sequence.banned(drafts.len()).iter().copied());
     }
 
     fn fill_masks(&mut self, masks: &[Mask<'_>], num_words: usize) {
-        self.masks.resize(masks.len() * num_words, 0);
-        for_each_row(&mut self.masks, num_words, masks.len() * OPERATIONS_PER_MASK, |i, words| {
-            masks[i].fill(words);
+        let num_rows: usize = masks.iter().map(Mask::num_rows).sum();
+        self.masks.resize(num_rows * num_words, 0);
+        let mut rest = &mut self.masks[..];
+        let parts = masks.iter().map(|mask| {
+            let (part, behind) =
+                std::mem::take(&mut rest).split_at_mut(mask.num_rows() * num_words);
+            rest = behind;
+            part
+        });
+        let parts = parts.collect();
+        for_each_part(parts, num_rows * OPERATIONS_PER_MASK, |i, words| {
+            masks[i].fill(words, num_words);
         });
     }
 }

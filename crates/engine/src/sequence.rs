@@ -11,6 +11,7 @@ use crate::handle::RequestLimits;
 use crate::request::{
     EngineError, Event, FinishReason, Request, SamplingParams, Sink, TokenLogprobs,
 };
+use crate::speculation::{Drafter, Source};
 use crate::steering::{Mask, Steering};
 
 /// State of one request from its arrival in the engine to its last event.
@@ -29,6 +30,7 @@ pub(crate) struct Sequence {
     prompt_scores: Option<Vec<Option<TokenLogprobs>>>,
     pub(crate) lists: SampleLists,
     steering: Option<Steering>,
+    drafter: Drafter,
     /// Whether it has been in a step.
     pub(crate) started: bool,
     /// Prompt tokens found in the prefix cache at the first step.
@@ -67,6 +69,7 @@ impl Sequence {
             prompt_scores,
             lists,
             steering: constraint.map(Steering::new),
+            drafter: Drafter::default(),
             started: false,
             cached_tokens: 0,
         }
@@ -97,9 +100,9 @@ impl Sequence {
         self.max_new_tokens == 0
     }
 
-    /// Parameters of the row that samples the next token. Its random number is keyed by the index
+    /// Parameters of the row that samples the token after `num_drafts` drafts. Its random number is keyed by the index
     /// in the output, so that neither the batch nor a preemption can change it.
-    pub(crate) fn sample_row(&self) -> SampleRow {
+    pub(crate) fn sample_row(&self, num_drafts: usize) -> SampleRow {
         let params = &self.params;
         SampleRow {
             temperature: params.temperature,
@@ -110,22 +113,50 @@ impl Sequence {
             presence_penalty: params.presence_penalty,
             frequency_penalty: params.frequency_penalty,
             seed: params.seed,
-            position: self.num_generated() as u64,
+            position: (self.num_generated() + num_drafts) as u64,
             num_top: params.logprobs,
             mask: None,
         }
     }
 
-    /// Ids that the next token may not be.
-    pub(crate) fn banned(&self) -> &[u32] {
-        if self.num_generated() < self.params.min_tokens { &self.lists.banned } else { &[] }
+    /// Ids that the token after `num_drafts` drafts may not be.
+    pub(crate) fn banned(&self, num_drafts: usize) -> &[u32] {
+        let num_before = self.num_generated() + num_drafts;
+        if num_before < self.params.min_tokens { &self.lists.banned } else { &[] }
     }
 
-    /// What the next token must be chosen through, if not from all.
-    pub(crate) fn mask(&self) -> Option<Mask<'_>> {
+    /// Whether penalties look at what was generated.
+    pub(crate) fn counts_output(&self) -> bool {
+        penalizes_output(&self.params)
+    }
+
+    /// What the next token and those after `drafts` must be chosen through, if not from all.
+    pub(crate) fn mask<'a>(&'a self, drafts: &'a [u32]) -> Option<Mask<'a>> {
         let (steering, allowed) = (self.steering.as_ref(), self.lists.mask.as_deref());
         let is_masked = steering.is_some() || allowed.is_some();
-        is_masked.then(|| Mask { steering, allowed, banned: self.banned() })
+        is_masked.then(|| {
+            let banned = (0..=drafts.len()).map(|num_drafts| self.banned(num_drafts)).collect();
+            Mask { steering, allowed, banned, drafts }
+        })
+    }
+
+    /// Guesses the next tokens, at most `max`; see [`Drafter::propose`]. Returns how many.
+    pub(crate) fn propose(&mut self, least_probability: f64, max: usize) -> usize {
+        if self.num_generated() == 0 {
+            return 0;
+        }
+        let Self { drafter, tokens, steering, .. } = self;
+        drafter.propose(tokens, steering.as_mut(), least_probability, max)
+    }
+
+    /// The guesses for the step at hand.
+    pub(crate) fn drafts(&self) -> &[u32] {
+        self.drafter.ids()
+    }
+
+    /// Where they came from.
+    pub(crate) fn draft_source(&self) -> Source {
+        self.drafter.source()
     }
 
     /// The prompt token after each position of `start..end` that has one, with the number of
@@ -146,32 +177,49 @@ impl Sequence {
         }
     }
 
-    /// Records that positions below `computed` are done and `sampled` came out, and returns the
-    /// events to send and whether the sequence is complete.
-    pub(crate) fn advance(&mut self, computed: usize, sampled: Option<Sampled>) -> Progress {
-        let mut events = Vec::with_capacity(2);
+    /// Records that positions below `computed` are done and what the row of each draft (the first
+    /// `num_drafts` were computed) and the row before gave. Returns what comes of it.
+    pub(crate) fn advance(
+        &mut self,
+        computed: usize,
+        num_drafts: usize,
+        sampled: Vec<Sampled>,
+    ) -> Progress {
+        let mut progress = Progress::default();
         if computed >= self.prompt_len
             && let Some(scores) = self.prompt_scores.take()
         {
-            events.push(Event::PromptScored(scores));
+            progress.events.push(Event::PromptScored(scores));
         }
-        let token = sampled.as_ref().map(|sampled| sampled.id);
         let mut reason = None;
-        if let Some(Sampled { id, logprobs }) = sampled {
-            let is_complete = match self.steering.as_mut().map_or(Ok(false), |s| s.accept(id)) {
-                Ok(is_complete) => is_complete,
-                Err(error) => return Progress::failed(EngineError::Constraint(error)),
-            };
-            self.push(id);
-            reason = self.finish_reason(id, is_complete);
-            events.push(Event::Token { id, logprobs: logprobs.map(TokenLogprobs::from) });
-        } else if self.only_scores() && computed >= self.prompt_len {
+        if sampled.is_empty() && self.only_scores() && computed >= self.prompt_len {
             reason = Some(FinishReason::Length);
         }
-        if let Some(reason) = reason {
-            events.push(Event::Finished { reason, cached_tokens: self.cached_tokens });
+        for (at, Sampled { id, logprobs }) in sampled.into_iter().enumerate() {
+            let accepted = self.steering.as_mut().map_or(Ok(false), |s| s.accept(at, id));
+            let is_complete = match accepted {
+                Ok(is_complete) => is_complete,
+                Err(error) => return progress.failed(EngineError::Constraint(error)),
+            };
+            self.push(id);
+            progress.tokens.push(id);
+            reason = self.finish_reason(id, is_complete);
+            let logprobs = logprobs.map(TokenLogprobs::from);
+            progress.events.push(Event::Token { id, logprobs });
+            let is_right = at < num_drafts && self.drafts()[at] == id;
+            progress.num_right_drafts += usize::from(is_right);
+            if reason.is_some() || !is_right {
+                let num_checked = num_drafts.min(at + 1);
+                self.drafter.record(progress.num_right_drafts, num_checked);
+                break;
+            }
         }
-        Progress { token, events, finished: reason.is_some() }
+        if let Some(reason) = reason {
+            let cached_tokens = self.cached_tokens;
+            progress.events.push(Event::Finished { reason, cached_tokens });
+            progress.finished = true;
+        }
+        progress
     }
 
     fn push(&mut self, id: u32) {
@@ -200,16 +248,20 @@ impl Sequence {
 }
 
 /// What a step made of a sequence.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Progress {
-    pub(crate) token: Option<u32>,
+    pub(crate) tokens: Vec<u32>,
+    /// Drafts among `tokens`.
+    pub(crate) num_right_drafts: usize,
     pub(crate) events: Vec<Event>,
     pub(crate) finished: bool,
 }
 
 impl Progress {
-    fn failed(error: EngineError) -> Self {
-        Self { token: None, events: vec![Event::Failed(error)], finished: true }
+    fn failed(mut self, error: EngineError) -> Self {
+        self.events.push(Event::Failed(error));
+        self.finished = true;
+        self
     }
 
     /// Whether the sequence ends without an answer.

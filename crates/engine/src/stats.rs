@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::speculation::Source;
+
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
         /// A reading of every counter. Gauges say how things are; counters only grow.
@@ -37,6 +39,14 @@ counters! {
     cached_prompt_tokens,
     /// Tokens sampled.
     generated_tokens,
+    /// Tokens guessed because a grammar allowed nothing else, and computed.
+    grammar_drafts,
+    /// Those that came about.
+    grammar_drafts_accepted,
+    /// Tokens guessed from a sequence's own text, and computed.
+    lookup_drafts,
+    /// Those that came about.
+    lookup_drafts_accepted,
     /// Sequences that ended with a finish reason.
     finished,
     /// Sequences aborted by the caller.
@@ -59,6 +69,16 @@ counters! {
     sample_ns,
     /// Time in whole steps, from planning to the last event; the rest of it is the engine's own.
     step_ns,
+}
+
+impl Counters {
+    /// Guesses of a source, and those of them that came about.
+    pub(crate) fn drafts(&self, source: Source) -> (&Counter, &Counter) {
+        match source {
+            Source::Grammar => (&self.grammar_drafts, &self.grammar_drafts_accepted),
+            Source::Lookup => (&self.lookup_drafts, &self.lookup_drafts_accepted),
+        }
+    }
 }
 
 /// A number that the engine thread writes and others read.

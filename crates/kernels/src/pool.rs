@@ -71,6 +71,22 @@ pub fn for_each_task(num_tasks: usize, work: usize, f: impl Fn(usize) + Send + S
     }
 }
 
+/// Calls `f` with the index and the elements of each of `parts`, in parallel as [`for_each_task`] says.
+pub fn for_each_part<T: Send>(
+    parts: Vec<&mut [T]>,
+    work: usize,
+    f: impl Fn(usize, &mut [T]) + Send + Sync,
+) {
+    if parts.len() < 2 || work < MIN_PARALLEL_WORK || num_threads() < 2 {
+        parts.into_iter().enumerate().for_each(|(index, part)| f(index, part));
+    } else {
+        pool().install(|| {
+            let parts = parts.into_par_iter().with_max_len(1).enumerate();
+            parts.for_each(|(index, part)| f(index, part));
+        });
+    }
+}
+
 /// Calls `f` with the index and the elements of each row of `width`, in parallel as
 /// [`for_each_task`] says. Rows are handed out in runs.
 pub fn for_each_row<T: Send>(

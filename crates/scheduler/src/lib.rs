@@ -22,6 +22,9 @@
 //!   before: a failed step leaves nothing behind. A hit compares tokens, parent and salt; the
 //!   hash only finds candidates, so a collision cannot give wrong text. Unused blocks stay findable
 //!   until they are needed, the least recently used go first, children before parents.
+//! * **Drafts.** Speculative decoding (Leviathan et al. 2023, arXiv:2211.17192): an entry may hold
+//!   guessed tokens behind the last one that is known. The outcome says how many were right; what the
+//!   others wrote lies behind the end of the sequence and is written over.
 //! * **One step ahead.** [`Scheduler::schedule`] may be called once more before the
 //!   [`Scheduler::commit`] of the last plan. A sequence that ends meanwhile keeps its blocks until
 //!   the last plan that names it is committed.

@@ -19,21 +19,25 @@ pub struct Plan {
     pub preempted: Vec<SeqId>,
 }
 
-/// The part of one sequence in a step: the tokens `start..start + len`.
+/// The part of one sequence in a step: the tokens `start..start + len`, the last `num_drafts` of
+/// which are guesses of whoever runs the plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// Whose tokens.
     pub id: SeqId,
     /// Position of the first token; all before it have keys and values in `blocks`.
     pub start: usize,
-    /// How many tokens, at least 1.
+    /// How many tokens, at least 1, drafts included.
     pub len: usize,
-    /// Their ids. One shorter than `len` if the last is the token that the step before, not yet
-    /// committed, samples for this sequence.
+    /// Drafts among them, at most as many as were [wanted](crate::Scheduler::want_drafts). Then the
+    /// entry samples, and it is the only plan in flight of its sequence.
+    pub num_drafts: usize,
+    /// The ids of those that are not drafts; one fewer if the last of them is the token that the
+    /// step before, not yet committed, samples for this sequence.
     pub ids: Vec<TokenId>,
     /// The sequence's block table; it reaches at least to `start + len`.
     pub blocks: Vec<BlockId>,
-    /// Whether the last row's logits give the next token.
+    /// Whether the logits of the last row, and of the row before each draft, give the next tokens.
     pub samples: bool,
     /// Whether the logits of all rows are wanted to score the prompt. Each row of the prompt is
     /// asked for once, even if a preemption makes it run again.
@@ -43,12 +47,13 @@ pub struct Entry {
 }
 
 /// What came of an [`Entry`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
     /// Whose entry.
     pub id: SeqId,
-    /// The sampled token, if the entry samples. An entry that samples and has none has failed.
-    pub token: Option<TokenId>,
+    /// If the entry samples, the drafts that proved right and the token sampled after them. An entry
+    /// that samples and has none has failed.
+    pub tokens: Vec<TokenId>,
     /// Ends the sequence. Reaching `max_new_tokens` ends it in any case.
     pub finished: bool,
 }

@@ -108,8 +108,13 @@ pub struct Sequence {
     pub(crate) num_computed: usize,
     /// The same, as it will be after the plans in flight.
     pub(crate) num_planned: usize,
-    /// Tokens that plans in flight sample.
+    /// Tokens that plans in flight sample; of an entry with drafts the one that is certain.
     pub(crate) num_unknown: usize,
+    /// Guessed tokens that the next entry may check beside its own.
+    pub(crate) num_wanted_drafts: usize,
+    /// Guessed tokens in the plan in flight. How far that plan gets is known once it is committed,
+    /// so until then the sequence has no further one.
+    pub(crate) num_drafts: usize,
     /// Plans in flight that name this sequence.
     pub(crate) num_in_flight: usize,
     /// Prompt tokens whose logits were delivered.
@@ -141,6 +146,8 @@ impl Sequence {
             num_computed: 0,
             num_planned: 0,
             num_unknown: 0,
+            num_wanted_drafts: 0,
+            num_drafts: 0,
             num_in_flight: 0,
             num_scored: 0,
             cached_tokens: 0,
@@ -172,6 +179,9 @@ impl Sequence {
 
     /// Tokens still to be planned. The last token of all is never computed: nothing follows it.
     pub(crate) fn num_remaining(&self) -> usize {
+        if self.num_drafts > 0 {
+            return 0;
+        }
         let last = self.max_new_tokens.saturating_sub(1) + self.prompt_len;
         (self.tokens.len() + self.num_unknown).min(last) - self.num_planned
     }
@@ -184,6 +194,17 @@ impl Sequence {
             Some(scored) if self.need_prompt_logits && scored > 0 => len.min(scored),
             _ => len,
         }
+    }
+
+    /// Drafts that an entry of the one token that remains may have: none where a row's logits are not
+    /// those of an answer, none that could only be past the end, and none that depend on a plan in
+    /// flight.
+    pub(crate) fn num_useful_drafts(&self) -> usize {
+        let num_generated = self.tokens.len() - self.prompt_len;
+        if self.num_in_flight > 0 || num_generated == 0 {
+            return 0;
+        }
+        self.num_wanted_drafts.min((self.max_new_tokens - num_generated).saturating_sub(1))
     }
 
     /// Tokens at the beginning that may come from the prefix cache: not the last one, which must
@@ -240,6 +261,7 @@ impl Sequence {
         self.num_computed = 0;
         self.num_planned = 0;
         self.num_registered = 0;
+        self.num_wanted_drafts = 0;
         self.rank = Some(Rank { fresh: false, priority: 0, ticket: self.rank().ticket });
     }
 }

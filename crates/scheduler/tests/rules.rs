@@ -43,7 +43,7 @@ fn distinct(id: u64, prompt_len: usize, max_new_tokens: usize) -> NewSequence {
 fn outcomes(plan: &Plan, finished: &[u64]) -> Vec<Outcome> {
     let outcome = |entry: &Entry| Outcome {
         id: entry.id,
-        token: entry.samples.then_some(7),
+        tokens: Vec::from_iter(entry.samples.then_some(7)),
         finished: finished.contains(&entry.id.0),
     };
     plan.entries.iter().map(outcome).collect()
@@ -308,4 +308,60 @@ fn plans_are_committed_in_order() {
     let _first = scheduler.schedule().unwrap();
     let second = scheduler.schedule().unwrap();
     scheduler.commit(&second, &outcomes(&second, &[]));
+}
+
+/// What a step of one sequence gives: `tokens`.
+fn give(scheduler: &mut Scheduler, plan: &Plan, tokens: &[TokenId]) {
+    let outcome = Outcome { id: plan.entries[0].id, tokens: tokens.to_vec(), finished: false };
+    scheduler.commit(plan, &[outcome]);
+    scheduler.check_invariants();
+}
+
+#[test]
+fn right_drafts_save_steps_and_wrong_ones_are_written_over() {
+    let mut scheduler = scheduler(LIMITS);
+    let id = SeqId(0);
+    scheduler.submit(distinct(0, 3, 9)).unwrap();
+    scheduler.want_drafts(id, 3);
+    let plan = scheduler.schedule().unwrap();
+    assert_eq!((plan.entries[0].len, plan.entries[0].num_drafts), (3, 0), "a prompt has none");
+    give(&mut scheduler, &plan, &[7]);
+
+    scheduler.want_drafts(id, 3);
+    let plan = scheduler.schedule().unwrap();
+    let entry = &plan.entries[0];
+    assert_eq!((entry.start, entry.len, entry.num_drafts, &entry.ids[..]), (3, 4, 3, &[7][..]));
+    assert_eq!((plan.num_tokens, entry.blocks.len()), (4, 2));
+    assert!(scheduler.schedule().is_none(), "how far it gets is not known yet");
+    give(&mut scheduler, &plan, &[8, 9]);
+
+    let plan = step(&mut scheduler).unwrap();
+    let entry = &plan.entries[0];
+    assert_eq!((entry.start, entry.num_drafts, &entry.ids[..]), (5, 0, &[9][..]), "asked for once");
+    // Four tokens are left, of which one comes anyway.
+    scheduler.want_drafts(id, 20);
+    let plan = scheduler.schedule().unwrap();
+    assert_eq!((plan.entries[0].start, plan.entries[0].num_drafts), (6, 4));
+    give(&mut scheduler, &plan, &[1, 2, 3, 4, 5]);
+    assert!(scheduler.schedule().is_none());
+    assert_eq!(scheduler.stats().used_blocks, 0);
+}
+
+#[test]
+fn drafts_take_no_ones_turn_and_no_ones_blocks() {
+    let limits = Limits { num_blocks: 5, max_num_batched_tokens: 6, ..LIMITS };
+    let mut scheduler = scheduler(limits);
+    for id in 0..3 {
+        scheduler.submit(distinct(id, 2, 9)).unwrap();
+    }
+    step(&mut scheduler).unwrap();
+    for id in 0..3 {
+        scheduler.want_drafts(SeqId(id), 5);
+    }
+    // Three decodes leave three tokens of the budget; two free blocks are others' to grow into, so
+    // only the rest of the own block is there.
+    let plan = scheduler.schedule().unwrap();
+    let drafts: Vec<_> = plan.entries.iter().map(|entry| entry.num_drafts).collect();
+    assert_eq!(drafts, [1, 1, 1]);
+    assert!(plan.preempted.is_empty());
 }

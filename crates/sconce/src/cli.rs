@@ -141,6 +141,11 @@ pub(crate) struct ServeArgs {
     #[arg(require_equals = true, default_missing_value = "true")]
     pub(crate) trust_request_chat_template: Option<bool>,
 
+    /// Most tokens of an answer guessed ahead in a step and checked in it, from its own text or its
+    /// grammar; the text stays the same. 0 guesses none [default: 16]
+    #[arg(long, env = "SCONCE_NUM_SPECULATIVE_TOKENS", value_name = "TOKENS")]
+    pub(crate) num_speculative_tokens: Option<usize>,
+
     /// Threads that compute [default: the number of cores]
     #[arg(long, env = "SCONCE_NUM_THREADS")]
     pub(crate) num_threads: Option<usize>,

@@ -228,6 +228,7 @@ fn engine_options(args: &ServeArgs) -> Result<EngineOptions> {
         num_gpu_blocks_override: args.num_gpu_blocks_override,
         enable_prefix_caching: args.enable_prefix_caching,
         max_num_queued_reqs: args.max_num_queued_reqs,
+        num_speculative_tokens: args.num_speculative_tokens,
         num_threads: args.num_threads,
         seed: args.seed,
     })

@@ -1,6 +1,6 @@
 //! Constraints: followed token by token, their faults kept to their own sequence.
 
-use engine::{Constraint, EngineError, FinishReason, SamplingParams};
+use engine::{Constraint, EngineError, EngineOptions, FinishReason, SamplingParams};
 
 use crate::client::{Answer, ask, collect, greedy, request};
 use crate::fake::{EOS, Kind, VOCAB, options, start};
@@ -100,4 +100,43 @@ fn a_fault_is_told_to_its_own_sequence_only() {
     assert_eq!(collect(&free_events).tokens, [31, 32, 33, 34, 35]);
     let stats = engine.stats();
     assert_eq!((stats.failed, stats.finished, stats.failed_steps), (1, 1, 0));
+}
+
+#[test]
+fn what_is_forced_comes_in_one_step() {
+    let steps: Vec<_> = [vec![9, 20], vec![3], vec![40], vec![50], vec![8, 30], vec![EOS]].to_vec();
+    let answer_of = |num_speculative_tokens| {
+        let options = EngineOptions { num_speculative_tokens, ..options() };
+        let (engine, _) = start(Kind::Count, &options);
+        let (request, events) = request(&[1, 4], SamplingParams { logprobs: Some(1), ..greedy(9) });
+        let constraint = Script::boxed(steps.iter().cloned().map(Ok).collect());
+        engine.submit(engine::Request { constraint, ..request }).unwrap();
+        (collect(&events), engine.stats())
+    };
+    let (answer, stats) = answer_of(None);
+    assert_eq!(answer.tokens, [9, 3, 40, 50, 8, EOS]);
+    assert_eq!(answer.reason, Some(FinishReason::Stop(None)));
+    // The prompt, the three and what follows them, the end.
+    assert_eq!((stats.steps, stats.grammar_drafts, stats.grammar_drafts_accepted), (3, 4, 4));
+    let (without, stats) = answer_of(Some(0));
+    assert_eq!((without, stats.steps, stats.grammar_drafts), (answer, 6, 0));
+}
+
+/// A fault in a mask behind a guess counts once the text is there, not before.
+#[test]
+fn a_fault_behind_a_wrong_guess_is_none() {
+    let circle: Vec<u32> = (0..30).map(|at| at % 3 + 10).collect();
+    let (engine, _) = start(Kind::Count, &options());
+    for (rival, answered, faulty) in [(7, 7, false), (11, 10, true)] {
+        let mut prompt = circle.clone();
+        prompt.extend([10, 11]);
+        // 10 is guessed after 12, as before; of two tokens Count prefers the next one round.
+        let steps = vec![Ok(vec![12]), Ok(vec![10, rival]), Err("too complex".to_owned())];
+        let (request, events) = request(&prompt, greedy(if faulty { 3 } else { 2 }));
+        let constraint = Script::boxed(steps);
+        engine.submit(engine::Request { constraint, ..request }).unwrap();
+        let answer = collect(&events);
+        assert_eq!(answer.tokens, [12, answered], "{answer:?}");
+        assert_eq!(answer.failed.is_some(), faulty);
+    }
 }

@@ -46,10 +46,14 @@ fn params(random: &mut Random) -> SamplingParams {
     }
 }
 
+fn ask_alone(engine: &EngineHandle, (prompt, params): &Ask) -> Answer {
+    ask(engine, prompt, params.clone())
+}
+
 fn alone(asks: &[Ask]) -> Vec<Answer> {
     let options = EngineOptions { enable_prefix_caching: Some(false), ..options() };
     let (engine, _) = start(Kind::Hash, &options);
-    asks.iter().map(|(prompt, params)| ask(&engine, prompt, params.clone())).collect()
+    asks.iter().map(|ask| ask_alone(&engine, ask)).collect()
 }
 
 /// Requests arrive a few at a time, with a random number of steps between; all run beside others.
@@ -141,4 +145,38 @@ fn choices_with_seeds_equal_single_requests() {
         assert_eq!(answer.tokens, ask(&fresh, &prompt, params(seed as u64)).tokens);
     }
     assert!(answers[0].tokens != answers[1].tokens, "seeds matter");
+}
+
+/// Texts that go in circles, with and without guesses, alone and together, starved, with every
+/// parameter: the same tokens and log-probabilities.
+#[test]
+fn speculation_changes_nothing() {
+    let mut asks = asks(30, 60);
+    for (_, params) in &mut asks {
+        params.max_tokens += 20;
+    }
+    let with = |num| EngineOptions { num_speculative_tokens: Some(num), ..options() };
+    let unshared = EngineOptions { enable_prefix_caching: Some(false), ..with(0) };
+    let (engine, _) = start(Kind::Circle, &unshared);
+    let expected: Vec<_> = asks.iter().map(|ask| ask_alone(&engine, ask)).collect();
+    assert_eq!(engine.stats().lookup_drafts, 0);
+    let steps_without = engine.stats().steps;
+    let (engine, _) = start(Kind::Circle, &with(16));
+    let alone: Vec<_> = asks.iter().map(|ask| ask_alone(&engine, ask)).collect();
+    assert_same(&asks, &expected, &alone);
+    let stats = engine.stats();
+    assert!(stats.steps < steps_without * 3 / 4, "{stats:?} against {steps_without} steps");
+    let starved = EngineOptions {
+        max_model_len: Some(96),
+        num_gpu_blocks_override: Some(24),
+        max_num_batched_tokens: Some(16),
+        ..with(5)
+    };
+    for options in [with(3), starved] {
+        let (engine, control) = start(Kind::Circle, &options);
+        assert_same(&asks, &expected, &together(&engine, &control, &asks));
+        let stats = engine.stats();
+        assert!(stats.lookup_drafts_accepted > 50, "{stats:?}");
+        assert!(stats.lookup_drafts > stats.lookup_drafts_accepted + 20, "{stats:?}");
+    }
 }

@@ -18,6 +18,8 @@ pub(crate) enum Kind {
     Hash,
     /// The successor of the last token is the most likely, then its successor, and so on.
     Count,
+    /// As `Hash`, but what the last two tokens say is the most likely by far: texts go in circles.
+    Circle,
 }
 
 /// The test's grip on the model while the engine runs it.
@@ -151,6 +153,12 @@ impl Kind {
                         (state >> 40) as f32 / (1 << 21) as f32 - 4.0
                     })
                     .collect()
+            }
+            Self::Circle => {
+                let mut logits = Self::Hash.logits(prefix);
+                let last = prefix.iter().rev().take(2).fold(0, |hash, id| mix(hash ^ id));
+                logits[(last % 4) as usize] += 11.0;
+                logits
             }
             Self::Count => {
                 let first = prefix[prefix.len() - 1] as usize + 1;

@@ -18,7 +18,7 @@ impl Scheduler {
             assert_eq!(entry.id, outcome.id, "outcomes are in the order of the entries");
             if self.is_zombie(entry.id) {
                 self.forget_if_done(entry.id);
-            } else if self.advance(entry, *outcome) {
+            } else if self.advance(entry, outcome) {
                 self.end(entry.id);
                 ended.push(entry.id);
             }
@@ -63,22 +63,21 @@ impl Scheduler {
     }
 
     /// Takes in the outcome of a live sequence; returns whether it ends.
-    fn advance(&mut self, entry: &Entry, outcome: Outcome) -> bool {
+    fn advance(&mut self, entry: &Entry, outcome: &Outcome) -> bool {
         let seq = known(&mut self.sequences, entry.id);
-        if entry.samples && outcome.token.is_none() {
+        let num_tokens = outcome.tokens.len();
+        if entry.samples && num_tokens == 0 {
             return true;
         }
-        assert!(
-            entry.samples || outcome.token.is_none(),
-            "sequence {} has a token from an entry that does not sample",
-            entry.id
-        );
-        seq.num_computed = entry.start + entry.len;
+        let most = if entry.samples { 1 + entry.num_drafts } else { 0 };
+        assert!(num_tokens <= most, "{num_tokens} tokens of sequence {} from {most}", entry.id);
+        let num_right = num_tokens.saturating_sub(1);
+        seq.num_computed = entry.start + entry.len - entry.num_drafts + num_right;
+        seq.num_planned = seq.num_planned.max(seq.num_computed);
+        seq.num_drafts = 0;
         seq.num_scored = seq.num_scored.max(seq.num_computed.min(seq.prompt_len));
-        if let Some(token) = outcome.token {
-            seq.tokens.push(token);
-            seq.num_unknown -= 1;
-        }
+        seq.tokens.extend(&outcome.tokens);
+        seq.num_unknown -= usize::from(entry.samples);
         let all_computed = seq.num_computed >= seq.prompt_len;
         let all_generated = seq.tokens.len() == seq.prompt_len + seq.max_new_tokens;
         self.register(entry.id);

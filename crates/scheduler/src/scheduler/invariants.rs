@@ -35,6 +35,7 @@ impl Scheduler {
                 State::Ended => assert!(seq.num_in_flight > 0, "{seq:?} is forgotten too late"),
             }
             assert!(seq.num_in_flight <= self.in_flight.len());
+            assert!(seq.num_drafts == 0 || seq.num_in_flight == 1, "{seq:?} runs ahead of drafts");
             assert!(num_computed <= num_planned);
             assert!(num_planned <= seq.tokens.len() + seq.num_unknown);
             assert!(seq.tokens.len() + seq.num_unknown <= seq.prompt_len + seq.max_new_tokens);

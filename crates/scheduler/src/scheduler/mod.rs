@@ -120,6 +120,20 @@ impl Scheduler {
         live
     }
 
+    /// The running sequences, first in rank first.
+    pub fn running(&self) -> impl Iterator<Item = SeqId> {
+        self.running.iter().map(|(_, id)| *id)
+    }
+
+    /// Asks that the next plan checks up to `count` guessed tokens behind the last one of a running
+    /// sequence. Whoever runs the plan has the guesses; they cost budget and cache like tokens. Fewer
+    /// or none are granted where budget or free blocks are short, or a plan is in flight.
+    pub fn want_drafts(&mut self, id: SeqId, count: usize) {
+        if let Some(seq) = self.sequences.get_mut(&id) {
+            seq.num_wanted_drafts = count;
+        }
+    }
+
     /// What is known of a sequence until it has ended and the last plan that names it is committed.
     pub fn sequence(&self, id: SeqId) -> Option<&Sequence> {
         self.sequences.get(&id)

@@ -4,7 +4,7 @@ use super::{InFlight, MAX_PLANS_IN_FLIGHT, Refusal, Scheduler, known, release_al
 use crate::{BlockId, Entry, Plan, SeqId, State};
 
 /// A plan in the making.
-struct Draft {
+struct Making {
     entries: Vec<Entry>,
     /// Tokens for chunks: what the sequences that lack a single token leave of the budget.
     chunk_budget: usize,
@@ -21,15 +21,15 @@ impl Scheduler {
             self.in_flight.len() < MAX_PLANS_IN_FLIGHT,
             "{MAX_PLANS_IN_FLIGHT} plans are in flight: commit one before the next"
         );
-        let mut draft = Draft {
+        let mut making = Making {
             entries: Vec::with_capacity(self.running.len()),
             chunk_budget: self.limits.max_num_batched_tokens - self.num_single_tokens(),
         };
         let num_preemptions = self.counters.num_preemptions;
-        if self.plan_running(&mut draft) && self.counters.num_preemptions == num_preemptions {
-            self.plan_waiting(&mut draft);
+        if self.plan_running(&mut making) && self.counters.num_preemptions == num_preemptions {
+            self.plan_waiting(&mut making);
         }
-        self.seal(draft.entries)
+        self.seal(making.entries)
     }
 
     /// Running sequences that lack just one token. They get it before any chunk is cut.
@@ -38,20 +38,25 @@ impl Scheduler {
     }
 
     /// Returns false if blocks ran out.
-    fn plan_running(&mut self, draft: &mut Draft) -> bool {
+    fn plan_running(&mut self, making: &mut Making) -> bool {
         let mut at = 0;
         while let Some(&(_, id)) = self.running.get(at) {
             let seq = &self.sequences[&id];
             let mut len = seq.num_remaining();
-            if len > 1 {
-                len = seq.chunk_len(draft.chunk_budget);
-                draft.chunk_budget -= len;
+            let is_chunk = len > 1;
+            if is_chunk {
+                len = seq.chunk_len(making.chunk_budget);
+                making.chunk_budget -= len;
             }
             if len > 0 {
-                if !self.reserve(at, seq.num_planned + len) {
+                let end = seq.num_planned + len;
+                if !self.reserve(at, end) {
                     return false;
                 }
-                draft.entries.push(self.plan_entry(id, len));
+                let most = if is_chunk { 0 } else { making.chunk_budget };
+                let num_drafts = self.reserve_drafts(id, end, most);
+                making.chunk_budget -= num_drafts;
+                making.entries.push(self.plan_entry(id, len, num_drafts));
             }
             at += 1;
         }
@@ -73,6 +78,21 @@ impl Scheduler {
         true
     }
 
+    /// Finds room for the drafts that a sequence wants behind `end`, at most `most`, and returns for
+    /// how many there is. They are a gamble: nobody is preempted for them, and a block is left for
+    /// each running sequence to grow into.
+    fn reserve_drafts(&mut self, id: SeqId, end: usize, most: usize) -> usize {
+        let seq = known(&mut self.sequences, id);
+        let num_drafts = seq.num_useful_drafts().min(most);
+        seq.num_wanted_drafts = 0;
+        while seq.blocks.len() < self.limits.blocks_for(end + num_drafts)
+            && self.pool.num_free() > self.running.len()
+        {
+            seq.blocks.extend(self.pool.allocate());
+        }
+        num_drafts.min(seq.blocks.len() * self.limits.block_size - end)
+    }
+
     /// Preempts the running sequence of the lowest rank, unless a plan in flight names it. It is not
     /// in the plan being made: plans are made in order of rank.
     fn preempt_last(&mut self) -> bool {
@@ -92,15 +112,15 @@ impl Scheduler {
         true
     }
 
-    fn plan_waiting(&mut self, draft: &mut Draft) {
-        while draft.chunk_budget > 0 && self.running.len() < self.limits.max_num_seqs {
+    fn plan_waiting(&mut self, making: &mut Making) {
+        while making.chunk_budget > 0 && self.running.len() < self.limits.max_num_seqs {
             let Some(id) = self.queue.head() else { return };
             if !self.admit(id) {
                 return;
             }
-            let len = self.sequences[&id].chunk_len(draft.chunk_budget);
-            draft.chunk_budget -= len;
-            draft.entries.push(self.plan_entry(id, len));
+            let len = self.sequences[&id].chunk_len(making.chunk_budget);
+            making.chunk_budget -= len;
+            making.entries.push(self.plan_entry(id, len, 0));
         }
     }
 
@@ -165,14 +185,15 @@ impl Scheduler {
         hits
     }
 
-    fn plan_entry(&mut self, id: SeqId, len: usize) -> Entry {
+    fn plan_entry(&mut self, id: SeqId, len: usize, num_drafts: usize) -> Entry {
         let seq = known(&mut self.sequences, id);
         let (start, end) = (seq.num_planned, seq.num_planned + len);
         let samples = seq.max_new_tokens > 0 && end == seq.tokens.len() + seq.num_unknown;
         let entry = Entry {
             id,
             start,
-            len,
+            len: len + num_drafts,
+            num_drafts,
             ids: seq.tokens[start..end.min(seq.tokens.len())].to_vec(),
             blocks: seq.blocks.clone(),
             samples,
@@ -182,6 +203,7 @@ impl Scheduler {
             cached_tokens: seq.cached_tokens,
         };
         seq.num_planned = end;
+        seq.num_drafts = num_drafts;
         seq.num_unknown += usize::from(samples);
         seq.num_in_flight += 1;
         entry

@@ -86,26 +86,34 @@ impl FakeModel {
     }
 
     /// Runs a step: all entries write, as the layers of a model do, before the first one attends.
-    pub(crate) fn run(&mut self, plan: &Plan, solos: &HashMap<SeqId, Solo>) -> Vec<Sampled> {
+    /// `drafts` has the guesses of each entry. Returns for each the guesses that were right and what
+    /// comes after them.
+    pub(crate) fn run(
+        &mut self,
+        plan: &Plan,
+        drafts: &[Vec<TokenId>],
+        solos: &HashMap<SeqId, Solo>,
+    ) -> Vec<Vec<Sampled>> {
         let sound = |model: &Self, entry: &Entry| !model.broken.contains(&entry.id);
         for entry in plan.entries.iter().filter(|entry| sound(self, entry)) {
             self.check_prefix(entry, entry.start, &solos[&entry.id]);
         }
         let mut written = HashSet::new();
-        for entry in &plan.entries {
+        for (entry, drafts) in plan.entries.iter().zip(drafts) {
             for position in entry.start..entry.start + entry.len {
                 assert!(written.insert(self.slot(entry, position)), "two write {entry:?}");
             }
             if sound(self, entry) {
-                self.write(entry, &solos[&entry.id]);
+                self.write(entry, drafts, &solos[&entry.id]);
             } else {
                 self.spoil(entry);
             }
         }
         for entry in plan.entries.iter().filter(|entry| sound(self, entry)) {
-            self.check_prefix(entry, entry.start + entry.len, &solos[&entry.id]);
+            let end = entry.start + entry.len - entry.num_drafts;
+            self.check_prefix(entry, end, &solos[&entry.id]);
         }
-        plan.entries.iter().map(|entry| self.sample(entry)).collect()
+        plan.entries.iter().zip(drafts).map(|(entry, drafts)| self.sample(entry, drafts)).collect()
     }
 
     /// A step or one of its entries fails: it may have written anything.
@@ -126,12 +134,14 @@ impl FakeModel {
         }
     }
 
-    fn write(&mut self, entry: &Entry, solo: &Solo) {
+    fn write(&mut self, entry: &Entry, drafts: &[TokenId], solo: &Solo) {
+        let num_known = entry.len - entry.num_drafts;
         let mut ids = entry.ids.clone();
-        if ids.len() < entry.len {
+        if ids.len() < num_known {
             ids.push(self.last[&entry.id]);
         }
-        assert_eq!(ids, solo.tokens[entry.start..entry.start + entry.len], "{entry:?}");
+        assert_eq!(ids, solo.tokens[entry.start..entry.start + num_known], "{entry:?}");
+        ids.extend(drafts);
         for (position, token) in (entry.start..).zip(ids) {
             let before = match position {
                 0 => solo.root,
@@ -150,10 +160,18 @@ impl FakeModel {
         }
     }
 
-    fn sample(&mut self, entry: &Entry) -> Sampled {
-        let identity = self.slots[self.slot(entry, entry.start + entry.len - 1)];
-        let token = next_token(identity);
-        self.last.insert(entry.id, token);
-        Sampled { token, ends: ends(identity) }
+    fn sample(&mut self, entry: &Entry, drafts: &[TokenId]) -> Vec<Sampled> {
+        let first = entry.start + entry.len - entry.num_drafts - 1;
+        let mut sampled = Vec::new();
+        for at in 0..=entry.num_drafts {
+            let identity = self.slots[self.slot(entry, first + at)];
+            let token = next_token(identity);
+            self.last.insert(entry.id, token);
+            sampled.push(Sampled { token, ends: ends(identity) });
+            if ends(identity) || drafts.get(at) != Some(&token) {
+                break;
+            }
+        }
+        sampled
     }
 }

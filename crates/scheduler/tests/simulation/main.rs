@@ -20,8 +20,10 @@ const NUM_SEEDS: u64 = 6000;
 /// A plan in flight.
 struct Flight {
     plan: Plan,
+    /// The guesses of each entry.
+    drafts: Vec<Vec<TokenId>>,
     /// What the model gave, once it has run.
-    sampled: Option<Vec<Sampled>>,
+    sampled: Option<Vec<Vec<Sampled>>>,
 }
 
 /// What the simulation knows of a request that was accepted.
@@ -42,6 +44,8 @@ struct Coverage {
     refused: usize,
     zombies: usize,
     unknown_ids: usize,
+    right_drafts: usize,
+    wrong_drafts: usize,
     preemptions: u64,
     hit_tokens: u64,
 }
@@ -188,7 +192,27 @@ impl<'a> Simulation<'a> {
         }
     }
 
+    /// Wants drafts for anybody, whether it can have them or not.
+    fn want_drafts(&mut self) {
+        for id in (0..=self.num_submitted).map(SeqId) {
+            if self.random.one_in(2) {
+                self.scheduler.want_drafts(id, self.random.pick(&[0, 1, 2, 5]));
+            }
+        }
+    }
+
+    /// Guesses of which some are right.
+    fn guess(&mut self, entry: &Entry) -> Vec<TokenId> {
+        let first = entry.start + entry.len - entry.num_drafts;
+        let guess = |at| match self.random.one_in(4) {
+            true => self.random.below(VOCAB as usize) as TokenId,
+            false => self.solos[&entry.id].tokens[at],
+        };
+        (first..first + entry.num_drafts).map(guess).collect()
+    }
+
     fn schedule(&mut self) -> bool {
+        self.want_drafts();
         let before: Stats = self.scheduler.stats();
         let Some(plan) = self.scheduler.schedule() else {
             self.preempted_before = self.scheduler.stats().num_preemptions;
@@ -210,7 +234,8 @@ impl<'a> Simulation<'a> {
             assert!(!ids.contains(id), "{id} runs and is preempted in one step");
         }
         self.preempted_at_plan = self.scheduler.stats().num_preemptions;
-        self.flights.push_back(Flight { plan, sampled: None });
+        let drafts = plan.entries.iter().map(|entry| self.guess(entry)).collect();
+        self.flights.push_back(Flight { plan, drafts, sampled: None });
         true
     }
 
@@ -218,12 +243,21 @@ impl<'a> Simulation<'a> {
         let followed = self.followed.get_mut(&entry.id).unwrap();
         let request = &followed.request;
         assert!(!followed.ended, "an ended sequence is planned: {entry:?}");
-        assert!(entry.len > 0 && entry.ids.len() <= entry.len && entry.ids.len() + 1 >= entry.len);
+        let num_known = entry.len - entry.num_drafts;
+        assert!(num_known > 0 && entry.ids.len() <= num_known && entry.ids.len() + 1 >= num_known);
         let end = entry.start + entry.len;
         assert!(end <= request.prompt.len() + request.max_new_tokens.saturating_sub(1));
         assert!(end <= entry.blocks.len() * self.limits.block_size);
         assert_eq!(entry.blocks.iter().collect::<HashSet<_>>().len(), entry.blocks.len());
-        self.coverage.unknown_ids += usize::from(entry.ids.len() < entry.len);
+        self.coverage.unknown_ids += usize::from(entry.ids.len() < num_known);
+        if entry.num_drafts > 0 {
+            assert!(entry.samples && num_known == 1 && entry.ids.len() == 1, "{entry:?}");
+            let in_flight = self.flights.iter().flat_map(|flight| &flight.plan.entries);
+            assert!(!in_flight.clone().any(|other| other.id == entry.id), "{entry:?}");
+        }
+        let in_flight = self.flights.iter().flat_map(|flight| &flight.plan.entries);
+        let drafted = in_flight.filter(|other| other.num_drafts > 0);
+        assert!(!drafted.map(|other| other.id).any(|id| id == entry.id), "{entry:?}");
         if !followed.has_run {
             followed.has_run = true;
             assert_eq!(entry.start, entry.cached_tokens);
@@ -254,7 +288,7 @@ impl<'a> Simulation<'a> {
     /// Lets the model run the oldest plan that has not run.
     fn execute_next(&mut self) {
         if let Some(flight) = self.flights.iter_mut().find(|flight| flight.sampled.is_none()) {
-            flight.sampled = Some(self.model.run(&flight.plan, &self.solos));
+            flight.sampled = Some(self.model.run(&flight.plan, &flight.drafts, &self.solos));
         }
     }
 
@@ -264,7 +298,7 @@ impl<'a> Simulation<'a> {
             self.execute_next();
         }
         let may_fail = self.flights.get(1).is_none_or(|next| next.sampled.is_none());
-        let Flight { plan, sampled } = self.flights.pop_front().unwrap();
+        let Flight { plan, sampled, .. } = self.flights.pop_front().unwrap();
         let sampled = sampled.unwrap();
         if may_fail && self.random.one_in(60) {
             return self.fail(&plan);
@@ -276,10 +310,16 @@ impl<'a> Simulation<'a> {
             if fails {
                 self.model.fail(entry);
             }
-            let token = (entry.samples && !fails).then_some(sampled.token);
-            let finished = token.is_some() && sampled.ends;
-            outcomes.push(Outcome { id: entry.id, token, finished });
-            if self.follow(entry, token, finished, fails) {
+            let gives = entry.samples && !fails;
+            let tokens: Vec<_> = sampled.iter().map(|sampled| sampled.token).collect();
+            let tokens = if gives { tokens } else { Vec::new() };
+            let finished = gives && sampled.iter().any(|sampled| sampled.ends);
+            if gives {
+                self.coverage.right_drafts += tokens.len() - 1;
+                self.coverage.wrong_drafts += entry.num_drafts + 1 - tokens.len();
+            }
+            outcomes.push(Outcome { id: entry.id, tokens: tokens.clone(), finished });
+            if self.follow(entry, &tokens, finished, fails) {
                 ended.push(entry.id);
             }
         }
@@ -304,13 +344,7 @@ impl<'a> Simulation<'a> {
     }
 
     /// Keeps account of an outcome; returns whether the sequence ends by it.
-    fn follow(
-        &mut self,
-        entry: &Entry,
-        token: Option<TokenId>,
-        finished: bool,
-        fails: bool,
-    ) -> bool {
+    fn follow(&mut self, entry: &Entry, tokens: &[TokenId], finished: bool, fails: bool) -> bool {
         let followed = self.followed.get_mut(&entry.id).unwrap();
         if followed.ended {
             self.coverage.zombies += 1;
@@ -327,15 +361,13 @@ impl<'a> Simulation<'a> {
             }
         }
         let solo = &self.solos[&entry.id];
-        let end = entry.start + entry.len;
-        if let Some(token) = token {
-            assert_eq!(token, solo.tokens[end], "not the token of the solo run");
-            assert_eq!(finished, solo.end == Some(end));
+        let first = entry.start + entry.len - entry.num_drafts;
+        let end = first + tokens.len();
+        assert_eq!(tokens, &solo.tokens[first..end], "not the tokens of the solo run");
+        if !tokens.is_empty() {
+            assert_eq!(finished, solo.end == Some(end - 1));
         }
-        let is_last = match token {
-            Some(_) => end + 1 == solo.tokens.len(),
-            None => end == solo.tokens.len(),
-        };
+        let is_last = end == solo.tokens.len();
         followed.ended = finished || is_last;
         if followed.ended {
             self.coverage.finished += 1;
@@ -369,7 +401,11 @@ fn every_request_gives_what_it_gives_alone() {
     }
     println!("{coverage:?}");
     let Coverage { finished, aborted, failed, refused, zombies, unknown_ids, .. } = coverage;
-    for count in [finished, aborted, failed, refused, zombies, unknown_ids] {
+    let Coverage { right_drafts, wrong_drafts, .. } = coverage;
+    let drafts = [right_drafts, wrong_drafts];
+    for count in
+        [finished, aborted, failed, refused, zombies, unknown_ids].into_iter().chain(drafts)
+    {
         assert!(count > 1000, "{coverage:?}");
     }
     assert!(coverage.preemptions > 1000 && coverage.hit_tokens > 1000, "{coverage:?}");
