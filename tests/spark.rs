@@ -22,10 +22,32 @@ fn on_the_wire(messages: &Value) -> Value {
 /// Held-out prompts of every skill, thinking or not, with the ids that transformers gave in float32.
 #[test]
 fn answers_are_those_of_transformers_token_by_token() {
-    let server = Server::start(&["--dtype", "float32"]);
     let recorded = recorded();
+    assert_answers(&Server::start(&["--dtype", "float32"]), &recorded);
+}
+
+/// Guessing ahead, from the text or by itself as its own draft model, spark says the same.
+#[test]
+fn answers_are_the_same_guessed_ahead() {
+    let recorded = recorded();
+    let guessing = ["--dtype", "float32", "--speculate-always", "--draft-model", "spark"];
+    let server = Server::start(&guessing);
+    assert_answers(&server, &recorded);
+    let of = |source: &str| {
+        ["draft", "accepted"].map(|what| {
+            let name = format!("sconce:spec_decode_num_{what}_tokens_total");
+            server.metric_with(&name, &format!("source=\"{source}\""))
+        })
+    };
+    let [drafts, accepted] = of("model");
+    assert!(drafts > 500.0 && accepted == drafts, "{accepted} of {drafts}");
+    let [drafts, accepted] = of("lookup");
+    assert!(drafts > 100.0 && accepted > 0.1 * drafts, "{accepted} of {drafts}");
+}
+
+fn assert_answers(server: &Server, recorded: &[Value]) {
     assert!(recorded.len() >= 30, "only {} answers", recorded.len());
-    for row in &recorded {
+    for row in recorded {
         let body = json!({
             "messages": on_the_wire(&row["messages"]), "tools": row["tools"], "temperature": 0,
             "chat_template_kwargs": row["template_kwargs"], "return_token_ids": true,

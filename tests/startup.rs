@@ -72,6 +72,26 @@ fn assert_says(line: &str, parts: &[&str]) {
 }
 
 #[test]
+fn a_draft_model_must_speak_the_same_tokens() {
+    let other = Folder::new("draft");
+    let line = refused(&["spark", "--draft-model", other.path()]);
+    assert_says(&line, &["--draft-model", "vocabulary", "must be the same"]);
+    let shuffled = Folder::new("shuffled");
+    for file in ["config.json", "model.safetensors", "tokenizer.json"] {
+        fs::copy(root().join("models/spark").join(file), shuffled.file(file)).unwrap();
+    }
+    let mut tokenizer: Value =
+        serde_json::from_slice(&fs::read(shuffled.file("tokenizer.json")).unwrap()).unwrap();
+    let vocab = tokenizer["model"]["vocab"].as_object_mut().unwrap();
+    let (a, b) = (vocab["a"].clone(), vocab["b"].clone());
+    let first = a.as_u64().min(b.as_u64()).unwrap();
+    (vocab["a"], vocab["b"]) = (b, a);
+    fs::write(shuffled.file("tokenizer.json"), tokenizer.to_string()).unwrap();
+    let line = refused(&["spark", "--draft-model", shuffled.path()]);
+    assert_says(&line, &["--draft-model", &format!("its token {first} is another")]);
+}
+
+#[test]
 fn a_missing_model_says_what_may_be_given() {
     assert_says(&refused(&["no-such-model"]), &["no-such-model", "config.json", "spark"]);
     assert_says(&refused(&["nobody/nothing"]), &["nobody/nothing", "HF_HUB_OFFLINE"]);

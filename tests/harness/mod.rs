@@ -164,10 +164,15 @@ impl Server {
 
     /// One gauge or counter of /metrics, labels ignored, summed.
     pub fn metric(&self, name: &str) -> f64 {
+        self.metric_with(name, "")
+    }
+
+    /// The same, of those that have a label.
+    pub fn metric_with(&self, name: &str, label: &str) -> f64 {
         let (_, text) = self.get("/metrics");
         let values: Vec<f64> = text
             .lines()
-            .filter(|line| line.split(['{', ' ']).next() == Some(name))
+            .filter(|line| line.split(['{', ' ']).next() == Some(name) && line.contains(label))
             .map(|line| line.rsplit(' ').next().expect("a value").parse().expect("a number"))
             .collect();
         assert!(!values.is_empty(), "no metric {name} in:\n{text}");

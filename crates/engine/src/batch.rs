@@ -31,7 +31,8 @@ impl Span<'_> {
 
     /// Whether the last row's logits, and those of the row before each draft, give tokens.
     pub(crate) fn samples(&self) -> bool {
-        self.entry.samples && self.offset + self.len == self.entry.len
+        let num_known = self.entry.len - self.entry.num_drafts;
+        self.entry.samples && self.offset + self.len == num_known + self.drafts.len()
     }
 
     /// How many rows give tokens.
@@ -54,11 +55,14 @@ pub(crate) enum Pack<'a> {
 /// Nearly always there is one: more only where drafts are many. A prompt that wants its own log-probabilities runs apart and in
 /// pieces: the logits of all its rows would otherwise dwarf every other tensor of the step.
 ///
-/// `drafts` has the guesses of each entry.
+/// `drafts` has the guesses of each entry, at most as many as it has room for.
 pub(crate) fn divide<'a>(plan: &'a Plan, drafts: &[&'a [u32]], max_rows: usize) -> Vec<Pack<'a>> {
     let entries = plan.entries.iter().zip(drafts).enumerate();
     let (scored, sampled): (Vec<_>, Vec<_>) = entries
-        .map(|(index, (entry, &drafts))| Span { entry, index, offset: 0, len: entry.len, drafts })
+        .map(|(index, (entry, &drafts))| {
+            let len = entry.len - entry.num_drafts + drafts.len();
+            Span { entry, index, offset: 0, len, drafts }
+        })
         .partition(|span| span.entry.prompt_logits);
     let mut packs = Vec::with_capacity(1);
     let (mut pack, mut num_rows) = (Vec::new(), 0);
@@ -119,7 +123,7 @@ impl<'a> Pack<'a> {
             block_tables.resize(context_lens.len() * width, 0);
             match self {
                 Self::Sampling(_) => {
-                    logits_rows.extend(next - span.num_sampled_rows() as u32..next)
+                    logits_rows.extend(next - span.num_sampled_rows() as u32..next);
                 }
                 Self::Scoring(_) => logits_rows.extend(first..next),
             }

@@ -45,6 +45,8 @@ pub struct EngineOptions {
     /// `--num-speculative-tokens`: most tokens of a sequence guessed in a step; 0 for no speculative
     /// decoding. Default 16.
     pub num_speculative_tokens: Option<usize>,
+    /// `--speculate-always`: guess whether it was measured to pay or not. Default off.
+    pub speculate_always: Option<bool>,
     /// `--num-threads`: of the kernels' pool. Default: one a core.
     pub num_threads: Option<usize>,
     /// `--seed`: of random weights and of requests that bring none. Default 0.
@@ -74,6 +76,8 @@ pub struct EngineConfig {
     pub max_num_queued_reqs: usize,
     /// Most tokens of a sequence guessed in a step.
     pub num_speculative_tokens: usize,
+    /// Whether guesses are made even where they do not pay.
+    pub speculate_always: bool,
     /// Threads of the kernels' pool; see [`start_pool`](EngineConfig::start_pool).
     pub num_threads: Option<usize>,
     /// Of random weights and of requests that bring none.
@@ -100,6 +104,9 @@ pub enum OptionError {
     /// A dtype that this build cannot compute in.
     #[error("--dtype {0} is not supported: use auto, float32 or bfloat16")]
     Dtype(&'static str),
+    /// The draft model does not go with the model.
+    #[error("--draft-model: {0}")]
+    Draft(String),
     /// The kernels' pool could not be started.
     #[error("--num-threads: {0}")]
     Threads(String),
@@ -197,6 +204,7 @@ impl EngineConfig {
                 (0, 256),
                 "guesses of a sequence in a step",
             )?,
+            speculate_always: options.speculate_always.unwrap_or(false),
             num_threads: options.num_threads,
             seed: options.seed.unwrap_or(0),
         })

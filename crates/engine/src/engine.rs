@@ -11,14 +11,15 @@ use candle_core::Device;
 use scheduler::{Limits, LimitsError, Outcome, Plan, Scheduler, SeqId};
 
 use crate::config::OptionError;
-use crate::handle::{Commands, EngineHandle, Phase, RequestLimits, Shared};
+use crate::handle::{Commands, EngineHandle, Phase, Shared};
 use crate::kv_cache::CacheShape;
+use crate::limits::RequestLimits;
 use crate::memory::MemoryPlan;
 use crate::model::{CausalLm, ModelSpec};
 use crate::request::{EngineError, Event, Request};
 use crate::runner::{Runner, StepOutput};
 use crate::sequence::{Progress, Sequence};
-use crate::speculation::Speculation;
+use crate::speculation::{DraftModel, Speculation};
 
 /// The engine thread's state. Callers hold an [`EngineHandle`].
 pub struct Engine {
@@ -59,6 +60,17 @@ impl Engine {
         device: &Device,
         eos_token_ids: &[u32],
     ) -> Result<EngineHandle, StartError> {
+        Self::start_with_draft((model, spec), None, plan, device, eos_token_ids)
+    }
+
+    /// The same with a draft model, which `plan` must [know of](MemoryPlan::with_draft).
+    pub fn start_with_draft(
+        (model, spec): (Box<dyn CausalLm>, &ModelSpec),
+        draft: Option<(Box<dyn CausalLm>, &ModelSpec)>,
+        plan: &MemoryPlan,
+        device: &Device,
+        eos_token_ids: &[u32],
+    ) -> Result<EngineHandle, StartError> {
         plan.check()?;
         let config = &plan.config;
         let scheduler = Scheduler::new(Limits {
@@ -69,14 +81,14 @@ impl Engine {
             max_model_len: config.max_model_len,
             enable_prefix_caching: config.enable_prefix_caching,
         })?;
-        let shape = CacheShape {
-            num_layers: spec.num_layers,
-            num_blocks: plan.num_blocks,
-            num_kv_heads: spec.num_kv_heads,
-            block_size: config.block_size,
-            head_dim: spec.head_dim,
-            dtype: config.dtype,
-        };
+        let max_rows = config.max_logits_rows();
+        let has_draft = draft.is_some();
+        let draft = draft.map(|(model, spec)| {
+            let limits = (config.max_num_batched_tokens, max_rows);
+            DraftModel::new(model, CacheShape::of(spec, plan), device.clone(), limits)
+        });
+        let draft = draft.transpose()?;
+        let shape = CacheShape::of(spec, plan);
         let limits = RequestLimits {
             max_model_len: config.max_model_len,
             vocab_size: spec.vocab_size,
@@ -87,8 +99,8 @@ impl Engine {
         let mut engine = Self {
             shared: Arc::clone(&shared),
             scheduler,
-            runner: Runner::new(model, shape, device.clone(), config.max_logits_rows())?,
-            speculation: Speculation::new(config.num_speculative_tokens, config.max_logits_rows()),
+            runner: Runner::new(model, shape, device.clone(), max_rows, draft)?,
+            speculation: Speculation::new(config, has_draft),
             sequences: HashMap::new(),
             num_left_queue: 0,
         };
@@ -178,6 +190,7 @@ impl Engine {
         counters.steps.add(1);
         counters.batched_tokens.add(plan.num_tokens);
         counters.preemptions.add(plan.preempted.len());
+        plan.preempted.iter().for_each(|id| self.runner.forget(*id));
         for entry in &plan.entries {
             let sequence = live(&mut self.sequences, entry.id);
             if !mem::replace(&mut sequence.started, true) {
@@ -193,10 +206,11 @@ impl Engine {
     /// Commits what a step gave, then tells the sequences, so that whoever hears of an end sees it
     /// in the counters, too.
     fn settle(&mut self, plan: &Plan, output: StepOutput) {
-        self.speculation.record(plan, output.forward + output.sample);
+        self.speculation.record(plan, &output);
         let counters = &self.shared.counters;
         counters.forward_ns.add_time(output.forward);
         counters.sample_ns.add_time(output.sample);
+        counters.guess_ns.add_time(output.guess);
         let mut outcomes = Vec::with_capacity(plan.entries.len());
         let mut messages = Vec::with_capacity(plan.entries.len());
         let (mut num_generated, mut num_finished, mut num_failed) = (0, 0, 0);
@@ -204,9 +218,9 @@ impl Engine {
             let sequence = live(&mut self.sequences, entry.id);
             sequence.record_scores(entry.start, given.scores);
             let computed = entry.start + entry.len - entry.num_drafts;
-            let progress = sequence.advance(computed, entry.num_drafts, given.sampled);
+            let progress = sequence.advance(computed, &given.drafts, given.sampled);
             let (drafts, accepted) = counters.drafts(sequence.draft_source());
-            drafts.add(entry.num_drafts);
+            drafts.add(given.drafts.len());
             accepted.add(progress.num_right_drafts);
             num_failed += usize::from(progress.has_failed());
             num_generated += progress.tokens.len();
@@ -280,6 +294,7 @@ impl Engine {
 
     fn remove(&mut self, id: SeqId) -> Option<Sequence> {
         let sequence = self.sequences.remove(&id)?;
+        self.runner.forget(id);
         self.num_left_queue += usize::from(!sequence.started);
         Some(sequence)
     }

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 
 use scheduler::SeqId;
 
+use crate::limits::RequestLimits;
 use crate::request::{EngineError, Request};
 use crate::stats::{Counters, EngineStats};
 
@@ -49,15 +50,6 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     pub(crate) limits: RequestLimits,
     pub(crate) eos_token_ids: Vec<u32>,
-}
-
-/// What a request must keep to; see [`RequestLimits::check`](crate::sequence).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct RequestLimits {
-    pub(crate) max_model_len: usize,
-    pub(crate) vocab_size: usize,
-    pub(crate) max_num_queued_reqs: usize,
-    pub(crate) block_size: usize,
 }
 
 impl Shared {

@@ -9,6 +9,7 @@ use kernels::paged_attention::KvCacheLayer;
 use kernels::pages::advise_huge_pages;
 use kernels::pool::for_each_row;
 
+use crate::memory::MemoryPlan;
 use crate::model::{KvCache, ModelSpec};
 
 /// Shape of the keys (and of the values) of every layer.
@@ -28,6 +29,18 @@ pub(crate) fn bytes_per_token(spec: &ModelSpec, dtype: DType) -> usize {
 }
 
 impl CacheShape {
+    /// Of a model in the blocks of a plan.
+    pub(crate) fn of(spec: &ModelSpec, plan: &MemoryPlan) -> Self {
+        Self {
+            num_layers: spec.num_layers,
+            num_blocks: plan.num_blocks,
+            num_kv_heads: spec.num_kv_heads,
+            block_size: plan.config.block_size,
+            head_dim: spec.head_dim,
+            dtype: plan.config.dtype,
+        }
+    }
+
     /// All zeros. On the CPU every page is written now, so that a machine that cannot give what the
     /// plan says refuses at the start instead of killing the server under load.
     pub(crate) fn allocate(&self, device: &Device) -> Result<KvCache> {

@@ -8,6 +8,7 @@ mod handle;
 mod host_memory;
 mod kv_cache;
 pub mod layers;
+mod limits;
 pub mod memory;
 pub mod model;
 pub mod request;

@@ -39,6 +39,8 @@ pub struct MemoryPlan {
     pub logits_bytes: usize,
     /// The tokenizer of a text model; an engine without text takes less.
     pub tokenizer_bytes: usize,
+    /// Everything of a draft model but its cache, which is in the blocks.
+    pub draft_bytes: usize,
     /// The process itself.
     pub runtime_bytes: usize,
     /// Keys and values of a block, all layers together.
@@ -70,6 +72,7 @@ impl MemoryPlan {
             activation_bytes: activation_bytes(spec, config),
             logits_bytes,
             tokenizer_bytes: spec.vocab_size * TOKENIZER_BYTES_PER_TOKEN,
+            draft_bytes: 0,
             runtime_bytes: RUNTIME_BYTES,
             block_bytes: bytes_per_token(spec, config.dtype) * config.block_size,
             num_blocks: 0,
@@ -80,6 +83,32 @@ impl MemoryPlan {
         };
         plan.num_blocks = plan.choose_blocks();
         plan
+    }
+
+    /// Plans for a draft model, too.
+    ///
+    /// # Errors
+    /// One that has another vocabulary or is made for shorter contexts.
+    pub fn with_draft(mut self, spec: &ModelSpec, draft: &ModelSpec) -> Result<Self, OptionError> {
+        let config = &self.config;
+        if draft.vocab_size != spec.vocab_size {
+            let (theirs, ours) = (draft.vocab_size, spec.vocab_size);
+            return Err(OptionError::Draft(format!(
+                "its vocabulary has {theirs} tokens and the model's {ours}: they must be the same"
+            )));
+        }
+        if draft.max_position_embeddings < config.max_model_len {
+            return Err(OptionError::Draft(format!(
+                "it is made for contexts of {} tokens: lower --max-model-len, which is {}",
+                draft.max_position_embeddings, config.max_model_len
+            )));
+        }
+        let alone = Self::compute(draft, config, self.available_bytes);
+        self.draft_bytes =
+            alone.weight_bytes + alone.table_bytes + alone.activation_bytes + alone.logits_bytes;
+        self.block_bytes += alone.block_bytes;
+        self.num_blocks = self.choose_blocks();
+        Ok(self)
     }
 
     fn choose_blocks(&self) -> usize {
@@ -109,6 +138,7 @@ impl MemoryPlan {
             + self.activation_bytes
             + self.logits_bytes
             + self.tokenizer_bytes
+            + self.draft_bytes
             + self.runtime_bytes
     }
 
@@ -184,6 +214,9 @@ impl fmt::Display for MemoryPlan {
         row(format!("activations, {tokens} tokens a step"), self.activation_bytes)?;
         row(format!("logits, {} rows", config.max_logits_rows()), self.logits_bytes)?;
         row("tokenizer".into(), self.tokenizer_bytes)?;
+        if self.draft_bytes > 0 {
+            row("draft model".into(), self.draft_bytes)?;
+        }
         row("runtime".into(), self.runtime_bytes)?;
         let blocks = format!("KV cache, {} blocks of {}", self.num_blocks, config.block_size);
         row(blocks, self.kv_bytes())?;
@@ -300,6 +333,21 @@ mod tests {
             let message = plan(&options, available).unwrap_err().to_string();
             assert!(message.contains(needle), "{message} does not say {needle}");
         }
+    }
+
+    #[test]
+    fn a_draft_model_is_planned_for() {
+        let plan = plan(&EngineOptions::default(), 64 * GIB).unwrap();
+        let (fixed, block_bytes) = (plan.fixed_bytes(), plan.block_bytes);
+        let draft = ModelSpec { num_layers: 7, num_parameters: 1000, ..spec() };
+        let with = plan.clone().with_draft(&spec(), &draft).unwrap();
+        assert_eq!(with.block_bytes, block_bytes + block_bytes / 4);
+        assert!(with.fixed_bytes() > fixed + 2000 && with.num_blocks < plan.num_blocks);
+        let refusal = |draft| plan.clone().with_draft(&spec(), &draft).unwrap_err().to_string();
+        let short = ModelSpec { max_position_embeddings: 512, ..spec() };
+        assert!(refusal(short).contains("--draft-model: it is made for contexts of 512 tokens"));
+        let other = ModelSpec { vocab_size: 7, ..spec() };
+        assert!(refusal(other).contains("--draft-model: its vocabulary has 7 tokens"));
     }
 
     #[test]

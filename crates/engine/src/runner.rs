@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use candle_core::{Device, Result, Tensor};
 use kernels::sample::{RowLogprobs, Sampled, read_records, score};
-use scheduler::{Entry, Plan, SeqId};
+use scheduler::{Plan, SeqId};
 
 use crate::batch::{Pack, divide};
 use crate::kv_cache::CacheShape;
 use crate::model::{CausalLm, KvCache};
 use crate::sampler::Sampler;
 use crate::sequence::Sequence;
+use crate::speculation::{DraftModel, Guesses};
 
 /// Owns what a step computes with: the model, the cache, the sampler's memory.
 pub(crate) struct Runner {
@@ -20,6 +21,7 @@ pub(crate) struct Runner {
     cache: KvCache,
     device: Device,
     sampler: Sampler,
+    draft_model: Option<DraftModel>,
     /// Most rows of logits in a forward pass.
     max_logits_rows: usize,
 }
@@ -30,11 +32,16 @@ pub(crate) struct StepOutput {
     pub(crate) entries: Vec<EntryOutput>,
     pub(crate) forward: Duration,
     pub(crate) sample: Duration,
+    /// Time in the draft model, and for one of its guesses.
+    pub(crate) guess: Duration,
+    pub(crate) each_guess: Option<Duration>,
 }
 
 /// What a step gave to one entry.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct EntryOutput {
+    /// The guesses that were computed, at most the entry's.
+    pub(crate) drafts: Vec<u32>,
     /// From the row before each draft and the last row, if the entry samples.
     pub(crate) sampled: Vec<Sampled>,
     /// Of the prompt tokens after the entry's first, in order.
@@ -47,9 +54,18 @@ impl Runner {
         shape: CacheShape,
         device: Device,
         max_logits_rows: usize,
+        draft_model: Option<DraftModel>,
     ) -> Result<Self> {
         let cache = shape.allocate(&device)?;
-        Ok(Self { model, shape, cache, device, sampler: Sampler::default(), max_logits_rows })
+        let sampler = Sampler::default();
+        Ok(Self { model, shape, cache, device, sampler, draft_model, max_logits_rows })
+    }
+
+    /// Forgets a sequence that has ended or lost its blocks.
+    pub(crate) fn forget(&mut self, id: SeqId) {
+        if let Some(draft_model) = &mut self.draft_model {
+            draft_model.forget(id);
+        }
     }
 
     /// Replaces the cache, whose tensors a panic may have left locked for good.
@@ -57,7 +73,7 @@ impl Runner {
         self.cache.layers.clear();
         self.cache = self.shape.allocate(&self.device)?;
         self.sampler = Sampler::default();
-        Ok(())
+        self.draft_model.as_mut().map_or(Ok(()), DraftModel::reset)
     }
 
     /// Runs the plan. On an error nothing of it counts, though slots of the cache that belong to
@@ -71,9 +87,11 @@ impl Runner {
             entries: vec![EntryOutput::default(); plan.entries.len()],
             forward: Duration::ZERO,
             sample: Duration::ZERO,
+            guess: Duration::ZERO,
+            each_guess: None,
         };
-        let drafts = |entry: &Entry| &sequences[&entry.id].drafts()[..entry.num_drafts];
-        let drafts: Vec<_> = plan.entries.iter().map(drafts).collect();
+        let drafts = self.drafts(plan, sequences, &mut output)?;
+        let drafts: Vec<_> = drafts.iter().map(Vec::as_slice).collect();
         for pack in divide(plan, &drafts, self.max_logits_rows) {
             let begun = Instant::now();
             let batch = pack.tensors(self.shape.block_size, &self.device)?;
@@ -83,7 +101,30 @@ impl Runner {
             output.forward += computed - begun;
             output.sample += computed.elapsed();
         }
+        for (entry, drafts) in output.entries.iter_mut().zip(drafts) {
+            entry.drafts = drafts.to_vec();
+        }
         Ok(output)
+    }
+
+    /// The guesses of each entry.
+    fn drafts(
+        &mut self,
+        plan: &Plan,
+        sequences: &HashMap<SeqId, Sequence>,
+        output: &mut StepOutput,
+    ) -> Result<Vec<Vec<u32>>> {
+        let begun = Instant::now();
+        let Guesses { ids: mut drafts, each } = match &mut self.draft_model {
+            Some(draft_model) => draft_model.guess(plan, sequences)?,
+            None => Guesses { ids: vec![Vec::new(); plan.entries.len()], each: None },
+        };
+        (output.guess, output.each_guess) = (begun.elapsed(), each);
+        for (drafts, entry) in drafts.iter_mut().zip(&plan.entries) {
+            let known = sequences[&entry.id].drafts();
+            drafts.extend_from_slice(&known[..entry.num_drafts.min(known.len())]);
+        }
+        Ok(drafts)
     }
 
     /// Samples from the logits of a pack and scores with them.

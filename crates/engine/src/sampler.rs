@@ -45,6 +45,26 @@ impl Sampler {
             masks.extend(mask);
         }
         self.fill_masks(&masks, logits.dims2()?.1.div_ceil(32));
+        self.draw(logits)
+    }
+
+    /// Draws what may follow each sequence and its drafts so far: parameters and random numbers are
+    /// those of [`sample`](Self::sample), masks and log-probabilities are left out. logits
+    /// `[rows, vocab]` f32
+    pub(crate) fn guess<'a>(
+        &mut self,
+        logits: &Tensor,
+        sequences: impl Iterator<Item = (&'a Sequence, &'a [u32])>,
+    ) -> Result<Vec<u32>> {
+        self.clear();
+        for (sequence, drafts) in sequences {
+            self.push(sequence, drafts, None);
+        }
+        self.rows.iter_mut().for_each(|row| row.num_top = None);
+        Ok(self.draw(logits)?.into_iter().map(|sampled| sampled.id).collect())
+    }
+
+    fn draw(&self, logits: &Tensor) -> Result<Vec<Sampled>> {
         let batch = SampleBatch {
             rows: &self.rows,
             prompt_tokens: self.prompt_tokens.view(),
@@ -62,6 +82,7 @@ impl Sampler {
         self.output_counts.clear();
         self.bias.clear();
         self.banned.clear();
+        self.masks.clear();
     }
 
     /// The row that follows `drafts`.
@@ -74,7 +95,9 @@ impl Sampler {
             self.output_counts.push_row(counts);
         } else {
             let mut counts = lists.output_counts.clone();
-            drafts.iter().for_each(|id| *counts.entry(*id).or_default() += 1);
+            for id in drafts {
+                *counts.entry(*id).or_default() += 1;
+            }
             self.output_counts.push_row(counts);
         }
         self.bias.push_row(lists.bias.iter().copied());

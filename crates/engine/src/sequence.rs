@@ -7,11 +7,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use kernels::sample::{RowLogprobs, SampleRow, Sampled};
 use scheduler::{NewSequence, SeqId};
 
-use crate::handle::RequestLimits;
+use crate::limits::RequestLimits;
 use crate::request::{
     EngineError, Event, FinishReason, Request, SamplingParams, Sink, TokenLogprobs,
 };
-use crate::speculation::{Drafter, Source};
+use crate::speculation::{Drafter, Price, Source};
 use crate::steering::{Mask, Steering};
 
 /// State of one request from its arrival in the engine to its last event.
@@ -140,13 +140,18 @@ impl Sequence {
         })
     }
 
-    /// Guesses the next tokens, at most `max`; see [`Drafter::propose`]. Returns how many.
-    pub(crate) fn propose(&mut self, least_probability: f64, max: usize) -> usize {
+    /// Prompt and output.
+    pub(crate) fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Guesses the next tokens, at most `max`; see [`Drafter::propose`].
+    pub(crate) fn propose(&mut self, price: Price, max: usize) -> usize {
         if self.num_generated() == 0 {
             return 0;
         }
         let Self { drafter, tokens, steering, .. } = self;
-        drafter.propose(tokens, steering.as_mut(), least_probability, max)
+        drafter.propose(tokens, steering.as_mut(), price, max)
     }
 
     /// The guesses for the step at hand.
@@ -177,12 +182,12 @@ impl Sequence {
         }
     }
 
-    /// Records that positions below `computed` are done and what the row of each draft (the first
-    /// `num_drafts` were computed) and the row before gave. Returns what comes of it.
+    /// Records that positions below `computed` are done, and what the row before each of `drafts` and
+    /// the last row gave. Returns what comes of it.
     pub(crate) fn advance(
         &mut self,
         computed: usize,
-        num_drafts: usize,
+        drafts: &[u32],
         sampled: Vec<Sampled>,
     ) -> Progress {
         let mut progress = Progress::default();
@@ -206,10 +211,10 @@ impl Sequence {
             reason = self.finish_reason(id, is_complete);
             let logprobs = logprobs.map(TokenLogprobs::from);
             progress.events.push(Event::Token { id, logprobs });
-            let is_right = at < num_drafts && self.drafts()[at] == id;
+            let is_right = drafts.get(at) == Some(&id);
             progress.num_right_drafts += usize::from(is_right);
             if reason.is_some() || !is_right {
-                let num_checked = num_drafts.min(at + 1);
+                let num_checked = drafts.len().min(at + 1);
                 self.drafter.record(progress.num_right_drafts, num_checked);
                 break;
             }
@@ -227,6 +232,11 @@ impl Sequence {
         if penalizes_output(&self.params) {
             *self.lists.output_counts.entry(id).or_default() += 1;
         }
+    }
+
+    /// Whether this token ends the sequence.
+    pub(crate) fn is_end(&self, id: u32) -> bool {
+        self.eos.contains(&id) || self.params.stop_token_ids.contains(&id)
     }
 
     fn finish_reason(&self, last: u32, is_complete: bool) -> Option<FinishReason> {
@@ -313,71 +323,4 @@ impl From<RowLogprobs> for TokenLogprobs {
     fn from(row: RowLogprobs) -> Self {
         Self { logprob: row.logprob, rank: row.rank, top: row.top }
     }
-}
-
-impl RequestLimits {
-    /// Refuses what could never run or would fail the step it runs in, neighbours included.
-    pub(crate) fn check(&self, request: &Request, eos: &[u32]) -> Result<(), EngineError> {
-        let Request { prompt, params, .. } = request;
-        let reject = |message: String| Err(EngineError::Rejected(message));
-        if prompt.is_empty() {
-            return reject("prompt is empty: give at least one token".into());
-        }
-        let longest = self.max_model_len - usize::from(params.max_tokens > 0);
-        if prompt.len() > longest {
-            return reject(format!(
-                "prompt has {} tokens but the context length is {}: shorten it to {longest}",
-                prompt.len(),
-                self.max_model_len
-            ));
-        }
-        let bias = params.logit_bias.iter().map(|(id, _)| id);
-        let allowed = params.allowed_token_ids.iter().flatten();
-        let named = [("prompt", prompt.iter().max()), ("logit_bias", bias.max())];
-        for (field, id) in named.into_iter().chain([("allowed_token_ids", allowed.max())]) {
-            if let Some(&id) = id
-                && id as usize >= self.vocab_size
-            {
-                return reject(format!(
-                    "{field} names token {id} but the vocabulary has {}",
-                    self.vocab_size
-                ));
-            }
-        }
-        check_params(params).and_then(|()| check_allowed(params, eos)).or_else(reject)
-    }
-}
-
-/// Refuses numbers that the sampler would refuse for the whole step.
-fn check_params(params: &SamplingParams) -> Result<(), String> {
-    let numbers = [
-        ("temperature", params.temperature, params.temperature >= 0.0),
-        ("top_p", params.top_p, params.top_p > 0.0 && params.top_p <= 1.0),
-        ("min_p", params.min_p, (0.0..=1.0).contains(&params.min_p)),
-        ("repetition_penalty", params.repetition_penalty, params.repetition_penalty > 0.0),
-        ("presence_penalty", params.presence_penalty, true),
-        ("frequency_penalty", params.frequency_penalty, true),
-    ];
-    for (field, value, in_range) in numbers {
-        if !in_range || !value.is_finite() {
-            return Err(format!("{field} is {value}, outside its range"));
-        }
-    }
-    if let Some((id, bias)) = params.logit_bias.iter().find(|(_, bias)| !bias.is_finite()) {
-        return Err(format!("logit_bias of token {id} is {bias}: give a finite number"));
-    }
-    Ok(())
-}
-
-/// Refuses a mask that, with what `min_tokens` forbids, leaves no token.
-fn check_allowed(params: &SamplingParams, eos: &[u32]) -> Result<(), String> {
-    let Some(allowed) = &params.allowed_token_ids else { return Ok(()) };
-    if allowed.is_empty() {
-        return Err("allowed_token_ids is empty: allow at least one token".into());
-    }
-    let ends = |id: &u32| eos.contains(id) || params.stop_token_ids.contains(id);
-    if params.min_tokens > 0 && allowed.iter().all(ends) {
-        return Err("allowed_token_ids holds only tokens that min_tokens forbids".into());
-    }
-    Ok(())
 }

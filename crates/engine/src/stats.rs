@@ -47,6 +47,12 @@ counters! {
     lookup_drafts,
     /// Those that came about.
     lookup_drafts_accepted,
+    /// Tokens guessed by a draft model.
+    model_drafts,
+    /// Those that came about.
+    model_drafts_accepted,
+    /// Time in the draft model.
+    guess_ns,
     /// Sequences that ended with a finish reason.
     finished,
     /// Sequences aborted by the caller.
@@ -77,6 +83,7 @@ impl Counters {
         match source {
             Source::Grammar => (&self.grammar_drafts, &self.grammar_drafts_accepted),
             Source::Lookup => (&self.lookup_drafts, &self.lookup_drafts_accepted),
+            Source::Model => (&self.model_drafts, &self.model_drafts_accepted),
         }
     }
 }

@@ -146,6 +146,15 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "SCONCE_NUM_SPECULATIVE_TOKENS", value_name = "TOKENS")]
     pub(crate) num_speculative_tokens: Option<usize>,
 
+    /// Small model of the same vocabulary that guesses tokens ahead: an id or a folder, as MODEL.
+    #[arg(long, env = "SCONCE_DRAFT_MODEL", value_name = "MODEL")]
+    pub(crate) draft_model: Option<String>,
+
+    /// Guess ahead even where it was measured not to pay, e.g. to compare.
+    #[arg(long, env = "SCONCE_SPECULATE_ALWAYS", num_args = 0..=1)]
+    #[arg(require_equals = true, default_missing_value = "true")]
+    pub(crate) speculate_always: Option<bool>,
+
     /// Threads that compute [default: the number of cores]
     #[arg(long, env = "SCONCE_NUM_THREADS")]
     pub(crate) num_threads: Option<usize>,

@@ -28,6 +28,8 @@ pub(crate) struct Config {
 #[derive(Debug)]
 pub(crate) struct ModelChoice {
     pub(crate) name: String,
+    /// The model that guesses tokens ahead.
+    pub(crate) draft: Option<String>,
     pub(crate) served_names: Vec<String>,
     pub(crate) load_format: LoadFormat,
     pub(crate) chat_template: Option<String>,
@@ -119,6 +121,7 @@ impl ModelChoice {
         Ok(Self {
             served_names: if served_names.is_empty() { vec![name.clone()] } else { served_names },
             name,
+            draft: args.draft_model.clone(),
             load_format: args.load_format.unwrap_or(LoadFormat::Auto),
             chat_template: args.chat_template.clone(),
             tool_call_parser: ParserChoice::resolve(
@@ -229,6 +232,7 @@ fn engine_options(args: &ServeArgs) -> Result<EngineOptions> {
         enable_prefix_caching: args.enable_prefix_caching,
         max_num_queued_reqs: args.max_num_queued_reqs,
         num_speculative_tokens: args.num_speculative_tokens,
+        speculate_always: args.speculate_always,
         num_threads: args.num_threads,
         seed: args.seed,
     })

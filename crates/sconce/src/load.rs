@@ -3,7 +3,7 @@
 use crate::cli::LoadFormat;
 use crate::config::{Config, ModelChoice, SPARK};
 use crate::hub::{self, Files};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use engine::architecture::Architecture;
 use engine::memory::{MemoryPlan, available_bytes};
@@ -27,12 +27,31 @@ pub(crate) struct Loaded {
 /// What is known of a model before its weights are read.
 #[derive(Debug)]
 pub(crate) struct Planned {
+    model: Described,
+    draft: Option<Described>,
+    pub(crate) engine: EngineConfig,
+    pub(crate) memory: MemoryPlan,
+}
+
+/// What the files of a model say.
+#[derive(Debug)]
+struct Described {
+    name: String,
     files: ModelFiles,
     config_json: Value,
     architecture: &'static Architecture,
-    pub(crate) spec: ModelSpec,
-    pub(crate) engine: EngineConfig,
-    pub(crate) memory: MemoryPlan,
+    spec: ModelSpec,
+}
+
+impl Described {
+    fn read(name: &str, choice: &ModelChoice, files: Files) -> Result<Self> {
+        let files = ModelFiles::locate(name, choice, files)?;
+        let config_json = files.config()?;
+        let architecture = Architecture::find(models::registry(), &config_json)
+            .with_context(|| format!("model {name}"))?;
+        let spec = (architecture.spec)(&config_json).with_context(|| format!("model {name}"))?;
+        Ok(Self { name: name.to_owned(), files, config_json, architecture, spec })
+    }
 }
 
 /// Where the files of a model are.
@@ -45,12 +64,12 @@ enum ModelFiles {
 }
 
 impl ModelFiles {
-    fn locate(choice: &ModelChoice, files: Files) -> Result<Self> {
-        if choice.name == SPARK {
+    fn locate(name: &str, choice: &ModelChoice, files: Files) -> Result<Self> {
+        if name == SPARK {
             return Ok(Self::Embedded);
         }
         let files = if choice.load_format == LoadFormat::Dummy { Files::Metadata } else { files };
-        Ok(Self::Folder(hub::locate(&choice.name, &choice.hub, files)?))
+        Ok(Self::Folder(hub::locate(name, &choice.hub, files)?))
     }
 
     fn config(&self) -> Result<Value> {
@@ -103,16 +122,17 @@ impl ModelFiles {
 
 /// Reads the model's description, checks the settings against it and plans the memory.
 pub(crate) fn plan(config: &Config, files: Files) -> Result<Planned> {
-    let files = ModelFiles::locate(&config.model, files)?;
-    let config_json = files.config()?;
-    let name = &config.model.name;
-    let architecture = Architecture::find(models::registry(), &config_json)
-        .with_context(|| format!("model {name}"))?;
-    let spec = (architecture.spec)(&config_json).with_context(|| format!("model {name}"))?;
-    let engine = EngineConfig::resolve(&config.engine, &spec)?;
+    let choice = &config.model;
+    let model = Described::read(&choice.name, choice, files)?;
+    let draft = choice.draft.as_ref().map(|name| Described::read(name, choice, files));
+    let draft = draft.transpose().context("--draft-model")?;
+    let engine = EngineConfig::resolve(&config.engine, &model.spec)?;
     let available = available_bytes().context("the machine's free memory")?;
-    let memory = MemoryPlan::compute(&spec, &engine, available);
-    Ok(Planned { files, config_json, architecture, spec, engine, memory })
+    let mut memory = MemoryPlan::compute(&model.spec, &engine, available);
+    if let Some(draft) = &draft {
+        memory = memory.with_draft(&model.spec, &draft.spec)?;
+    }
+    Ok(Planned { model, draft, engine, memory })
 }
 
 /// Loads text side and weights and starts the engine. `progress` gets fractions of the weights.
@@ -124,30 +144,69 @@ pub(crate) fn load(config: &Config) -> Result<Loaded> {
     planned.memory.check()?;
     planned.engine.start_pool()?;
     // The tokenizer of a large vocabulary takes as long as a small model's weights.
-    let (text, model) = std::thread::scope(|scope| {
-        let text = scope.spawn(|| planned.files.text(&config.model));
-        let model = load_model(&config.model, &planned);
+    let (text, models) = std::thread::scope(|scope| {
+        let text = scope.spawn(|| planned.text(&config.model));
+        let models = planned.load_models(&config.model);
         let text = text.join().map_err(|_| anyhow::anyhow!("reading the tokenizer panicked"));
-        (text.and_then(|text| text), model)
+        (text.and_then(|text| text), models)
     });
-    let (text, model) = (text.context(name.clone())?, model.context(name.clone())?);
+    let (text, (model, draft)) = (text?, models?);
     let eos = text.eos_token_ids();
-    let engine = Engine::start(model, &planned.spec, &planned.memory, &Device::Cpu, eos)?;
+    let model = (model, planned.spec());
+    let draft = draft.zip(planned.draft.as_ref().map(|draft| &draft.spec));
+    let engine = Engine::start_with_draft(model, draft, &planned.memory, &Device::Cpu, eos)?;
     tracing::info!("{name} is ready after {:.2} s", started.elapsed().as_secs_f64());
     Ok(Loaded { engine, text })
 }
 
-fn load_model(choice: &ModelChoice, planned: &Planned) -> Result<Box<dyn CausalLm>> {
+impl Planned {
+    pub(crate) fn spec(&self) -> &ModelSpec {
+        &self.model.spec
+    }
+
+    /// The text side. A draft model's must be the same, or its guesses would mean something else.
+    fn text(&self, choice: &ModelChoice) -> Result<TextModel> {
+        let read = |described: &Described| {
+            described.files.text(choice).with_context(|| described.name.clone())
+        };
+        let text = read(&self.model)?;
+        let Some(draft) = &self.draft else { return Ok(text) };
+        if let Some(id) = text.tokenizer().first_difference(read(draft)?.tokenizer()) {
+            bail!(
+                "--draft-model {}: its token {id} is another than the model's; give a model of the \
+                 same tokenizer",
+                draft.name
+            );
+        }
+        Ok(text)
+    }
+
+    fn load_models(
+        &self,
+        choice: &ModelChoice,
+    ) -> Result<(Box<dyn CausalLm>, Option<Box<dyn CausalLm>>)> {
+        let load = |described: &Described| {
+            load_model(described, choice, &self.engine).with_context(|| described.name.clone())
+        };
+        Ok((load(&self.model)?, self.draft.as_ref().map(load).transpose()?))
+    }
+}
+
+fn load_model(
+    described: &Described,
+    choice: &ModelChoice,
+    engine: &EngineConfig,
+) -> Result<Box<dyn CausalLm>> {
     let started = Instant::now();
     let bar = progress_bar();
     let shown = bar.clone();
     let mut weights =
-        planned.files.weights(choice, &planned.engine)?.with_progress(move |progress: Progress| {
+        described.files.weights(choice, engine)?.with_progress(move |progress: Progress| {
             shown.set_length(progress.total_bytes.max(progress.loaded_bytes));
             shown.set_position(progress.loaded_bytes);
         });
-    let max_model_len = planned.engine.max_model_len;
-    let model = (planned.architecture.load)(&planned.config_json, &mut weights, max_model_len);
+    let max_model_len = engine.max_model_len;
+    let model = (described.architecture.load)(&described.config_json, &mut weights, max_model_len);
     bar.finish_and_clear();
     let model = model?;
     let unused = weights.unused();
@@ -155,7 +214,7 @@ fn load_model(choice: &ModelChoice, planned: &Planned) -> Result<Box<dyn CausalL
         let first = unused.iter().take(3).copied().collect::<Vec<_>>().join(", ");
         tracing::warn!("{} tensors of the checkpoint are not used: {first} ...", unused.len());
     }
-    let bytes = planned.memory.weight_bytes as f64;
+    let bytes = (described.spec.num_parameters * engine.dtype.size_in_bytes()) as f64;
     let seconds = started.elapsed().as_secs_f64();
     let speed = bytes / seconds / 1e9;
     tracing::info!("{:.1} MB of weights in {seconds:.2} s ({speed:.1} GB/s)", bytes / 1e6);

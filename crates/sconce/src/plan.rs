@@ -9,7 +9,7 @@ use anyhow::Result;
 #[expect(clippy::print_stdout, reason = "this is what the command is for")]
 pub(crate) fn run(config: &Config) -> Result<()> {
     let planned = load::plan(config, Files::Metadata)?;
-    let spec = &planned.spec;
+    let spec = planned.spec();
     println!(
         "{}: {}, {:.2} billion parameters, {} layers, {} query and {} key-value heads of {}",
         config.model.name,

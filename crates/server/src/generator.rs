@@ -17,6 +17,9 @@ pub struct Load {
     pub cached_tokens: u64,
     /// Sequences that lost their blocks and were computed again, since the start.
     pub preemptions: u64,
+    /// Tokens guessed ahead by source (`grammar`, `lookup`, `model`), since the start: computed, and
+    /// those that came about.
+    pub drafts: [(&'static str, u64, u64); 3],
     /// Blocks in all.
     pub num_blocks: usize,
     /// Tokens of a block.
@@ -56,6 +59,11 @@ impl Generator for EngineHandle {
             kv_usage: stats.kv_blocks_used as f64 / stats.kv_blocks_total.max(1) as f64,
             cached_tokens: stats.cached_prompt_tokens,
             preemptions: stats.preemptions,
+            drafts: [
+                ("grammar", stats.grammar_drafts, stats.grammar_drafts_accepted),
+                ("lookup", stats.lookup_drafts, stats.lookup_drafts_accepted),
+                ("model", stats.model_drafts, stats.model_drafts_accepted),
+            ],
             num_blocks: stats.kv_blocks_total as usize,
             block_size: self.block_size(),
         }

@@ -190,11 +190,30 @@ impl Page<'_> {
             "Sequences that lost their blocks.",
             load.preemptions as f64,
         );
+        self.drafts(load);
         for prefix in PREFIXES {
             let name = format!("{prefix}cache_config_info");
             let (size, num) = (load.block_size, load.num_blocks);
             self.head("gauge", &name, "The shape of the key-value cache.");
             self.sample(&name, &format!(",block_size=\"{size}\",num_gpu_blocks=\"{num}\""), 1.0);
+        }
+    }
+
+    /// Speculative decoding: ours by source, vLLM's in sum.
+    fn drafts(&mut self, load: &Load) {
+        type Count = fn(&(&str, u64, u64)) -> u64;
+        let counts: [(&str, &str, Count); 2] = [
+            ("draft_tokens", "Tokens guessed ahead and computed.", |drafts| drafts.1),
+            ("accepted_tokens", "Tokens guessed ahead that came about.", |drafts| drafts.2),
+        ];
+        for (name, help, count) in counts {
+            let ours = format!("sconce:spec_decode_num_{name}_total");
+            self.head("counter", &ours, help);
+            for drafts in &load.drafts {
+                self.sample(&ours, &format!(",source=\"{}\"", drafts.0), count(drafts) as f64);
+            }
+            let sum = load.drafts.iter().map(count).sum::<u64>();
+            self.one("counter", &format!("vllm:spec_decode_num_{name}_total"), help, sum as f64);
         }
     }
 

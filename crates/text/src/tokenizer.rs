@@ -97,6 +97,16 @@ impl Tokenizer {
         String::from_utf8_lossy(self.token_bytes(id)).into_owned()
     }
 
+    /// The lowest id that stands for other text in `other`, or is missing in one of the two.
+    pub fn first_difference(&self, other: &Self) -> Option<u32> {
+        let num_tokens = self.vocab_size().max(other.vocab_size()) as u32;
+        let token = |tokenizer: &Self, id| {
+            let is_there = (id as usize) < tokenizer.vocab_size();
+            is_there.then(|| (tokenizer.token_bytes(id).to_vec(), tokenizer.is_special(id)))
+        };
+        (0..num_tokens).find(|&id| token(self, id) != token(other, id))
+    }
+
     /// Whether `id` is a special token, left out where special tokens are skipped.
     pub fn is_special(&self, id: u32) -> bool {
         self.entry(id).special

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use text::{ChatInput, TextError, TextFiles, TextModel};
+use text::{ChatInput, SpecialTokens, TextError, TextFiles, TextModel, Tokenizer};
 
 fn goldens() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/goldens")
@@ -184,6 +184,33 @@ fn impossible_requests_are_refused_by_field() {
     let input = open(json!({"role": "assistant", "content": "x y"}));
     let error = dropping.render_chat(&input).unwrap_err().to_string();
     assert!(error.starts_with("continue_final_message: the chat template drops"), "{error}");
+}
+
+#[test]
+fn tokenizers_differ_where_an_id_means_something_else() {
+    let load = |name: &str, change: fn(&mut Value)| {
+        let path = format!(
+            "{}/tests/goldens/tokenizers/{name}/tokenizer.json",
+            env!("CARGO_MANIFEST_DIR")
+        );
+        let mut json = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        change(&mut json);
+        Tokenizer::from_bytes(json.to_string().as_bytes(), SpecialTokens::default()).unwrap()
+    };
+    let qwen = load("qwen", |_| {});
+    assert_eq!(qwen.first_difference(&load("qwen", |_| {})), None);
+    let swapped = load("qwen", |json| {
+        let vocab = json["model"]["vocab"].as_object_mut().unwrap();
+        let (a, b) = (vocab["a"].clone(), vocab["b"].clone());
+        (vocab["a"], vocab["b"]) = (b, a);
+    });
+    let first = qwen.token_id("a").min(qwen.token_id("b"));
+    assert_eq!(qwen.first_difference(&swapped), first);
+    let shorter = load("qwen", |json| {
+        json["added_tokens"].as_array_mut().unwrap().pop();
+    });
+    assert_eq!(shorter.first_difference(&qwen), Some(shorter.vocab_size() as u32));
+    assert_eq!(qwen.first_difference(&shorter), Some(shorter.vocab_size() as u32));
 }
 
 #[test]

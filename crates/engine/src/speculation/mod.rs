@@ -6,19 +6,23 @@
 //! is the same with and without, at any temperature (for guesses that are no distribution this
 //! accepts as often as Leviathan et al. 2023, arXiv:2211.17192, does).
 //!
-//! Guesses come from the grammar, where it leaves no choice, and otherwise from the sequence's own
-//! text. How many are worth their rows is measured.
+//! Guesses come from the grammar, where it leaves no choice, otherwise from the sequence's own text,
+//! and where that has none from a draft model, if there is one. How many are worth their time is
+//! measured.
 
 mod lookup;
+mod model;
 mod pace;
 
 use std::collections::HashMap;
-use std::time::Duration;
 
 use scheduler::{Plan, Scheduler, SeqId};
 
 use self::lookup::Lookup;
-use self::pace::{Acceptance, Pace};
+pub(crate) use self::model::{DraftModel, Guesses};
+use self::pace::{Acceptance, LEAST_PRICE, Pace};
+use crate::config::EngineConfig;
+use crate::runner::StepOutput;
 use crate::sequence::Sequence;
 use crate::steering::Steering;
 
@@ -29,12 +33,30 @@ pub(crate) struct Speculation {
     max_drafts: usize,
     /// Most rows of logits in a forward pass.
     max_rows: usize,
+    has_model: bool,
+    /// Whether guesses are free, as far as the decision goes.
+    always: bool,
     pace: Pace,
 }
 
+/// What guesses must promise to be worth their time: how likely they must be right.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Price {
+    /// Of one that costs no more than its row.
+    row: f64,
+    /// Of one that a draft model makes, if there is one.
+    model: Option<f64>,
+}
+
 impl Speculation {
-    pub(crate) fn new(max_drafts: usize, max_rows: usize) -> Self {
-        Self { max_drafts, max_rows, pace: Pace::default() }
+    pub(crate) fn new(config: &EngineConfig, has_model: bool) -> Self {
+        Self {
+            max_drafts: config.num_speculative_tokens,
+            max_rows: config.max_logits_rows(),
+            has_model,
+            always: config.speculate_always,
+            pace: Pace::default(),
+        }
     }
 
     /// Lets the running sequences guess, first in rank first, and asks for room in the next plan.
@@ -47,22 +69,34 @@ impl Speculation {
             return;
         }
         let running: Vec<_> = scheduler.running().collect();
-        let least_probability = self.pace.least_probability(running.len().max(1));
+        let price = self.price(running.len().max(1));
         let mut room = self.max_rows.saturating_sub(running.len());
         for id in running {
             let sequence = sequences.get_mut(&id).expect("the scheduler runs living sequences");
-            let count = sequence.propose(least_probability, room.min(self.max_drafts));
+            let count = sequence.propose(price, room.min(self.max_drafts));
             scheduler.want_drafts(id, count);
             room -= count;
         }
     }
 
-    /// Takes in how long the model took over `plan`.
-    pub(crate) fn record(&mut self, plan: &Plan, time: Duration) {
+    fn price(&self, num_rows: usize) -> Price {
+        let price = |price: fn(&Pace, usize) -> f64| {
+            if self.always { LEAST_PRICE } else { price(&self.pace, num_rows) }
+        };
+        Price {
+            row: price(Pace::price_of_row),
+            model: self.has_model.then(|| price(Pace::price_of_guess)),
+        }
+    }
+
+    /// Takes in how long the model took over `plan`, and a draft model before it.
+    pub(crate) fn record(&mut self, plan: &Plan, output: &StepOutput) {
         let decodes = |entry: &scheduler::Entry| entry.len - entry.num_drafts == 1;
         if plan.entries.iter().all(decodes) {
-            self.pace.record(plan.num_tokens, time);
+            let num_rows = output.entries.iter().map(|entry| entry.sampled.len()).sum();
+            self.pace.record(num_rows, output.forward + output.sample);
         }
+        self.pace.record_guesses(output.each_guess);
     }
 }
 
@@ -74,6 +108,8 @@ pub(crate) enum Source {
     /// The text of the sequence.
     #[default]
     Lookup,
+    /// A draft model, which has yet to run.
+    Model,
 }
 
 /// One sequence's guesses.
@@ -81,34 +117,41 @@ pub(crate) enum Source {
 pub(crate) struct Drafter {
     lookup: Lookup,
     acceptance: Acceptance,
+    model_acceptance: Acceptance,
     ids: Vec<u32>,
     source: Source,
 }
 
 impl Drafter {
-    /// Guesses at most `max` tokens behind `tokens`, as far as they come about with
-    /// `least_probability`.
+    /// Guesses at most `max` tokens behind `tokens`, as far as they are worth their `price`. Returns
+    /// for how many there should be room.
     pub(crate) fn propose(
         &mut self,
         tokens: &[u32],
         steering: Option<&mut Steering>,
-        least_probability: f64,
+        price: Price,
         max: usize,
     ) -> usize {
         self.ids = steering.map_or_else(Vec::new, |steering| steering.forced(max));
         self.source = Source::Grammar;
         if self.ids.is_empty() {
             self.source = Source::Lookup;
-            let max = self.acceptance.num_drafts(least_probability, max);
-            self.ids = self.lookup.guess(tokens, max);
+            self.ids = self.lookup.guess(tokens, self.acceptance.num_drafts(price.row, max));
         }
-        if self.ids.is_empty() {
-            self.acceptance.rest();
+        if !self.ids.is_empty() {
+            return self.ids.len();
         }
-        self.ids.len()
+        self.acceptance.rest();
+        let Some(price) = price.model else { return 0 };
+        self.source = Source::Model;
+        let count = self.model_acceptance.num_drafts(price, max);
+        if count == 0 {
+            self.model_acceptance.rest();
+        }
+        count
     }
 
-    /// The guesses for the step at hand.
+    /// The guesses for the step at hand, unless they are a model's.
     pub(crate) fn ids(&self) -> &[u32] {
         &self.ids
     }
@@ -119,8 +162,10 @@ impl Drafter {
 
     /// Takes in that of the guesses that were looked at the first `num_right` were right.
     pub(crate) fn record(&mut self, num_right: usize, num_checked: usize) {
-        if self.source == Source::Lookup {
-            self.acceptance.record(num_right, num_checked);
+        match self.source {
+            Source::Grammar => {}
+            Source::Lookup => self.acceptance.record(num_right, num_checked),
+            Source::Model => self.model_acceptance.record(num_right, num_checked),
         }
     }
 }

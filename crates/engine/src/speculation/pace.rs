@@ -6,6 +6,8 @@ use std::time::Duration;
 const PRIOR_SHARE: f64 = 0.1;
 /// Steps that the measurement looks back on, roughly.
 const MEMORY: f64 = 50.0;
+/// What is less likely than this is not worth the trouble, however cheap.
+pub(crate) const LEAST_PRICE: f64 = 0.01;
 /// A draft must promise this much more than it costs: both are estimates.
 const MARGIN: f64 = 1.2;
 
@@ -13,6 +15,8 @@ const MARGIN: f64 = 1.2;
 /// `base + rows * per_row`. Until the number of rows has varied, `per_row` is a guess.
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
+    /// Seconds of a draft model for one guess, once known.
+    guess: Option<f64>,
     weight: f64,
     rows: f64,
     seconds: f64,
@@ -32,15 +36,36 @@ impl Pace {
         add(&mut self.rows_seconds, rows * seconds);
     }
 
-    /// Whether a row that gives a token with some probability is worth its time: the least
-    /// probability for which it is, when `num_rows` rows would run anyway and each give a token.
-    pub(crate) fn least_probability(&self, num_rows: usize) -> f64 {
-        let (base, per_row) = self.line();
-        let time = base + per_row * num_rows as f64;
-        (MARGIN * per_row * num_rows as f64 / time).clamp(0.01, 1.0)
+    /// Takes in how long a draft model took over each of its guesses, or that it made none. Then the
+    /// estimate falls slowly, so that one bad measurement does not keep it out for good.
+    pub(crate) fn record_guesses(&mut self, each: Option<Duration>) {
+        match each {
+            Some(time) => {
+                let seconds = time.as_secs_f64();
+                let guess = self.guess.get_or_insert(seconds);
+                *guess += (seconds - *guess) / MEMORY;
+            }
+            None => self.guess = self.guess.map(|guess| guess * (1.0 - 0.1 / MEMORY)),
+        }
     }
 
-    /// (base, per_row), up to a factor.
+    /// Whether a row that gives a token with some probability is worth its time: the least
+    /// probability for which it is, when `num_rows` rows would run anyway and each give a token.
+    pub(crate) fn price_of_row(&self, num_rows: usize) -> f64 {
+        let (base, per_row) = self.line();
+        let time = base + per_row * num_rows as f64;
+        (MARGIN * per_row * num_rows as f64 / time).clamp(LEAST_PRICE, 1.0)
+    }
+
+    /// The same for a row that a draft model guesses first. The first guess is free: it tells the time.
+    pub(crate) fn price_of_guess(&self, num_rows: usize) -> f64 {
+        let (base, per_row) = self.line();
+        let time = base + per_row * num_rows as f64;
+        let cost = per_row + self.guess.unwrap_or(0.0);
+        (MARGIN * cost * num_rows as f64 / time).clamp(LEAST_PRICE, 1.0)
+    }
+
+    /// (base, per_row) in seconds; before any step was measured, up to a factor.
     fn line(&self) -> (f64, f64) {
         let prior =
             |rows: f64, seconds: f64| PRIOR_SHARE * seconds / (1.0 + PRIOR_SHARE * (rows - 1.0));
@@ -109,7 +134,7 @@ mod tests {
     #[test]
     fn the_line_is_found() {
         let mut pace = Pace::default();
-        let guess = pace.least_probability(1);
+        let guess = pace.price_of_row(1);
         assert!((guess - MARGIN * PRIOR_SHARE).abs() < 1e-9, "{guess}");
         for step in 0..300 {
             let num_rows = 1 + step % 9;
@@ -121,7 +146,7 @@ mod tests {
             "{base} {per_row}"
         );
         // At 45 rows nine tenths of the time is the rows': only what is nearly sure pays.
-        assert!(pace.least_probability(1) < 0.25 && pace.least_probability(45) > 0.95);
+        assert!(pace.price_of_row(1) < 0.25 && pace.price_of_row(45) > 0.95);
     }
 
     #[test]

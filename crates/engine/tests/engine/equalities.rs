@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use engine::{EngineHandle, EngineOptions, SamplingParams};
 
 use crate::client::{Answer, Random, ask, collect, eventually, request, submit};
-use crate::fake::{Control, EOS, Kind, VOCAB, options, start};
+use crate::fake::{Control, EOS, Kind, VOCAB, options, start, start_with_draft};
 
 type Ask = (Vec<u32>, SamplingParams);
 
@@ -178,5 +178,35 @@ fn speculation_changes_nothing() {
         let stats = engine.stats();
         assert!(stats.lookup_drafts_accepted > 50, "{stats:?}");
         assert!(stats.lookup_drafts > stats.lookup_drafts_accepted + 20, "{stats:?}");
+    }
+}
+
+/// A draft model that is the model itself guesses right as long as it reads what it should: whatever
+/// is preempted, shared or chunked. One that is another model changes nothing but the time.
+#[test]
+fn a_draft_model_reads_what_it_should_and_changes_nothing() {
+    let mut asks = asks(40, 60);
+    for (_, params) in &mut asks {
+        params.max_tokens += 20;
+        params.ignore_eos = true;
+        (params.allowed_token_ids, params.stop_token_ids) = (None, vec![]);
+    }
+    let expected = alone(&asks);
+    let starved = EngineOptions {
+        max_model_len: Some(96),
+        num_gpu_blocks_override: Some(24),
+        max_num_batched_tokens: Some(24),
+        ..options()
+    };
+    for options in [options(), starved] {
+        let (engine, control) = start_with_draft(Kind::Hash, Some(Kind::Hash), &options);
+        assert_same(&asks, &expected, &together(&engine, &control, &asks));
+        let stats = engine.stats();
+        assert!(stats.model_drafts > 30, "{stats:?}");
+        assert_eq!(stats.model_drafts, stats.model_drafts_accepted, "{stats:?}");
+        let (engine, control) = start_with_draft(Kind::Hash, Some(Kind::Count), &options);
+        assert_same(&asks, &expected, &together(&engine, &control, &asks));
+        let stats = engine.stats();
+        assert!(stats.model_drafts > stats.model_drafts_accepted + 20, "{stats:?}");
     }
 }

@@ -197,15 +197,30 @@ pub(crate) fn options() -> EngineOptions {
     EngineOptions {
         block_size: Some(4),
         num_gpu_blocks_override: Some(512),
+        speculate_always: Some(true),
         ..EngineOptions::default()
     }
 }
 
 pub(crate) fn start(kind: Kind, options: &EngineOptions) -> (EngineHandle, Arc<Control>) {
+    start_with_draft(kind, None, options)
+}
+
+/// The draft model has its own grip, which nobody holds.
+pub(crate) fn start_with_draft(
+    kind: Kind,
+    draft: Option<Kind>,
+    options: &EngineOptions,
+) -> (EngineHandle, Arc<Control>) {
     let spec = spec();
     let config = EngineConfig::resolve(options, &spec).unwrap();
-    let plan = MemoryPlan::compute(&spec, &config, 1 << 30);
+    let mut plan = MemoryPlan::compute(&spec, &config, 1 << 30);
+    if draft.is_some() {
+        plan = plan.with_draft(&spec, &spec).unwrap();
+    }
     let control = Arc::new(Control::default());
-    let model = Box::new(FakeLm { kind, control: Arc::clone(&control) });
-    (Engine::start(model, &spec, &plan, &Device::Cpu, &[EOS]).unwrap(), control)
+    let fake = |kind, control| Box::new(FakeLm { kind, control }) as Box<dyn CausalLm>;
+    let model = (fake(kind, Arc::clone(&control)), &spec);
+    let draft = draft.map(|kind| (fake(kind, Arc::default()), &spec));
+    (Engine::start_with_draft(model, draft, &plan, &Device::Cpu, &[EOS]).unwrap(), control)
 }
