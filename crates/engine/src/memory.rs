@@ -337,7 +337,8 @@ mod tests {
 
     #[test]
     fn a_draft_model_is_planned_for() {
-        let plan = plan(&EngineOptions::default(), 64 * GIB).unwrap();
+        let short = EngineOptions { max_model_len: Some(8192), ..EngineOptions::default() };
+        let plan = plan(&short, 64 * GIB).unwrap();
         let (fixed, block_bytes) = (plan.fixed_bytes(), plan.block_bytes);
         let draft = ModelSpec { num_layers: 7, num_parameters: 1000, ..spec() };
         let with = plan.clone().with_draft(&spec(), &draft).unwrap();

@@ -17,6 +17,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use text::{OutputFormat, TextFiles, TextModel};
 
+type Model = Box<dyn CausalLm>;
+
 /// Everything that a request needs.
 #[derive(Debug)]
 pub(crate) struct Loaded {
@@ -181,10 +183,7 @@ impl Planned {
         Ok(text)
     }
 
-    fn load_models(
-        &self,
-        choice: &ModelChoice,
-    ) -> Result<(Box<dyn CausalLm>, Option<Box<dyn CausalLm>>)> {
+    fn load_models(&self, choice: &ModelChoice) -> Result<(Model, Option<Model>)> {
         let load = |described: &Described| {
             load_model(described, choice, &self.engine).with_context(|| described.name.clone())
         };
@@ -192,11 +191,7 @@ impl Planned {
     }
 }
 
-fn load_model(
-    described: &Described,
-    choice: &ModelChoice,
-    engine: &EngineConfig,
-) -> Result<Box<dyn CausalLm>> {
+fn load_model(described: &Described, choice: &ModelChoice, engine: &EngineConfig) -> Result<Model> {
     let started = Instant::now();
     let bar = progress_bar();
     let shown = bar.clone();
