@@ -12,8 +12,8 @@ struct Script {
 }
 
 impl Script {
-    fn boxed(steps: Vec<Result<Vec<u32>, String>>) -> Option<Box<dyn Constraint>> {
-        Some(Box::new(Self { steps, num_accepted: 0 }))
+    fn boxed(steps: Vec<Result<Vec<u32>, String>>) -> Box<dyn Constraint> {
+        Box::new(Self { steps, num_accepted: 0 })
     }
 }
 
@@ -51,7 +51,7 @@ impl Constraint for Script {
 fn scripted(steps: Vec<Result<Vec<u32>, String>>, params: SamplingParams) -> Answer {
     let (engine, _) = start(Kind::Count, &options());
     let (request, events) = request(&[1, 4], params);
-    let constraint = Script::boxed(steps);
+    let constraint = Some(Script::boxed(steps));
     engine.submit(engine::Request { constraint, ..request }).unwrap();
     let answer = collect(&events);
     assert_eq!(ask(&engine, &[1, 4], greedy(2)).tokens, [5, 6], "the engine goes on");
@@ -90,7 +90,7 @@ fn a_fault_is_told_to_its_own_sequence_only() {
     control.close();
     let steps = vec![Ok(vec![9]), Err("too complex".to_owned())];
     let (faulty, faulty_events) = request(&[1, 4], greedy(5));
-    let constraint = Script::boxed(steps);
+    let constraint = Some(Script::boxed(steps));
     let (free, free_events) = request(&[1, 30], greedy(5));
     engine.submit_all(vec![engine::Request { constraint, ..faulty }, free]).unwrap();
     control.open();
@@ -109,7 +109,7 @@ fn what_is_forced_comes_in_one_step() {
         let options = EngineOptions { num_speculative_tokens, ..options() };
         let (engine, _) = start(Kind::Count, &options);
         let (request, events) = request(&[1, 4], SamplingParams { logprobs: Some(1), ..greedy(9) });
-        let constraint = Script::boxed(steps.iter().cloned().map(Ok).collect());
+        let constraint = Some(Script::boxed(steps.iter().cloned().map(Ok).collect()));
         engine.submit(engine::Request { constraint, ..request }).unwrap();
         (collect(&events), engine.stats())
     };
@@ -133,7 +133,7 @@ fn a_fault_behind_a_wrong_guess_is_none() {
         // 10 is guessed after 12, as before; of two tokens Count prefers the next one round.
         let steps = vec![Ok(vec![12]), Ok(vec![10, rival]), Err("too complex".to_owned())];
         let (request, events) = request(&prompt, greedy(if faulty { 3 } else { 2 }));
-        let constraint = Script::boxed(steps);
+        let constraint = Some(Script::boxed(steps));
         engine.submit(engine::Request { constraint, ..request }).unwrap();
         let answer = collect(&events);
         assert_eq!(answer.tokens, [12, answered], "{answer:?}");
