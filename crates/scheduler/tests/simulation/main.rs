@@ -204,9 +204,12 @@ impl<'a> Simulation<'a> {
     /// Guesses of which some are right.
     fn guess(&mut self, entry: &Entry) -> Vec<TokenId> {
         let first = entry.start + entry.len - entry.num_drafts;
-        let guess = |at| match self.random.one_in(4) {
-            true => self.random.below(VOCAB as usize) as TokenId,
-            false => self.solos[&entry.id].tokens[at],
+        let guess = |at| {
+            if self.random.one_in(4) {
+                self.random.below(VOCAB as usize) as TokenId
+            } else {
+                self.solos[&entry.id].tokens[at]
+            }
         };
         (first..first + entry.num_drafts).map(guess).collect()
     }
