@@ -1,4 +1,7 @@
-//! Micro-benchmarks, one file each beside `src`; dated results in `results`. Here is how they time.
+//! Micro-benchmarks, one file each beside `src`; dated results in `results`. Here is how they time, and in [`driver`] how
+//! they run an engine.
+
+pub mod driver;
 
 use std::time::{Duration, Instant};
 
