@@ -4,12 +4,13 @@ use jiff::ZonedDateTime;
 use jiff::civil::DateTime;
 use jiff::fmt::strtime;
 
-/// The local time now in `format`, in C's notation; an unknown directive is an error.
-pub(super) fn strftime_now(format: &str) -> Result<String, jiff::Error> {
-    strftime(format, ZonedDateTime::now().datetime())
+/// The local time now.
+pub(super) fn now() -> DateTime {
+    ZonedDateTime::now().datetime()
 }
 
-fn strftime(format: &str, time: DateTime) -> Result<String, jiff::Error> {
+/// `time` in `format`, in C's notation; an unknown directive is an error.
+pub(super) fn strftime(format: &str, time: DateTime) -> Result<String, jiff::Error> {
     strtime::format(format, time)
 }
 
@@ -33,7 +34,7 @@ mod tests {
 
     #[test]
     fn an_unknown_directive_is_an_error() {
-        assert!(strftime_now("%Y").unwrap().parse::<u32>().unwrap() >= 2026);
-        assert!(strftime_now("%!").is_err());
+        assert!(strftime("%Y", now()).unwrap().parse::<u32>().unwrap() >= 2026);
+        assert!(strftime("%!", now()).is_err());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use jiff::civil::DateTime;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State};
@@ -208,7 +209,12 @@ fn raise_exception(message: &Value) -> Result<Value, Error> {
 }
 
 fn strftime_now(format: &str) -> Result<String, Error> {
-    clock::strftime_now(format).map_err(|error| {
+    strftime(format, clock::now())
+}
+
+/// `time` in C's `format`.
+pub(super) fn strftime(format: &str, time: DateTime) -> Result<String, Error> {
+    clock::strftime(format, time).map_err(|error| {
         Error::new(ErrorKind::InvalidOperation, format!("strftime_now({format:?}): {error}"))
     })
 }

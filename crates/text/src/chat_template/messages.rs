@@ -3,44 +3,14 @@
 
 use serde_json::{Map, Value, json};
 
+use super::forms::{Absent, CallForm, ContentForm, Forms};
 use crate::TextError;
 
 /// Names a message's reasoning goes by; the first is the one that most templates read.
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
-/// Which forms of `content` a template shows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct ContentSupport {
-    strings: bool,
-    parts: bool,
-}
-
-impl Default for ContentSupport {
-    fn default() -> Self {
-        Self { strings: true, parts: false }
-    }
-}
-
-impl ContentSupport {
-    /// Tries the template on a message in each form. A list counts as shown when both its texts
-    /// appear and its structure does not: a template that prints lists as they are does not.
-    pub(super) fn probe(render: impl Fn(Vec<Value>) -> Result<String, TextError>) -> Self {
-        let shown = |content: Value| render(vec![json!({"role": "user", "content": content})]);
-        let strings = shown(json!("first-probe")).is_ok_and(|text| text.contains("first-probe"));
-        let parts = json!([
-            {"type": "text", "text": "first-probe"},
-            {"type": "text", "text": "second-probe"},
-        ]);
-        let parts = shown(parts).is_ok_and(|text| {
-            let structure = ["'text'", "\"text\""].iter().any(|mark| text.contains(mark));
-            text.contains("first-probe") && text.contains("second-probe") && !structure
-        });
-        Self { strings: strings || !parts, parts }
-    }
-}
-
 /// Brings OpenAI messages into the form that templates are written for.
-pub(super) fn prepare(messages: &mut [Value], support: ContentSupport) -> Result<(), TextError> {
+pub(super) fn prepare(messages: &mut [Value], forms: &Forms) -> Result<(), TextError> {
     for (index, message) in messages.iter_mut().enumerate() {
         let Value::Object(message) = message else {
             return Err(invalid(format!("messages[{index}] must be an object")));
@@ -48,9 +18,11 @@ pub(super) fn prepare(messages: &mut [Value], support: ContentSupport) -> Result
         // As transformers: templates cope with a missing key, and print a null as "None".
         message.retain(|_, value| !value.is_null());
         alias_reasoning(message);
-        parse_arguments(message);
+        fit_calls(message, forms.calls);
+        let role = message.get("role").and_then(Value::as_str);
+        let form = forms.content_of(role);
         if let Some(content) = message.get_mut("content") {
-            fit_content(content, support, index)?;
+            fit_content(content, form, index)?;
         }
     }
     Ok(())
@@ -67,30 +39,43 @@ fn alias_reasoning(message: &mut Map<String, Value>) {
     message.insert("reasoning_content".to_owned(), reasoning);
 }
 
-/// OpenAI sends a call's arguments as JSON in a string; templates expect the object.
-fn parse_arguments(message: &mut Map<String, Value>) {
+/// OpenAI sends a call's arguments as JSON in a string, and no content beside it; most templates
+/// expect the object.
+fn fit_calls(message: &mut Map<String, Value>, form: CallForm) {
+    if message.get("role").is_some_and(|role| role == "assistant") {
+        let content = match form.absent {
+            Absent::Missing => None,
+            Absent::Empty => Some(json!("")),
+            Absent::Null => Some(Value::Null),
+        };
+        if let (Some(content), false) = (content, message.contains_key("content")) {
+            message.insert("content".to_owned(), content);
+        }
+    }
     let calls = message.get_mut("tool_calls").and_then(Value::as_array_mut);
     for call in calls.into_iter().flatten() {
         let Some(arguments) = call.pointer_mut("/function/arguments") else { continue };
-        let Some(text) = arguments.as_str() else { continue };
-        let parsed = if text.is_empty() { Ok(json!({})) } else { serde_json::from_str(text) };
-        if let Ok(object @ Value::Object(_)) = parsed {
-            *arguments = object;
+        if form.objects {
+            parse_arguments(arguments);
         }
     }
 }
 
-fn fit_content(
-    content: &mut Value,
-    support: ContentSupport,
-    index: usize,
-) -> Result<(), TextError> {
+fn parse_arguments(arguments: &mut Value) {
+    let Some(text) = arguments.as_str() else { return };
+    let parsed = if text.is_empty() { Ok(json!({})) } else { serde_json::from_str(text) };
+    if let Ok(object @ Value::Object(_)) = parsed {
+        *arguments = object;
+    }
+}
+
+fn fit_content(content: &mut Value, form: ContentForm, index: usize) -> Result<(), TextError> {
     match content {
-        Value::String(text) if !support.strings => {
+        Value::String(text) if !form.strings => {
             let text = std::mem::take(text);
             *content = json!([{"type": "text", "text": text}]);
         }
-        Value::Array(parts) if !support.parts => {
+        Value::Array(parts) if !form.parts => {
             let mut texts = Vec::new();
             for (part_index, part) in parts.iter().enumerate() {
                 let text = part.get("text").and_then(Value::as_str).ok_or_else(|| {
@@ -116,11 +101,9 @@ fn invalid(message: String) -> TextError {
 mod tests {
     use super::*;
 
-    const STRINGS: ContentSupport = ContentSupport { strings: true, parts: false };
-
-    fn prepared(message: Value, support: ContentSupport) -> Value {
+    fn prepared(message: Value, forms: Forms) -> Value {
         let mut messages = [message];
-        prepare(&mut messages, support).unwrap();
+        prepare(&mut messages, &forms).unwrap();
         messages[0].take()
     }
 
@@ -136,12 +119,28 @@ mod tests {
             {"function": {"name": "g", "arguments": {}}},
             {"function": {"name": "h", "arguments": "not json"}},
         ]});
-        assert_eq!(prepared(message, STRINGS), expected);
+        assert_eq!(prepared(message, Forms::default()), expected);
+    }
+
+    #[test]
+    fn calls_take_the_form_the_template_reads() {
+        let message = || {
+            json!({"role": "assistant", "content": null, "tool_calls": [
+                {"function": {"name": "f", "arguments": "{\"b\": 1}"}},
+            ]})
+        };
+        for (absent, content) in [(Absent::Empty, json!("")), (Absent::Null, Value::Null)] {
+            let calls = CallForm { objects: false, absent };
+            let prepared = prepared(message(), Forms { calls, ..Forms::default() });
+            let calls = json!([{"function": {"name": "f", "arguments": "{\"b\": 1}"}}]);
+            let expected = json!({"role": "assistant", "content": content, "tool_calls": calls});
+            assert_eq!(prepared, expected);
+        }
     }
 
     #[test]
     fn reasoning_is_readable_under_both_names() {
-        let message = prepared(json!({"role": "assistant", "reasoning": "r"}), STRINGS);
+        let message = prepared(json!({"role": "assistant", "reasoning": "r"}), Forms::default());
         assert_eq!(
             (&message["reasoning_content"], &message["thinking"]),
             (&json!("r"), &json!("r"))
@@ -152,8 +151,9 @@ mod tests {
     fn content_takes_the_form_the_template_reads() {
         let parts = json!([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]);
         let message = json!({"content": parts});
-        assert_eq!(prepared(message.clone(), STRINGS)["content"], "a\nb");
-        let only_parts = ContentSupport { strings: false, parts: true };
+        assert_eq!(prepared(message.clone(), Forms::default())["content"], "a\nb");
+        let only_parts =
+            Forms { content: [ContentForm { strings: false, parts: true }; 4], ..Forms::default() };
         assert_eq!(prepared(message.clone(), only_parts), message);
         let wrapped = prepared(json!({"content": "a"}), only_parts);
         assert_eq!(wrapped["content"], json!([{"type": "text", "text": "a"}]));
@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn an_image_for_a_text_template_is_refused_by_place() {
         let mut messages = [json!({"content": [{"type": "image_url", "image_url": {}}]})];
-        let error = prepare(&mut messages, STRINGS).unwrap_err();
+        let error = prepare(&mut messages, &Forms::default()).unwrap_err();
         assert!(
             error
                 .to_string()

@@ -1,12 +1,13 @@
 //! Chat templates, found, compiled and rendered as transformers does.
 //!
 //! `sources` finds the templates of a model, `environment` makes minijinja behave as the jinja2 of
-//! transformers, `messages` prepares what a template sees, `template` compiles and renders within
-//! bounds, `continuation` leaves a last message open.
+//! transformers, `messages` prepares what a template sees in the `forms` that it reads, `template`
+//! compiles and renders within bounds, `continuation` leaves a last message open.
 
 mod clock;
 mod continuation;
 mod environment;
+mod forms;
 mod json;
 mod messages;
 mod methods;
@@ -16,6 +17,7 @@ mod template;
 
 use std::collections::BTreeMap;
 
+use jiff::civil::DateTime;
 use serde_json::{Map, Value};
 
 use self::template::Template;
@@ -44,6 +46,8 @@ pub struct ChatInput {
     pub chat_template: Option<String>,
     /// Further variables (`chat_template_kwargs`), such as `enable_thinking`.
     pub kwargs: Map<String, Value>,
+    /// The time that `strftime_now` tells; the clock's, if none is given.
+    pub now: Option<DateTime>,
 }
 
 impl ChatInput {
@@ -57,6 +61,7 @@ impl ChatInput {
             continue_final_message: false,
             chat_template: None,
             kwargs: Map::new(),
+            now: None,
         }
     }
 }

@@ -9,7 +9,8 @@ use serde_json::{Map, Value, json};
 use super::ChatInput;
 use super::continuation::Continuation;
 use super::environment::{self, Raised};
-use super::messages::{self, ContentSupport};
+use super::forms::Forms;
+use super::messages;
 use crate::{SpecialTokens, TextError};
 
 /// Longest prompt a template may write, in bytes.
@@ -17,6 +18,9 @@ const MAX_OUTPUT_LEN: usize = 16 << 20;
 
 /// Steps of the template engine for any chat; a step can make at most 64 bytes.
 const BASE_FUEL: u64 = 1_000_000;
+
+/// Steps instead of those while the template is tried on chats of three messages.
+const PROBE_FUEL: u64 = 50_000;
 
 /// Further steps for each JSON value in the request, so that long chats render and bombs do not.
 const FUEL_PER_VALUE: u64 = 500;
@@ -33,7 +37,7 @@ pub(super) struct Template {
     name: String,
     source: String,
     environment: Environment<'static>,
-    content: ContentSupport,
+    forms: Forms,
 }
 
 impl Template {
@@ -41,7 +45,12 @@ impl Template {
         &self.source
     }
 
-    /// Compiles `source` and finds out which forms of content it reads. `name` is for messages.
+    #[cfg(test)]
+    pub(super) fn forms(&self) -> Forms {
+        self.forms
+    }
+
+    /// Compiles `source` and finds out which forms of messages it reads. `name` is for messages.
     pub(super) fn compile(
         name: &str,
         source: String,
@@ -57,9 +66,8 @@ impl Template {
                 reason: describe(&error),
             });
         }
-        let mut template = Self { name, source, environment, content: ContentSupport::default() };
-        template.content =
-            ContentSupport::probe(|messages| template.execute(&ChatInput::new(messages), special));
+        let mut template = Self { name, source, environment, forms: Forms::default() };
+        template.forms = Forms::probe(|input| template.execute(input, special, PROBE_FUEL));
         Ok(template)
     }
 
@@ -70,15 +78,20 @@ impl Template {
         special: &SpecialTokens,
     ) -> Result<String, TextError> {
         let mut input = input.clone();
-        messages::prepare(&mut input.messages, self.content)?;
+        messages::prepare(&mut input.messages, &self.forms)?;
         if !input.continue_final_message {
-            return self.execute(&input, special);
+            return self.execute(&input, special, BASE_FUEL);
         }
         let continuation = Continuation::open(&mut input.messages, &self.source)?;
-        continuation.close(self.execute(&input, special)?)
+        continuation.close(self.execute(&input, special, BASE_FUEL)?)
     }
 
-    fn execute(&self, input: &ChatInput, special: &SpecialTokens) -> Result<String, TextError> {
+    fn execute(
+        &self,
+        input: &ChatInput,
+        special: &SpecialTokens,
+        base_fuel: u64,
+    ) -> Result<String, TextError> {
         let mut variables = Map::new();
         for (name, token) in special.iter() {
             variables.insert(name.to_owned(), json!(token));
@@ -93,7 +106,12 @@ impl Template {
         let variables = Value::Object(variables);
 
         let mut environment = self.environment.clone();
-        let fuel = BASE_FUEL + FUEL_PER_VALUE.saturating_mul(num_values(&variables));
+        let fuel = base_fuel + FUEL_PER_VALUE.saturating_mul(num_values(&variables));
+        if let Some(now) = input.now {
+            environment.add_function("strftime_now", move |format: &str| {
+                environment::strftime(format, now)
+            });
+        }
         environment.set_fuel(Some(fuel.min(MAX_FUEL)));
         let template = environment.get_template(ENTRY).expect("added when compiled");
         let mut output = BoundedOutput::default();

@@ -20,6 +20,8 @@ pub(super) struct ToolRow {
     names: &'static [&'static str],
     /// A template that holds all of these has it; never, if there are none.
     seen: &'static [&'static str],
+    /// A template that holds one of these has it, too.
+    or_seen: &'static [&'static str],
     /// Models that have it and may come without a template.
     model_types: &'static [&'static str],
     /// What opens a section; anything but an opener or a separator behind it makes it text.
@@ -67,6 +69,7 @@ impl ToolRow {
     const JSON: Self = Self {
         names: &[],
         seen: &[],
+        or_seen: &[],
         model_types: &[],
         sections: &[],
         bare: &[],
@@ -85,6 +88,20 @@ impl ToolRow {
     /// Defaults for the rows whose calls have markers of their own.
     const MARKED: Self =
         Self { loose: true, brackets: &[], separators: &[], closers: &[], ..Self::JSON };
+
+    /// What the versions of DeepSeek's markup have in common.
+    const DSML: Self = Self {
+        openers: &["<｜DSML｜invoke name="],
+        body: Body::Xml(&Xml {
+            parameter: "<｜DSML｜parameter name=",
+            value_end: "</｜DSML｜parameter>",
+            end: "</｜DSML｜invoke>",
+            lines: false,
+            ..Xml::PLAIN
+        }),
+        tokens: &["｜DSML｜"],
+        ..Self::MARKED
+    };
 }
 
 impl ToolFormat {
@@ -141,21 +158,19 @@ impl ToolFormat {
             ..ToolRow::JSON
         }),
         Self(&ToolRow {
+            names: &["deepseek_v4"],
+            seen: &["｜DSML｜", "tool_calls>"],
+            sections: &["<｜DSML｜tool_calls>"],
+            closers: &["</｜DSML｜tool_calls>"],
+            ..ToolRow::DSML
+        }),
+        Self(&ToolRow {
             names: &["deepseek_v32"],
             seen: &["｜DSML｜"],
             model_types: &["deepseek_v32"],
             sections: &["<｜DSML｜function_calls>"],
-            openers: &["<｜DSML｜invoke name="],
             closers: &["</｜DSML｜function_calls>"],
-            body: Body::Xml(&Xml {
-                parameter: "<｜DSML｜parameter name=",
-                value_end: "</｜DSML｜parameter>",
-                end: "</｜DSML｜invoke>",
-                lines: false,
-                ..Xml::PLAIN
-            }),
-            tokens: &["｜DSML｜"],
-            ..ToolRow::MARKED
+            ..ToolRow::DSML
         }),
         Self(&ToolRow {
             names: &["minimax_m2"],
@@ -194,7 +209,7 @@ impl ToolFormat {
         // The model may forget the outer tag.
         Self(&ToolRow {
             names: &["qwen3_coder", "qwen3_xml", "mimo", "step3p5"],
-            seen: &["<function="],
+            seen: &["<function=", "<parameter="],
             sections: &["<tool_call>"],
             openers: &["<function="],
             closers: &["</tool_call>"],
@@ -223,17 +238,17 @@ impl ToolFormat {
             ..ToolRow::JSON
         }),
         Self(&ToolRow {
-            names: &["hermes", "granite4", "ernie45"],
-            seen: &["<tool_call>"],
-            sections: &["<tool_call>"],
-            closers: &["]", "</tool_call>"],
-            ..ToolRow::JSON
-        }),
-        Self(&ToolRow {
             names: &["jamba", "hunyuan_a13b", "minimax"],
             seen: &["<tool_calls>"],
             sections: &["<tool_calls>"],
             closers: &["]", "</tool_calls>"],
+            ..ToolRow::JSON
+        }),
+        Self(&ToolRow {
+            names: &["hermes", "granite4", "ernie45"],
+            seen: &["<tool_call>"],
+            sections: &["<tool_call>"],
+            closers: &["]", "</tool_call>"],
             ..ToolRow::JSON
         }),
         Self(&ToolRow {
@@ -260,6 +275,7 @@ impl ToolFormat {
         Self(&ToolRow {
             names: &["phi4_mini_json"],
             seen: &["<|tool|>"],
+            or_seen: &["functools[{"],
             sections: &["functools", "<|tool_call|>"],
             closers: &["]", "<|/tool_call|>"],
             ..ToolRow::JSON
@@ -293,6 +309,7 @@ impl ToolFormat {
         Self(&ToolRow {
             names: &["lfm2"],
             seen: &["<|tool_call_start|>"],
+            or_seen: &["<|tool_list_start|>"],
             sections: &["<|tool_call_start|>"],
             openers: &[""],
             closers: &["]", "<|tool_call_end|>"],
@@ -313,6 +330,7 @@ impl ToolFormat {
         Self(&ToolRow {
             names: &["llama4_pythonic", "pythonic"],
             seen: &["<|header_start|>"],
+            or_seen: &["[func_name1("],
             sections: &["<|python_start|>"],
             bare: &["[", "{"],
             openers: &["{", ""],
@@ -320,7 +338,12 @@ impl ToolFormat {
             body: Body::Literal(&PYTHON),
             ..ToolRow::JSON
         }),
-        Self(&ToolRow { names: &["xlam"], bare: &["["], ..ToolRow::JSON }),
+        Self(&ToolRow {
+            names: &["xlam"],
+            seen: &["[{\"name\": \"tool_call_name\""],
+            bare: &["["],
+            ..ToolRow::JSON
+        }),
     ];
 
     /// By one of vLLM's names.
@@ -341,8 +364,9 @@ impl ToolFormat {
     pub(super) fn detect(template: &str, model_type: Option<&str>) -> Option<Self> {
         Self::ALL.iter().copied().find(|Self(row)| {
             let by_type = || model_type.is_some_and(|name| row.model_types.contains(&name));
-            let seen = || !row.seen.is_empty() && row.seen.iter().all(|m| template.contains(m));
-            if template.is_empty() { by_type() } else { seen() }
+            let all = || !row.seen.is_empty() && row.seen.iter().all(|m| template.contains(m));
+            let any = || row.or_seen.iter().any(|m| template.contains(m));
+            if template.is_empty() { by_type() } else { all() || any() }
         })
     }
 

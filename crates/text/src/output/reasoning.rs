@@ -84,7 +84,7 @@ impl ReasoningFormat {
         }),
         Self(&Tags {
             names: &["granite"],
-            seen: &["thought process"],
+            seen: &["Here is my thought process"],
             starts: &["Here is my thought process:", "Here's my thought process:"],
             ends: &["Here is my response:", "Here's my response:"],
             ..Tags::THINK
@@ -93,6 +93,7 @@ impl ReasoningFormat {
             names: &[
                 "qwen3",
                 "deepseek_v3",
+                "deepseek_v4",
                 "glm45",
                 "glm47",
                 "holo2",

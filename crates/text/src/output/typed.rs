@@ -91,8 +91,61 @@ impl Types {
         if self.allows(types) && serde_json::from_str::<IgnoredAny>(json).is_ok() {
             return json.to_owned();
         }
+        if matches!(types, Self::OBJECT | Self::ARRAY)
+            && self.allows(types)
+            && !self.allows(Self::STRING)
+        {
+            let json = python_to_json(json);
+            if serde_json::from_str::<IgnoredAny>(&json).is_ok() {
+                return json;
+            }
+        }
         Value::from(text).to_string()
     }
+}
+
+/// A list or dict as Python prints it, in JSON; whether it was one, the JSON says.
+fn python_to_json(text: &str) -> String {
+    let mut json = String::with_capacity(text.len());
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        if matches!(c, '\'' | '"') {
+            let mut string = String::new();
+            while let Some(inner) = chars.next().filter(|inner| *inner != c) {
+                string.push(if inner == '\\' { escaped(&mut chars) } else { inner });
+            }
+            json.push_str(&Value::from(string).to_string());
+        } else if c.is_alphabetic() {
+            let mut word = String::from(c);
+            while let Some(more) = chars.next_if(|more| more.is_alphanumeric()) {
+                word.push(more);
+            }
+            json.push_str(match word.as_str() {
+                "True" => "true",
+                "False" => "false",
+                "None" => "null",
+                word => word,
+            });
+        } else {
+            json.push(c);
+        }
+    }
+    json
+}
+
+/// What stands behind a backslash in a string of Python's.
+fn escaped(chars: &mut impl Iterator<Item = char>) -> char {
+    let num_digits = match chars.next() {
+        Some('n') => return '\n',
+        Some('r') => return '\r',
+        Some('t') => return '\t',
+        Some('x') => 2,
+        Some('u') => 4,
+        Some('U') => 8,
+        other => return other.unwrap_or('\\'),
+    };
+    let digits: String = chars.take(num_digits).collect();
+    u32::from_str_radix(&digits, 16).ok().and_then(char::from_u32).unwrap_or('\u{fffd}')
 }
 
 /// A value of known types while it is read. What can only be a string is handed on as it comes.

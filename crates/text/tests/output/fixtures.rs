@@ -53,6 +53,7 @@ pub(super) fn all() -> Vec<Fixture> {
     all.extend(headers());
     all.extend(arrays());
     all.extend(coder());
+    all.extend(coder_values());
     all.extend(tags());
     all.extend(literals());
     all.extend(marked_literals());
@@ -501,6 +502,23 @@ fn coder() -> Vec<Fixture> {
     ]
 }
 
+fn coder_values() -> Vec<Fixture> {
+    const CODER: (&str, &str) = ("qwen3", "qwen3_coder");
+    vec![
+        // Objects and lists as Python prints them, where the schema asks for one; no others.
+        fixture(
+            CODER,
+            "<tool_call><function=get_weather><parameter=place>{'a': \"it's\", 'b': ['\\x41\\n\\'', True, None, -1.5e3]}</parameter>\
+             <parameter=hours>['a', b]</parameter><parameter=city>{'a': 1}</parameter><parameter=more>{'a': 1}</parameter>\
+             </function></tool_call>",
+            [call(
+                "get_weather",
+                r#"{"place": {"a": "it's", "b": ["A\n'", true, null, -1.5e3]}, "hours": "['a', b]", "city": "{'a': 1}", "more": "{'a': 1}"}"#,
+            )],
+        ),
+    ]
+}
+
 fn tags() -> Vec<Fixture> {
     const GLM: (&str, &str) = ("glm45", "glm45");
     vec![
@@ -547,6 +565,11 @@ fn tags() -> Vec<Fixture> {
             "Ok.\n\n<｜DSML｜function_calls>\n<｜DSML｜invoke name=\"get_weather\">\n<｜DSML｜parameter name=\"city\" string=\"true\">12</｜DSML｜parameter>\n\
              <｜DSML｜parameter name=\"x\" string=\"false\">12</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜function_calls>",
             [say("Ok."), call("get_weather", "{\"city\": \"12\", \"x\": 12}")],
+        ),
+        fixture(
+            ("deepseek_v4", "deepseek_v4"),
+            "Hm.</think>\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"get_time\">\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>",
+            [say("Hm.</think>"), call("get_time", "{}")],
         ),
     ]
 }

@@ -4,6 +4,7 @@ mod detection;
 mod fixtures;
 mod splits;
 mod streaming;
+mod templates;
 
 use serde_json::{Value, json};
 use text::{OutputFormat, OutputParser, OutputPart, ReasoningFormat, ToolFormat};

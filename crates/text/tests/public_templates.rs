@@ -1,0 +1,95 @@
+//! The chat templates that models are published with, rendered here, equal what transformers'
+//! `apply_chat_template` made of them (fixtures written by scripts/template_goldens.py).
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use text::{ChatInput, TextError, TextFiles, TextModel};
+
+fn goldens() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/goldens")
+}
+
+fn golden(name: &str) -> Value {
+    let path = goldens().join("public").join(name);
+    let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_slice(&bytes).unwrap()
+}
+
+/// The names of the templates.
+fn names() -> Vec<String> {
+    let files = std::fs::read_dir(goldens().join("public")).unwrap();
+    let files = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<_> =
+        files.filter_map(|file| file.strip_suffix(".jinja").map(str::to_owned)).collect();
+    names.sort();
+    names
+}
+
+fn model(name: &str) -> TextModel {
+    let template = goldens().join("public").join(format!("{name}.jinja"));
+    let config = json!({"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"});
+    TextModel::from_files(&TextFiles {
+        tokenizer: std::fs::read(goldens().join("tokenizers/gpt2/tokenizer.json")).unwrap(),
+        tokenizer_config: Some(config.to_string().into_bytes()),
+        chat_template: Some(std::fs::read_to_string(template).unwrap()),
+        ..TextFiles::default()
+    })
+    .unwrap()
+}
+
+/// `case` as the request, with the ids of calls that the family has.
+fn input(shared: &Value, case: &Value, ids: &Value) -> ChatInput {
+    let mut case = case.to_string();
+    for (plain, own) in ids.as_object().unwrap() {
+        case = case.replace(plain, own.as_str().unwrap());
+    }
+    let case: Value = serde_json::from_str(&case).unwrap();
+    let tools = case.get("tools").map(|_| shared["tools"].as_array().unwrap().clone());
+    let kwargs = case.get("chat_template_kwargs").and_then(Value::as_object);
+    ChatInput {
+        tools,
+        add_generation_prompt: case.get("add_generation_prompt") != Some(&json!(false)),
+        kwargs: kwargs.cloned().unwrap_or_default(),
+        now: Some(shared["now"].as_str().unwrap().parse().unwrap()),
+        ..ChatInput::new(case["messages"].as_array().unwrap().clone())
+    }
+}
+
+/// The first line that differs, of ours and of theirs.
+fn difference<'a>(ours: &'a str, theirs: &'a str) -> (&'a str, &'a str) {
+    let mut lines = ours.split_inclusive('\n').zip(theirs.split_inclusive('\n'));
+    lines.find(|(ours, theirs)| ours != theirs).unwrap_or((ours, theirs))
+}
+
+#[test]
+fn every_public_template_renders_as_transformers_does() {
+    let shared = golden("cases.json");
+    let mut failures = Vec::new();
+    let mut num_cases = 0;
+    for name in names() {
+        let model = model(&name);
+        let made = golden(&format!("{name}.json"));
+        for (case, expected) in made["cases"].as_object().unwrap() {
+            num_cases += 1;
+            let same = expected["same_as"].as_str();
+            let expected = same.map_or(expected, |same| &made["cases"][same]);
+            let rendered = model.render_chat(&input(&shared, &shared["cases"][case], &made["ids"]));
+            let failure = match (&rendered, expected["expected"].as_str()) {
+                (Ok(ours), Some(theirs)) if ours == theirs => continue,
+                (Ok(ours), Some(theirs)) => format!("{:?}", difference(ours, theirs)),
+                (Err(TextError::TemplateRaised(ours)), _) if expected["raised"] == *ours => {
+                    continue;
+                }
+                (Err(TextError::TemplateFailed { .. }), _) if expected.get("error").is_some() => {
+                    continue;
+                }
+                _ => format!("ours: {rendered:?}, theirs: {expected}"),
+            };
+            failures.push(format!("{name} {case}: {failure}"));
+        }
+    }
+    assert!(num_cases >= 1_000, "only {num_cases} cases");
+    assert!(failures.is_empty(), "{} of {num_cases}:\n{}", failures.len(), failures.join("\n"));
+}
