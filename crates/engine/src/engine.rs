@@ -216,11 +216,10 @@ impl Engine {
         let (mut num_generated, mut num_finished, mut num_failed) = (0, 0, 0);
         for (entry, given) in plan.entries.iter().zip(output.entries) {
             let sequence = live(&mut self.sequences, entry.id);
-            sequence.record_scores(entry.start, given.scores);
-            let computed = entry.start + entry.len - entry.num_drafts;
-            let progress = sequence.advance(computed, &given.drafts, given.sampled);
+            let num_drafts = given.drafts.len();
+            let progress = sequence.advance(entry, given);
             let (drafts, accepted) = counters.drafts(sequence.draft_source());
-            drafts.add(given.drafts.len());
+            drafts.add(num_drafts);
             accepted.add(progress.num_right_drafts);
             num_failed += usize::from(progress.has_failed());
             num_generated += progress.tokens.len();

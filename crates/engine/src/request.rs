@@ -179,6 +179,9 @@ pub enum EngineError {
     /// No token satisfies the constraint together with what else the request asks for.
     #[error("the answer cannot be constrained as asked: {0}")]
     Constraint(String),
+    /// The model gave this sequence no numbers to sample from; neighbours go on.
+    #[error("the model failed on this sequence: {0}")]
+    Logits(String),
     /// A step failed or panicked; the text says how.
     #[error("a step of the engine failed: {0}")]
     Step(String),

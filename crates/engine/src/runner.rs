@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use candle_core::{Device, Result, Tensor};
-use kernels::sample::{RowLogprobs, Sampled, read_records, score};
+use kernels::sample::{SampledRow, read_records, score};
 use scheduler::{Plan, SeqId};
 
 use crate::batch::{Pack, divide};
@@ -43,9 +43,9 @@ pub(crate) struct EntryOutput {
     /// The guesses that were computed, at most the entry's.
     pub(crate) drafts: Vec<u32>,
     /// From the row before each draft and the last row, if the entry samples.
-    pub(crate) sampled: Vec<Sampled>,
+    pub(crate) sampled: Vec<SampledRow>,
     /// Of the prompt tokens after the entry's first, in order.
-    pub(crate) scores: Vec<RowLogprobs>,
+    pub(crate) scores: Vec<SampledRow>,
 }
 
 impl Runner {
@@ -141,7 +141,7 @@ impl Runner {
             if let Some((targets, num_top)) = sequence.score_targets(span.start(), span.end()) {
                 let scored = logits.narrow(0, 0, targets.len())?;
                 let scored = read_records(&score(&scored, targets, num_top)?)?;
-                output[span.index].scores.extend(scored.into_iter().filter_map(|row| row.logprobs));
+                output[span.index].scores.extend(scored);
             }
             logits = logits.narrow(0, span.len - 1, 1)?;
         }

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 use kernels::pool::for_each_part;
-use kernels::sample::{RaggedVec, SampleBatch, SampleRow, Sampled, read_records, sample};
+use kernels::sample::{RaggedVec, SampleBatch, SampleRow, SampledRow, read_records, sample};
 
 use crate::sequence::Sequence;
 use crate::steering::Mask;
@@ -31,7 +31,7 @@ impl Sampler {
         &mut self,
         logits: &Tensor,
         sequences: impl Iterator<Item = (&'a Sequence, &'a [u32])>,
-    ) -> Result<Vec<Sampled>> {
+    ) -> Result<Vec<SampledRow>> {
         self.clear();
         let mut masks = Vec::new();
         let mut num_masks = 0;
@@ -55,16 +55,16 @@ impl Sampler {
         &mut self,
         logits: &Tensor,
         sequences: impl Iterator<Item = (&'a Sequence, &'a [u32])>,
-    ) -> Result<Vec<u32>> {
+    ) -> Result<Vec<Option<u32>>> {
         self.clear();
         for (sequence, drafts) in sequences {
             self.push(sequence, drafts, None);
         }
         self.rows.iter_mut().for_each(|row| row.num_top = None);
-        Ok(self.draw(logits)?.into_iter().map(|sampled| sampled.id).collect())
+        Ok(self.draw(logits)?.into_iter().map(|row| Some(row.ok()?.id)).collect())
     }
 
-    fn draw(&self, logits: &Tensor) -> Result<Vec<Sampled>> {
+    fn draw(&self, logits: &Tensor) -> Result<Vec<SampledRow>> {
         let batch = SampleBatch {
             rows: &self.rows,
             prompt_tokens: self.prompt_tokens.view(),

@@ -4,13 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use kernels::sample::{RowLogprobs, SampleRow, Sampled};
-use scheduler::{NewSequence, SeqId};
+use kernels::sample::{RowFault, RowLogprobs, SampleRow, Sampled, SampledRow};
+use scheduler::{Entry, NewSequence, SeqId};
 
 use crate::limits::RequestLimits;
 use crate::request::{
     EngineError, Event, FinishReason, Request, SamplingParams, Sink, TokenLogprobs,
 };
+use crate::runner::EntryOutput;
 use crate::speculation::{Drafter, Price, Source};
 use crate::steering::{Mask, Steering};
 
@@ -173,24 +174,15 @@ impl Sequence {
             .then(|| (&self.tokens[start + 1..=end], num_top))
     }
 
-    /// Keeps the scores of the prompt tokens after `start`.
-    pub(crate) fn record_scores(&mut self, start: usize, scores: Vec<RowLogprobs>) {
-        if let Some(kept) = &mut self.prompt_scores {
-            for (slot, score) in kept[start + 1..].iter_mut().zip(scores) {
-                *slot = Some(score.into());
-            }
-        }
-    }
-
-    /// Records that positions below `computed` are done, and what the row before each of `drafts` and
-    /// the last row gave. Returns what comes of it.
-    pub(crate) fn advance(
-        &mut self,
-        computed: usize,
-        drafts: &[u32],
-        sampled: Vec<Sampled>,
-    ) -> Progress {
+    /// Records what a step gave to the entry: scores of prompt tokens, and what the row before each of
+    /// the drafts and the last row gave. Returns what comes of it.
+    pub(crate) fn advance(&mut self, entry: &Entry, given: EntryOutput) -> Progress {
+        let EntryOutput { drafts, sampled, scores } = given;
+        let computed = entry.start + entry.len - entry.num_drafts;
         let mut progress = Progress::default();
+        if let Err(fault) = self.record_scores(entry.start, scores) {
+            return progress.failed(EngineError::Logits(fault.to_string()));
+        }
         if computed >= self.prompt_len
             && let Some(scores) = self.prompt_scores.take()
         {
@@ -200,11 +192,10 @@ impl Sequence {
         if sampled.is_empty() && self.only_scores() && computed >= self.prompt_len {
             reason = Some(FinishReason::Length);
         }
-        for (at, Sampled { id, logprobs }) in sampled.into_iter().enumerate() {
-            let accepted = self.steering.as_mut().map_or(Ok(false), |s| s.accept(at, id));
-            let is_complete = match accepted {
-                Ok(is_complete) => is_complete,
-                Err(error) => return progress.failed(EngineError::Constraint(error)),
+        for (at, row) in sampled.into_iter().enumerate() {
+            let (Sampled { id, logprobs }, is_complete) = match self.accept(row) {
+                Ok(accepted) => accepted,
+                Err(error) => return progress.failed(error),
             };
             self.push(id);
             progress.tokens.push(id);
@@ -225,6 +216,30 @@ impl Sequence {
             progress.finished = true;
         }
         progress
+    }
+
+    /// Keeps the scores of the prompt tokens after `start`.
+    fn record_scores(&mut self, start: usize, scores: Vec<SampledRow>) -> Result<(), RowFault> {
+        if let Some(kept) = &mut self.prompt_scores {
+            for (slot, score) in kept[start + 1..].iter_mut().zip(scores) {
+                *slot = score?.logprobs.map(TokenLogprobs::from);
+            }
+        }
+        Ok(())
+    }
+
+    /// The token of a row, and whether it completes the constraint.
+    fn accept(&mut self, row: SampledRow) -> Result<(Sampled, bool), EngineError> {
+        let sampled = row.map_err(|fault| match fault {
+            RowFault::NotFinite => EngineError::Logits(fault.to_string()),
+            RowFault::NothingPossible => {
+                let reason = self.steering.as_mut().and_then(Steering::take_fault);
+                EngineError::Constraint(reason.unwrap_or_else(|| fault.to_string()))
+            }
+        })?;
+        let steering = self.steering.as_mut();
+        let is_complete = steering.map_or(Ok(false), |steering| steering.accept(sampled.id));
+        Ok((sampled, is_complete.map_err(EngineError::Constraint)?))
     }
 
     fn push(&mut self, id: u32) {

@@ -10,14 +10,8 @@ pub(crate) struct Steering(Mutex<State>);
 
 struct State {
     constraint: Box<dyn Constraint>,
-    fault: Option<Fault>,
-}
-
-/// Why a row has no mask.
-struct Fault {
-    /// Tokens of the step that must come before it matters: those that were drafted may not.
-    num_tokens: usize,
-    message: String,
+    /// Why a row has no mask. It matters if the text gets that far, which drafts may not.
+    fault: Option<String>,
 }
 
 /// Everything that decides which tokens the rows of a sequence may give.
@@ -37,9 +31,8 @@ impl Mask<'_> {
         1 + self.drafts.len()
     }
 
-    /// Writes which tokens may come, a row of `num_words` after another. Where that is none, all are
-    /// allowed and [`Steering::accept`] fails: a row that no token fits would fail the step of its
-    /// neighbours. Rows after a draft that may not come are of no use and allow all, too.
+    /// Writes which tokens may come, a row of `num_words` after another. After a draft that may not
+    /// come, or where the constraint fails, there are none.
     pub(crate) fn fill(&self, words: &mut [u32], num_words: usize) {
         let mut rows = words.chunks_mut(num_words);
         let Some(steering) = self.steering else {
@@ -47,34 +40,24 @@ impl Mask<'_> {
                 row.copy_from_slice(self.allowed.expect("a mask has a reason"));
             });
         };
-        let state = &mut *steering.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.fault = None;
+        let State { constraint, fault } =
+            &mut *steering.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut num_accepted = 0;
-        for (at, row) in rows.by_ref().enumerate() {
-            if let Err(message) = self.fill_row(&mut *state.constraint, at, row) {
-                row.fill(u32::MAX);
-                state.fault = Some(Fault { num_tokens: at, message });
-                break;
-            }
-            let Some(&draft) = self.drafts.get(at).filter(|&&id| is_set(row, id)) else { break };
-            match state.constraint.accept(draft) {
-                Ok(is_complete) => {
-                    num_accepted += 1;
-                    if is_complete {
-                        break;
-                    }
-                }
-                Err(message) => {
-                    state.fault = Some(Fault { num_tokens: at, message });
-                    break;
-                }
-            }
-        }
-        rows.for_each(|row| row.fill(u32::MAX));
+        let filled = rows.by_ref().enumerate().try_for_each(|(at, row)| {
+            row.fill(0);
+            self.fill_row(&mut **constraint, at, row).map_err(Some)?;
+            let draft = self.drafts.get(at).filter(|&&id| is_set(row, id)).ok_or(None)?;
+            let is_complete = constraint.accept(*draft).map_err(Some)?;
+            num_accepted += 1;
+            if is_complete { Err(None) } else { Ok(()) }
+        });
+        rows.for_each(|row| row.fill(0));
+        *fault = filled.err().flatten();
         if num_accepted > 0
-            && let Err(message) = state.constraint.rollback(num_accepted)
+            && let Err(message) = constraint.rollback(num_accepted)
         {
-            state.fault = Some(Fault { num_tokens: 0, message });
+            words.fill(0);
+            *fault = Some(message);
         }
     }
 
@@ -84,15 +67,15 @@ impl Mask<'_> {
         at: usize,
         row: &mut [u32],
     ) -> Result<(), String> {
-        constraint.fill_mask(row)?;
+        if let Err(message) = constraint.fill_mask(row) {
+            row.fill(0);
+            return Err(message);
+        }
         for (word, allowed) in row.iter_mut().zip(self.allowed.into_iter().flatten()) {
             *word &= allowed;
         }
         for &id in self.banned[at] {
             row[id as usize / 32] &= !(1 << (id % 32));
-        }
-        if row.iter().all(|&word| word == 0) {
-            return Err("no token is possible".to_owned());
         }
         Ok(())
     }
@@ -111,13 +94,14 @@ impl Steering {
         self.0.get_mut().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// See [`Constraint::accept`]; `id` is token number `at` of the step.
-    pub(crate) fn accept(&mut self, at: usize, id: u32) -> Result<bool, String> {
-        let state = self.state();
-        match state.fault.take_if(|fault| fault.num_tokens <= at) {
-            Some(fault) => Err(fault.message),
-            None => state.constraint.accept(id),
-        }
+    /// See [`Constraint::accept`].
+    pub(crate) fn accept(&mut self, id: u32) -> Result<bool, String> {
+        self.state().constraint.accept(id)
+    }
+
+    /// Why the row that the text has come to has no mask, if that is a fault of the constraint.
+    pub(crate) fn take_fault(&mut self) -> Option<String> {
+        self.state().fault.take()
     }
 
     /// See [`Constraint::forced`].

@@ -96,7 +96,9 @@ impl From<EngineError> for ApiError {
                 let code = Some("constraint_failed");
                 Self { code, ..Self::new(StatusCode::BAD_REQUEST, message) }
             }
-            EngineError::Step(_) => Self { code: Some("engine_error"), ..Self::internal(message) },
+            EngineError::Step(_) | EngineError::Logits(_) => {
+                Self { code: Some("engine_error"), ..Self::internal(message) }
+            }
         }
     }
 }

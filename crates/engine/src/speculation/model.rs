@@ -194,7 +194,7 @@ impl DraftModel {
                 .map(|span| (&sequences[&span.entry.id], &guesses[places[span.index]][..]));
             let tokens = self.sampler.guess(&logits, rows)?;
             for (span, token) in sampling.iter().zip(tokens) {
-                drawn[span.index] = Some(token);
+                drawn[span.index] = token;
             }
         }
         Ok(drawn)

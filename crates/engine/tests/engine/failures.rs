@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use engine::{EngineError, EngineHandle, EngineOptions, SamplingParams};
 
 use crate::client::{Answer, Random, ask, collect, eventually, greedy, request, submit};
-use crate::fake::{Control, Kind, options, start};
+use crate::fake::{BROKEN, Control, Kind, options, start};
 
 fn two_at_a_time() -> EngineOptions {
     EngineOptions { max_num_seqs: Some(2), ..options() }
@@ -102,4 +102,27 @@ fn a_sink_that_panics_ends_its_own_sequence() {
     assert_eq!(collect(&other).tokens, [5, 6, 7, 8, 9]);
     eventually("the broken one is gone", || engine.is_idle());
     assert_eq!((engine.stats().aborted, engine.stats().failed_steps), (1, 0));
+}
+
+/// Numbers that are none fail the sequence they belong to, whether sampled from or scored.
+#[test]
+fn a_row_that_is_not_finite_fails_alone() {
+    let (engine, control) = start(Kind::Count, &options());
+    control.close();
+    let broken = BROKEN.map(|id| id as u32);
+    let scored = SamplingParams { prompt_logprobs: Some(1), ..greedy(3) };
+    let sampled = submit(&engine, &broken, greedy(3));
+    let scored = submit(&engine, &[broken[0], broken[1], 3], scored);
+    let sound = submit(&engine, &[8], greedy(3));
+    control.open();
+    for events in [sampled, scored] {
+        let answer = collect(&events);
+        assert!(answer.tokens.is_empty(), "{answer:?}");
+        let Some(EngineError::Logits(text)) = answer.failed else { panic!("{answer:?}") };
+        assert!(text.contains("NaN"), "{text}");
+    }
+    assert_eq!(collect(&sound).tokens, [9, 10, 11]);
+    let stats = engine.stats();
+    assert_eq!((stats.failed, stats.failed_steps, stats.finished), (2, 0, 1));
+    assert_eq!((stats.num_running, stats.kv_blocks_used), (0, 0));
 }

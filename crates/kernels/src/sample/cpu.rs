@@ -3,9 +3,8 @@
 use super::keep::{Ranked, rank_of, top};
 use super::philox::uniform;
 use super::scan::{BLOCK, Extremes, block_sum, extremes, fill_weights, first_index, total};
-use super::{RowLogprobs, SampleBatch, SampleRow, Sampled};
+use super::{RowFault, RowLogprobs, SampleBatch, SampleRow, Sampled, SampledRow};
 use crate::pool::for_each_row;
-use candle_core::{Result, bail};
 use std::cell::RefCell;
 
 /// Passes over a row times operations on an element, roughly.
@@ -23,11 +22,7 @@ thread_local! {
 }
 
 /// logits `[rows, vocab]`; the batch is checked.
-pub(super) fn sample(
-    logits: &[f32],
-    vocab_size: usize,
-    batch: &SampleBatch,
-) -> Result<Vec<Sampled>> {
+pub(super) fn sample(logits: &[f32], vocab_size: usize, batch: &SampleBatch) -> Vec<SampledRow> {
     each_row(logits, vocab_size, |row, logits, scratch| sample_row(logits, batch, row, scratch))
 }
 
@@ -37,27 +32,26 @@ pub(super) fn score(
     vocab_size: usize,
     targets: &[u32],
     num_top: u32,
-) -> Result<Vec<Sampled>> {
+) -> Vec<SampledRow> {
     each_row(logits, vocab_size, |row, logits, scratch| {
-        let (id, extremes) = (targets[row], checked_extremes(logits, row)?);
+        let (id, extremes) = (targets[row], checked_extremes(logits)?);
         let logprobs = logprobs(logits, extremes, id, num_top, &mut scratch.weights);
         Ok(Sampled { id, logprobs: Some(logprobs) })
     })
 }
 
-/// Calls `f` for every row, in parallel. The first row's error wins.
-fn each_row<T: Send>(
+/// Calls `f` for every row, in parallel.
+fn each_row(
     logits: &[f32],
     vocab_size: usize,
-    f: impl Fn(usize, &[f32], &mut Scratch) -> Result<T> + Send + Sync,
-) -> Result<Vec<T>> {
-    let mut results: Vec<Option<Result<T>>> = Vec::new();
-    results.resize_with(logits.len() / vocab_size, || None);
-    for_each_row(&mut results, 1, logits.len() * OPERATIONS_PER_LOGIT, |row, result| {
+    f: impl Fn(usize, &[f32], &mut Scratch) -> SampledRow + Send + Sync,
+) -> Vec<SampledRow> {
+    let mut rows = vec![Err(RowFault::NothingPossible); logits.len() / vocab_size];
+    for_each_row(&mut rows, 1, logits.len() * OPERATIONS_PER_LOGIT, |row, result| {
         let logits = &logits[row * vocab_size..][..vocab_size];
-        result[0] = SCRATCH.with_borrow_mut(|scratch| Some(f(row, logits, scratch)));
+        result[0] = SCRATCH.with_borrow_mut(|scratch| f(row, logits, scratch));
     });
-    results.into_iter().map(|result| result.expect("every row was called")).collect()
+    rows
 }
 
 fn sample_row(
@@ -65,7 +59,7 @@ fn sample_row(
     batch: &SampleBatch,
     row: usize,
     scratch: &mut Scratch,
-) -> Result<Sampled> {
+) -> SampledRow {
     let Scratch { logits: edited, weights } = scratch;
     let params = &batch.rows[row];
     let logits = if batch.edits(row) {
@@ -76,7 +70,7 @@ fn sample_row(
     } else {
         logits
     };
-    let extremes = checked_extremes(logits, row)?;
+    let extremes = checked_extremes(logits)?;
     let id = if params.temperature == 0.0 {
         first_index(logits, extremes.max) as u32
     } else {
@@ -122,13 +116,13 @@ fn edit(logits: &mut [f32], original: &[f32], batch: &SampleBatch, row: usize) {
 }
 
 /// Refuses a row that cannot be sampled from.
-fn checked_extremes(logits: &[f32], row: usize) -> Result<Extremes> {
+fn checked_extremes(logits: &[f32]) -> Result<Extremes, RowFault> {
     let extremes = extremes(logits);
     if !extremes.is_valid {
-        bail!("row {row} of the logits holds NaN or infinity: the model has failed");
+        return Err(RowFault::NotFinite);
     }
     if extremes.max == f32::NEG_INFINITY {
-        bail!("no token is possible in row {row}: mask and banned tokens leave none");
+        return Err(RowFault::NothingPossible);
     }
     Ok(extremes)
 }

@@ -32,6 +32,8 @@ pub use batch::{Ragged, RaggedVec, SampleBatch, SampleRow};
 pub use record::read_records;
 
 use crate::views::slice;
+use std::fmt;
+
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
 /// The token sampled for a row.
@@ -41,6 +43,27 @@ pub struct Sampled {
     pub id: u32,
     /// Present if [`SampleRow::num_top`] asked for it.
     pub logprobs: Option<RowLogprobs>,
+}
+
+/// Why a row gives no token. Its neighbours are not concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowFault {
+    /// A logit is NaN or infinite: the model has failed.
+    NotFinite,
+    /// Mask and banned tokens leave no token.
+    NothingPossible,
+}
+
+/// What a row gives.
+pub type SampledRow = std::result::Result<Sampled, RowFault>;
+
+impl fmt::Display for RowFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotFinite => "the logits hold NaN or infinity: the model has failed",
+            Self::NothingPossible => "no token is possible",
+        })
+    }
 }
 
 /// Natural-log probabilities of one row.
@@ -61,8 +84,8 @@ pub struct RowLogprobs {
 ///
 /// # Errors
 /// A shape or dtype that does not fit, a strided input, lists that do not fit the rows, an id beyond
-/// the vocabulary, a parameter out of range. A row that holds NaN or infinity, or in which no token
-/// is possible: the message names the row.
+/// the vocabulary, a parameter out of range. A row that cannot be sampled from is none: its record
+/// says so.
 pub fn sample(logits: &Tensor, batch: &SampleBatch) -> Result<Tensor> {
     let (num_rows, vocab_size) = dims(logits)?;
     batch.check(num_rows, vocab_size)?;
@@ -107,7 +130,7 @@ impl CustomOp1 for Sample<'_> {
 
     fn cpu_fwd(&self, logits: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let vocab_size = layout.shape().dims2()?.1;
-        let rows = cpu::sample(slice(logits, layout, "logits")?, vocab_size, self.batch)?;
+        let rows = cpu::sample(slice(logits, layout, "logits")?, vocab_size, self.batch);
         Ok(records(&rows, self.batch.rows.iter().filter_map(|row| row.num_top).max()))
     }
 }
@@ -125,12 +148,12 @@ impl CustomOp1 for Score<'_> {
     fn cpu_fwd(&self, logits: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let vocab_size = layout.shape().dims2()?.1;
         let logits = slice(logits, layout, "logits")?;
-        let rows = cpu::score(logits, vocab_size, self.targets, self.num_top)?;
+        let rows = cpu::score(logits, vocab_size, self.targets, self.num_top);
         Ok(records(&rows, Some(self.num_top)))
     }
 }
 
-fn records(rows: &[Sampled], num_top: Option<u32>) -> (CpuStorage, Shape) {
+fn records(rows: &[SampledRow], num_top: Option<u32>) -> (CpuStorage, Shape) {
     let width = record::width(num_top);
     (CpuStorage::U32(record::write(rows, width)), (rows.len(), width).into())
 }

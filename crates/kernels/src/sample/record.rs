@@ -2,12 +2,15 @@
 //! the device for the next step, and what a client asked for is read back later.
 //!
 //! Words of a row: id, rank (0: no log-probabilities), bits of the log-probability, then id and bits
-//! of each of the most likely tokens, padded with [`NONE`]. If no row has any, the id alone.
+//! of each of the most likely tokens, padded with [`NONE`]. If no row has any, the id alone. A row that
+//! gives no token has a number in place of the id that no vocabulary reaches.
 
-use super::{RowLogprobs, Sampled};
+use super::{RowFault, RowLogprobs, Sampled, SampledRow};
 use candle_core::{Result, Tensor};
 
 const NONE: u32 = u32::MAX;
+const NOT_FINITE: u32 = u32::MAX - 1;
+const NOTHING_POSSIBLE: u32 = u32::MAX - 2;
 
 /// Words of a row, for the most log-probabilities that a row of the batch asks for.
 pub(super) fn width(num_top: Option<u32>) -> usize {
@@ -15,9 +18,19 @@ pub(super) fn width(num_top: Option<u32>) -> usize {
 }
 
 /// Rows back to back. `[rows * width]`
-pub(super) fn write(rows: &[Sampled], width: usize) -> Vec<u32> {
+pub(super) fn write(rows: &[SampledRow], width: usize) -> Vec<u32> {
     let mut words = vec![NONE; rows.len() * width];
     for (words, row) in words.chunks_exact_mut(width).zip(rows) {
+        let row = match row {
+            Ok(row) => row,
+            Err(fault) => {
+                words[0] = match fault {
+                    RowFault::NotFinite => NOT_FINITE,
+                    RowFault::NothingPossible => NOTHING_POSSIBLE,
+                };
+                continue;
+            }
+        };
         words[0] = row.id;
         let [_, rank, logprob, top @ ..] = words else { continue };
         *rank = row.logprobs.as_ref().map_or(0, |logprobs| logprobs.rank);
@@ -36,11 +49,16 @@ pub(super) fn write(rows: &[Sampled], width: usize) -> Vec<u32> {
 ///
 /// # Errors
 /// A shape or dtype that no sampler gives.
-pub fn read_records(records: &Tensor) -> Result<Vec<Sampled>> {
+pub fn read_records(records: &Tensor) -> Result<Vec<SampledRow>> {
     Ok(records.to_vec2::<u32>()?.iter().map(|words| read_row(words)).collect())
 }
 
-fn read_row(words: &[u32]) -> Sampled {
+fn read_row(words: &[u32]) -> SampledRow {
+    match words[0] {
+        NOT_FINITE => return Err(RowFault::NotFinite),
+        NOTHING_POSSIBLE => return Err(RowFault::NothingPossible),
+        _ => {}
+    }
     let logprobs = match *words {
         [_, rank, logprob, ref top @ ..] if rank > 0 => {
             let pairs = top.as_chunks::<2>().0.iter().filter(|[id, _]| *id != NONE);
@@ -49,5 +67,5 @@ fn read_row(words: &[u32]) -> Sampled {
         }
         _ => None,
     };
-    Sampled { id: words[0], logprobs }
+    Ok(Sampled { id: words[0], logprobs })
 }
