@@ -1,23 +1,70 @@
 //! Clients of others against the real server: the openai package and a tutorial's reader in Node.
 
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use std::process::{Command, Output};
-use tests::{Server, root};
+use tests::{KEY, Server, root};
 
 fn run(command: &mut Command) -> Output {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}:\n{stderr}");
+    assert!(output.status.success(), "{command:?}: {}\n{stderr}", output.status);
     output
+}
+
+/// Runs a client's script, which checks what the client alone can know and prints the answers it
+/// got; they must be those of the wire, down to the usage.
+fn content(script: &str, interpreter: &str, server: &Server, base: &str) {
+    let program = root().join("target/test-env").join(interpreter);
+    assert!(program.is_file(), "{} is missing: scripts/test installs it", program.display());
+    let script = root().join("tests/clients").join(script);
+    let output = run(Command::new(program).arg(script).args([base, KEY]));
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    let answers: Map<String, Value> =
+        serde_json::from_str(stdout.lines().last().unwrap_or_default())
+            .unwrap_or_else(|error| panic!("{error}:\n{stdout}"));
+    let expected = expected(server);
+    for (name, answer) in &answers {
+        for (field, value) in answer.as_object().unwrap() {
+            assert_eq!(*value, expected[name][field], "{name}.{field}");
+        }
+    }
+    for core in ["sum", "call", "report"] {
+        assert!(answers.contains_key(core), "the client was not asked for `{core}`");
+    }
+}
+
+/// What the server answers to `questions.json` when nobody stands between.
+fn expected(server: &Server) -> Value {
+    let path = root().join("tests/clients/questions.json");
+    let questions: Map<String, Value> =
+        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let answers = questions.into_iter().map(|(name, mut body)| {
+        body["temperature"] = json!(0);
+        let answer = server.ok("/v1/chat/completions", &body);
+        let (choice, usage) = (&answer["choices"][0], &answer["usage"]);
+        let calls = choice["message"]["tool_calls"].as_array().cloned().unwrap_or_default();
+        let calls = calls.iter().map(|call| &call["function"]);
+        let calls: Vec<_> = calls.map(|call| json!([call["name"], call["arguments"]])).collect();
+        let shown = json!({
+            "content": choice["message"]["content"],
+            "reasoning": choice["message"]["reasoning"],
+            "calls": calls,
+            "finish": choice["finish_reason"],
+            "usage": [usage["prompt_tokens"], usage["completion_tokens"]],
+        });
+        (name, shown)
+    });
+    answers.collect()
+}
+
+fn guarded() -> Server {
+    Server::start(&["--api-key", KEY])
 }
 
 #[test]
 fn the_openai_package_is_content() {
-    let server = Server::start(&[]);
-    let python = root().join("target/test-env/bin/python");
-    assert!(python.is_file(), "{} is missing: scripts/test installs it", python.display());
-    let script = root().join("tests/clients/openai_client.py");
-    run(Command::new(python).arg(script).arg(format!("{}/v1", server.url)));
+    let server = guarded();
+    content("openai_client.py", "bin/python", &server, &format!("{}/v1", server.url));
 }
 
 #[test]
