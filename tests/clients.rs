@@ -44,7 +44,10 @@ fn expected(server: &Server) -> Value {
         let (choice, usage) = (&answer["choices"][0], &answer["usage"]);
         let calls = choice["message"]["tool_calls"].as_array().cloned().unwrap_or_default();
         let calls = calls.iter().map(|call| &call["function"]);
-        let calls: Vec<_> = calls.map(|call| json!([call["name"], call["arguments"]])).collect();
+        let arguments = |call: &Value| -> Value {
+            serde_json::from_str(call["arguments"].as_str().unwrap()).unwrap()
+        };
+        let calls: Vec<_> = calls.map(|call| json!([call["name"], arguments(call)])).collect();
         let shown = json!({
             "content": choice["message"]["content"],
             "reasoning": choice["message"]["reasoning"],

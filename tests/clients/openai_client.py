@@ -20,7 +20,7 @@ def question(name, **extra):
 
 def shown(choice, usage):
     message = choice.message
-    calls = [(call.function.name, call.function.arguments) for call in message.tool_calls or []]
+    calls = [(call.function.name, json.loads(call.function.arguments)) for call in message.tool_calls or []]
     return dict(
         content=message.content or None, reasoning=getattr(message, "reasoning", None), calls=calls,
         finish=choice.finish_reason, usage=(usage.prompt_tokens, usage.completion_tokens),

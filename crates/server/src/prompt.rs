@@ -177,7 +177,10 @@ pub(crate) fn unusable(field: &str, error: &GrammarError) -> ApiError {
     ApiError::invalid(field, format!("'{field}' cannot be used to constrain: {error}."))
 }
 
+/// The code stands in the message, too: openai-python 3 makes its exception's text of the message
+/// alone, and LangChain looks for the code in that text.
 fn too_long(field: PromptField, message: String) -> ApiError {
+    let message = format!("{message} (context_length_exceeded)");
     ApiError { code: Some("context_length_exceeded"), ..ApiError::invalid(field.name(), message) }
 }
 
