@@ -1,6 +1,7 @@
-//! Clients of others against the real server: the openai package and a tutorial's reader in Node.
+//! Clients of others against the real server: SDKs, agent frameworks, a gateway, a tutorial's reader.
 
 use serde_json::{Map, Value, json};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use tests::{KEY, Server, root};
 
@@ -13,16 +14,16 @@ fn run(command: &mut Command) -> Output {
 
 /// Runs a client's script, which checks what the client alone can know and prints the answers it
 /// got; they must be those of the wire, down to the usage.
-fn content(script: &str, interpreter: &str, server: &Server, base: &str) {
-    let program = root().join("target/test-env").join(interpreter);
-    assert!(program.is_file(), "{} is missing: scripts/test installs it", program.display());
+fn is_content(interpreter: &Path, script: &str) {
+    let server = Server::start(&["--api-key", KEY]);
     let script = root().join("tests/clients").join(script);
-    let output = run(Command::new(program).arg(script).args([base, KEY]));
+    let base = format!("{}/v1", server.url);
+    let output = run(Command::new(interpreter).arg(script).args([&base, KEY]));
     let stdout = String::from_utf8(output.stdout).unwrap();
     let answers: Map<String, Value> =
         serde_json::from_str(stdout.lines().last().unwrap_or_default())
             .unwrap_or_else(|error| panic!("{error}:\n{stdout}"));
-    let expected = expected(server);
+    let expected = expected(&server);
     for (name, answer) in &answers {
         for (field, value) in answer.as_object().unwrap() {
             assert_eq!(*value, expected[name][field], "{name}.{field}");
@@ -60,14 +61,31 @@ fn expected(server: &Server) -> Value {
     answers.collect()
 }
 
-fn guarded() -> Server {
-    Server::start(&["--api-key", KEY])
+/// A Python of `scripts/test`.
+fn python(environment: &str) -> PathBuf {
+    let program = root().join("target/test-env").join(environment).join("bin/python");
+    assert!(program.is_file(), "{} is missing: scripts/test installs it", program.display());
+    program
 }
 
 #[test]
 fn the_openai_package_is_content() {
-    let server = guarded();
-    content("openai_client.py", "bin/python", &server, &format!("{}/v1", server.url));
+    is_content(&python("python"), "openai_client.py");
+}
+
+#[test]
+fn the_openai_package_for_node_is_content() {
+    is_content(Path::new("node"), "openai_client.mjs");
+}
+
+#[test]
+fn langchain_is_content() {
+    is_content(&python("python"), "langchain_client.py");
+}
+
+#[test]
+fn the_ai_sdk_is_content() {
+    is_content(Path::new("node"), "ai_sdk_client.mjs");
 }
 
 #[test]

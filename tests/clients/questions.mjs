@@ -11,7 +11,7 @@ export const person = { name: "Bob", age: 42 };
 // Far more than an answer needs: something to cancel.
 export const endless = { ignore_eos: true, max_tokens: 1900 };
 // The packages are where scripts/test has put them.
-export const require = createRequire(new URL("../../target/test-env/", import.meta.url));
+export const require = createRequire(new URL("../../target/test-env/node/", import.meta.url));
 
 const answers = {};
 const failures = [];
