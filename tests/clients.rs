@@ -84,6 +84,11 @@ fn langchain_is_content() {
 }
 
 #[test]
+fn llama_index_is_content() {
+    is_content(&python("python-openai-2"), "llama_index_client.py");
+}
+
+#[test]
 fn the_ai_sdk_is_content() {
     is_content(Path::new("node"), "ai_sdk_client.mjs");
 }

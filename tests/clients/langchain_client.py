@@ -118,6 +118,7 @@ async def cancel():
     task = asyncio.create_task(endless.ainvoke("hello"))
     await asyncio.sleep(0.3)
     task.cancel()
+    await asyncio.wait([task])
 
 
 cancels("a stream that is closed", leave)
