@@ -89,6 +89,16 @@ fn llama_index_is_content() {
 }
 
 #[test]
+fn litellm_is_content() {
+    is_content(&python("python-openai-2"), "litellm_client.py");
+}
+
+#[test]
+fn the_proxy_of_litellm_is_content() {
+    is_content(&python("python-openai-2"), "litellm_proxy_client.py");
+}
+
+#[test]
 fn the_ai_sdk_is_content() {
     is_content(Path::new("node"), "ai_sdk_client.mjs");
 }
