@@ -56,6 +56,16 @@ for provider in ["openai", "hosted_vllm"]:
         usage = whole["usage"] if "tools" in body else answers[name]["usage"]
         same(f"{name}, by {provider}", whole, answers[name] | {"usage": usage})
 
+    # A loop of two steps, the answer given back as it came.
+    for effort in ["none", "low"]:
+        asking = request("call", provider, reasoning_effort=effort)
+        history = asking["messages"].copy()
+        while calls := (message := litellm.completion(**asking | {"messages": history}).choices[0].message).tool_calls:
+            history.append(message)
+            history += [{"role": "tool", "tool_call_id": call.id, "content": "21 degrees and sunny"} for call in calls]
+        report = "According to get_weather: 21 degrees and sunny."
+        same(f"a loop by {provider}, effort {effort}", (len(history), message.content), (3, report))
+
     for stream in [False, True]:
         for kind, fault in [
             (exceptions.BadRequestError, {"temperature": 3}),

@@ -45,6 +45,18 @@ for (const stream of [false, true]) {
   same("the loop's calls", asked, ["Paris"]);
 }
 
+// The same by hand: what the model said goes back as the package gave it.
+const accumulate = (request) => chats.stream(request).finalChatCompletion();
+for (const ask of [(request) => chats.create(request), (request) => chats.parse(request), accumulate]) {
+  const { messages, tools } = structuredClone(questions.strict);
+  for (;;) {
+    const { message } = (await ask({ ...spark, messages, tools })).choices[0];
+    if (!message.tool_calls?.length) break;
+    messages.push(message, ...message.tool_calls.map(({ id }) => ({ role: "tool", tool_call_id: id, content: "21 degrees and sunny" })));
+  }
+  same(`a loop by ${ask}`, messages.length, 3);
+}
+
 const format = zodResponseFormat(z.object({ name: z.string(), age: z.number().int() }), "person");
 const parsed = await chats.parse({ ...spark, messages: questions.person.messages, response_format: format });
 same("parsed", parsed.choices[0].message.parsed, person);

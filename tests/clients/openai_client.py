@@ -38,27 +38,29 @@ def streamed(**request):
     return content or None, finish_reason, (usage.prompt_tokens, usage.completion_tokens)
 
 
-def accumulated(**request):
+def accumulate(**request):
     """By the package's own accumulator."""
     with client.chat.completions.stream(**request, stream_options={"include_usage": True}) as stream:
-        final = stream.get_final_completion()
-    return shown(final.choices[0], final.usage)
+        return stream.get_final_completion()
 
 
 for name in QUESTIONS:
     request = question(name)
-    completion = create(**request)
+    completion, parts = create(**request), accumulate(**request)
     whole = shown(completion.choices[0], completion.usage)
-    answered(name, whole, accumulated(**request))
+    answered(name, whole, shown(parts.choices[0], parts.usage))
     same(f"{name}, by hand", streamed(**request), (whole["content"], whole["finish"], whole["usage"]))
 
-# A loop of two steps: what the model called goes back as the package dumps it, with the result.
-history = question("call")["messages"].copy()
-while calls := (message := create(**question("call", messages=history)).choices[0].message).tool_calls:
-    same("what is called", [json.loads(call.function.arguments) for call in calls], [{"city": "Paris"}])
-    history.append(message.model_dump())
-    history += [{"role": "tool", "tool_call_id": call.id, "content": "21 degrees and sunny"} for call in calls]
-same("the report", message.content, "According to get_weather: 21 degrees and sunny.")
+# A loop of two steps: what the model said goes back as the package gave it, with the result.
+for ask in [create, client.chat.completions.parse, accumulate]:
+    for dump in [False, True]:
+        history = question("strict")["messages"].copy()
+        while calls := (message := ask(**question("strict", messages=history)).choices[0].message).tool_calls:
+            same("what is called", [json.loads(call.function.arguments) for call in calls], [{"city": "Paris"}])
+            history.append(message.model_dump() if dump else message)
+            history += [{"role": "tool", "tool_call_id": call.id, "content": "21 degrees and sunny"} for call in calls]
+        report = "According to get_weather: 21 degrees and sunny."
+        same(f"a loop by {ask.__name__}, dump {dump}", (len(history), message.content), (3, report))
 none = create(**question("call", tool_choice="none")).choices[0]
 same("no call", (none.message.tool_calls, none.finish_reason), (None, "stop"))
 
