@@ -1,5 +1,7 @@
 //! Clients of others against the real server: SDKs, agent frameworks, a gateway, a tutorial's reader.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
