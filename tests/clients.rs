@@ -15,17 +15,18 @@ fn run(command: &mut Command) -> Output {
 }
 
 /// Runs a client's script, which checks what the client alone can know and prints the answers it
-/// got; they must be those of the wire, down to the usage.
+/// got; they must be those of the wire, down to the usage. At its end it ends the server.
 fn is_content(interpreter: &Path, script: &str) {
-    let server = Server::start(&["--api-key", KEY]);
+    let server = Server::start(&["--api-key", KEY, "--drain-timeout", "0"]);
+    let expected = expected(&server);
     let script = root().join("tests/clients").join(script);
     let base = format!("{}/v1", server.url);
-    let output = run(Command::new(interpreter).arg(script).args([&base, KEY]));
+    let pid = server.pid().to_string();
+    let output = run(Command::new(interpreter).arg(script).args([&base, KEY, &pid]));
     let stdout = String::from_utf8(output.stdout).unwrap();
     let answers: Map<String, Value> =
         serde_json::from_str(stdout.lines().last().unwrap_or_default())
             .unwrap_or_else(|error| panic!("{error}:\n{stdout}"));
-    let expected = expected(&server);
     for (name, answer) in &answers {
         for (field, value) in answer.as_object().unwrap() {
             assert_eq!(*value, expected[name][field], "{name}.{field}");

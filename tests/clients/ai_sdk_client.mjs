@@ -1,6 +1,6 @@
 // The Vercel AI SDK: text, tools, the loop of steps and objects, by its two providers.
 
-import { answered, base, cancels, endless, finish, key, person, questions, raises, require, same } from "./questions.mjs";
+import { answered, base, breaksOff, cancels, endless, finish, key, person, questions, raises, require, same } from "./questions.mjs";
 
 const { createOpenAI } = require("@ai-sdk/openai");
 const { createOpenAICompatible } = require("@ai-sdk/openai-compatible");
@@ -115,7 +115,7 @@ for (const ask of [generateText, failing]) {
 const boundless = { ...hello, providerOptions: { sconce: endless } };
 const aborted = (error) => ["AbortError", "TimeoutError"].includes(error.name);
 await cancels("a timeout", () =>
-  raises("timeout", aborted, () => generateText({ ...boundless, abortSignal: AbortSignal.timeout(300) })),
+  raises("timeout", aborted, () => generateText({ ...boundless, abortSignal: AbortSignal.timeout(500) })),
 );
 await cancels("a stream that is aborted", async () => {
   const abort = new AbortController();
@@ -124,4 +124,11 @@ await cancels("a stream that is aborted", async () => {
     if (part.type === "text-delta" && ++parts === 3) abort.abort();
   }
 });
+const broken = streamText(boundless);
+await breaksOff((error) => `${error?.message ?? error}`.includes("shutting down"), (async function* () {
+  for await (const part of broken.fullStream) {
+    if (part.type === "text-delta") yield part.text;
+    if (part.type === "error") throw part.error;
+  }
+})());
 finish();

@@ -1,7 +1,6 @@
 """LangChain: ChatOpenAI, its agents, and ChatDeepSeek, which also shows reasoning."""
 
-import asyncio
-
+import openai
 import pydantic
 from langchain.agents import create_agent
 from langchain.agents.structured_output import ProviderStrategy, ToolStrategy
@@ -9,7 +8,7 @@ from langchain_core.tools import tool
 from langchain_deepseek import ChatDeepSeek
 from langchain_openai import ChatOpenAI
 from langchain_openai.chat_models import base as langchain_errors
-from questions import BASE, ENDLESS, KEY, PERSON, QUESTIONS, answered, cancels, finish, raises, same
+from questions import BASE, ENDLESS, KEY, PERSON, QUESTIONS, answered, breaks_off, cancel_task, cancels, finish, raises, same
 
 account = dict(model="spark", base_url=BASE, api_key=KEY, max_retries=0, temperature=0, stream_usage=True)
 
@@ -103,7 +102,7 @@ for stream in [False, True]:
         raises(f"{fault}, stream {stream}", getattr(langchain_errors, name), lambda: faulty.invoke(messages))
 
 endless = chat(extra_body=ENDLESS)
-impatient = chat(extra_body=ENDLESS, timeout=0.3)
+impatient = chat(extra_body=ENDLESS, timeout=0.5)
 cancels("a timeout", lambda: raises("timeout", langchain_errors.OpenAITimeoutError, lambda: impatient.invoke("hello")))
 
 
@@ -114,13 +113,7 @@ def leave():
     stream.close()
 
 
-async def cancel():
-    task = asyncio.create_task(endless.ainvoke("hello"))
-    await asyncio.sleep(0.3)
-    task.cancel()
-    await asyncio.wait([task])
-
-
 cancels("a stream that is closed", leave)
-cancels("a task that is cancelled", lambda: asyncio.run(cancel()))
+cancels("a task that is cancelled", lambda: cancel_task(lambda: endless.ainvoke("hello")))
+breaks_off(openai.APIError, endless.stream("hello"))
 finish()

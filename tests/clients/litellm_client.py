@@ -7,7 +7,7 @@ import os
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # Nothing from the internet.
 import litellm
 from litellm import exceptions
-from questions import BASE, ENDLESS, KEY, QUESTIONS, answered, answers, cancels, finish, raises, same
+from questions import BASE, ENDLESS, KEY, QUESTIONS, answered, answers, breaks_off, cancels, finish, raises, same
 
 litellm.telemetry = False
 litellm.suppress_debug_info = True
@@ -77,6 +77,9 @@ for provider in ["openai", "hosted_vllm"]:
             raises(f"{kind.__name__} by {provider}, stream {stream}", kind, lambda: litellm.completion(**faulty))
 
     endless = request("sum", provider, extra_body=ENDLESS)
-    cancels(f"a timeout by {provider}", lambda: raises("timeout", exceptions.Timeout, lambda: litellm.completion(**endless, timeout=0.3)))
+    cancels(f"a timeout by {provider}", lambda: raises("timeout", exceptions.Timeout, lambda: litellm.completion(**endless, timeout=0.5)))
     cancels(f"a stream that is closed by {provider}", lambda: asyncio.run(leave(provider)))
+
+streams = [litellm.completion(**request("sum", provider, extra_body=ENDLESS), stream=True) for provider in ["openai", "hosted_vllm"]]
+breaks_off(exceptions.MidStreamFallbackError, *streams)
 finish()

@@ -12,7 +12,7 @@ import time
 import urllib.request
 
 import openai
-from questions import BASE, ENDLESS, KEY, QUESTIONS, answered, cancels, finish, raises, same
+from questions import BASE, ENDLESS, KEY, QUESTIONS, answered, breaks_off, cancels, finish, raises, same
 
 MASTER_KEY = "sk-" + secrets.token_hex(32)
 
@@ -88,6 +88,7 @@ def ask_all(port):
 
     # Only of streams: the proxy finishes other requests whoever has left.
     cancels("a stream that is closed", leave)
+    breaks_off(openai.APIError, chats.create(**request("sum", extra_body=ENDLESS), stream=True))
 
 
 with tempfile.TemporaryDirectory() as folder:

@@ -10,7 +10,7 @@ from llama_index.core.base.llms.types import ChatMessage, ThinkingBlock
 from llama_index.core.tools import FunctionTool
 from llama_index.llms.openai.utils import from_openai_message_dicts
 from llama_index.llms.openai_like import OpenAILike
-from questions import BASE, ENDLESS, KEY, PERSON, QUESTIONS, answered, cancels, finish, raises, same
+from questions import BASE, ENDLESS, KEY, PERSON, QUESTIONS, answered, breaks_off, cancel_task, cancels, finish, raises, same
 
 account = dict(
     model="spark", api_base=BASE, api_key=KEY, temperature=0, max_retries=0, context_window=2048,
@@ -86,7 +86,7 @@ for stream in [False, True]:
         raises(f"{fault}, stream {stream}", kind, ask, code=code)
 
 endless = dict(additional_kwargs={"extra_body": ENDLESS})
-impatient = llm(timeout=0.3, **endless)
+impatient = llm(timeout=0.5, **endless)
 cancels("a timeout", lambda: raises("timeout", openai.APITimeoutError, lambda: impatient.chat(hello)))
 
 
@@ -99,13 +99,7 @@ def leave():
     gc.collect()  # The library leaves the closing of the connection to this.
 
 
-async def cancel():
-    task = asyncio.create_task(llm(**endless).achat(hello))
-    await asyncio.sleep(0.3)
-    task.cancel()
-    await asyncio.wait([task])
-
-
 cancels("a stream that is closed", leave)
-cancels("a task that is cancelled", lambda: asyncio.run(cancel()))
+cancels("a task that is cancelled", lambda: cancel_task(lambda: llm(**endless).achat(hello)))
+breaks_off(openai.APIError, llm(**endless).stream_chat(hello))
 finish()

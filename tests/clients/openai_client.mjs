@@ -1,6 +1,6 @@
 // The openai package for Node.
 
-import { answered, base, cancels, endless, finish, key, person, questions, raises, require, same } from "./questions.mjs";
+import { answered, base, breaksOff, cancels, endless, finish, key, person, questions, raises, require, same } from "./questions.mjs";
 
 const { default: OpenAI } = require("openai");
 const { zodResponseFormat } = require("openai/helpers/zod");
@@ -73,7 +73,7 @@ for (const stream of [false, true]) {
   await raises("key", is(OpenAI.AuthenticationError), () => stranger.create({ ...spark, ...questions.sum, stream }), { code: "invalid_api_key" });
   if (stream) continue;
   await cancels("a timeout", () =>
-    raises("timeout", is(OpenAI.APIConnectionTimeoutError), () => chats.create(endlessly, { timeout: 300 })),
+    raises("timeout", is(OpenAI.APIConnectionTimeoutError), () => chats.create(endlessly, { timeout: 500 })),
   );
 }
 await cancels("a stream that is aborted", async () => {
@@ -81,4 +81,5 @@ await cancels("a stream that is aborted", async () => {
   let chunks = 0;
   for await (const _ of stream) if (++chunks === 3) stream.controller.abort();
 });
+await breaksOff((error) => error instanceof OpenAI.APIError, await chats.create({ ...endlessly, stream: true }));
 finish();

@@ -5,7 +5,7 @@ import json
 
 import openai
 import pydantic
-from questions import BASE, ENDLESS, KEY, PERSON, QUESTIONS, answered, cancels, finish, raises, same
+from questions import BASE, ENDLESS, KEY, PERSON, QUESTIONS, answered, breaks_off, cancels, finish, raises, same
 
 client = openai.OpenAI(base_url=BASE, api_key=KEY, max_retries=0, _strict_response_validation=True)
 model = client.models.list().data[0].id
@@ -106,7 +106,7 @@ for stream in [False, True]:
     stranger = client.copy(api_key="stranger").chat.completions
     raises("key", openai.AuthenticationError, lambda: stranger.create(**question("sum"), stream=stream), code="invalid_api_key")
 
-cancels("a timeout", lambda: raises("timeout", openai.APITimeoutError, lambda: create(**endless, timeout=0.3)))
+cancels("a timeout", lambda: raises("timeout", openai.APITimeoutError, lambda: create(**endless, timeout=0.5)))
 
 
 def leave():
@@ -116,4 +116,5 @@ def leave():
 
 
 cancels("a stream that is closed", leave)
+breaks_off(openai.APIError, create(**endless, stream=True))
 finish()
