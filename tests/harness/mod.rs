@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 /// How long a test waits for something that should be quick, on a busy machine.
 pub const PATIENCE: Duration = Duration::from_mins(2);
 
+/// What the harness sends as its key; a server started without keys does not look at it.
+pub const KEY: &str = "sesame";
+
 /// The repository.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the root").to_owned()
@@ -130,6 +133,7 @@ impl Server {
     /// POST of JSON: status and body as text.
     pub fn post_text(&self, path: &str, body: &str) -> (u16, String) {
         let request = agent().post(format!("{}{path}", self.url));
+        let request = request.header("authorization", format!("Bearer {KEY}"));
         let response = request.header("content-type", "application/json").send(body);
         read(response.expect("the server answers"))
     }

@@ -66,7 +66,7 @@ impl ServedModel {
                 field.plural(),
                 text.len()
             );
-            return Err(too_long(field, message));
+            return Err(too_long(field, &message));
         }
         self.text()
             .encode(text, add_special_tokens)
@@ -104,7 +104,7 @@ impl ServedModel {
                 if requested.is_none() { "at least " } else { "" },
                 field.plural(),
             );
-            return Err(too_long(field, message));
+            return Err(too_long(field, &message));
         }
         Ok(requested.unwrap_or_else(|| default.unwrap_or(left).min(left)))
     }
@@ -177,7 +177,10 @@ pub(crate) fn unusable(field: &str, error: &GrammarError) -> ApiError {
     ApiError::invalid(field, format!("'{field}' cannot be used to constrain: {error}."))
 }
 
-fn too_long(field: PromptField, message: String) -> ApiError {
+/// The code stands in the message, too: openai-python 3 makes its exception's text of the message
+/// alone, and LangChain looks for the code in that text.
+fn too_long(field: PromptField, message: &str) -> ApiError {
+    let message = format!("{message} (context_length_exceeded)");
     ApiError { code: Some("context_length_exceeded"), ..ApiError::invalid(field.name(), message) }
 }
 

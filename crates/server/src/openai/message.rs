@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::{Map, Value, json};
 
 use crate::error::ApiError;
@@ -31,6 +31,10 @@ pub(crate) struct Message {
     audio: Option<Value>,
     /// The same.
     annotations: Option<Vec<Value>>,
+    /// History: what the openai packages read out of `content`, and send back beside it.
+    parsed: Option<IgnoredAny>,
+    /// History: where LiteLLM keeps a copy of fields that it has no name for.
+    provider_specific_fields: Option<IgnoredAny>,
 }
 
 /// Who speaks.
@@ -90,6 +94,8 @@ impl Message {
             ("tool_calls", !assistant && !tool_calls.is_empty()),
             ("tool_call_id", self.role != Role::Tool && self.tool_call_id.is_some()),
             ("refusal", !assistant && self.refusal.is_some()),
+            ("parsed", !assistant && self.parsed.is_some()),
+            ("provider_specific_fields", !assistant && self.provider_specific_fields.is_some()),
         ] {
             if misplaced {
                 let message = format!("'{path}.{field}' does not belong to this role.");

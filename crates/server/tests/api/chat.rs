@@ -78,6 +78,28 @@ async fn the_template_sees_roles_parts_and_history() {
     );
 }
 
+/// The openai packages' parsers and LiteLLM add to an answer, and send it back with that.
+#[tokio::test]
+async fn the_history_may_hold_answers_as_libraries_dump_them() {
+    let call = json!({"id": "c1", "type": "function", "index": 0,
+        "function": {"name": "weather", "arguments": "{\"city\":\"Rome\"}", "parsed_arguments": {"city": "Rome"}}});
+    let said = json!({"role": "assistant", "content": null, "refusal": null, "function_call": null,
+        "tool_calls": [call], "reasoning": "hm", "reasoning_content": "hm"});
+    let messages = |added: Value| {
+        let mut said = said.clone();
+        said.as_object_mut().unwrap().extend(added.as_object().unwrap().clone());
+        json!([said, {"role": "tool", "content": "sunny", "tool_call_id": "c1"}])
+    };
+    let plain = rendered(messages(json!({})), json!({})).await;
+    for added in [
+        json!({"parsed": null}),
+        json!({"parsed": {"name": "Bob", "age": 42}}),
+        json!({"provider_specific_fields": {"refusal": null, "reasoning": "hm"}}),
+    ] {
+        assert_eq!(rendered(messages(added), json!({})).await, plain);
+    }
+}
+
 #[tokio::test]
 async fn a_final_message_can_be_continued() {
     let messages =

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod chat;
+mod client_faults;
 mod completions;
 mod fake;
 mod lifecycle;
