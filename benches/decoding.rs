@@ -25,6 +25,7 @@ fn main() -> Result<()> {
         let eos = tokenizer.token_id("<|im_end|>").ok_or("the tokenizer has no <|im_end|>")?;
         let compiler = GrammarCompiler::new(&tokenizer, &[eos]);
         first_use(&compiler)?;
+        masks(&compiler)?;
         bench.grammar(&compiler)?;
     }
     if options.wants("lookup") {
@@ -83,6 +84,48 @@ fn first_use(compiler: &GrammarCompiler) -> Result<()> {
     }
     times.sort_by(f64::total_cmp);
     println!("new nested schema: median {:.1} ms, worst of 20 {:.1} ms", times[10], times[19]);
+    Ok(())
+}
+
+/// What a constraint takes a token: a walk of random allowed tokens, as random weights write.
+fn masks(compiler: &GrammarCompiler) -> Result<()> {
+    let mut mask = vec![0_u32; 151_936_usize.div_ceil(32)];
+    let mut times = [const { Vec::new() }; 3];
+    let mut state = 1_u64;
+    for _ in 0..10 {
+        let mut matcher = compiler.compile(&Grammar::JsonSchema(schema(0)))?;
+        for _ in 0..100 {
+            let timed = |times: &mut Vec<f64>, started: Instant| {
+                times.push(started.elapsed().as_secs_f64() * 1e6);
+            };
+            let started = Instant::now();
+            matcher.forced(16);
+            timed(&mut times[0], started);
+            let started = Instant::now();
+            matcher.fill_mask(&mut mask)?;
+            timed(&mut times[1], started);
+            let bits =
+                (0..mask.len() as u32 * 32).filter(|i| mask[*i as usize / 32] >> (i % 32) & 1 == 1);
+            let allowed: Vec<u32> = bits.collect();
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            let id = allowed[(state >> 33) as usize % allowed.len()];
+            let started = Instant::now();
+            matcher.accept(id)?;
+            timed(&mut times[2], started);
+        }
+    }
+    println!("\n| a token, µs | median | mean | 99 % |\n|---|---|---|---|");
+    for (name, mut times) in ["forced", "mask", "accept"].into_iter().zip(times) {
+        times.sort_by(f64::total_cmp);
+        let mean = times.iter().sum::<f64>() / times.len() as f64;
+        println!(
+            "| {name} | {:.1} | {mean:.1} | {:.1} |",
+            times[times.len() / 2],
+            times[times.len() * 99 / 100]
+        );
+    }
     Ok(())
 }
 
