@@ -12,6 +12,8 @@ mod error;
 mod generation_config;
 mod grammar;
 mod output;
+mod pattern;
+mod schema;
 mod special_tokens;
 mod stop;
 mod text_model;
