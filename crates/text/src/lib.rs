@@ -25,7 +25,9 @@ pub use detokenizer::Detokenizer;
 pub use error::TextError;
 pub use generation_config::GenerationConfig;
 pub use grammar::{Grammar, GrammarCompiler, GrammarError, Matcher};
-pub use output::{Calls, OutputFormat, OutputParser, OutputPart, ReasoningFormat, ToolFormat};
+pub use output::{
+    Calls, OutputFormat, OutputParser, OutputPart, ReasoningFormat, Stretch, ToolFormat,
+};
 pub use special_tokens::SpecialTokens;
 pub use stop::{StopOutput, StopStrings};
 pub use text_model::{TextFiles, TextModel};

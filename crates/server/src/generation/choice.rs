@@ -137,6 +137,11 @@ impl Choice {
         }
     }
 
+    /// How many of the tokens are reasoning; `None` for an output that is not a chat's.
+    pub(crate) fn reasoning_tokens(&self) -> Option<usize> {
+        self.reader.as_ref().map(OutputReader::reasoning_tokens)
+    }
+
     /// What `event` adds, if anything; the error of a failed sequence.
     pub(crate) fn take(&mut self, event: Event) -> Result<Option<Delta>, ApiError> {
         let mut delta = Delta::empty(self.index);
@@ -176,11 +181,14 @@ impl Choice {
         self.num_tokens += 1;
         let text_offset = self.num_chars;
         delta.tokens.push(TokenOut { id, logprobs, text_offset, echoed: false });
-        if self.rules.end_ids.contains(&id) && !self.rules.include_stop {
-            return; // The end of the sequence is no part of its text.
+        // The end of the sequence is no part of its text.
+        let is_shown = !self.rules.end_ids.contains(&id) || self.rules.include_stop;
+        let text = if is_shown { self.detokenizer.push(id) } else { String::new() };
+        let num_chars = text.chars().count();
+        if let Some(reader) = &mut self.reader {
+            reader.token(num_chars);
         }
-        let text = self.detokenizer.push(id);
-        self.num_chars += text.chars().count();
+        self.num_chars += num_chars;
         self.show(delta, &text);
     }
 

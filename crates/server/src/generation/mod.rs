@@ -3,6 +3,7 @@
 
 mod choice;
 mod output;
+mod reasoning_tokens;
 mod steer;
 
 use std::sync::Arc;
@@ -193,7 +194,8 @@ impl Generation {
     pub(crate) fn usage(&self) -> Usage {
         let completion_tokens = self.choices.iter().map(|choice| choice.num_tokens).sum();
         let cached = self.choices.iter().filter_map(|choice| choice.cached_tokens).max();
-        Usage::new(self.prompt_tokens, completion_tokens, cached)
+        let reasoning = self.choices.iter().map(Choice::reasoning_tokens).sum();
+        Usage::new(self.prompt_tokens, completion_tokens, cached, reasoning)
     }
 
     /// Number of choices, over all prompts.

@@ -62,6 +62,15 @@ pub enum OutputPart {
     },
 }
 
+/// Characters of the output in a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stretch {
+    /// How many.
+    pub num_chars: usize,
+    /// Whether they are in a block of reasoning or of a tag around it.
+    pub is_reasoning: bool,
+}
+
 /// How a model marks its reasoning and its calls.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct OutputFormat {
@@ -134,6 +143,19 @@ impl OutputParser {
             }
         }
         self.out.take()
+    }
+
+    /// What has become certain of the characters that came, in order, since this was last asked.
+    pub fn take_read(&mut self) -> Vec<Stretch> {
+        self.out.take_read()
+    }
+
+    /// Whether a block of reasoning is open.
+    pub fn in_reasoning(&self) -> bool {
+        match &self.grammar {
+            Grammar::Blocks(blocks) => blocks.in_reasoning(),
+            Grammar::Harmony(harmony) => harmony.in_reasoning(),
+        }
     }
 
     /// The end of the output: whatever was held back, as text if it is not part of a call. An
