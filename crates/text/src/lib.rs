@@ -26,7 +26,7 @@ pub use error::TextError;
 pub use generation_config::GenerationConfig;
 pub use grammar::{Grammar, GrammarCompiler, GrammarError, Matcher};
 pub use output::{
-    Calls, OutputFormat, OutputParser, OutputPart, ReasoningFormat, Stretch, ToolFormat,
+    Calls, ClosingTag, OutputFormat, OutputParser, OutputPart, ReasoningFormat, Stretch, ToolFormat,
 };
 pub use special_tokens::SpecialTokens;
 pub use stop::{StopOutput, StopStrings};

@@ -4,8 +4,8 @@
 
 use serde_json::{Value, json};
 use text::{
-    Calls, Grammar, GrammarCompiler, OutputFormat, OutputParser, OutputPart, ReasoningFormat,
-    SpecialTokens, Tokenizer, ToolFormat,
+    Calls, ClosingTag, Grammar, GrammarCompiler, OutputFormat, OutputParser, OutputPart,
+    ReasoningFormat, SpecialTokens, Tokenizer, ToolFormat,
 };
 
 const MAX_TOKENS: usize = 400;
@@ -461,4 +461,59 @@ fn what_would_be_followed_wrongly_is_refused_by_name() {
     }
     let range = json!({"type": "string", "pattern": "^[^\\x00-\\x1f\\v-\\r]$"});
     assert!(follows(&range, "\"a\"") && !follows(&range, "\"\\n\""));
+}
+
+/// The golden tokenizer, with `tag` as a special token of its own.
+fn tokenizer_with(tag: &str) -> Tokenizer {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/tokenizers/qwen/tokenizer.json");
+    let mut json: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let id = tokenizer().vocab_size();
+    json["added_tokens"].as_array_mut().unwrap().push(json!({"id": id, "content": tag,
+        "special": true, "single_word": false, "lstrip": false, "rstrip": false,
+        "normalized": false}));
+    Tokenizer::from_bytes(json.to_string().as_bytes(), SpecialTokens::default()).unwrap()
+}
+
+/// Every format's closing tag, as text and as one special token, ends its block for the parser and
+/// for the grammar, wherever in the tag the text already is.
+#[test]
+fn a_closing_tag_closes() {
+    let choice = || Grammar::Choice(vec!["yes".to_owned()]);
+    for reasoning in ReasoningFormat::ALL.iter().copied() {
+        let Some(tag) = ClosingTag::new(reasoning, &tokenizer()).unwrap() else {
+            assert_eq!(reasoning.name(), "openai_gptoss");
+            continue;
+        };
+        let text = tokenizer().decode(tag.after(""), false).unwrap();
+        let start = match reasoning.name() {
+            "gemma4" => "<|channel>thought".to_owned(),
+            "granite" => "Here is my thought process:".to_owned(),
+            _ => text.replacen('/', "", 1).replace("END", "START"),
+        };
+        let format = OutputFormat { reasoning: Some(reasoning), tools: None };
+        for tokenizer in [tokenizer(), tokenizer_with(&text)] {
+            let tag = ClosingTag::new(reasoning, &tokenizer).unwrap().unwrap();
+            let prompt = format!("assistant\n{start}\n");
+            let grammar = format.after_reasoning(&tokenizer, &prompt, choice()).unwrap();
+            let compiler = compiler(&tokenizer);
+            for len in 0..text.len() {
+                let mut parser = OutputParser::new(&format, &[], true);
+                parser.push("a b");
+                parser.push(&text[..len]);
+                let is_whole = tokenizer.token_id(&text).is_some();
+                let begun = if is_whole { "" } else { &text[..len] };
+                let mut ids = tokenizer.encode("a b", false).unwrap();
+                ids.extend(begun.bytes().flat_map(|byte| {
+                    tokenizer.encode(&char::from(byte).to_string(), false).unwrap()
+                }));
+                ids.extend(tag.after(parser.held()));
+                ids.extend(tokenizer.encode("yes", false).unwrap());
+                let mut matcher = compiler.compile(&grammar).unwrap();
+                let accepted = ids.iter().all(|id| matcher.accept(*id).is_ok());
+                assert!(accepted, "{} after {:?}", reasoning.name(), parser.held());
+                parser.push(&tokenizer.decode(tag.after(parser.held()), false).unwrap());
+                assert!(!parser.in_reasoning(), "{} at {len}", reasoning.name());
+            }
+        }
+    }
 }

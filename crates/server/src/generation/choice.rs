@@ -116,12 +116,7 @@ impl Echo {
 impl Choice {
     pub(crate) fn new(model: &ServedModel, index: usize, job: &Job, prompt: &JobPrompt) -> Self {
         let rules = job.sampling.text.clone();
-        let skip = rules.skip_special_tokens;
-        let detokenizer = if job.continues_prompt {
-            model.text().detokenizer(skip, &prompt.ids)
-        } else {
-            model.text().output_detokenizer(skip)
-        };
+        let detokenizer = job.detokenizer(model, prompt);
         let echo = prompt.echo.clone();
         Self {
             index,

@@ -25,6 +25,13 @@ pub(crate) struct OutputRules {
     pub(crate) is_plain: bool,
 }
 
+impl OutputRules {
+    /// At the beginning of an answer.
+    pub(super) fn parser(&self) -> OutputParser {
+        OutputParser::new(&self.format, &self.tools, self.in_reasoning)
+    }
+}
+
 /// Reads the output of one choice.
 #[derive(Debug)]
 pub(super) struct OutputReader {
@@ -49,7 +56,7 @@ enum State {
 impl OutputReader {
     pub(super) fn new(rules: &OutputRules) -> Self {
         Self {
-            parser: OutputParser::new(&rules.format, &rules.tools, rules.in_reasoning),
+            parser: rules.parser(),
             shows_reasoning: rules.shows_reasoning,
             parallel: rules.parallel,
             is_plain: rules.is_plain,

@@ -186,7 +186,7 @@ async fn reasoning_tokens_are_counted_with_their_tags() {
             "<think>a</think>{}",
             json!({"tools": [], "response_format": {"type": "json_object"}}),
             16,
-            19,
+            18,
         ),
         (
             "<think>so<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>",

@@ -103,6 +103,11 @@ impl Blocks {
         self.thinking
     }
 
+    /// The beginning of what may become a marker.
+    pub(super) fn held(&self) -> &str {
+        if matches!(self.at, At::Text) { &self.held } else { "" }
+    }
+
     pub(super) fn finish(&mut self, out: &mut Parts) {
         if let At::Call(call, Some(num_chars)) = &mut self.at {
             call.cut_short(out);

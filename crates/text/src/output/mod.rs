@@ -14,6 +14,7 @@
 
 mod blocks;
 mod call;
+mod closing;
 mod constrain;
 mod formats;
 mod harmony;
@@ -26,6 +27,7 @@ mod span;
 mod typed;
 mod xml_call;
 
+pub use closing::ClosingTag;
 pub use constrain::Calls;
 pub use formats::ToolFormat;
 pub use reasoning::ReasoningFormat;
@@ -155,6 +157,14 @@ impl OutputParser {
         match &self.grammar {
             Grammar::Blocks(blocks) => blocks.in_reasoning(),
             Grammar::Harmony(harmony) => harmony.in_reasoning(),
+        }
+    }
+
+    /// The beginning of a marker that the output ends with, if it may become one.
+    pub fn held(&self) -> &str {
+        match &self.grammar {
+            Grammar::Blocks(blocks) => blocks.held(),
+            Grammar::Harmony(_) => "",
         }
     }
 
