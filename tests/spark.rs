@@ -84,3 +84,66 @@ fn it_chats() {
     let found = server.ok("/v1/chat/completions", &body);
     assert_eq!(found["choices"][0]["message"]["content"], "Your name is Ann.");
 }
+
+/// The ids of an answer that thinks first, with `extra` fields.
+fn thinks(server: &Server, extra: &Value) -> (Value, Vec<u64>) {
+    let mut body = json!({
+        "messages": [{"role": "user", "content": "Is 17 odd? Answer as JSON with the key odd."}],
+        "chat_template_kwargs": {"enable_thinking": true}, "seed": 3, "return_token_ids": true,
+        "max_tokens": 120,
+    });
+    body.as_object_mut().expect("an object").extend(extra.as_object().expect("an object").clone());
+    let answer = server.ok("/v1/chat/completions", &body);
+    let ids = answer["choices"][0]["token_ids"].as_array().expect("ids were asked for").iter();
+    let ids = ids.map(|id| id.as_u64().expect("an id")).collect();
+    (answer, ids)
+}
+
+/// With a grammar and without, with tokens guessed ahead and without.
+#[test]
+fn thinking_ends_where_its_budget_does() {
+    let always = ["--dtype", "float32", "--speculate-always", "--draft-model", "spark"];
+    let guessing = Server::start(&always);
+    let plain = Server::start(&["--dtype", "float32", "--num-speculative-tokens", "0"]);
+    let schema = json!({"type": "object", "properties": {"odd": {"type": "boolean"}},
+                        "required": ["odd"], "additionalProperties": false});
+    let format = json!({"type": "json_schema", "json_schema": {"name": "odd", "schema": schema}});
+    for extra in [
+        json!({"temperature": 0}),
+        json!({"temperature": 0, "response_format": format}),
+        json!({"temperature": 1.2, "response_format": format}),
+    ] {
+        let (_, free) = thinks(&plain, &extra);
+        let tag = |ids: &[u64], tag: &str| {
+            let tokens = json!({"prompt": tag, "add_special_tokens": false});
+            let id = plain.ok("/tokenize", &tokens)["tokens"][0].as_u64().expect("an id");
+            ids.iter().position(|&found| found == id)
+        };
+        let length_of = |ids: &[u64]| match (tag(ids, "<think>"), tag(ids, "</think>")) {
+            (Some(start), Some(end)) => end - start - 1,
+            _ => panic!("a thought that ends: {ids:?}"),
+        };
+        let length = length_of(&free);
+        assert!(length > 4, "a short thought: {free:?}");
+        for budget in [0, 1, 4, length, length + 1] {
+            let mut extra = extra.clone();
+            extra["thinking_token_budget"] = json!(budget);
+            let (answer, ids) = thinks(&plain, &extra);
+            assert_eq!(length_of(&ids), budget.min(length), "{extra}");
+            assert_eq!(ids == free, budget >= length, "{extra}");
+            let reasoning = &answer["usage"]["completion_tokens_details"]["reasoning_tokens"];
+            assert_eq!(reasoning, budget.min(length) + 2, "the tags count, too: {extra}");
+            if extra.get("response_format").is_some() {
+                let content = answer["choices"][0]["message"]["content"].as_str().expect("text");
+                let content: Value = serde_json::from_str(content.trim_start()).expect("JSON");
+                assert!(content["odd"].is_boolean(), "{content}");
+            }
+            assert_eq!(thinks(&guessing, &extra).1, ids, "guesses change nothing: {extra}");
+        }
+    }
+    for source in ["grammar", "model"] {
+        let name = "sconce:spec_decode_num_accepted_tokens_total";
+        let accepted = guessing.metric_with(name, &format!("source=\"{source}\""));
+        assert!(accepted > 10.0, "{accepted} of the {source}");
+    }
+}

@@ -92,6 +92,11 @@ impl Detokenizer {
         self.strip_leading(text)
     }
 
+    /// Whether a character has begun and waits for its end.
+    pub fn is_within_character(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
     /// What is left at the end: an unfinished character as U+FFFD, otherwise nothing.
     pub fn finish(&mut self) -> String {
         let mut text = String::new();

@@ -9,10 +9,11 @@ use std::{fmt, thread};
 
 use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::{TokEnv, TokRxInfo, TokTrie, TokenizerEnv};
-use llguidance::{JsonCompileOptions, ParserFactory, regex_to_lark};
+use llguidance::{ParserFactory, regex_to_lark};
 use serde_json::{Value, json};
 
 use crate::Tokenizer;
+use crate::schema::prepared;
 use crate::token_table::Leading;
 
 /// Compiled grammars that are kept, the least recently used go first.
@@ -25,10 +26,6 @@ const MAX_REFERENCES: usize = 1000;
 const MAX_LINES: usize = 2000;
 const MAX_DEPTH: usize = 100;
 const MAX_BYTES: usize = 1 << 20;
-
-/// Between JSON's tokens: nothing, a space, or a line break with an indent. Unbounded white space is
-/// where small models get lost.
-const JSON_WHITESPACE: &str = r"( |\n {0,32})?";
 
 /// What an answer must look like.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,7 +74,7 @@ impl Grammar {
 
     fn to_llguidance(&self) -> Result<TopLevelGrammar, GrammarError> {
         Ok(match self {
-            Self::JsonSchema(schema) => TopLevelGrammar::from_json_schema(with_whitespace(schema)?),
+            Self::JsonSchema(schema) => TopLevelGrammar::from_json_schema(prepared(schema)?),
             Self::Regex(regex) => TopLevelGrammar::from_regex(regex),
             Self::Choice(texts) => {
                 TopLevelGrammar::from_lark(format!("start: {}", alternatives(texts)))
@@ -121,24 +118,9 @@ impl Grammar {
     }
 }
 
-/// The schema with the white space that is allowed in what it describes.
-fn with_whitespace(schema: &Value) -> Result<Value, GrammarError> {
-    let mut schema = match schema {
-        Value::Object(_) => schema.clone(),
-        Value::Bool(true) => json!({}),
-        _ => return Err(GrammarError("a JSON schema is an object".to_owned())),
-    };
-    if schema.get("x-guidance").is_none() {
-        let whitespace_pattern = Some(JSON_WHITESPACE.to_owned());
-        let options = JsonCompileOptions { whitespace_pattern, ..JsonCompileOptions::default() };
-        options.apply_to(&mut schema);
-    }
-    Ok(schema)
-}
-
 /// JSON of a schema, inside a Lark rule.
 pub(crate) fn lark_json(schema: &Value) -> Result<String, GrammarError> {
-    Ok(format!("%json {}", with_whitespace(schema)?))
+    Ok(format!("%json {}", prepared(schema)?))
 }
 
 /// A text inside a Lark rule: a special token as such, anything else as a string.

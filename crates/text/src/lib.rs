@@ -12,6 +12,8 @@ mod error;
 mod generation_config;
 mod grammar;
 mod output;
+mod pattern;
+mod schema;
 mod special_tokens;
 mod stop;
 mod text_model;
@@ -23,7 +25,9 @@ pub use detokenizer::Detokenizer;
 pub use error::TextError;
 pub use generation_config::GenerationConfig;
 pub use grammar::{Grammar, GrammarCompiler, GrammarError, Matcher};
-pub use output::{Calls, OutputFormat, OutputParser, OutputPart, ReasoningFormat, ToolFormat};
+pub use output::{
+    Calls, ClosingTag, OutputFormat, OutputParser, OutputPart, ReasoningFormat, Stretch, ToolFormat,
+};
 pub use special_tokens::SpecialTokens;
 pub use stop::{StopOutput, StopStrings};
 pub use text_model::{TextFiles, TextModel};

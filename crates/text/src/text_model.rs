@@ -159,9 +159,10 @@ impl TextModel {
         self.output_format = format;
     }
 
-    /// A detokenizer that shows the marks of reasoning and calls even where they are special tokens.
-    pub fn output_detokenizer(&self, skip_special_tokens: bool) -> Detokenizer {
-        Detokenizer::new(&self.tokenizer, skip_special_tokens).showing(Arc::clone(&self.markers))
+    /// A detokenizer that shows the marks of reasoning and calls even where they are special tokens,
+    /// for text that continues `prompt` or, if that is empty, stands alone.
+    pub fn output_detokenizer(&self, skip_special_tokens: bool, prompt: &[u32]) -> Detokenizer {
+        self.detokenizer(skip_special_tokens, prompt).showing(Arc::clone(&self.markers))
     }
 
     /// Compiles what an answer must look like.

@@ -4,8 +4,8 @@
 
 use serde_json::{Value, json};
 use text::{
-    Calls, Grammar, GrammarCompiler, OutputFormat, OutputParser, OutputPart, ReasoningFormat,
-    SpecialTokens, Tokenizer, ToolFormat,
+    Calls, ClosingTag, Grammar, GrammarCompiler, OutputFormat, OutputParser, OutputPart,
+    ReasoningFormat, SpecialTokens, Tokenizer, ToolFormat,
 };
 
 const MAX_TOKENS: usize = 400;
@@ -357,5 +357,163 @@ fn what_cannot_be_followed_is_refused_with_its_reason() {
             compiler.compile(&grammar).map(drop).expect_err("cannot be followed").to_string();
         assert!(error.contains(reason), "{error:?} does not say {reason:?}");
         assert!(!error.contains('\n') && error.len() < 1000, "{error}");
+    }
+}
+
+/// Whether `text` is a whole answer to `schema`.
+fn follows(schema: &Value, text: &str) -> bool {
+    let tokenizer = tokenizer();
+    let mut matcher = compiler(&tokenizer).compile(&Grammar::JsonSchema(schema.clone())).unwrap();
+    let ids = tokenizer.encode(text, false).unwrap();
+    let mut mask = vec![0; tokenizer.vocab_size().div_ceil(32)];
+    ids.into_iter().all(|id| matcher.accept(id).is_ok())
+        && matcher.fill_mask(&mut mask).is_ok()
+        && {
+            let eos = eos(&tokenizer);
+            mask[eos as usize / 32] >> (eos % 32) & 1 == 1
+        }
+}
+
+/// Another spelling of a name would let it have another schema's value.
+#[test]
+fn a_free_name_is_none_that_has_a_schema() {
+    let schema = json!({"type": "object", "properties": {"foo": {"type": "string"}}});
+    assert!(follows(&schema, r#"{"foo":"x"}"#) && follows(&schema, r#"{"bar":1}"#));
+    assert!(!follows(&schema, r#"{"foo":1}"#) && !follows(&schema, r#"{"\u0066oo":1}"#));
+    let mut guided = schema;
+    guided["x-guidance"] = json!({"whitespace_flexible": false});
+    assert!(follows(&guided, r#"{"bar":1}"#) && !follows(&guided, r#"{"\u0066oo":1}"#));
+}
+
+#[test]
+fn dates_and_times_exist() {
+    let date = json!({"type": "string", "format": "date"});
+    assert!(follows(&date, "\"2024-02-29\"") && follows(&date, "\"2000-02-29\""));
+    assert!(!follows(&date, "\"2021-02-29\"") && !follows(&date, "\"1900-02-29\""));
+    let time = json!({"type": "string", "format": "time"});
+    assert!(follows(&time, "\"23:59:59Z\"") && !follows(&time, "\"22:59:60Z\""));
+    let both = json!({"type": "string", "format": "date-time", "pattern": "^2"});
+    assert!(follows(&both, "\"2021-02-28T08:30:06.25+01:00\""));
+    assert!(
+        !follows(&both, "\"2021-02-29T08:30:06Z\"") && !follows(&both, "\"1999-02-28T08:30:06Z\"")
+    );
+    // A property may have any name.
+    let named = json!({"type": "object", "properties": {"format": {"const": "date"}}, "required": ["format"]});
+    assert!(follows(&named, r#"{"format":"date"}"#));
+}
+
+#[test]
+fn addresses_are_no_longer_than_addresses_are() {
+    let email = json!({"type": "string", "format": "email"});
+    let of_length = |local: usize, label: usize| {
+        follows(&email, &format!("\"{}@{}.org\"", "a".repeat(local), "b".repeat(label)))
+    };
+    assert!(of_length(64, 63) && !of_length(65, 1) && !of_length(1, 64));
+    let host = json!({"type": "string", "format": "hostname"});
+    assert!(follows(&host, "\"a-b.example\"") && !follows(&host, "\"xn--b.example\""));
+}
+
+#[test]
+fn patterns_are_those_of_ecmascript() {
+    for (pattern, text, matches) in [
+        ("^.$", "\"a\"", true),
+        ("^.$", "\"\\r\"", false),
+        ("^.$", "\"\u{2028}\"", false),
+        ("^\\S$", "\"\u{feff}\"", false),
+        ("^\\s$", "\"\u{feff}\"", true),
+        ("^\\s$", "\"\u{85}\"", false),
+        ("^[^\\D]$", "\"5\"", true),
+        ("^[^\\D]$", "\"\u{7c0}\"", false),
+        ("^[^\\W]$", "\"\u{e9}\"", false),
+        ("^[a&&b]+$", "\"a&b\"", true),
+        ("^[[x]$", "\"[\"", true),
+        ("^[.]$", "\"x\"", false),
+        ("^\\.\\/$", "\"./\"", true),
+    ] {
+        let schema = json!({"type": "string", "pattern": pattern});
+        assert_eq!(follows(&schema, text), matches, "{pattern} and {text}");
+    }
+    let named = json!({"type": "object", "patternProperties": {"^.$": {"type": "null"}}, "additionalProperties": false});
+    assert!(follows(&named, "{\"a\":null}") && !follows(&named, "{\"\\r\":null}"));
+}
+
+#[test]
+fn what_would_be_followed_wrongly_is_refused_by_name() {
+    let compiler = compiler(&tokenizer());
+    for (schema, reason) in [
+        (
+            json!({"const": 9_007_199_254_740_993_u64}),
+            "const: 9007199254740993 has too many digits",
+        ),
+        (json!({"items": {"maximum": -9_007_199_254_740_993_i64}}), "maximum"),
+        (json!({"enum": [["a\u{0}b"]]}), "enum: \"a\\u0000b\" has control characters"),
+        (json!({"type": "string", "pattern": "a\\vb"}), "control characters"),
+        (json!({"type": "string", "pattern": "a\\u0001b"}), "control characters"),
+        (json!({"type": "string", "pattern": "\\Aa"}), "\\A is not ECMAScript"),
+        (json!({"type": "string", "pattern": "(?x) a"}), "flags"),
+        (json!({"patternProperties": {"[a--b]": true}}), "-- in brackets"),
+        (json!({"type": "string", "pattern": "[]"}), "empty brackets"),
+        (json!({"type": "object", "minProperties": 2}), "minProperties"),
+        (json!({"x-guidance": {"colour": 1}}), "x-guidance"),
+    ] {
+        let error = compiler.compile(&Grammar::JsonSchema(schema)).map(drop).unwrap_err();
+        assert!(error.to_string().contains(reason), "{error} does not say {reason}");
+    }
+    let range = json!({"type": "string", "pattern": "^[^\\x00-\\x1f\\v-\\r]$"});
+    assert!(follows(&range, "\"a\"") && !follows(&range, "\"\\n\""));
+}
+
+/// The golden tokenizer, with `tag` as a special token of its own.
+fn tokenizer_with(tag: &str) -> Tokenizer {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/tokenizers/qwen/tokenizer.json");
+    let mut json: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let id = tokenizer().vocab_size();
+    json["added_tokens"].as_array_mut().unwrap().push(json!({"id": id, "content": tag,
+        "special": true, "single_word": false, "lstrip": false, "rstrip": false,
+        "normalized": false}));
+    Tokenizer::from_bytes(json.to_string().as_bytes(), SpecialTokens::default()).unwrap()
+}
+
+/// Every format's closing tag, as text and as one special token, ends its block for the parser and
+/// for the grammar, wherever in the tag the text already is.
+#[test]
+fn a_closing_tag_closes() {
+    let choice = || Grammar::Choice(vec!["yes".to_owned()]);
+    for reasoning in ReasoningFormat::ALL.iter().copied() {
+        let Some(tag) = ClosingTag::new(reasoning, &tokenizer()).unwrap() else {
+            assert_eq!(reasoning.name(), "openai_gptoss");
+            continue;
+        };
+        let text = tokenizer().decode(tag.after(""), false).unwrap();
+        let start = match reasoning.name() {
+            "gemma4" => "<|channel>thought".to_owned(),
+            "granite" => "Here is my thought process:".to_owned(),
+            _ => text.replacen('/', "", 1).replace("END", "START"),
+        };
+        let format = OutputFormat { reasoning: Some(reasoning), tools: None };
+        for tokenizer in [tokenizer(), tokenizer_with(&text)] {
+            let tag = ClosingTag::new(reasoning, &tokenizer).unwrap().unwrap();
+            let prompt = format!("assistant\n{start}\n");
+            let grammar = format.after_reasoning(&tokenizer, &prompt, choice()).unwrap();
+            let compiler = compiler(&tokenizer);
+            for len in 0..text.len() {
+                let mut parser = OutputParser::new(&format, &[], true);
+                parser.push("a b");
+                parser.push(&text[..len]);
+                let is_whole = tokenizer.token_id(&text).is_some();
+                let begun = if is_whole { "" } else { &text[..len] };
+                let mut ids = tokenizer.encode("a b", false).unwrap();
+                ids.extend(begun.bytes().flat_map(|byte| {
+                    tokenizer.encode(&char::from(byte).to_string(), false).unwrap()
+                }));
+                ids.extend(tag.after(parser.held()));
+                ids.extend(tokenizer.encode("yes", false).unwrap());
+                let mut matcher = compiler.compile(&grammar).unwrap();
+                let accepted = ids.iter().all(|id| matcher.accept(*id).is_ok());
+                assert!(accepted, "{} after {:?}", reasoning.name(), parser.held());
+                parser.push(&tokenizer.decode(tag.after(parser.held()), false).unwrap());
+                assert!(!parser.in_reasoning(), "{} at {len}", reasoning.name());
+            }
+        }
     }
 }

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use text::{ChatInput, SpecialTokens, TextError, TextFiles, TextModel, Tokenizer};
+use text::{ChatInput, OutputFormat, SpecialTokens, TextError, TextFiles, TextModel, Tokenizer};
 
 fn goldens() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/goldens")
@@ -234,4 +234,29 @@ fn a_text_beyond_the_limit_is_refused() {
     let model = TextModel::from_files(&files()).unwrap();
     let error = model.encode(&" ".repeat((16 << 20) + 1), false).unwrap_err();
     assert!(matches!(error, TextError::TextTooLong { .. }), "{error}");
+}
+
+#[test]
+fn marks_are_shown_to_an_answer_that_continues_its_prompt_too() {
+    let special = |content: &str| {
+        json!({"id": 0, "content": content, "special": true,
+        "single_word": false, "lstrip": false, "rstrip": false, "normalized": false})
+    };
+    let mut tokenizer: Value = serde_json::from_slice(&files().tokenizer).unwrap();
+    let added = tokenizer["added_tokens"].as_array_mut().unwrap();
+    let first_free = added.iter().map(|token| token["id"].as_u64().unwrap()).max().unwrap() + 1;
+    for (number, content) in ["[THINK]", "[/THINK]"].into_iter().enumerate() {
+        let mut token = special(content);
+        token["id"] = json!(first_free + number as u64);
+        added.push(token);
+    }
+    let tokenizer = tokenizer.to_string().into_bytes();
+    let mut model = TextModel::from_files(&TextFiles { tokenizer, ..files() }).unwrap();
+    model.set_output_format(OutputFormat::detect("[THINK]", None));
+    let closing = model.tokenizer().token_id("[/THINK]").unwrap();
+    let prompt = model.encode("a [THINK]b", false).unwrap();
+    for continued in [&[], &*prompt] {
+        assert_eq!(model.output_detokenizer(true, continued).push(closing), "[/THINK]");
+    }
+    assert_eq!(model.detokenizer(true, &prompt).push(closing), "");
 }

@@ -116,12 +116,7 @@ impl Echo {
 impl Choice {
     pub(crate) fn new(model: &ServedModel, index: usize, job: &Job, prompt: &JobPrompt) -> Self {
         let rules = job.sampling.text.clone();
-        let skip = rules.skip_special_tokens;
-        let detokenizer = if job.continues_prompt {
-            model.text().detokenizer(skip, &prompt.ids)
-        } else {
-            model.text().output_detokenizer(skip)
-        };
+        let detokenizer = job.detokenizer(model, prompt);
         let echo = prompt.echo.clone();
         Self {
             index,
@@ -135,6 +130,11 @@ impl Choice {
             cached_tokens: None,
             last_token: None,
         }
+    }
+
+    /// How many of the tokens are reasoning; `None` for an output that is not a chat's.
+    pub(crate) fn reasoning_tokens(&self) -> Option<usize> {
+        self.reader.as_ref().map(OutputReader::reasoning_tokens)
     }
 
     /// What `event` adds, if anything; the error of a failed sequence.
@@ -176,11 +176,14 @@ impl Choice {
         self.num_tokens += 1;
         let text_offset = self.num_chars;
         delta.tokens.push(TokenOut { id, logprobs, text_offset, echoed: false });
-        if self.rules.end_ids.contains(&id) && !self.rules.include_stop {
-            return; // The end of the sequence is no part of its text.
+        // The end of the sequence is no part of its text.
+        let is_shown = !self.rules.end_ids.contains(&id) || self.rules.include_stop;
+        let text = if is_shown { self.detokenizer.push(id) } else { String::new() };
+        let num_chars = text.chars().count();
+        if let Some(reader) = &mut self.reader {
+            reader.token(num_chars);
         }
-        let text = self.detokenizer.push(id);
-        self.num_chars += text.chars().count();
+        self.num_chars += num_chars;
         self.show(delta, &text);
     }
 

@@ -3,13 +3,15 @@
 
 mod choice;
 mod output;
+mod reasoning_tokens;
 mod steer;
+mod thinking_budget;
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use engine::{EngineError, Event, Request, SamplingParams};
-use text::Matcher;
+use text::{Detokenizer, Matcher};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch;
 
@@ -17,6 +19,7 @@ use self::choice::Choice;
 pub(crate) use self::choice::{Delta, Echo, Finish, TokenOut};
 pub(crate) use self::output::OutputRules;
 use self::steer::steer;
+pub(crate) use self::thinking_budget::ThinkingBudget;
 use crate::error::ApiError;
 use crate::generator::{Generator, SeqId};
 use crate::metrics::{Ending, Metrics};
@@ -32,6 +35,8 @@ pub(crate) struct Job {
     pub(crate) sampling: Sampling,
     /// What each answer must look like, at its start.
     pub(crate) matcher: Option<Matcher>,
+    /// How long a chat may think.
+    pub(crate) thinking: Option<ThinkingBudget>,
     /// How to read a chat; other outputs are text.
     pub(crate) output: Option<OutputRules>,
     /// The answer goes on with the prompt's text instead of starting its own.
@@ -47,6 +52,18 @@ pub(crate) struct JobPrompt {
     pub(crate) max_tokens: usize,
     /// Shown before each answer.
     pub(crate) echo: Option<Arc<Echo>>,
+}
+
+impl Job {
+    /// From the tokens of an answer to its text.
+    fn detokenizer(&self, model: &ServedModel, prompt: &JobPrompt) -> Detokenizer {
+        let skip = self.sampling.text.skip_special_tokens;
+        let continued = if self.continues_prompt { &*prompt.ids } else { &[] };
+        match self.output {
+            None => model.text().detokenizer(skip, continued),
+            Some(_) => model.text().output_detokenizer(skip, continued),
+        }
+    }
 }
 
 /// Sequences at work. Dropping it aborts those that have not ended.
@@ -98,7 +115,7 @@ impl Generation {
                     params,
                     priority: job.priority,
                     cache_salt: job.cache_salt.clone(),
-                    constraint: job.matcher.as_ref().map(steer),
+                    constraint: steer(model, job, prompt),
                     // At most max_tokens + 2 small events: the channel is bounded by the request.
                     sink: Box::new(move |event| sender.send((index, event)).is_ok()),
                 });
@@ -193,7 +210,8 @@ impl Generation {
     pub(crate) fn usage(&self) -> Usage {
         let completion_tokens = self.choices.iter().map(|choice| choice.num_tokens).sum();
         let cached = self.choices.iter().filter_map(|choice| choice.cached_tokens).max();
-        Usage::new(self.prompt_tokens, completion_tokens, cached)
+        let reasoning = self.choices.iter().map(Choice::reasoning_tokens).sum();
+        Usage::new(self.prompt_tokens, completion_tokens, cached, reasoning)
     }
 
     /// Number of choices, over all prompts.

@@ -3,9 +3,10 @@
 use std::mem;
 
 use serde_json::Value;
-use text::{OutputFormat, OutputParser, OutputPart};
+use text::{OutputFormat, OutputParser, OutputPart, Stretch};
 
 use super::Delta;
+use super::reasoning_tokens::ReasoningTokens;
 use crate::random::random_id;
 
 /// How to read the output of a chat.
@@ -24,6 +25,13 @@ pub(crate) struct OutputRules {
     pub(crate) is_plain: bool,
 }
 
+impl OutputRules {
+    /// At the beginning of an answer.
+    pub(super) fn parser(&self) -> OutputParser {
+        OutputParser::new(&self.format, &self.tools, self.in_reasoning)
+    }
+}
+
 /// Reads the output of one choice.
 #[derive(Debug)]
 pub(super) struct OutputReader {
@@ -32,6 +40,7 @@ pub(super) struct OutputReader {
     parallel: bool,
     is_plain: bool,
     state: State,
+    reasoning: ReasoningTokens,
     pub(super) num_calls: usize,
 }
 
@@ -47,11 +56,12 @@ enum State {
 impl OutputReader {
     pub(super) fn new(rules: &OutputRules) -> Self {
         Self {
-            parser: OutputParser::new(&rules.format, &rules.tools, rules.in_reasoning),
+            parser: rules.parser(),
             shows_reasoning: rules.shows_reasoning,
             parallel: rules.parallel,
             is_plain: rules.is_plain,
             state: State::Parsing,
+            reasoning: ReasoningTokens::default(),
             num_calls: 0,
         }
     }
@@ -59,6 +69,16 @@ impl OutputReader {
     /// Whether nothing more is part of the answer.
     pub(super) fn is_over(&self) -> bool {
         self.state == State::Over
+    }
+
+    /// How many tokens are reasoning, of those that it is certain of.
+    pub(super) fn reasoning_tokens(&self) -> usize {
+        self.reasoning.count()
+    }
+
+    /// A token came whose text has so many characters; they are read when they are pushed.
+    pub(super) fn token(&mut self, num_chars: usize) {
+        self.reasoning.token(num_chars);
     }
 
     /// Takes the next piece of text.
@@ -70,6 +90,8 @@ impl OutputReader {
         // Character by character, so that where the answer begins does not depend on the chunk.
         for (at, c) in text.char_indices() {
             if self.state == State::Plain {
+                let num_chars = text[at..].chars().count();
+                self.reasoning.read([Stretch { num_chars, is_reasoning: false }]);
                 return delta.say(text[at..].to_owned());
             }
             let mut parts = self.parser.push(c.encode_utf8(&mut [0; 4]));
@@ -85,9 +107,11 @@ impl OutputReader {
     pub(super) fn finish(&mut self, delta: &mut Delta) {
         let parts = self.parser.finish();
         self.take(parts, delta);
+        self.reasoning.finish(self.parser.in_reasoning());
     }
 
     fn take(&mut self, parts: Vec<OutputPart>, delta: &mut Delta) {
+        self.reasoning.read(self.parser.take_read());
         for mut part in parts {
             match &mut part {
                 OutputPart::Reasoning(_) if !self.shows_reasoning => continue,

@@ -13,6 +13,9 @@ use super::structured_fields::StructuredFields;
 use super::tool_fields::ToolFields;
 use crate::error::ApiError;
 
+/// The name of the field that bounds reasoning.
+pub(crate) const THINKING_BUDGET: &str = "thinking_token_budget";
+
 /// The whole request.
 #[derive(Debug)]
 pub(crate) struct ChatRequest {
@@ -50,6 +53,8 @@ pub(crate) struct ChatFields {
     logprobs: Option<bool>,
     /// With this many alternatives, 0 to 20.
     top_logprobs: Option<i64>,
+    /// vLLM: a block of reasoning is closed once there are so many tokens of it.
+    thinking_token_budget: Option<i64>,
 }
 
 impl ChatRequest {
@@ -90,6 +95,13 @@ impl ChatRequest {
             return Err(ApiError::invalid("max_completion_tokens", message));
         }
         Ok(new.or(old).map(|count| count as usize))
+    }
+
+    /// How many tokens the model may think for, if that is bounded.
+    pub(crate) fn thinking_budget(&self) -> Result<Option<usize>, ApiError> {
+        let budget = self.chat.thinking_token_budget;
+        let budget = integer(THINKING_BUDGET, budget, 0, i64::MAX)?;
+        Ok(budget.map(|count| count as usize))
     }
 
     /// The number of alternatives at each position, or `None` for no log-probabilities.

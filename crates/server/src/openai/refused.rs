@@ -28,7 +28,6 @@ const BOTH: &[&str] = &[
     "prompt_embeds",
     "repetition_detection",
     "structural_tag",
-    "thinking_token_budget",
     "truncation_side",
     "use_beam_search",
     "vllm_xargs",
@@ -52,7 +51,7 @@ const CHAT: &[&str] = &[
 ];
 
 /// Refused on `/v1/completions` only.
-const COMPLETIONS: &[&str] = &["suffix"];
+const COMPLETIONS: &[&str] = &["suffix", "thinking_token_budget"];
 
 /// Which list applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -45,6 +45,8 @@ pub(crate) struct Usage {
     total_tokens: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     prompt_tokens_details: Option<PromptTokensDetails>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    completion_tokens_details: Option<CompletionTokensDetails>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -52,15 +54,28 @@ struct PromptTokensDetails {
     cached_tokens: usize,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+struct CompletionTokensDetails {
+    reasoning_tokens: usize,
+}
+
 impl Usage {
-    /// `cached` is unknown until a sequence has run to an end of its own.
-    pub(crate) fn new(prompt: usize, completion: usize, cached: Option<usize>) -> Self {
+    /// `cached` is unknown until a sequence has run to an end of its own; `reasoning` is said of
+    /// chats.
+    pub(crate) fn new(
+        prompt: usize,
+        completion: usize,
+        cached: Option<usize>,
+        reasoning: Option<usize>,
+    ) -> Self {
         Self {
             prompt_tokens: prompt,
             completion_tokens: completion,
             total_tokens: prompt + completion,
             prompt_tokens_details: cached
                 .map(|cached_tokens| PromptTokensDetails { cached_tokens }),
+            completion_tokens_details: reasoning
+                .map(|reasoning_tokens| CompletionTokensDetails { reasoning_tokens }),
         }
     }
 }

@@ -4,12 +4,12 @@ use std::time::Instant;
 
 use axum::extract::State;
 use axum::response::Response;
-use text::Grammar;
+use text::{ClosingTag, Grammar};
 
 use crate::body::JsonBytes;
 use crate::error::ApiError;
-use crate::generation::{Generation, Job, JobPrompt, OutputRules};
-use crate::openai::chat_request::ChatRequest;
+use crate::generation::{Generation, Job, JobPrompt, OutputRules, ThinkingBudget};
+use crate::openai::chat_request::{ChatRequest, THINKING_BUDGET};
 use crate::openai::chat_response::ChatWire;
 use crate::openai::request_fields::StreamOptions;
 use crate::openai::response::{Head, TokenNames};
@@ -48,6 +48,7 @@ fn prepare(model: &ServedModel, body: &[u8], trust_template: bool) -> Result<Pre
     let mut sampling = request.sampling.validate(defaults, model.generator().vocab_size())?;
     let requested = request.max_tokens()?;
     let logprobs = request.logprobs()?;
+    let thinking = request.thinking_budget()?.map(|limit| budget(model, limit)).transpose()?;
     sampling.params.logprobs = logprobs;
     let prompt_logprobs = sampling.params.prompt_logprobs;
     request.request.check_prompt_logprobs(prompt_logprobs)?;
@@ -87,12 +88,30 @@ fn prepare(model: &ServedModel, body: &[u8], trust_template: bool) -> Result<Pre
         prompts: vec![JobPrompt { ids, max_tokens, echo: None }],
         sampling,
         matcher,
+        thinking,
         output: Some(output),
         continues_prompt,
         priority: fields.priority.unwrap_or(0),
         cache_salt: fields.cache_salt.clone(),
     };
     Ok(Prepared { job, wire, stream: fields.stream_options() })
+}
+
+/// At most `limit` tokens of reasoning, for a model whose reasoning can be told and ended.
+fn budget(model: &ServedModel, limit: usize) -> Result<ThinkingBudget, ApiError> {
+    let refuse = |why: &str| {
+        let message = format!("'{THINKING_BUDGET}' is not supported by this model, {why}.");
+        Err(ApiError::invalid(THINKING_BUDGET, message))
+    };
+    let Some(format) = model.text().output_format().reasoning else {
+        return refuse("whose reasoning is not told from its answers");
+    };
+    match ClosingTag::new(format, model.text().tokenizer()) {
+        Ok(Some(closing)) => Ok(ThinkingBudget::new(limit, closing)),
+        _ => {
+            refuse(&format!("whose reasoning in the format {} has no tag to end it", format.name()))
+        }
+    }
 }
 
 /// The grammar that the answer to `prompt` must follow, with the field that asks for it: what the

@@ -100,6 +100,7 @@ fn prepare(model: &ServedModel, body: &[u8]) -> Result<Prepared, ApiError> {
         prompts,
         sampling,
         matcher,
+        thinking: None,
         output: None,
         continues_prompt: true,
         priority: fields.priority.unwrap_or(0),

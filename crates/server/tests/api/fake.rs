@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, Response, StatusCode};
-use engine::{EngineError, Event, FinishReason, SamplingParams, SeqId, Sink, TokenLogprobs};
+use engine::{
+    Constraint, EngineError, Event, FinishReason, SamplingParams, SeqId, Sink, TokenLogprobs,
+};
 use http_body_util::BodyExt;
 use serde_json::{Map, Value, json};
 use server::{App, Generator, Load, ServedModel, ServerConfig};
@@ -33,7 +35,8 @@ pub(crate) struct Seen {
     pub(crate) cache_salt: Option<String>,
 }
 
-/// Answers every sequence with `answer` at once, or keeps the sinks for the test to feed.
+/// Answers every sequence with `answer` at once, or keeps the sinks for the test to feed. What must
+/// look like something has the bytes of `answer` where they may come, and else the first that may.
 #[derive(Default)]
 pub(crate) struct Fake {
     /// `{seed}` in it becomes the sequence's seed.
@@ -49,6 +52,8 @@ pub(crate) struct Fake {
     pub(crate) dead: AtomicBool,
     pub(crate) seen: Mutex<Vec<Seen>>,
     pub(crate) sinks: Mutex<Vec<Sink>>,
+    /// Of held sequences that have one.
+    pub(crate) constraints: Mutex<Vec<Box<dyn Constraint>>>,
     pub(crate) aborted: Mutex<Vec<u64>>,
     pub(crate) next_id: AtomicU64,
 }
@@ -96,7 +101,11 @@ impl Fake {
         if self.failure.is_none() {
             ids.push(IM_END);
         }
-        let mut reason = FinishReason::Length;
+        let mut is_complete = false;
+        if let Some(mut constraint) = request.constraint {
+            (ids, is_complete) = followed(&mut *constraint, &ids, params.max_tokens);
+        }
+        let mut reason = if is_complete { FinishReason::Stop(None) } else { FinishReason::Length };
         for &id in ids.iter().take(params.max_tokens) {
             sink(Event::Token { id, logprobs: params.logprobs.map(|top| logprobs(id, top)) });
             if params.stop_token_ids.contains(&id) {
@@ -112,6 +121,40 @@ impl Fake {
             None => sink(Event::Finished { reason, cached_tokens: 16 }),
         };
     }
+}
+
+/// The tokens that may come, and whether one must.
+pub(crate) fn allowed(constraint: &mut dyn Constraint) -> (Vec<u32>, Vec<u32>) {
+    let forced = constraint.forced(8);
+    let mut mask = vec![0; VOCAB_SIZE.div_ceil(32)];
+    constraint.fill_mask(&mut mask).unwrap();
+    let is_set = |id: &u32| mask[*id as usize / 32] >> (id % 32) & 1 == 1;
+    let allowed: Vec<u32> = (0..VOCAB_SIZE as u32).filter(is_set).collect();
+    if let Some(first) = forced.first() {
+        assert_eq!(allowed, [*first], "what is forced is all that may come");
+    }
+    (allowed, forced)
+}
+
+/// What `constraint` makes of `wanted`, and whether nothing may follow.
+fn followed(
+    constraint: &mut dyn Constraint,
+    wanted: &[u32],
+    max_tokens: usize,
+) -> (Vec<u32>, bool) {
+    let (mut ids, mut wanted) = (Vec::new(), wanted.iter().peekable());
+    while ids.len() < max_tokens && ids.last() != Some(&IM_END) {
+        let (allowed, forced) = allowed(constraint);
+        // What is forced is what was wanted only if all of it is.
+        let is_wanted = wanted.clone().zip(&forced).all(|(wanted, forced)| wanted == forced);
+        let id = wanted.next_if(|id| is_wanted && allowed.contains(*id)).copied();
+        let id = id.unwrap_or(allowed[0]);
+        ids.push(id);
+        if constraint.accept(id).unwrap() {
+            return (ids, true);
+        }
+    }
+    (ids, false)
 }
 
 /// The token itself with -0.5, then its successors with -1.5, -2.5, ...
@@ -136,6 +179,7 @@ impl Generator for Fake {
                 cache_salt: request.cache_salt.clone(),
             });
             if self.hold {
+                self.constraints.lock().unwrap().extend(request.constraint);
                 self.sinks.lock().unwrap().push(request.sink);
             } else {
                 self.run(request);
@@ -225,8 +269,13 @@ pub(crate) fn app_with(fake: Fake, config: ServerConfig) -> (App, Arc<Fake>) {
 
 /// The same for a model that thinks in `<think>` and calls in `<tool_call>`.
 pub(crate) fn tool_app(fake: Fake) -> (App, Arc<Fake>) {
+    format_app(fake, "<think> <tool_call>")
+}
+
+/// The same for a model whose template names these markers.
+pub(crate) fn format_app(fake: Fake, markers: &str) -> (App, Arc<Fake>) {
     let mut text = text_model();
-    text.set_output_format(OutputFormat::detect("<think> <tool_call>", None));
+    text.set_output_format(OutputFormat::detect(markers, None));
     serve_with(fake, config(), text)
 }
 

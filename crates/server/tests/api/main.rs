@@ -9,5 +9,6 @@ mod completions;
 mod fake;
 mod lifecycle;
 mod other_routes;
+mod thinking_budget;
 mod tools;
 mod wire;

@@ -168,3 +168,50 @@ async fn tags_inside_a_constrained_answer_are_text() {
     let content: String = deltas.iter().filter_map(|delta| delta["content"].as_str()).collect();
     assert_eq!(json!(content), message["content"]);
 }
+
+/// Every byte is a token; the end of the sequence is one more.
+#[tokio::test]
+async fn reasoning_tokens_are_counted_with_their_tags() {
+    for (answer, extra, reasoning, completion) in [
+        ("<think>\nWho?\n</think>\n\nI.", json!({}), 21, 26),
+        ("<think>é</think>x", json!({}), 17, 19),
+        ("<think>é", json!({}), 10, 10),
+        ("<think>é</think>", json!({"max_tokens": 8}), 8, 8),
+        ("I <think", json!({}), 0, 9),
+        ("<think>a</think>b", json!({"include_reasoning": false}), 16, 18),
+        ("<think>a</think>b", json!({"n": 3}), 48, 54),
+        ("<think>ab. c</think>d", json!({"stop": [". "]}), 11, 11),
+        ("<think>a</think>b", json!({"stop": ["<\n"]}), 16, 18),
+        (
+            "<think>a</think>{}",
+            json!({"tools": [], "response_format": {"type": "json_object"}}),
+            16,
+            18,
+        ),
+        (
+            "<think>so<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>",
+            json!({}),
+            9,
+            67,
+        ),
+        (ANSWER, json!({"parallel_tool_calls": false}), 21, 142),
+    ] {
+        let (app, _) = tool_app(Fake::answering(answer));
+        let usage = post(&app, CHAT, &asking(&extra)).await.json()["usage"].clone();
+        let found = &usage["completion_tokens_details"];
+        assert_eq!(found, &json!({"reasoning_tokens": reasoning}), "{answer} {extra}");
+        assert_eq!(usage["completion_tokens"], completion, "{answer} {extra}");
+        let mut extra = extra;
+        extra["stream"] = json!(true);
+        extra["stream_options"] = json!({"include_usage": true, "continuous_usage_stats": true});
+        let chunks = post(&app, CHAT, &asking(&extra)).await.chunks();
+        assert_eq!(chunks.last().unwrap()["usage"], usage, "streamed equals whole: {answer}");
+        let counts = chunks.iter().map(|chunk| {
+            chunk["usage"]["completion_tokens_details"]["reasoning_tokens"].as_u64().unwrap()
+        });
+        assert!(counts.is_sorted(), "{answer}");
+    }
+    let (app, _) = tool_app(Fake::answering("<think>a"));
+    let usage = post(&app, "/v1/completions", &crate::fake::completion(&json!({}))).await.json();
+    assert!(usage["usage"].get("completion_tokens_details").is_none(), "no chat, no reasoning");
+}

@@ -55,7 +55,8 @@ async fn the_reference_stream_with_usage_to_the_byte() {
         chunk(&(choice("{}", "\"stop\"") + null)),
         chunk(
             "\"choices\":[],\"usage\":{\"prompt_tokens\":21,\"completion_tokens\":2,\
-             \"total_tokens\":23,\"prompt_tokens_details\":{\"cached_tokens\":16}}",
+             \"total_tokens\":23,\"prompt_tokens_details\":{\"cached_tokens\":16},\
+             \"completion_tokens_details\":{\"reasoning_tokens\":0}}",
         ),
         "data: [DONE]\n\n".into(),
     ];

@@ -33,8 +33,8 @@ enum At {
     Text,
     /// In a section, before a call. What is held may be an opener or a separator from here on.
     Section(usize),
-    /// In a call; whether it has begun.
-    Call(Call, bool),
+    /// In a call; once it has begun, how many characters ago.
+    Call(Call, Option<usize>),
 }
 
 /// What the text follows, with at most whitespace in between.
@@ -99,9 +99,19 @@ impl Blocks {
         }
     }
 
+    pub(super) fn in_reasoning(&self) -> bool {
+        self.thinking
+    }
+
+    /// The beginning of what may become a marker.
+    pub(super) fn held(&self) -> &str {
+        if matches!(self.at, At::Text) { &self.held } else { "" }
+    }
+
     pub(super) fn finish(&mut self, out: &mut Parts) {
-        if let At::Call(call, true) = &mut self.at {
+        if let At::Call(call, Some(num_chars)) = &mut self.at {
             call.cut_short(out);
+            out.read(*num_chars, false);
         }
         self.give_back(out);
         self.flush(out);
@@ -113,7 +123,7 @@ impl Blocks {
         while !self.held.is_empty() {
             match self.look() {
                 Look::Part => return,
-                Look::Found(marker, mark) => return self.enter(marker, mark),
+                Look::Found(marker, mark) => return self.enter(marker, mark, out),
                 Look::Nothing => {
                     let first = self.held.remove(0);
                     self.show(first, out);
@@ -159,18 +169,18 @@ impl Blocks {
     }
 
     /// Acts on the marker that is held.
-    fn enter(&mut self, marker: &'static str, mark: Mark) {
+    fn enter(&mut self, marker: &'static str, mark: Mark, out: &mut Parts) {
         match mark {
             Mark::Start | Mark::End => {
                 self.thinking = mark == Mark::Start;
                 self.untagged = false;
                 self.after = After::Tag;
                 self.space.clear();
-                self.held.clear();
+                self.drop_held(true, out);
             }
             Mark::Closer => {
                 self.after = After::Closer;
-                self.held.clear();
+                self.drop_held(self.thinking, out);
             }
             Mark::Section | Mark::Opener => {
                 let Some((row, _)) = &self.calls else { unreachable!("calls have markers") };
@@ -179,7 +189,7 @@ impl Blocks {
                     self.known_only = self.thinking || row.bare.contains(&marker);
                 }
                 self.at = if row.openers.contains(&marker) {
-                    At::Call(Call::new(row, marker), false)
+                    At::Call(Call::new(row, marker), None)
                 } else {
                     At::Section(self.held.len())
                 };
@@ -199,17 +209,17 @@ impl Blocks {
         // Behind a call the section may end, a separator notwithstanding.
         let closers = if self.after == After::Call { row.closers } else { &[] };
         if let Some(opener) = row.openers.iter().find(|opener| **opener == token) {
-            self.at = At::Call(Call::new(row, opener), false);
+            self.at = At::Call(Call::new(row, opener), None);
         } else if row.brackets.iter().chain(row.separators).any(|m| *m == token) {
             self.at = At::Section(self.held.len());
         } else if closers.contains(&token) {
             self.at = At::Text;
             self.after = After::Closer;
-            self.held.clear();
+            self.drop_held(self.thinking, out);
         } else if !row.openers.iter().chain(closers).any(|m| m.starts_with(token)) {
             let rest = self.held.split_off(from);
             if row.openers.contains(&"") && rest.chars().count() == 1 {
-                self.at = At::Call(Call::new(row, ""), false);
+                self.at = At::Call(Call::new(row, ""), None);
                 self.call(c, out);
             } else {
                 self.give_back(out);
@@ -229,19 +239,23 @@ impl Blocks {
         let num_calls = out.num_calls();
         let step = call.step(c, functions, self.known_only, out);
         if out.num_calls() > num_calls {
-            *begun = true;
+            *begun = Some(self.held.chars().count());
             self.held.clear();
             self.space.clear();
             self.untagged |= std::mem::take(&mut self.thinking);
             self.after = After::Call;
         }
-        match step {
-            Step::More if *begun => {}
-            Step::More => self.held.push(c),
-            Step::Done => self.at = At::Text,
-            Step::Reject => {
+        match (step, begun) {
+            (Step::More, Some(num_chars)) => *num_chars += 1,
+            (Step::More, None) => self.held.push(c),
+            (Step::Done, begun) => {
+                out.read(begun.map_or(0, |num_chars| num_chars + 1), false);
+                self.at = At::Text;
+            }
+            (Step::Reject, begun) => {
                 let mut rest = call.unread();
-                if *begun {
+                if let Some(num_chars) = begun {
+                    out.read(*num_chars - rest.chars().count(), false);
                     self.held = std::mem::take(&mut rest);
                 } else {
                     self.held.truncate(self.held.len() - rest.len());
@@ -262,8 +276,15 @@ impl Blocks {
         }
     }
 
+    /// What is held is no part of the text.
+    fn drop_held(&mut self, is_reasoning: bool, out: &mut Parts) {
+        out.read(self.held.chars().count(), is_reasoning);
+        self.held.clear();
+    }
+
     /// A character that is text.
     fn show(&mut self, c: char, out: &mut Parts) {
+        out.read(1, self.thinking);
         let dropped = match self.after {
             After::Text => false,
             After::Tag => c == '\n',

@@ -7,6 +7,7 @@ use super::literal_call::LiteralCall;
 use super::parts::Parts;
 use super::xml_call::XmlCall;
 use serde_json::Value;
+use std::sync::Arc;
 
 /// What one more character means to a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +22,7 @@ pub(super) enum Step {
 
 /// The functions of the request.
 #[derive(Debug, Clone)]
-pub(super) struct Functions(Vec<Value>);
+pub(super) struct Functions(Arc<[Value]>);
 
 impl Functions {
     /// From OpenAI's tool definitions; other tools than functions are no business of the parser's.

@@ -61,6 +61,7 @@ impl Harmony {
             At::Arguments(Some(span)) => {
                 // What looks like a token in a string is none.
                 out.argument(c);
+                out.read(1, false);
                 if span.step(c) == SpanStep::Ends {
                     self.at = At::Done;
                 }
@@ -69,18 +70,30 @@ impl Harmony {
         }
     }
 
+    pub(super) fn in_reasoning(&self) -> bool {
+        self.reasoning && matches!(self.at, At::Reasoning)
+    }
+
     pub(super) fn finish(&mut self, out: &mut Parts) {
         let cut = matches!(self.at, At::Header) && TOKENS.iter().any(|t| self.held.contains(t));
-        if !cut {
+        if cut {
+            self.drop_held(out);
+        } else {
             self.give_back(out);
         }
+    }
+
+    /// What is held is the header or the end of the message that it is at.
+    fn drop_held(&mut self, out: &mut Parts) {
+        out.read(self.held.chars().count(), self.in_reasoning());
+        self.held.clear();
     }
 
     fn header(&mut self, c: char, out: &mut Parts) {
         self.held.push(c);
         if let Some(header) = self.held.strip_suffix("<|message|>") {
             self.at = self.message(header, out);
-            self.held.clear();
+            self.drop_held(out);
             return;
         }
         let text = self.held.trim_start();
@@ -119,7 +132,7 @@ impl Harmony {
                     out.arguments("{}");
                 }
                 if !["<|start|>", "<|channel|>"].contains(end) {
-                    self.held.clear();
+                    self.drop_held(out);
                 }
                 self.at = At::Header;
                 return;
@@ -139,6 +152,7 @@ impl Harmony {
     }
 
     fn show(&mut self, c: char, out: &mut Parts) {
+        out.read(1, self.in_reasoning());
         match &self.at {
             At::Reasoning if self.reasoning => out.reasoning(c),
             At::Header | At::Text | At::Reasoning => out.text(c),

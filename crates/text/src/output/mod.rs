@@ -14,6 +14,7 @@
 
 mod blocks;
 mod call;
+mod closing;
 mod constrain;
 mod formats;
 mod harmony;
@@ -26,6 +27,7 @@ mod span;
 mod typed;
 mod xml_call;
 
+pub use closing::ClosingTag;
 pub use constrain::Calls;
 pub use formats::ToolFormat;
 pub use reasoning::ReasoningFormat;
@@ -60,6 +62,15 @@ pub enum OutputPart {
         /// More of the JSON; byte for byte the model's where the format is JSON.
         json: String,
     },
+}
+
+/// Characters of the output in a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stretch {
+    /// How many.
+    pub num_chars: usize,
+    /// Whether they are in a block of reasoning or of a tag around it.
+    pub is_reasoning: bool,
 }
 
 /// How a model marks its reasoning and its calls.
@@ -134,6 +145,27 @@ impl OutputParser {
             }
         }
         self.out.take()
+    }
+
+    /// What has become certain of the characters that came, in order, since this was last asked.
+    pub fn take_read(&mut self) -> Vec<Stretch> {
+        self.out.take_read()
+    }
+
+    /// Whether a block of reasoning is open.
+    pub fn in_reasoning(&self) -> bool {
+        match &self.grammar {
+            Grammar::Blocks(blocks) => blocks.in_reasoning(),
+            Grammar::Harmony(harmony) => harmony.in_reasoning(),
+        }
+    }
+
+    /// The beginning of a marker that the output ends with, if it may become one.
+    pub fn held(&self) -> &str {
+        match &self.grammar {
+            Grammar::Blocks(blocks) => blocks.held(),
+            Grammar::Harmony(_) => "",
+        }
     }
 
     /// The end of the output: whatever was held back, as text if it is not part of a call. An

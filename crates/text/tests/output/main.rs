@@ -90,7 +90,65 @@ fn parse_with<'a>(
     chunks: impl IntoIterator<Item = &'a str>,
 ) -> Vec<Whole> {
     let mut parser = OutputParser::new(format, tools, in_reasoning);
-    let mut parts: Vec<_> = chunks.into_iter().flat_map(|chunk| parser.push(chunk)).collect();
+    let (mut parts, mut num_chars, mut num_read) = (Vec::new(), 0, 0);
+    for chunk in chunks {
+        parts.extend(parser.push(chunk));
+        num_chars += chunk.chars().count();
+        num_read += parser.take_read().iter().map(|stretch| stretch.num_chars).sum::<usize>();
+        assert!(num_read <= num_chars, "{num_read} of {num_chars} characters were read");
+    }
     parts.extend(parser.finish());
+    num_read += parser.take_read().iter().map(|stretch| stretch.num_chars).sum::<usize>();
+    assert_eq!(num_read, num_chars, "every character is read once");
     join(parts)
+}
+
+/// The output with what counts as reasoning in brackets.
+fn marked(format: &OutputFormat, in_reasoning: bool, output: &str) -> String {
+    let mut parser = OutputParser::new(format, &tools(), in_reasoning);
+    let mut stretches = Vec::new();
+    for c in output.chars() {
+        parser.push(c.encode_utf8(&mut [0; 4]));
+        stretches.extend(parser.take_read());
+    }
+    parser.finish();
+    stretches.extend(parser.take_read());
+    let (mut marked, mut rest, mut inside) = (String::new(), output.chars(), false);
+    for stretch in stretches {
+        if stretch.is_reasoning != inside {
+            inside = stretch.is_reasoning;
+            marked.push(if inside { '⟦' } else { '⟧' });
+        }
+        marked.extend(rest.by_ref().take(stretch.num_chars));
+    }
+    marked
+}
+
+#[test]
+fn reasoning_is_told_character_by_character() {
+    for (reasoning, tools, in_reasoning, output) in [
+        ("qwen3", "", false, "⟦<think>\nhm < 3\n</think>⟧\n\nyes <b"),
+        ("qwen3", "", true, "⟦hm</think>⟧yes"),
+        ("qwen3", "", true, "⟦never </thin"),
+        ("qwen3", "", false, "no <think here"),
+        ("deepseek_r1", "", false, "⟦hm</think>⟧yes"),
+        ("granite", "", false, "⟦Here is my thought process: a Here's my response:⟧ b"),
+        (
+            "qwen3",
+            "hermes",
+            true,
+            "⟦let me ⟧<tool_call>\n{\"name\": \"get_time\", \"arguments\": {}}\n</tool_call> and",
+        ),
+        ("qwen3", "hermes", true, "⟦a <tool_call>\n{\"name\": \"no\"}</think>⟧b"),
+        (
+            "openai_gptoss",
+            "",
+            false,
+            "⟦<|channel|>analysis<|message|>hm<|end|>⟧<|start|>assistant<|channel|>final<|message|>yes",
+        ),
+        ("openai_gptoss", "", true, "⟦hm<|end|>⟧<|start|>assistant<|channel|>final"),
+    ] {
+        let plain = output.replace(['⟦', '⟧'], "");
+        assert_eq!(marked(&format(reasoning, tools), in_reasoning, &plain), output);
+    }
 }
