@@ -172,6 +172,7 @@ impl Planned {
             described.files.text(choice).with_context(|| described.name.clone())
         };
         let text = read(&self.model)?;
+        text.grammars().prepare();
         let Some(draft) = &self.draft else { return Ok(text) };
         if let Some(id) = text.tokenizer().first_difference(read(draft)?.tokenizer()) {
             bail!(

@@ -162,6 +162,12 @@ impl GrammarCompiler {
         }
     }
 
+    /// Builds what all grammars share now, so that the first request with one does not wait for it: a
+    /// trie of the vocabulary, a few tenths of a second for 150,000 tokens.
+    pub fn prepare(&self) {
+        self.factory.get_or_init(|| self.factory());
+    }
+
     /// A matcher at the start of `grammar`.
     ///
     /// # Errors
