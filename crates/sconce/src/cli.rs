@@ -25,6 +25,8 @@ pub(crate) enum Command {
     Chat(Box<ChatArgs>),
     /// Print the memory plan of a model without loading its weights.
     Plan(Box<ServeArgs>),
+    /// Measure servers under load: latency, throughput, the highest rate within limits.
+    Bench(Box<bench::cli::BenchArgs>),
 }
 
 /// Every setting of a server. The same names are keys of the configuration file (`--config`);

@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         Some(Command::Serve(args)) => Config::resolve(*args).and_then(serve::run),
         Some(Command::Chat(args)) => chat::run(&args),
         Some(Command::Plan(args)) => Config::resolve(*args).and_then(|config| plan::run(&config)),
+        Some(Command::Bench(args)) => bench::run(*args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
