@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, FromArgMatches, Subcommand, ValueEnum};
 
 use crate::api::Api;
 use crate::quantity::{Objective, Rate, RequestLimit, TokenRange, parse_duration};
@@ -22,6 +22,8 @@ pub(crate) enum BenchCommand {
     /// Put a server under load over HTTP and measure latencies and throughput.
     #[command(after_long_help = SERVE_HELP)]
     Serve(Box<ServeArgs>),
+    /// Measure this load generator itself, against a server that does nothing but stream.
+    Generator(GeneratorArgs),
 }
 
 const SERVE_HELP: &str = "\
@@ -197,6 +199,15 @@ pub(crate) struct ServeArgs {
     /// Show no progress.
     #[arg(long, short, help_heading = "Results")]
     pub(crate) quiet: bool,
+}
+
+impl Default for ServeArgs {
+    /// As if nothing had been typed.
+    fn default() -> Self {
+        let command = Self::augment_args(clap::Command::new("serve").no_binary_name(true));
+        let matches = command.get_matches_from(std::iter::empty::<&str>());
+        Self::from_arg_matches(&matches).expect("nothing has to be typed")
+    }
 }
 
 /// `--ignore-eos`.

@@ -148,6 +148,8 @@ impl Collector {
             completed: self.completed,
             failed: self.failures.total(),
             interrupted: run.interrupted,
+            abandoned: run.abandoned,
+            slo_met: None,
             total_input_tokens: self.input_tokens,
             cached_input_tokens: self.cached_tokens,
             total_output_tokens: self.output_tokens,
@@ -220,6 +222,7 @@ impl Collector {
 #[derive(Debug, Default)]
 pub(crate) struct RunFacts {
     pub(crate) interrupted: bool,
+    pub(crate) abandoned: bool,
     pub(crate) max_running: usize,
     pub(crate) connections: usize,
     pub(crate) cpu: Option<CpuShare>,

@@ -84,6 +84,8 @@ pub(crate) enum Ended {
     Interrupted,
     /// Nothing but failures.
     Hopeless,
+    /// What was to be shown cannot be shown any more.
+    Abandoned,
 }
 
 /// What every session needs.
@@ -103,13 +105,14 @@ type Finished = (Sample, Duration);
 /// A session that is due.
 type Due = (Session, Instant);
 
-/// Runs the plan to its end, an interrupt or hopelessness.
+/// Runs the plan to its end, an interrupt or hopelessness, or until `is_lost` says so.
 pub(crate) async fn drive(
     (server, workload): (&Arc<Server>, &Arc<Workload>),
     plan: Plan,
     mut stop: watch::Receiver<bool>,
     (live, progress): (&Arc<Live>, &mut Progress),
     collector: &mut Collector,
+    is_lost: &dyn Fn(&Collector) -> bool,
 ) -> Ended {
     let (done, mut finished) = unbounded_channel();
     let run = Arc::new(Run {
@@ -143,6 +146,9 @@ pub(crate) async fn drive(
                     collector.add(&sample, lag);
                     if collector.completed() == 0 && is_hopeless(collector) {
                         return Ended::Hopeless;
+                    }
+                    if is_lost(collector) {
+                        return Ended::Abandoned;
                     }
                 }
             },

@@ -2,6 +2,7 @@
 //! generator is measured against it, and tested.
 
 use std::sync::Arc;
+#[cfg(test)]
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -25,9 +26,11 @@ pub(crate) struct Asked {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Step {
     /// Waits.
+    #[cfg(test)]
     Pause(Duration),
     /// Writes, as one write.
     Write(Arc<[u8]>),
+    #[cfg(test)]
     /// Closes the connection, without an end of the answer.
     Close,
 }
@@ -52,8 +55,10 @@ async fn talk(mut stream: TcpStream, script: &Script) -> Result<()> {
     while let Some(asked) = read(&mut stream, &mut bytes).await? {
         for step in script(&asked) {
             match step {
+                #[cfg(test)]
                 Step::Pause(time) => tokio::time::sleep(time).await,
                 Step::Write(bytes) => stream.write_all(&bytes).await?,
+                #[cfg(test)]
                 Step::Close => return Ok(()),
             }
         }

@@ -46,6 +46,12 @@ impl Times {
         self.histogram.len()
     }
 
+    /// How many values are longer than `limit`.
+    pub(crate) fn count_above(&self, limit: Duration) -> u64 {
+        let limit = u64::try_from(limit.as_nanos()).unwrap_or(MAX_NS);
+        self.len() - self.histogram.count_between(0, limit)
+    }
+
     /// Milliseconds below which `percent` of the values lie.
     pub(crate) fn percentile_ms(&self, percent: f64) -> f64 {
         self.histogram.value_at_percentile(percent) as f64 / 1e6

@@ -10,8 +10,8 @@ mod collect;
 mod cpu;
 mod drive;
 mod failure;
-#[cfg(test)]
 mod fake;
+mod generator;
 mod histogram;
 mod interrupt;
 mod progress;
@@ -21,6 +21,7 @@ mod result;
 mod schedule;
 mod serve;
 mod server;
+mod slo;
 mod sse;
 mod table;
 #[cfg(test)]
@@ -36,5 +37,6 @@ use cli::{BenchArgs, BenchCommand};
 pub fn run(args: BenchArgs) -> Result<()> {
     match args.command {
         BenchCommand::Serve(args) => serve::run(&args),
+        BenchCommand::Generator(args) => generator::run(&args),
     }
 }

@@ -110,6 +110,10 @@ pub(crate) struct RunResult {
     pub(crate) failed: usize,
     /// Ended by the user; unfinished requests are in no figure.
     pub(crate) interrupted: bool,
+    /// Ended before its time: an objective of --slo could not be met any more.
+    pub(crate) abandoned: bool,
+    /// Whether the objectives of --slo were met.
+    pub(crate) slo_met: Option<bool>,
     /// By usage where the server reports it, else as asked.
     pub(crate) total_input_tokens: usize,
     /// Of them, those the server had in its prefix cache, where it says so.
@@ -198,7 +202,12 @@ impl RunResult {
         }
         let rate = match &self.about.request_rate {
             Value::String(rate) => rate.clone(),
-            rate => rate.to_string(),
+            rate => format!("{:.4}", rate.as_f64().unwrap_or(0.0)),
+        };
+        let rate = if rate.contains('.') && !rate.contains("..") {
+            rate.trim_end_matches('0').trim_end_matches('.')
+        } else {
+            &rate
         };
         let cap = concurrency.map(|most| format!(", {most} at most at once"));
         format!("{rate} req/s{}", cap.unwrap_or_default())

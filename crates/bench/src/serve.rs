@@ -18,10 +18,11 @@ use crate::progress::Progress;
 use crate::quantity::Rate;
 use crate::result::{About, RunResult};
 use crate::server::Server;
+use crate::slo;
 use crate::table;
 use crate::workload::Workload;
 
-const DEFAULT_DURATION: Duration = Duration::from_secs(30);
+pub(crate) const DEFAULT_DURATION: Duration = Duration::from_secs(30);
 const MOST_DEFAULT_WARMUPS: usize = 8;
 /// Sessions of a run; the next run begins with another number.
 const SESSIONS_OF_A_RUN: u64 = 1 << 32;
@@ -31,12 +32,21 @@ const WARMUP_SESSIONS: u64 = 1 << 62;
 /// Runs to the end or to Ctrl-C.
 pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     check(args)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.context("the network cannot be used")?.block_on(async {
+    block_on(async {
         let bench = Bench::connect(args).await?;
-        let results = bench.sweep().await?;
-        bench.publish(&results)
+        if args.slo.is_empty() {
+            let results = bench.sweep().await?;
+            return bench.publish(&results, None);
+        }
+        let found = slo::search(&bench).await?;
+        bench.publish(&found.runs, Some(&found.json))
     })
+}
+
+/// Runs on this thread alone.
+pub(crate) fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("the network cannot be used")?.block_on(work)
 }
 
 fn check(args: &ServeArgs) -> Result<()> {
@@ -60,7 +70,7 @@ fn check(args: &ServeArgs) -> Result<()> {
 
 /// A server, what to ask it and what was typed.
 pub(crate) struct Bench<'a> {
-    args: &'a ServeArgs,
+    pub(crate) args: &'a ServeArgs,
     server: Arc<Server>,
     workload: Arc<Workload>,
     stop: watch::Receiver<bool>,
@@ -89,7 +99,7 @@ impl<'a> Bench<'a> {
     pub(crate) async fn sweep(&self) -> Result<Vec<RunResult>> {
         let mut results = Vec::new();
         for (number, load) in loads(self.args).into_iter().enumerate() {
-            let result = self.measure(load, self.args.duration, number as u64).await?;
+            let result = self.measure(load, self.args.duration, number as u64, &|_| false).await?;
             self.say(&table::run(&result));
             results.push(result);
             if self.is_stopped() {
@@ -99,12 +109,13 @@ impl<'a> Bench<'a> {
         Ok(results)
     }
 
-    /// Warms up and measures one load.
+    /// Warms up and measures one load, until `is_lost` says that it is no use.
     pub(crate) async fn measure(
         &self,
         load: Load,
         duration: Option<Duration>,
         number: u64,
+        is_lost: &dyn Fn(&Collector) -> bool,
     ) -> Result<RunResult> {
         let default = if self.args.requests.is_none() { Some(DEFAULT_DURATION) } else { None };
         let plan = Plan {
@@ -125,7 +136,8 @@ impl<'a> Bench<'a> {
         let clock = CpuClock::start();
         let target = (&self.server, &self.workload);
         let shown = (&live, &mut progress);
-        let ended = drive(target, plan, self.stop.clone(), shown, &mut collector).await;
+        let stop = self.stop.clone();
+        let ended = drive(target, plan, stop, shown, &mut collector, is_lost).await;
         let cpu = clock.stop();
         progress.end();
 
@@ -135,6 +147,7 @@ impl<'a> Bench<'a> {
         }
         let facts = RunFacts {
             interrupted: ended == Ended::Interrupted,
+            abandoned: ended == Ended::Abandoned,
             max_running: live.max_running(),
             connections: self.server.client.num_opened() - opened,
             cpu,
@@ -166,7 +179,8 @@ impl<'a> Bench<'a> {
         let mut progress = Progress::new("warm-up", Some(plan), self.args.quiet);
         let shown = (&live, &mut progress);
         let target = (&self.server, &self.workload);
-        let ended = drive(target, plan, self.stop.clone(), shown, &mut collector).await;
+        let stop = self.stop.clone();
+        let ended = drive(target, plan, stop, shown, &mut collector, &|_| false).await;
         progress.end();
         let failures = collector.failures().list();
         if let (Ended::Done | Ended::Hopeless, 0, Some(first)) =
@@ -231,12 +245,12 @@ impl<'a> Bench<'a> {
     }
 
     /// Writes what was asked for. A benchmark without a single answer is an error.
-    pub(crate) fn publish(&self, results: &[RunResult]) -> Result<()> {
+    pub(crate) fn publish(&self, results: &[RunResult], slo: Option<&Value>) -> Result<()> {
         if results.len() > 1 {
             self.say(&format!("\n{}", table::sweep(results)));
         }
         if let Some(path) = &self.args.output {
-            write_json(path, &to_json(results))?;
+            write_json(path, &to_json(results, slo))?;
         }
         if results.iter().all(|result| result.completed == 0 && !result.interrupted) {
             bail!("no request was answered");
@@ -245,11 +259,13 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// One run as it is, several as `{"runs": [...]}`.
-fn to_json(results: &[RunResult]) -> Value {
-    match results {
-        [result] => result.to_json(),
-        results => json!({"runs": results.iter().map(RunResult::to_json).collect::<Vec<_>>()}),
+/// One run as it is; several, or a search, as `{"runs": [...]}`.
+fn to_json(results: &[RunResult], slo: Option<&Value>) -> Value {
+    let runs: Vec<_> = results.iter().map(RunResult::to_json).collect();
+    match (slo, results) {
+        (None, [result]) => result.to_json(),
+        (None, _) => json!({"runs": runs}),
+        (Some(slo), _) => json!({"slo": slo, "runs": runs}),
     }
 }
 
