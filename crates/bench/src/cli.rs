@@ -22,6 +22,12 @@ pub(crate) enum BenchCommand {
     /// Put a server under load over HTTP and measure latencies and throughput.
     #[command(after_long_help = SERVE_HELP)]
     Serve(Box<ServeArgs>),
+    /// Compare two results, ours or those of `vllm bench serve`, as ratios.
+    Compare(CompareArgs),
+    /// Measure the start of a server: to listening, to ready, to the first token.
+    Startup(StartupArgs),
+    /// Make the HTML report of results written with --output.
+    Report(ReportArgs),
     /// Measure this load generator itself, against a server that does nothing but stream.
     Generator(GeneratorArgs),
 }

@@ -249,6 +249,10 @@ impl Answer {
         Err(Failure::of_answer(status.as_u16(), &body, retry_after.map(Duration::from_secs)))
     }
 
+    pub(crate) fn status(&self) -> u16 {
+        self.response.status().as_u16()
+    }
+
     /// The whole body.
     pub(crate) async fn whole(mut self) -> Result<Bytes, Failure> {
         let body = Limited::new(self.response.body_mut(), MAX_ANSWER_BYTES).collect().await;

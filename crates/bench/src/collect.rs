@@ -19,9 +19,13 @@ const MAX_INTERVALS: usize = 240;
 const BUSY_SHARE: f64 = 0.85;
 /// ... or above this share of waiting for one,
 const WAIT_SHARE: f64 = 0.2;
-/// ... or if requests were sent later than this share of the median time to first token.
+/// ... or if requests were sent late by more than this share of the time to first token: the
+/// median by its median, or the 99th percentile by its 99th percentile.
 const LAG_SHARE: f64 = 0.1;
 const LAG_MS: f64 = 1.0;
+
+/// Below this many values the 99th percentile is the maximum.
+const FEWEST_FOR_P99: usize = 100;
 
 /// Takes finished requests.
 #[derive(Debug, Default)]
@@ -258,9 +262,12 @@ fn judge_generator(result: &mut RunResult) {
             share * 100.0
         ));
     }
-    let lag = health.send_lag.p99;
-    if lag > LAG_MS && lag > LAG_SHARE * result.ttft.median {
-        reasons.push(format!("1 % of the requests were sent more than {lag:.1} ms late"));
+    let (lag, ttft) = (&health.send_lag, &result.ttft);
+    let counts = |lag: f64, ttft: f64| lag > LAG_MS && lag > LAG_SHARE * ttft;
+    if counts(lag.median, ttft.median) || counts(lag.p99, ttft.p99) {
+        let (median, p99) = (lag.median, lag.p99);
+        reasons
+            .push(format!("requests were sent late: {median:.1} ms (median), {p99:.1} ms (p99)"));
     }
     if !reasons.is_empty() {
         health.limited = true;
@@ -279,6 +286,9 @@ fn note_tokens(result: &mut RunResult) {
         let note = "the server reports no usage: an event is counted as a token";
         result.notes.push(note.to_owned());
     }
+    if completed < FEWEST_FOR_P99 {
+        result.notes.push(format!("p99 of {completed} requests is the slowest of them"));
+    }
     let mismatches = result.input_length_mismatches;
     if mismatches > 0 {
         result.notes.push(format!("{mismatches} of {completed} prompts were not as long as made"));
@@ -296,7 +306,8 @@ fn note_tokens(result: &mut RunResult) {
     let cached = result.cached_input_tokens as f64 / result.total_input_tokens.max(1) as f64;
     if cached > 0.01 {
         let percent = cached * 100.0;
-        result.notes.push(format!("{percent:.0} % of the prompt tokens were in the prefix cache"));
+        result.notes.push(format!("{percent:.0} % of the prompt tokens were in the prefix cache (a run with the same --seed \
+             before this one leaves them there)"));
     }
 }
 
@@ -361,7 +372,7 @@ mod tests {
         collector.add(&sample(0, &[20, 30], 4), ms(10));
         let result = collector.finish(About::default(), &RunFacts::default());
         assert!(result.generator_health.limited);
-        assert!(result.notes.iter().any(|note| note.contains("ms late")), "{:?}", result.notes);
+        assert!(result.notes.iter().any(|note| note.contains("sent late")), "{:?}", result.notes);
 
         for (running, waiting) in [(0.95, 0.0), (0.1, 0.5)] {
             let mut collector = Collector::default();

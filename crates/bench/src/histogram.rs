@@ -81,6 +81,7 @@ impl Times {
 
 /// What results say of a distribution, in milliseconds. All zero if there was no value.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct Summary {
     /// Values.
     pub(crate) count: u64,

@@ -7,6 +7,7 @@
 mod api;
 mod client;
 mod collect;
+mod compare;
 mod cpu;
 mod drive;
 mod failure;
@@ -16,6 +17,7 @@ mod histogram;
 mod interrupt;
 mod progress;
 mod quantity;
+mod report;
 mod request;
 mod result;
 mod schedule;
@@ -23,6 +25,8 @@ mod serve;
 mod server;
 mod slo;
 mod sse;
+mod startup;
+mod stored;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -30,13 +34,23 @@ mod workload;
 
 pub mod cli;
 
-use anyhow::Result;
-use cli::{BenchArgs, BenchCommand};
+use anyhow::{Context, Result};
+use cli::{BenchArgs, BenchCommand, ReportArgs};
+use stored::Stored;
 
 /// Runs one of the benchmarks.
 pub fn run(args: BenchArgs) -> Result<()> {
     match args.command {
         BenchCommand::Serve(args) => serve::run(&args),
+        BenchCommand::Compare(args) => compare::run(&args),
+        BenchCommand::Startup(args) => startup::run(&args),
+        BenchCommand::Report(args) => write_report(&args),
         BenchCommand::Generator(args) => generator::run(&args),
     }
+}
+
+fn write_report(args: &ReportArgs) -> Result<()> {
+    let stored: Result<Vec<_>> = args.results.iter().map(|path| Stored::read(path)).collect();
+    let show = args.output.display();
+    std::fs::write(&args.output, report::html(&stored?)).with_context(|| format!("--output {show}"))
 }

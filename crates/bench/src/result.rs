@@ -98,6 +98,7 @@ pub(crate) struct GeneratorHealth {
 
 /// One run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct RunResult {
     /// How it was made.
     #[serde(flatten)]

@@ -16,9 +16,11 @@ use crate::drive::{Ended, Live, Load, Plan, drive};
 use crate::interrupt::watch_for_interrupt;
 use crate::progress::Progress;
 use crate::quantity::Rate;
+use crate::report;
 use crate::result::{About, RunResult};
 use crate::server::Server;
 use crate::slo;
+use crate::stored::Stored;
 use crate::table;
 use crate::workload::Workload;
 
@@ -251,6 +253,14 @@ impl<'a> Bench<'a> {
         }
         if let Some(path) = &self.args.output {
             write_json(path, &to_json(results, slo))?;
+        }
+        if let Some(path) = &self.args.report {
+            let name = self.args.label.clone().unwrap_or_else(|| self.server.model.clone());
+            let stored = Stored { name, runs: results.to_vec(), slo: slo.cloned() };
+            let show = path.display();
+            std::fs::write(path, report::html(&[stored]))
+                .with_context(|| format!("--report {show}"))?;
+            self.say(&format!("\nreport: {show}\n"));
         }
         if results.iter().all(|result| result.completed == 0 && !result.interrupted) {
             bail!("no request was answered");

@@ -53,18 +53,29 @@ impl Server {
         let version = version.and_then(|json| json["version"].as_str().map(str::to_owned));
         let fields =
             Fields { ignore_eos: args.ignore_eos != IgnoreEos::Never, include_usage: true };
-        let mut server = Self {
-            client,
-            api: args.api,
-            model,
-            fields,
-            version,
-            timeout: args.timeout,
-            num_events: AtomicU64::new(0),
-            extra,
-        };
+        let server = Self::unchecked(client, args.api, model, args.timeout);
+        let mut server = Self { fields, version, extra, ..server };
         server.learn_fields(args.ignore_eos).await?;
         Ok(server)
+    }
+
+    /// A server about which nothing is to be found out.
+    pub(crate) fn unchecked(
+        client: Arc<Client>,
+        api: Api,
+        model: String,
+        timeout: Duration,
+    ) -> Self {
+        Self {
+            client,
+            api,
+            model,
+            fields: Fields { ignore_eos: false, include_usage: false },
+            version: None,
+            timeout,
+            num_events: AtomicU64::new(0),
+            extra: Map::new(),
+        }
     }
 
     /// Leaves out the fields that the server refuses.
@@ -125,7 +136,8 @@ impl Server {
     }
 }
 
-async fn first_model(client: &Arc<Client>, url: &str) -> Result<String> {
+/// The model that the server lists first.
+pub(crate) async fn first_model(client: &Arc<Client>, url: &str) -> Result<String> {
     let path = client.api_path("/models");
     let answer = client.json(Method::GET, &path, None);
     let answer = tokio::time::timeout(PROBE_TIMEOUT, answer).await;

@@ -25,7 +25,7 @@ fn args(url: &str, flags: &str) -> ServeArgs {
     let cli = Cli::try_parse_from(words.chain(flags.split_whitespace()));
     match cli.unwrap_or_else(|error| panic!("{error}")).bench.command {
         BenchCommand::Serve(args) => *args,
-        BenchCommand::Generator(_) => panic!("{flags}"),
+        other => panic!("{other:?}"),
     }
 }
 
