@@ -16,7 +16,7 @@ const GRAPH: &[(&str, &[&str])] = &[
     ("engine", &["kernels", "scheduler"]),
     ("models", &["engine"]),
     ("server", &["engine", "text"]),
-    ("bench", &["text"]),
+    ("bench", &["engine", "text"]),
     ("sconce", &["bench", "engine", "models", "server", "text"]),
 ];
 

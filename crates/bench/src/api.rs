@@ -125,6 +125,16 @@ struct PromptDetails {
 }
 
 impl Usage {
+    /// As an engine in this process counts.
+    pub(crate) fn new(
+        prompt_tokens: usize,
+        completion_tokens: usize,
+        cached_tokens: usize,
+    ) -> Self {
+        let details = PromptDetails { cached_tokens: Some(cached_tokens) };
+        Self { prompt_tokens, completion_tokens, prompt_tokens_details: Some(details) }
+    }
+
     /// Tokens of the prompt that the server had in its prefix cache.
     pub(crate) fn cached_tokens(self) -> usize {
         self.prompt_tokens_details.and_then(|details| details.cached_tokens).unwrap_or(0)

@@ -1,4 +1,5 @@
-//! `sconce bench` as typed.
+//! `sconce bench` as typed. What runs the engine in this process also takes the settings of a
+//! server, which are the binary's: it joins them.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,17 +9,9 @@ use clap::{Args, FromArgMatches, Subcommand, ValueEnum};
 use crate::api::Api;
 use crate::quantity::{Objective, Rate, RequestLimit, TokenRange, parse_duration};
 
-/// `sconce bench`.
-#[derive(Debug, Args)]
-pub struct BenchArgs {
-    /// What to measure.
-    #[command(subcommand)]
-    pub(crate) command: BenchCommand,
-}
-
 /// What to measure.
 #[derive(Debug, Subcommand)]
-pub(crate) enum BenchCommand {
+pub enum BenchCommand {
     /// Put a server under load over HTTP and measure latencies and throughput.
     #[command(after_long_help = SERVE_HELP)]
     Serve(Box<ServeArgs>),
@@ -48,6 +41,11 @@ WHAT IS MEASURED
   e2el   from when the request was due to the end of the answer
   Percentiles come from a histogram of every value, exact to 0.1 %; means are exact.
 
+FAILURES
+  Nothing is retried. Failed requests are counted by kind, with the first message of each, and are in
+  no other figure. A user of a closed loop who is refused pauses first, as Retry-After says. A run
+  of nothing but failures is given up. Ctrl-C shows what there is.
+
 COORDINATED OMISSION
   If a generator waits because the server is slow, and measures only from when it got to send, the
   requests that would have suffered most are missing from its figures. Here every latency of an
@@ -62,7 +60,7 @@ EXAMPLES
 
 /// `sconce bench serve`.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct ServeArgs {
+pub struct ServeArgs {
     /// The server, with or without /v1.
     #[arg(long, visible_alias = "base-url", default_value = "http://127.0.0.1:8000")]
     #[arg(help_heading = "Server")]
@@ -118,7 +116,8 @@ pub(crate) struct ServeArgs {
     #[arg(long, visible_alias = "num-warmups", value_name = "N", help_heading = "Load")]
     pub(crate) warmup: Option<usize>,
 
-    /// Everything random follows from it.
+    /// Everything random follows from it. A second run with the same seed asks the same, which the
+    /// server may have in its prefix cache.
     #[arg(long, default_value_t = 0, help_heading = "Load")]
     pub(crate) seed: u64,
 
@@ -229,7 +228,7 @@ pub(crate) enum IgnoreEos {
 
 /// `sconce bench compare`.
 #[derive(Debug, Args)]
-pub(crate) struct CompareArgs {
+pub struct CompareArgs {
     /// Result to compare with.
     pub(crate) base: PathBuf,
     /// Result that is compared.
@@ -238,7 +237,7 @@ pub(crate) struct CompareArgs {
 
 /// `sconce bench report`.
 #[derive(Debug, Args)]
-pub(crate) struct ReportArgs {
+pub struct ReportArgs {
     /// Results as --output wrote them; several are drawn into the same charts.
     #[arg(required = true)]
     pub(crate) results: Vec<PathBuf>,
@@ -249,7 +248,7 @@ pub(crate) struct ReportArgs {
 
 /// `sconce bench startup`.
 #[derive(Debug, Args)]
-pub(crate) struct StartupArgs {
+pub struct StartupArgs {
     /// How often it is started.
     #[arg(long, default_value_t = 5)]
     pub(crate) runs: usize,
@@ -273,9 +272,55 @@ pub(crate) struct StartupArgs {
     pub(crate) program: Vec<String>,
 }
 
+/// `sconce bench throughput`: what is asked of the engine.
+#[derive(Debug, Args)]
+pub struct ThroughputArgs {
+    /// Sequences.
+    #[arg(long, visible_alias = "num-prompts", default_value_t = 100, value_name = "N")]
+    pub(crate) requests: usize,
+    /// Tokens of each prompt: 256 or 64..1024.
+    #[arg(long, visible_alias = "input-len", default_value = "256", value_name = "RANGE")]
+    pub(crate) input_tokens: TokenRange,
+    /// Tokens of each answer: 128 or 64..256.
+    #[arg(long, visible_alias = "output-len", default_value = "128", value_name = "RANGE")]
+    pub(crate) output_tokens: TokenRange,
+    /// What prompts and lengths follow from.
+    #[arg(long, default_value_t = 0, value_name = "SEED")]
+    pub(crate) prompt_seed: u64,
+    /// Write the result as JSON.
+    #[arg(long, short, visible_alias = "output-json", value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+/// `sconce bench latency`: what is asked of the engine.
+#[derive(Debug, Args)]
+pub struct LatencyArgs {
+    /// Sequences of a batch.
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    pub(crate) batch_size: usize,
+    /// Tokens of each prompt: 32 or 64..1024.
+    #[arg(long, visible_alias = "input-len", default_value = "32", value_name = "RANGE")]
+    pub(crate) input_tokens: TokenRange,
+    /// Tokens of each answer: 128 or 64..256.
+    #[arg(long, visible_alias = "output-len", default_value = "128", value_name = "RANGE")]
+    pub(crate) output_tokens: TokenRange,
+    /// Batches that are measured.
+    #[arg(long, visible_alias = "num-iters", default_value_t = 10, value_name = "N")]
+    pub(crate) iterations: usize,
+    /// Batches before them.
+    #[arg(long, visible_alias = "num-iters-warmup", default_value_t = 2, value_name = "N")]
+    pub(crate) warmup_iterations: usize,
+    /// What prompts and lengths follow from.
+    #[arg(long, default_value_t = 0, value_name = "SEED")]
+    pub(crate) prompt_seed: u64,
+    /// Write the result as JSON.
+    #[arg(long, short, visible_alias = "output-json", value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
 /// `sconce bench generator`.
 #[derive(Debug, Args)]
-pub(crate) struct GeneratorArgs {
+pub struct GeneratorArgs {
     /// Streams at once.
     #[arg(long, default_value_t = 64)]
     pub(crate) concurrency: usize,

@@ -15,6 +15,7 @@ mod fake;
 mod generator;
 mod histogram;
 mod interrupt;
+mod offline;
 mod progress;
 mod quantity;
 mod report;
@@ -35,18 +36,29 @@ mod workload;
 pub mod cli;
 
 use anyhow::{Context, Result};
-use cli::{BenchArgs, BenchCommand, ReportArgs};
+use cli::{BenchCommand, LatencyArgs, ReportArgs, ThroughputArgs};
+use engine::EngineHandle;
 use stored::Stored;
 
-/// Runs one of the benchmarks.
-pub fn run(args: BenchArgs) -> Result<()> {
-    match args.command {
+/// Runs one of the benchmarks of servers.
+pub fn run(command: BenchCommand) -> Result<()> {
+    match command {
         BenchCommand::Serve(args) => serve::run(&args),
         BenchCommand::Compare(args) => compare::run(&args),
         BenchCommand::Startup(args) => startup::run(&args),
         BenchCommand::Report(args) => write_report(&args),
         BenchCommand::Generator(args) => generator::run(&args),
     }
+}
+
+/// Puts everything on an engine at once.
+pub fn throughput(engine: &EngineHandle, model: &str, args: &ThroughputArgs) -> Result<()> {
+    offline::throughput(engine, model, args)
+}
+
+/// Puts one batch after the other on an engine.
+pub fn latency(engine: &EngineHandle, model: &str, args: &LatencyArgs) -> Result<()> {
+    offline::latency(engine, model, args)
 }
 
 fn write_report(args: &ReportArgs) -> Result<()> {

@@ -37,7 +37,7 @@ pub(crate) struct Sample {
 }
 
 impl Sample {
-    fn new(asked: Asked, due: Duration, started: Duration) -> Self {
+    pub(crate) fn new(asked: Asked, due: Duration, started: Duration) -> Self {
         Self {
             asked,
             due,

@@ -210,6 +210,9 @@ impl RunResult {
         } else {
             &rate
         };
+        if rate == "inf" && concurrency.is_none() {
+            return "all at once".to_owned();
+        }
         let cap = concurrency.map(|most| format!(", {most} at most at once"));
         format!("{rate} req/s{}", cap.unwrap_or_default())
     }

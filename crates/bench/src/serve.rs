@@ -300,7 +300,7 @@ fn name_of(source: crate::workload::TokenSource) -> Option<String> {
 }
 
 /// As vLLM writes it.
-fn now() -> String {
+pub(crate) fn now() -> String {
     let time = jiff::ZonedDateTime::now().datetime();
     jiff::fmt::strtime::format("%Y%m%d-%H%M%S", time).unwrap_or_default()
 }

@@ -8,7 +8,7 @@ use clap::Parser;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::cli::{BenchArgs, BenchCommand, ServeArgs};
+use crate::cli::{BenchCommand, ServeArgs};
 use crate::failure::FailureKind;
 use crate::fake::{self, Asked, Script, Step, event, stream_end, stream_head, write};
 use crate::result::RunResult;
@@ -16,14 +16,14 @@ use crate::serve::Bench;
 
 #[derive(Debug, Parser)]
 struct Cli {
-    #[command(flatten)]
-    bench: BenchArgs,
+    #[command(subcommand)]
+    command: BenchCommand,
 }
 
 fn args(url: &str, flags: &str) -> ServeArgs {
     let words = ["bench", "serve", "--quiet", "--url", url].into_iter();
     let cli = Cli::try_parse_from(words.chain(flags.split_whitespace()));
-    match cli.unwrap_or_else(|error| panic!("{error}")).bench.command {
+    match cli.unwrap_or_else(|error| panic!("{error}")).command {
         BenchCommand::Serve(args) => *args,
         other => panic!("{other:?}"),
     }
