@@ -36,12 +36,10 @@ pub(crate) fn run(args: &ServeArgs) -> Result<()> {
     check(args)?;
     block_on(async {
         let bench = Bench::connect(args).await?;
-        if args.slo.is_empty() {
-            let results = bench.sweep().await?;
-            return bench.publish(&results, None);
-        }
-        let found = slo::search(&bench).await?;
-        bench.publish(&found.runs, Some(&found.json))
+        let outcome =
+            if args.slo.is_empty() { bench.sweep().await } else { slo::search(&bench).await? };
+        bench.publish(&outcome)?;
+        outcome.ended
     })
 }
 
@@ -68,6 +66,16 @@ fn check(args: &ServeArgs) -> Result<()> {
         bail!("--requests 0: wants at least 1");
     }
     Ok(())
+}
+
+/// What a benchmark gave, and what ended it before its time: a server that dies in the third run
+/// must not cost the first two.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) runs: Vec<RunResult>,
+    /// What `--slo` found.
+    pub(crate) slo: Option<Value>,
+    pub(crate) ended: Result<()>,
 }
 
 /// A server, what to ask it and what was typed.
@@ -98,17 +106,22 @@ impl<'a> Bench<'a> {
     }
 
     /// Every load that was asked for, in order.
-    pub(crate) async fn sweep(&self) -> Result<Vec<RunResult>> {
-        let mut results = Vec::new();
+    pub(crate) async fn sweep(&self) -> Outcome {
+        let mut runs = Vec::new();
         for (number, load) in loads(self.args).into_iter().enumerate() {
-            let result = self.measure(load, self.args.duration, number as u64, &|_| false).await?;
-            self.say(&table::run(&result));
-            results.push(result);
+            let run = self.measure(load, self.args.duration, number as u64, &|_| false).await;
+            match run {
+                Err(error) => return Outcome { runs, slo: None, ended: Err(error) },
+                Ok(run) => {
+                    self.say(&table::run(&run));
+                    runs.push(run);
+                }
+            }
             if self.is_stopped() {
                 break;
             }
         }
-        Ok(results)
+        Outcome { runs, slo: None, ended: Ok(()) }
     }
 
     /// Warms up and measures one load, until `is_lost` says that it is no use.
@@ -247,7 +260,11 @@ impl<'a> Bench<'a> {
     }
 
     /// Writes what was asked for. A benchmark without a single answer is an error.
-    pub(crate) fn publish(&self, results: &[RunResult], slo: Option<&Value>) -> Result<()> {
+    pub(crate) fn publish(&self, outcome: &Outcome) -> Result<()> {
+        let (results, slo) = (&outcome.runs[..], outcome.slo.as_ref());
+        if results.is_empty() {
+            return Ok(());
+        }
         if results.len() > 1 {
             self.say(&format!("\n{}", table::sweep(results)));
         }

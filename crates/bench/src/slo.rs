@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::collect::Collector;
 use crate::drive::Load;
 use crate::quantity::{Objective, Rate, Statistic};
 use crate::result::RunResult;
-use crate::serve::{Bench, DEFAULT_DURATION};
+use crate::serve::{Bench, DEFAULT_DURATION, Outcome};
 use crate::table;
 
 /// Share of requests that may fail where no objective says otherwise.
@@ -130,15 +130,8 @@ impl std::fmt::Display for Objectives {
     }
 }
 
-/// What was found.
-#[derive(Debug)]
-pub(crate) struct Found {
-    pub(crate) json: Value,
-    pub(crate) runs: Vec<RunResult>,
-}
-
 /// Searches. Every probe is a whole run; the runs come back in ascending order of rate.
-pub(crate) async fn search(bench: &Bench<'_>) -> Result<Found> {
+pub(crate) async fn search(bench: &Bench<'_>) -> Result<Outcome> {
     let args = bench.args;
     if !(args.slo_start > 0.0 && args.slo_start.is_finite() && args.slo_tolerance > 0.001) {
         bail!("--slo-start wants a rate above 0, --slo-tolerance a share above 0.001");
@@ -151,13 +144,20 @@ pub(crate) async fn search(bench: &Bench<'_>) -> Result<Found> {
     let objectives = Objectives::new(&args.slo);
     let mut search = Search::new(args.slo_start, args.slo_tolerance);
     let mut runs = Vec::new();
+    let mut ended = Ok(());
     while let Some(rate) = search.next() {
         let load = Load::Open { rate: Rate::steady(rate), burstiness: args.burstiness, cap };
         let duration = probe_duration(rate, args.duration.unwrap_or(DEFAULT_DURATION));
         let number = runs.len() as u64;
         let expected = rate * duration.as_secs_f64();
         let lost = |collector: &Collector| objectives.are_lost(collector, expected);
-        let mut run = bench.measure(load, Some(duration), number, &lost).await?;
+        let mut run = match bench.measure(load, Some(duration), number, &lost).await {
+            Ok(run) => run,
+            Err(error) => {
+                ended = Err(error);
+                break;
+            }
+        };
         if bench.is_stopped() {
             break;
         }
@@ -186,9 +186,9 @@ pub(crate) async fn search(bench: &Bench<'_>) -> Result<Found> {
         "objectives": objectives.to_string(),
         "max_request_rate": best,
         "tolerance": args.slo_tolerance,
-        "interrupted": bench.is_stopped(),
+        "interrupted": bench.is_stopped() || ended.is_err(),
     });
-    Ok(Found { json, runs })
+    Ok(Outcome { runs, slo: Some(json), ended })
 }
 
 /// A slow rate needs longer for a percentile to mean something.

@@ -36,7 +36,8 @@ fn bench(script: Arc<Script>, flags: &str) -> anyhow::Result<Vec<RunResult>> {
         let url = fake::serve(script).await.unwrap();
         let args = args(&url, flags);
         let bench = Bench::connect(&args).await?;
-        bench.sweep().await
+        let outcome = bench.sweep().await;
+        outcome.ended.map(|()| outcome.runs)
     })
 }
 
@@ -288,7 +289,7 @@ fn an_interrupt_gives_what_there_is() {
             tokio::time::sleep(Duration::from_millis(300)).await;
             stop.send(true).unwrap();
         };
-        tokio::join!(measuring, stopping).0.unwrap().remove(0)
+        tokio::join!(measuring, stopping).0.runs.remove(0)
     });
     assert!(result.interrupted);
     assert_eq!((result.completed, result.failed, result.total_output_tokens), (3, 0, 15));
@@ -304,6 +305,35 @@ fn a_run_of_nothing_but_lasting_failures_is_given_up() {
     assert!(result.notes.iter().any(|note| note.contains("given up")), "{:?}", result.notes);
     let error = bench(after_looking(refuse), &format!("{flags} 2")).err().unwrap();
     assert!(error.to_string().contains("warm-up"), "{error}");
+}
+
+/// A server that dies in the second run does not cost the first.
+#[test]
+fn what_was_measured_before_an_error_is_kept() {
+    let number = AtomicUsize::new(0);
+    let script = after_looking(move |asked| {
+        if number.fetch_add(1, Ordering::Relaxed) < 7 {
+            stream(&chat_events(asked))
+        } else {
+            fake::json("500 Internal Server Error", "", "{}")
+        }
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let file = std::env::temp_dir().join(format!("sconce-kept-{}.json", std::process::id()));
+    let outcome = runtime.block_on(async {
+        let url = fake::serve(script).await.unwrap();
+        let flags = "--concurrency 1,2 --requests 6 --warmup 1 --output-tokens 5 --output";
+        let args = args(&url, &format!("{flags} {}", file.display()));
+        let bench = Bench::connect(&args).await.unwrap();
+        let outcome = bench.sweep().await;
+        bench.publish(&outcome).unwrap();
+        outcome
+    });
+    assert!(outcome.ended.unwrap_err().to_string().contains("HTTP 500"));
+    assert_eq!(outcome.runs.len(), 1);
+    let written: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    std::fs::remove_file(file).unwrap();
+    assert_eq!(written["completed"], 6);
 }
 
 /// Latency of an open loop is counted from when a request was due, not from when it got a place.
