@@ -28,6 +28,8 @@ pub(crate) enum Step {
     /// Waits.
     #[cfg(test)]
     Pause(Duration),
+    /// Lets the other streams write, so that what follows arrives on its own.
+    Yield,
     /// Writes, as one write.
     Write(Arc<[u8]>),
     #[cfg(test)]
@@ -57,6 +59,7 @@ async fn talk(mut stream: TcpStream, script: &Script) -> Result<()> {
             match step {
                 #[cfg(test)]
                 Step::Pause(time) => tokio::time::sleep(time).await,
+                Step::Yield => tokio::task::yield_now().await,
                 Step::Write(bytes) => stream.write_all(&bytes).await?,
                 #[cfg(test)]
                 Step::Close => return Ok(()),

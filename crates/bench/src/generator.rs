@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::api::Api;
 use crate::cli::{GeneratorArgs, ServeArgs};
 use crate::drive::Load;
-use crate::fake::{self, Script, event, stream_end, stream_head, write};
+use crate::fake::{self, Script, Step, event, stream_end, stream_head, write};
 use crate::quantity::TokenRange;
 use crate::result::RunResult;
 use crate::serve::{Bench, block_on};
@@ -77,7 +77,8 @@ fn start_server() -> Result<String> {
     receiver.recv().context("the fake server did not start")?
 }
 
-/// As many chunks as tokens are asked, each in a write of its own, as a server sends them.
+/// As many chunks as tokens are asked, each in a write of its own and the streams in turn, as a
+/// server sends them.
 fn script() -> Arc<Script> {
     let chunk = write(event(&fake::completion_event(" word")));
     Arc::new(move |asked| match asked.line.as_str() {
@@ -89,7 +90,7 @@ fn script() -> Arc<Script> {
             let usage = json!({"prompt_tokens": prompt_tokens, "completion_tokens": tokens});
             let usage = json!({"choices": [], "usage": usage}).to_string();
             let mut steps = vec![stream_head()];
-            steps.extend((0..tokens).map(|_| chunk.clone()));
+            steps.extend((0..tokens).flat_map(|_| [chunk.clone(), Step::Yield]));
             steps.extend([&*usage, "[DONE]"].map(|data| write(event(data))));
             steps.push(stream_end());
             steps
@@ -101,7 +102,6 @@ fn script() -> Arc<Script> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fake::Step;
 
     #[test]
     fn the_fake_server_streams_what_is_asked() {
@@ -115,6 +115,7 @@ mod tests {
             .iter()
             .flat_map(|step| match step {
                 Step::Write(bytes) => bytes.to_vec(),
+                Step::Yield => Vec::new(),
                 other => panic!("{other:?}"),
             })
             .collect();

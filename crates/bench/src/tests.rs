@@ -158,7 +158,7 @@ proptest! {
             let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", events.len());
             let mut steps = vec![write(head)];
             for piece in pieces {
-                steps.extend([write(piece), Step::Pause(Duration::ZERO)]);
+                steps.extend([write(piece), Step::Yield]);
             }
             steps
         });
@@ -224,6 +224,22 @@ fn failures_are_counted_by_kind_with_their_first_message() {
     assert_failure(&result, FailureKind::BadRequest, "HTTP 404: the reason");
     let result = half_failing(refused("503 Service Unavailable", ""), "");
     assert_failure(&result, FailureKind::ServerError, "HTTP 503: the reason");
+}
+
+/// A refused user waits as long as the server asks, or the loop would spin on refusals.
+#[test]
+fn users_of_a_closed_loop_honour_retry_after() {
+    let number = AtomicUsize::new(0);
+    let script = after_looking(move |asked| {
+        if number.fetch_add(1, Ordering::Relaxed) == 0 {
+            return fake::json("429 Too Many Requests", "retry-after: 1\r\n", "{}");
+        }
+        stream(&chat_events(asked))
+    });
+    let flags = "--concurrency 1 --requests 2 --warmup 0 --output-tokens 5";
+    let result = one(script, flags);
+    assert_eq!((result.completed, result.failed), (1, 1));
+    assert!(result.duration >= 1.0, "{}", result.duration);
 }
 
 const HALF_EVENT: &str = r#"{"choices": [{"delta": {"content": "half"}}]}"#;
