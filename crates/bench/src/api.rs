@@ -99,7 +99,7 @@ impl Api {
         text: Option<&mut String>,
     ) -> serde_json::Result<Event> {
         if data == b"[DONE]" {
-            return Ok(Event { finished: true, ..Event::default() });
+            return Ok(Event { finished: true, last: true, ..Event::default() });
         }
         if self == Self::Responses {
             return serde_json::from_slice::<ResponseEvent<'_>>(data).map(|e| e.read(text));
@@ -149,6 +149,8 @@ pub(crate) struct Event {
     pub(crate) usage: Option<Usage>,
     /// The answer is complete; usage may still follow.
     pub(crate) finished: bool,
+    /// Nothing follows.
+    pub(crate) last: bool,
     pub(crate) error: Option<String>,
 }
 
@@ -251,7 +253,9 @@ impl ResponseEvent<'_> {
             None => None,
         };
         match &*self.kind {
-            "response.completed" | "response.incomplete" => event.finished = true,
+            "response.completed" | "response.incomplete" => {
+                (event.finished, event.last) = (true, true);
+            }
             "response.failed" => {
                 event.error = Some(state_error.unwrap_or_else(|| "response.failed".to_owned()));
             }

@@ -10,6 +10,9 @@ use crate::failure::{Failure, FailureKind};
 use crate::server::Server;
 use crate::sse::EventStream;
 
+/// How long the end of a body may come after the last event.
+const END_WITHIN: Duration = Duration::from_secs(1);
+
 /// What the answer is checked against.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Asked {
@@ -85,15 +88,16 @@ pub(crate) async fn ask(
     let started = epoch.elapsed();
     let mut sample = Sample::new(asked, due.saturating_duration_since(epoch), started);
     let done = tokio::time::timeout(timeout, follow(server, input, epoch, &mut sample)).await;
-    sample.end = epoch.elapsed();
     sample.failure = match done {
-        Ok(Ok(())) => None,
+        // It ended with its last event.
+        Ok(Ok(())) => return sample,
         Ok(Err(failure)) => Some(failure),
         Err(_) => {
             let message = format!("not done after {timeout:?} (--timeout)");
             Some(Failure::new(FailureKind::Timeout, message))
         }
     };
+    sample.end = epoch.elapsed();
     sample
 }
 
@@ -107,13 +111,26 @@ async fn follow(
     let body = server.body(input, sample.asked.output_tokens);
     let mut answer = server.client.send(Method::POST, &path, body).await?.checked().await?;
     let mut events = EventStream::default();
-    let mut state = State { finished: false, failure: None };
-    while let Some(bytes) = answer.next().await {
+    let mut state = State { finished: false, last: false, failure: None };
+    loop {
+        let next = answer.next();
+        let bytes = if state.last {
+            // Only the end of the body is to come. A server that forgets it has answered all the
+            // same; its connection is of no more use.
+            match tokio::time::timeout(END_WITHIN, next).await {
+                Ok(next) => next,
+                Err(_) => return Ok(()),
+            }
+        } else {
+            next.await
+        };
+        let Some(bytes) = bytes else { break };
         let arrived = epoch.elapsed();
         let pushed = events.push(&bytes?, |data| state.read(server, data, arrived, sample));
         if pushed.is_err() {
             return Err(Failure::new(FailureKind::Malformed, "an event of more than 16 MiB"));
         }
+        sample.end = arrived;
         if let Some(failure) = state.failure.take() {
             return Err(failure);
         }
@@ -129,6 +146,7 @@ async fn follow(
 /// What the events so far have said.
 struct State {
     finished: bool,
+    last: bool,
     failure: Option<Failure>,
 }
 
@@ -154,6 +172,7 @@ impl State {
                 }
                 sample.usage = event.usage.or(sample.usage);
                 self.finished |= event.finished;
+                self.last |= event.last;
             }
         }
     }

@@ -262,6 +262,18 @@ fn streams_that_go_wrong_are_failures() {
 }
 
 #[test]
+fn an_answer_without_an_end_of_its_body_is_one() {
+    let script = after_looking(|asked| {
+        let mut steps = stream(&chat_events(asked));
+        steps.pop();
+        steps.push(Step::Pause(Duration::from_hours(1)));
+        steps
+    });
+    let result = one(script, "--concurrency 1 --requests 1 --warmup 0 --output-tokens 5");
+    assert_eq!((result.completed, result.total_output_tokens), (1, 5));
+}
+
+#[test]
 fn a_server_that_hangs_ends_at_the_timeout() {
     let hang = Duration::from_hours(1);
     let mute = move || vec![Step::Pause(hang)];
