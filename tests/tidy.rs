@@ -16,7 +16,8 @@ const GRAPH: &[(&str, &[&str])] = &[
     ("engine", &["kernels", "scheduler"]),
     ("models", &["engine"]),
     ("server", &["engine", "text"]),
-    ("sconce", &["engine", "models", "server", "text"]),
+    ("bench", &["engine", "text"]),
+    ("sconce", &["bench", "engine", "models", "server", "text"]),
 ];
 
 const MAX_FILE_LINES: usize = 400;

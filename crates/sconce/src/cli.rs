@@ -25,6 +25,34 @@ pub(crate) enum Command {
     Chat(Box<ChatArgs>),
     /// Print the memory plan of a model without loading its weights.
     Plan(Box<ServeArgs>),
+    /// Measure servers under load: latency, throughput, the highest rate within limits.
+    Bench {
+        /// What to measure.
+        #[command(subcommand)]
+        command: BenchCommand,
+    },
+}
+
+/// What to measure.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Benchmarks of servers, over HTTP.
+    #[command(flatten)]
+    Server(bench::cli::BenchCommand),
+    /// Measure the engine without HTTP: tokens per second, everything at once.
+    Throughput(Box<EngineBench<bench::cli::ThroughputArgs>>),
+    /// Measure the engine without HTTP: the time of a batch.
+    Latency(Box<EngineBench<bench::cli::LatencyArgs>>),
+}
+
+/// `sconce bench throughput` and `latency`: what is measured, and of what.
+#[derive(Debug, Args)]
+pub(crate) struct EngineBench<A: Args> {
+    #[command(flatten)]
+    pub(crate) bench: A,
+    /// The model, and how to run it.
+    #[command(flatten)]
+    pub(crate) serve: ServeArgs,
 }
 
 /// Every setting of a server. The same names are keys of the configuration file (`--config`);

@@ -5,6 +5,7 @@ mod cli;
 mod config;
 mod hub;
 mod load;
+mod measure;
 mod plan;
 mod serve;
 
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
         Some(Command::Serve(args)) => Config::resolve(*args).and_then(serve::run),
         Some(Command::Chat(args)) => chat::run(&args),
         Some(Command::Plan(args)) => Config::resolve(*args).and_then(|config| plan::run(&config)),
+        Some(Command::Bench { command }) => measure::run(command),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
