@@ -1,7 +1,7 @@
 //! From messages or text to token ids that fit the model's context.
 
 use axum::http::StatusCode;
-use text::{ChatInput, Grammar, GrammarError, Matcher, TextError};
+use text::{ChatInput, TextError};
 
 use crate::error::ApiError;
 use crate::openai::chat_request::Conversation;
@@ -43,11 +43,6 @@ impl ServedModel {
         let input = ChatInput { tools: shown, ..chat_input(conversation, trust_template)? };
         let text = self.text().render_chat(&input);
         Ok((text.map_err(|error| text_error("messages", &error))?, tools))
-    }
-
-    /// Compiles a constraint for `/v1/completions` and for chats; `field` asks for it.
-    pub(crate) fn matcher(&self, field: &str, grammar: &Grammar) -> Result<Matcher, ApiError> {
-        self.text().grammars().compile(grammar).map_err(|error| unusable(field, &error))
     }
 
     /// Tokenises, unless the text is so long that it cannot fit.
@@ -170,11 +165,6 @@ fn chat_input(conversation: Conversation, trust_template: bool) -> Result<ChatIn
         kwargs: conversation.chat_template_kwargs.unwrap_or_default(),
         ..ChatInput::new(messages)
     })
-}
-
-/// A constraint that cannot be followed.
-pub(crate) fn unusable(field: &str, error: &GrammarError) -> ApiError {
-    ApiError::invalid(field, format!("'{field}' cannot be used to constrain: {error}."))
 }
 
 fn too_long(field: PromptField, message: String) -> ApiError {

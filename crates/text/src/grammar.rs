@@ -9,10 +9,11 @@ use std::{fmt, thread};
 
 use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::{TokEnv, TokRxInfo, TokTrie, TokenizerEnv};
-use llguidance::{JsonCompileOptions, ParserFactory, regex_to_lark};
+use llguidance::{JsonCompileOptions, ParserFactory};
 use serde_json::{Value, json};
 
 use crate::Tokenizer;
+use crate::lark::{any_of, regex};
 use crate::token_table::Leading;
 
 /// Compiled grammars that are kept, the least recently used go first.
@@ -24,7 +25,7 @@ const STACK_BYTES: usize = 64 << 20;
 const MAX_REFERENCES: usize = 1000;
 const MAX_LINES: usize = 2000;
 const MAX_DEPTH: usize = 100;
-const MAX_BYTES: usize = 1 << 20;
+pub(crate) const MAX_BYTES: usize = 1 << 20;
 
 /// Between JSON's tokens: nothing, a space, or a line break with an indent. Unbounded white space is
 /// where small models get lost.
@@ -78,9 +79,12 @@ impl Grammar {
     fn to_llguidance(&self) -> Result<TopLevelGrammar, GrammarError> {
         Ok(match self {
             Self::JsonSchema(schema) => TopLevelGrammar::from_json_schema(with_whitespace(schema)?),
-            Self::Regex(regex) => TopLevelGrammar::from_regex(regex),
+            Self::Regex(pattern) => {
+                TopLevelGrammar::from_lark(format!("start: {}", regex(pattern)?))
+            }
             Self::Choice(texts) => {
-                TopLevelGrammar::from_lark(format!("start: {}", alternatives(texts)))
+                let texts = texts.iter().map(String::as_str);
+                TopLevelGrammar::from_lark(format!("start: {}", any_of(texts)))
             }
             Self::Lark(text) => TopLevelGrammar::from_lark(text.clone()),
             Self::Rules(rules) => TopLevelGrammar::from_lark(format!("start: answer\n{rules}")),
@@ -113,8 +117,10 @@ impl Grammar {
     pub(crate) fn rules(&self) -> Result<Option<String>, GrammarError> {
         Ok(Some(match self {
             Self::JsonSchema(schema) => format!("answer: {}\n", lark_json(schema)?),
-            Self::Regex(regex) => format!("answer: /{}/\n", regex_to_lark(regex, "")),
-            Self::Choice(texts) => format!("answer: {}\n", alternatives(texts)),
+            Self::Regex(pattern) => format!("answer: {}\n", regex(pattern)?),
+            Self::Choice(texts) => {
+                format!("answer: {}\n", any_of(texts.iter().map(String::as_str)))
+            }
             Self::Lark(_) => return Ok(None),
             Self::Rules(rules) => rules.clone(),
         }))
@@ -141,15 +147,6 @@ pub(crate) fn lark_json(schema: &Value) -> Result<String, GrammarError> {
     Ok(format!("%json {}", with_whitespace(schema)?))
 }
 
-/// A text inside a Lark rule: a special token as such, anything else as a string.
-pub(crate) fn lark_text(tokenizer: &Tokenizer, text: &str) -> String {
-    match tokenizer.token_id(text) {
-        Some(id) if tokenizer.is_special(id) => format!("<[{id}]>"),
-        // A JSON string is a Lark string.
-        _ => Value::from(text).to_string(),
-    }
-}
-
 /// How deep brackets nest, wherever they stand.
 fn depth(text: &str) -> usize {
     let (mut depth, mut deepest) = (0_usize, 0);
@@ -162,11 +159,6 @@ fn depth(text: &str) -> usize {
         deepest = deepest.max(depth);
     }
     deepest
-}
-
-fn alternatives(texts: &[String]) -> String {
-    let quoted: Vec<_> = texts.iter().map(|text| Value::from(text.as_str()).to_string()).collect();
-    quoted.join(" | ")
 }
 
 impl GrammarCompiler {

@@ -4,7 +4,6 @@ use std::time::Instant;
 
 use axum::extract::State;
 use axum::response::Response;
-use text::Grammar;
 
 use crate::body::JsonBytes;
 use crate::error::ApiError;
@@ -13,8 +12,7 @@ use crate::openai::chat_request::ChatRequest;
 use crate::openai::chat_response::ChatWire;
 use crate::openai::request_fields::StreamOptions;
 use crate::openai::response::{Head, TokenNames};
-use crate::openai::tool_fields::Tools;
-use crate::prompt::{PromptField, truncate, unusable};
+use crate::prompt::{PromptField, truncate};
 use crate::sse;
 use crate::state::{App, ServedModel};
 
@@ -54,8 +52,9 @@ fn prepare(model: &ServedModel, body: &[u8], trust_template: bool) -> Result<Pre
     let continues_prompt = request.conversation.continue_final_message == Some(true);
     let add_special_tokens = request.conversation.add_special_tokens == Some(true);
     let (text, tools) = model.render(request.conversation, &request.tools, trust_template)?;
-    let grammar = constraint(model, &text, request.structured.grammar()?, &tools)?;
-    let matcher = grammar.map(|(field, grammar)| model.matcher(field, &grammar)).transpose()?;
+    let asked = request.structured.constraint(model.text().tokenizer())?;
+    let constraint = model.constraint(&text, asked, &tools)?;
+    let matcher = constraint.map(|constraint| model.matcher(&constraint)).transpose()?;
     let mut ids = model.encode(&text, add_special_tokens, PromptField::Messages)?;
     truncate(&mut ids, request.sampling.truncate_prompt_tokens)?;
     let max_tokens =
@@ -93,37 +92,4 @@ fn prepare(model: &ServedModel, body: &[u8], trust_template: bool) -> Result<Pre
         cache_salt: fields.cache_salt.clone(),
     };
     Ok(Prepared { job, wire, stream: fields.stream_options() })
-}
-
-/// The grammar that the answer to `prompt` must follow, with the field that asks for it: what the
-/// request says of the answer, or calls that must come; thoughts may stand before either.
-fn constraint(
-    model: &ServedModel,
-    prompt: &str,
-    asked: Option<(&'static str, Grammar)>,
-    tools: &Tools,
-) -> Result<Option<(&'static str, Grammar)>, ApiError> {
-    let (format, tokenizer) = (model.text().output_format(), model.text().tokenizer());
-    let (field, grammar) = match (asked, tools.calls()) {
-        (None, None) => return Ok(None),
-        (Some((field, _)), _) if !tools.definitions.is_empty() => {
-            let message = format!(
-                "'{field}' leaves no room for calls: leave out 'tools', or set 'tool_choice' to \
-                 'none'."
-            );
-            return Err(ApiError::invalid(field, message));
-        }
-        (Some(asked), _) => asked,
-        (None, Some((field, calls))) => {
-            let Some(written) = format.tools else {
-                let message =
-                    format!("'{field}' is not supported by this model, which calls no tools.");
-                return Err(ApiError::invalid(field, message));
-            };
-            let grammar = written.grammar(tokenizer, &tools.definitions, calls);
-            (field, grammar.map_err(|error| unusable(field, &error))?)
-        }
-    };
-    let grammar = format.after_reasoning(tokenizer, prompt, grammar);
-    Ok(Some((field, grammar.map_err(|error| unusable(field, &error))?)))
 }

@@ -31,6 +31,7 @@ pub(crate) struct Seen {
     pub(crate) params: SamplingParams,
     pub(crate) priority: i32,
     pub(crate) cache_salt: Option<String>,
+    pub(crate) constrained: bool,
 }
 
 /// Answers every sequence with `answer` at once, or keeps the sinks for the test to feed.
@@ -134,6 +135,7 @@ impl Generator for Fake {
                 params: request.params.clone(),
                 priority: request.priority,
                 cache_salt: request.cache_salt.clone(),
+                constrained: request.constraint.is_some(),
             });
             if self.hold {
                 self.sinks.lock().unwrap().push(request.sink);

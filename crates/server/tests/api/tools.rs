@@ -168,3 +168,26 @@ async fn tags_inside_a_constrained_answer_are_text() {
     let content: String = deltas.iter().filter_map(|delta| delta["content"].as_str()).collect();
     assert_eq!(json!(content), message["content"]);
 }
+
+#[tokio::test]
+async fn structural_tags_are_taken_in_both_spellings() {
+    let tag = json!({"begin": "<f>", "content": {"type": "json_schema", "json_schema": {}}, "end": "</f>"});
+    let tree = json!({"type": "structural_tag",
+                      "format": {"type": "triggered_tags", "triggers": ["<f"], "tags": [tag]}});
+    let structures = json!([{"begin": "<f>", "schema": {}, "end": "</f>"}]);
+    let list = json!({"type": "structural_tag", "structures": structures, "triggers": ["<f"]});
+    for tag in [tree, list] {
+        for extra in [
+            json!({"response_format": tag}),
+            json!({"structured_outputs": {"structural_tag": tag}}),
+            json!({"structured_outputs": {"structural_tag": tag.to_string()}}),
+        ] {
+            let (app, fake) = tool_app(Fake::answering("See <f>{}</f>."));
+            let reply = post(&app, CHAT, &chat(&extra)).await;
+            assert_eq!(reply.status, 200, "{}", reply.text);
+            let content = &reply.json()["choices"][0]["message"]["content"];
+            assert_eq!(content, "See <f>{}</f>.", "{extra}");
+            assert!(fake.last().constrained, "{extra}");
+        }
+    }
+}

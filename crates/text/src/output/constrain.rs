@@ -2,7 +2,8 @@
 //! answer that must look like something.
 
 use super::{OutputFormat, ReasoningFormat, ToolFormat};
-use crate::grammar::{lark_json, lark_text};
+use crate::grammar::lark_json;
+use crate::lark::{escaped, is_special, lark_text};
 use crate::{Grammar, GrammarError, Tokenizer};
 use serde_json::{Value, json};
 
@@ -184,19 +185,4 @@ fn thoughts(tokenizer: &Tokenizer, end: &str) -> String {
         let end = escaped(end);
         format!("thoughts: inside /\\n{{0,2}}/\ninside[lazy]: /(.|\\n)*{end}/\n")
     }
-}
-
-fn is_special(tokenizer: &Tokenizer, text: &str) -> bool {
-    tokenizer.token_id(text).is_some_and(|id| tokenizer.is_special(id))
-}
-
-/// A text as a regular expression inside slashes.
-fn escaped(text: &str) -> String {
-    let escape = |c: char| match c {
-        '/' | '[' | ']' | '(' | ')' | '{' | '}' | '|' | '.' | '*' | '+' | '?' | '\\' => {
-            format!("\\{c}")
-        }
-        c => c.to_string(),
-    };
-    text.chars().map(escape).collect()
 }

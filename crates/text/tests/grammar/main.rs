@@ -2,61 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops where it cannot go on")]
 
+mod structural_tag;
+mod walk;
+
 use serde_json::{Value, json};
-use text::{
-    Calls, Grammar, GrammarCompiler, OutputFormat, OutputParser, OutputPart, ReasoningFormat,
-    SpecialTokens, Tokenizer, ToolFormat,
-};
-
-const MAX_TOKENS: usize = 400;
-
-fn tokenizer() -> Tokenizer {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/tokenizers/qwen/tokenizer.json");
-    Tokenizer::from_bytes(&std::fs::read(path).unwrap(), SpecialTokens::default()).unwrap()
-}
-
-fn compiler(tokenizer: &Tokenizer) -> GrammarCompiler {
-    GrammarCompiler::new(tokenizer, &[eos(tokenizer)])
-}
-
-fn eos(tokenizer: &Tokenizer) -> u32 {
-    tokenizer.token_id("<|im_end|>").expect("the golden has it")
-}
-
-/// A walk of random allowed tokens: what a model of random weights would write. `None` if it was
-/// not done in time.
-fn walk(compiler: &GrammarCompiler, grammar: &Grammar, seed: u64) -> Option<String> {
-    let tokenizer = tokenizer();
-    let mut matcher = compiler.compile(grammar).unwrap();
-    let mut mask = vec![u32::MAX; tokenizer.vocab_size().div_ceil(32) + 3];
-    let (mut ids, mut state) = (Vec::new(), seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-    while ids.len() < MAX_TOKENS {
-        matcher.fill_mask(&mut mask).unwrap();
-        let allowed: Vec<u32> = (0..mask.len() as u32 * 32)
-            .filter(|i| mask[*i as usize / 32] >> (i % 32) & 1 == 1)
-            .collect();
-        assert!(allowed.iter().all(|&id| (id as usize) < tokenizer.vocab_size()));
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        let id = allowed[state as usize % allowed.len()];
-        let is_complete = matcher.accept(id).unwrap();
-        if id != eos(&tokenizer) {
-            ids.push(id);
-        }
-        if is_complete {
-            return Some(tokenizer.decode(&ids, false).unwrap());
-        }
-    }
-    None
-}
-
-fn walks(grammar: &Grammar) -> Vec<String> {
-    let compiler = compiler(&tokenizer());
-    let found: Vec<_> = (1..40).filter_map(|seed| walk(&compiler, grammar, seed)).collect();
-    assert!(found.len() > 10, "only {} of 39 walks came to an end", found.len());
-    found
-}
+use text::{Calls, Grammar, OutputFormat, OutputParser, OutputPart, ReasoningFormat, ToolFormat};
+use walk::{compiler, eos, tokenizer, walks};
 
 #[test]
 fn json_follows_its_schema() {
@@ -284,6 +235,7 @@ fn what_cannot_be_followed_is_refused_with_its_reason() {
         (Grammar::JsonSchema(json!({"properties": wide})), ""),
         (chain(20_000), "$ref"),
         (Grammar::Regex("(".to_owned()), "unclosed group"),
+        (Grammar::Regex("a\\".to_owned()), "backslash"),
         (lark("start: nothing"), "nothing"),
         (lark("start: start \"a\""), "no token can follow"),
         (

@@ -1,0 +1,130 @@
+//! The pieces that our own grammars are written with, in llguidance's dialect of Lark.
+//!
+//! Names in capitals are lexemes: one regular expression each, which takes as much as it can, or as
+//! little if it is lazy. So whatever is regular is put into one lexeme where that is possible.
+
+use serde_json::Value;
+
+use crate::{GrammarError, Tokenizer};
+use llguidance::regex_to_lark;
+
+/// Any text. Special tokens are none.
+pub(crate) const TEXT: &str = "/(.|\\n)*/";
+
+/// A piece of a text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Piece {
+    Text(String),
+    /// A special token. It matches no text, whatever it is spelled like.
+    Special(u32),
+}
+
+/// A vocabulary's special tokens, by their text.
+pub(crate) struct Specials(Vec<(String, u32)>);
+
+impl Specials {
+    pub(crate) fn of(tokenizer: &Tokenizer) -> Self {
+        let ids = (0..tokenizer.vocab_size() as u32).filter(|id| tokenizer.is_special(*id));
+        let named = ids.map(|id| (tokenizer.token_string(id), id));
+        let mut specials: Vec<_> = named.filter(|(text, _)| !text.is_empty()).collect();
+        // The longest first: it is the one that is meant.
+        specials.sort_by_key(|(text, _)| std::cmp::Reverse(text.len()));
+        Self(specials)
+    }
+
+    /// The special tokens in `text`, and the texts between them.
+    pub(crate) fn split(&self, text: &str) -> Vec<Piece> {
+        let (mut pieces, mut plain, mut rest) = (Vec::new(), String::new(), text);
+        while let Some(c) = rest.chars().next() {
+            if let Some((token, id)) = self.0.iter().find(|(token, _)| rest.starts_with(token)) {
+                if !plain.is_empty() {
+                    pieces.push(Piece::Text(std::mem::take(&mut plain)));
+                }
+                pieces.push(Piece::Special(*id));
+                rest = &rest[token.len()..];
+            } else {
+                plain.push(c);
+                rest = &rest[c.len_utf8()..];
+            }
+        }
+        if !plain.is_empty() {
+            pieces.push(Piece::Text(plain));
+        }
+        pieces
+    }
+
+    /// The bytes of a special token's text.
+    pub(crate) fn len_of(&self, id: u32) -> usize {
+        self.0.iter().find(|(_, special)| *special == id).map_or(0, |(text, _)| text.len())
+    }
+
+    /// `text` inside a rule.
+    pub(crate) fn literal(&self, text: &str) -> String {
+        let pieces: Vec<_> = self.split(text).iter().map(Piece::lark).collect();
+        if pieces.is_empty() { "\"\"".to_owned() } else { pieces.join(" ") }
+    }
+}
+
+impl Piece {
+    pub(crate) fn lark(&self) -> String {
+        match self {
+            Self::Text(text) => quoted(text),
+            Self::Special(id) => format!("<[{id}]>"),
+        }
+    }
+}
+
+/// A text as a Lark string, which is written as JSON writes it, save for one control character.
+pub(crate) fn quoted(text: &str) -> String {
+    Value::from(text).to_string().replace('\x7f', "\\u007f")
+}
+
+/// Any of the texts, as a lexeme.
+pub(crate) fn any_of<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
+    let quoted: Vec<_> = texts.into_iter().map(quoted).collect();
+    format!("({})", quoted.join(" | "))
+}
+
+/// Text in which none of `texts` stands.
+pub(crate) fn text_without<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
+    let escaped: Vec<_> = texts.into_iter().map(escaped).collect();
+    if escaped.is_empty() {
+        return TEXT.to_owned();
+    }
+    format!("({TEXT} & ~/(.|\\n)*({})(.|\\n)*/)", escaped.join("|"))
+}
+
+/// A regular expression inside a rule.
+pub(crate) fn regex(pattern: &str) -> Result<String, GrammarError> {
+    let slashes = pattern.len() - pattern.trim_end_matches('\\').len();
+    if slashes % 2 == 1 {
+        return Err(GrammarError::new("the regular expression ends in a backslash".to_owned()));
+    }
+    if pattern.is_empty() {
+        return Ok("\"\"".to_owned());
+    }
+    Ok(format!("/{}/", regex_to_lark(pattern, "")))
+}
+
+/// A text as a regular expression inside slashes.
+pub(crate) fn escaped(text: &str) -> String {
+    let escape = |c: char| match c {
+        '\n' => "\\n".to_owned(),
+        '\r' => "\\r".to_owned(),
+        c if c.is_ascii_punctuation() && !matches!(c, '<' | '>' | '_') => format!("\\{c}"),
+        c => c.to_string(),
+    };
+    text.chars().map(escape).collect()
+}
+
+/// A text inside a Lark rule: a special token as such, anything else as a string.
+pub(crate) fn lark_text(tokenizer: &Tokenizer, text: &str) -> String {
+    match tokenizer.token_id(text) {
+        Some(id) if tokenizer.is_special(id) => Piece::Special(id).lark(),
+        _ => quoted(text),
+    }
+}
+
+pub(crate) fn is_special(tokenizer: &Tokenizer, text: &str) -> bool {
+    tokenizer.token_id(text).is_some_and(|id| tokenizer.is_special(id))
+}
