@@ -3,13 +3,38 @@
 //! Names in capitals are lexemes: one regular expression each, which takes as much as it can, or as
 //! little if it is lazy. So whatever is regular is put into one lexeme where that is possible.
 
+use llguidance::regex_to_lark;
 use serde_json::Value;
 
 use crate::{GrammarError, Tokenizer};
-use llguidance::regex_to_lark;
 
 /// Any text. Special tokens are none.
 pub(crate) const TEXT: &str = "/(.|\\n)*/";
+
+/// The rules of a grammar while they are written, one a line.
+#[derive(Debug, Default)]
+pub(crate) struct Lines(Vec<String>);
+
+impl Lines {
+    /// Defines a rule, or a lexeme where `prefix` is in capitals, and gives its name.
+    pub(crate) fn define(&mut self, prefix: &str, body: &str) -> String {
+        let name = format!("{prefix}{}", self.0.len());
+        self.0.push(format!("{name}: {body}"));
+        name
+    }
+
+    /// Defines a lexeme that ends as soon as it can, as a rule.
+    pub(crate) fn define_lazy(&mut self, prefix: &str, body: &str) -> String {
+        let name = format!("{prefix}{}", self.0.len());
+        self.0.push(format!("{name}[lazy]: {body}"));
+        name
+    }
+
+    /// All of them, behind that of `answer`.
+    pub(crate) fn answer(self, body: &str) -> String {
+        format!("answer: {body}\n{}\n", self.0.join("\n"))
+    }
+}
 
 /// A piece of a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +81,20 @@ impl Specials {
     /// The bytes of a special token's text.
     pub(crate) fn len_of(&self, id: u32) -> usize {
         self.0.iter().find(|(_, special)| *special == id).map_or(0, |(text, _)| text.len())
+    }
+
+    /// Text up to and with `marker`, which stands nowhere in it, inside a rule.
+    pub(crate) fn up_to(&self, marker: &str, lines: &mut Lines, prefix: &str) -> String {
+        match self.split(marker).as_slice() {
+            // It is no text, and so ends it by itself.
+            [special @ Piece::Special(_)] => format!("{TEXT} {}", special.lark()),
+            _ => lines.define_lazy(prefix, &format!("{TEXT} {}", quoted(marker))),
+        }
+    }
+
+    /// Whether it is one special token.
+    pub(crate) fn is_special(&self, text: &str) -> bool {
+        matches!(self.split(text).as_slice(), [Piece::Special(_)])
     }
 
     /// `text` inside a rule.
@@ -115,16 +154,4 @@ pub(crate) fn escaped(text: &str) -> String {
         c => c.to_string(),
     };
     text.chars().map(escape).collect()
-}
-
-/// A text inside a Lark rule: a special token as such, anything else as a string.
-pub(crate) fn lark_text(tokenizer: &Tokenizer, text: &str) -> String {
-    match tokenizer.token_id(text) {
-        Some(id) if tokenizer.is_special(id) => Piece::Special(id).lark(),
-        _ => quoted(text),
-    }
-}
-
-pub(crate) fn is_special(tokenizer: &Tokenizer, text: &str) -> bool {
-    tokenizer.token_id(text).is_some_and(|id| tokenizer.is_special(id))
 }

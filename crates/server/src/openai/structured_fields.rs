@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use text::{Grammar, StructuralTag, TagError, Tokenizer};
 
-use crate::constraint::Constraint;
+use crate::constraint::{Constraint, Part};
 use crate::error::ApiError;
 
 /// Fields of both generation routes; at most one of them may ask for something.
@@ -174,7 +174,8 @@ fn structural_tag(
         let message = format!("'{path}' cannot be used to constrain: {message}.");
         ApiError::invalid(path, message)
     })?;
-    let parts = tag.leaves().iter().map(|(inner, leaf)| (path(inner), leaf.clone())).collect();
+    let part = |(inner, leaf): &(String, Grammar)| Part::Grammar(path(inner), leaf.clone());
+    let parts = tag.leaves().iter().map(part).collect();
     let grammar = tag.grammar(tokenizer).map_err(|error| {
         ApiError::invalid(field, format!("'{field}' cannot be used to constrain: {error}."))
     })?;

@@ -53,6 +53,7 @@ fn prepare(model: &ServedModel, body: &[u8], trust_template: bool) -> Result<Pre
     let add_special_tokens = request.conversation.add_special_tokens == Some(true);
     let (text, tools) = model.render(request.conversation, &request.tools, trust_template)?;
     let asked = request.structured.constraint(model.text().tokenizer())?;
+    let is_plain = asked.is_some() && !tools.forced;
     let constraint = model.constraint(&text, asked, &tools)?;
     let matcher = constraint.map(|constraint| model.matcher(&constraint)).transpose()?;
     let mut ids = model.encode(&text, add_special_tokens, PromptField::Messages)?;
@@ -80,7 +81,7 @@ fn prepare(model: &ServedModel, body: &[u8], trust_template: bool) -> Result<Pre
         in_reasoning: format.reasoning.is_some_and(|reasoning| reasoning.is_open_in(&text)),
         shows_reasoning: request.tools.shows_reasoning(),
         parallel: tools.parallel,
-        is_plain: matcher.is_some() && !tools.forced && !tools.strict,
+        is_plain,
     };
     let job = Job {
         prompts: vec![JobPrompt { ids, max_tokens, echo: None }],

@@ -1,49 +1,13 @@
-//! Grammars of whole outputs: calls that must come, and the reasoning that may stand before an
-//! answer that must look like something.
+//! Grammars of whole outputs: calls that must come, or may, and the reasoning that may stand before
+//! an answer that must look like something.
 
+use super::call::is_name;
+use super::written::Written;
 use super::{OutputFormat, ReasoningFormat, ToolFormat};
 use crate::grammar::lark_json;
-use crate::lark::{escaped, is_special, lark_text};
+use crate::lark::{Lines, Specials, TEXT, escaped, text_without};
 use crate::{Grammar, GrammarError, Tokenizer};
 use serde_json::{Value, json};
-
-/// How a family writes calls whose arguments are JSON.
-struct Written {
-    name: &'static str,
-    begin: &'static [&'static str],
-    end: &'static [&'static str],
-    between: &'static str,
-    /// Whether `begin` and `end` stand around each call, or around all of them.
-    around_each: bool,
-    arguments: &'static str,
-}
-
-const WRITTEN: &[Written] = &[
-    Written {
-        name: "hermes",
-        begin: &["<tool_call>", "\n"],
-        end: &["\n", "</tool_call>"],
-        between: "\n",
-        around_each: true,
-        arguments: "arguments",
-    },
-    Written::array("mistral", &["[TOOL_CALLS]", "["], &["]"]),
-    Written::array("granite", &["<|tool_call|>", "["], &["]"]),
-    Written::array("phi4_mini_json", &["functools["], &["]"]),
-    Written::array("jamba", &["<tool_calls>", "["], &["]", "</tool_calls>"]),
-    Written::array("xlam", &["["], &["]"]),
-    Written { between: "; ", arguments: "parameters", ..Written::array("llama3_json", &[], &[]) },
-];
-
-impl Written {
-    const fn array(
-        name: &'static str,
-        begin: &'static [&'static str],
-        end: &'static [&'static str],
-    ) -> Self {
-        Self { name, begin, end, between: ", ", around_each: false, arguments: "arguments" }
-    }
-}
 
 /// Which calls an answer may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +20,21 @@ pub enum Calls {
     AmongText,
 }
 
+/// The calls of one request, while their rules are written.
+struct Writer<'a> {
+    written: &'static Written,
+    specials: Specials,
+    lines: Lines,
+    /// Each function's name and the rule of its arguments.
+    functions: Vec<(&'a str, String)>,
+}
+
 impl ToolFormat {
+    /// Whether calls can be made to come at all.
+    pub fn is_written(self) -> bool {
+        Written::ALL.iter().any(|written| written.name == self.name())
+    }
+
     /// An answer with calls of `tools`, OpenAI definitions with names, whose arguments follow the
     /// tools' schemas.
     ///
@@ -68,78 +46,143 @@ impl ToolFormat {
         tools: &[Value],
         calls: Calls,
     ) -> Result<Grammar, GrammarError> {
-        let written = WRITTEN.iter().find(|written| written.name == self.name());
-        let written = written.filter(|w| calls != Calls::AmongText || !w.begin.is_empty());
-        let Some(written) = written else {
+        let mut writer = self.writer(tokenizer, tools)?;
+        let answer = match calls {
+            Calls::One | Calls::Some => writer.section(calls == Calls::Some),
+            Calls::AmongText => writer.among_text(),
+        };
+        Ok(Grammar::Rules(writer.lines.answer(&answer)))
+    }
+
+    /// The same calls, or an answer that follows `reply`, and not both.
+    ///
+    /// # Errors
+    /// As for [`Self::grammar`]; and a Lark grammar, which is the whole output, or a format whose
+    /// calls cannot be told from any answer.
+    pub fn grammar_or(
+        self,
+        tokenizer: &Tokenizer,
+        tools: &[Value],
+        calls: Calls,
+        reply: &Grammar,
+    ) -> Result<Grammar, GrammarError> {
+        let mut writer = self.writer(tokenizer, tools)?;
+        let trigger = writer.written.trigger;
+        let Some(reply_rules) = reply.rules()? else {
+            let message = "a Lark grammar is the whole output, with no room for calls";
+            return Err(GrammarError::new(message.to_owned()));
+        };
+        if trigger.is_empty() {
+            let name = self.name();
+            let message = format!("calls in the format {name} cannot be told from such an answer");
+            return Err(GrammarError::new(message));
+        }
+        let section = writer.section(calls != Calls::One);
+        let section = writer.lines.define("call_", &section);
+        let rules = writer.lines.answer(&format!("{section} | reply"));
+        // What would be read as a call is no reply.
+        let reply_rules = match reply {
+            Grammar::Regex(_) => {
+                let pattern = reply_rules.trim_start_matches("answer:").trim();
+                let calls = format!("/\\s*{}(.|\\n)*/", escaped(trigger));
+                format!("reply: REPLY\nREPLY: {pattern} & ~{calls}\n")
+            }
+            _ => reply_rules.replacen("answer:", "reply:", 1),
+        };
+        Ok(Grammar::Rules(rules + &reply_rules))
+    }
+
+    fn writer<'a>(
+        self,
+        tokenizer: &Tokenizer,
+        tools: &'a [Value],
+    ) -> Result<Writer<'a>, GrammarError> {
+        let Some(written) = Written::ALL.iter().find(|written| written.name == self.name()) else {
             let name = self.name();
             return Err(GrammarError::new(format!("calls in the format {name} are out of reach")));
         };
-        let mut rules = written.answer(tokenizer, calls);
-        let names: Vec<_> = (0..tools.len()).map(|index| format!("call_{index}")).collect();
-        rules.push(format!("call: {}", names.join(" | ")));
-        for (tool, call) in tools.iter().zip(names) {
+        let (specials, mut lines) = (Specials::of(tokenizer), Lines::default());
+        let mut functions = Vec::new();
+        for tool in tools {
             let function = &tool["function"];
-            let head = format!("{{\"name\": {}, \"{}\": ", function["name"], written.arguments);
-            let schema = match &function["parameters"] {
-                Value::Null => &json!({"type": "object"}),
-                schema => schema,
-            };
-            let (head, tail) = (lark_text(tokenizer, &head), lark_text(tokenizer, "}"));
-            rules.push(format!("{call}: {head} arguments_{call} {tail}"));
-            rules.push(format!("arguments_{call}: {}", lark_json(schema)?));
+            let name = function["name"].as_str().filter(|name| is_name(name));
+            let name = name.ok_or_else(|| GrammarError::new("a tool has no name".to_owned()))?;
+            let schema = object_schema(&function["parameters"])?;
+            functions.push((name, lines.define("arguments_", &lark_json(&schema)?)));
         }
-        Ok(Grammar::Rules(rules.join("\n") + "\n"))
+        Ok(Writer { written, specials, lines, functions })
     }
 }
 
-impl Written {
-    /// Rules from `answer` down to `call`.
-    fn answer(&self, tokenizer: &Tokenizer, calls: Calls) -> Vec<String> {
-        let markers = |texts: &[&str]| -> String {
-            texts.iter().map(|text| lark_text(tokenizer, text) + " ").collect()
-        };
-        let between = lark_text(tokenizer, self.between);
-        let end = markers(self.end);
-        let more = match calls {
-            Calls::One => String::new(),
-            Calls::Some => format!(" ({between} item)*"),
-            Calls::AmongText if self.around_each => String::new(),
-            Calls::AmongText => format!(" ({between} call)*"),
-        };
-        match (calls, self.begin) {
-            (Calls::AmongText, [marker, rest @ ..]) => {
-                let rest = markers(rest);
-                let [before, after] = around_token(tokenizer, marker);
-                vec![
-                    "answer: (before item)* after".to_owned(),
-                    before,
-                    after,
-                    format!("item: {rest}call{more} {end}"),
-                ]
-            }
-            (_, begin) if self.around_each => {
-                let begin = markers(begin);
-                vec![format!("answer: item{more}"), format!("item: {begin}call {end}")]
-            }
-            (_, begin) => {
-                let begin = markers(begin);
-                vec![format!("answer: {begin}item{more} {end}"), "item: call".to_owned()]
-            }
+/// A function's parameters as a schema of objects, which arguments always are.
+fn object_schema(parameters: &Value) -> Result<Value, GrammarError> {
+    let mut schema = match parameters {
+        Value::Null => json!({}),
+        schema => schema.clone(),
+    };
+    let may_be_object = match &schema["type"] {
+        Value::Array(types) => types.iter().any(|name| name == "object"),
+        kind => kind.is_null() || kind == "object",
+    };
+    match schema.as_object_mut().filter(|_| may_be_object) {
+        Some(fields) => {
+            fields.insert("type".to_owned(), json!("object"));
+            Ok(schema)
         }
+        None => Err(GrammarError::new("a tool's parameters are not an object".to_owned())),
     }
 }
 
-/// Rules for text up to and with the next `marker`, and for text without one.
-fn around_token(tokenizer: &Tokenizer, marker: &str) -> [String; 2] {
-    if is_special(tokenizer, marker) {
-        let marker = lark_text(tokenizer, marker);
-        [format!("before: /(.|\\n)*/ {marker}"), "after: /(.|\\n)*/".to_owned()]
-    } else {
-        let marker = escaped(marker);
-        [
-            format!("before[lazy]: /(.|\\n)*{marker}/"),
-            format!("after: AFTER\nAFTER: /(.|\\n)*/ & ~/(.|\\n)*{marker}(.|\\n)*/"),
-        ]
+impl Writer<'_> {
+    /// One call, without the first `skip` bytes of what stands before it.
+    fn call(&mut self, before: &str, skip: usize) -> String {
+        let Written { head, tail, .. } = self.written;
+        let mut choices = Vec::new();
+        for (name, arguments) in &self.functions {
+            let head = before.to_owned() + &head.replace("{name}", name);
+            let (head, tail) = (self.specials.literal(&head[skip..]), self.specials.literal(tail));
+            choices.push(format!("{head} {arguments} {tail}"));
+        }
+        self.lines.define("call_", &choices.join(" | "))
+    }
+
+    /// One call or several, and what stands around them.
+    fn section(&mut self, several: bool) -> String {
+        let Written { begin, between, end, .. } = self.written;
+        let call = self.call("", 0);
+        let more = if several {
+            format!("({} {call})*", self.specials.literal(between))
+        } else {
+            String::new()
+        };
+        format!("{} {call} {more} {}", self.specials.literal(begin), self.specials.literal(end))
+    }
+
+    /// Text with sections in it.
+    fn among_text(&mut self) -> String {
+        let Written { trigger, begin, between, end, .. } = *self.written;
+        if trigger.is_empty() {
+            // Only at the start, where brackets are none of text's.
+            let section = self.section(true);
+            let text = self.lines.define("CALL_", "/(\\s*[^\\s\\[{](.|\\n)*)?/");
+            return format!("{section} | {text}");
+        }
+        let first = self.call(begin, trigger.len());
+        // A call that has a trigger of its own is found as the first was.
+        let more = if begin.is_empty() {
+            String::new()
+        } else {
+            let call = self.call("", 0);
+            format!("({} {call})*", self.specials.literal(between))
+        };
+        let before = self.specials.up_to(trigger, &mut self.lines, "call_");
+        let after = if self.specials.is_special(trigger) {
+            TEXT.to_owned()
+        } else {
+            text_without([trigger])
+        };
+        let after = self.lines.define("CALL_", &after);
+        format!("({before} {first} {more} {})* {after}", self.specials.literal(end))
     }
 }
 
@@ -159,13 +202,16 @@ impl OutputFormat {
         if reasoning.0.is_harmony || prompt.trim_end().ends_with(end) {
             return Ok(answer);
         }
-        let thoughts = thoughts(tokenizer, end);
+        let (specials, mut lines) = (Specials::of(tokenizer), Lines::default());
+        let inside = specials.up_to(end, &mut lines, "thoughts_");
+        let thoughts = lines.define("thoughts_", &format!("{inside} /\\n{{0,2}}/"));
         let think = if reasoning.is_open_in(prompt) || reasoning.0.from_start {
-            "thoughts".to_owned()
+            thoughts
         } else {
-            format!("({} thoughts)?", lark_text(tokenizer, start))
+            format!("({} {thoughts})?", specials.literal(start))
         };
-        Ok(Grammar::Lark(format!("start: {think} answer\n{thoughts}{rules}")))
+        let start = lines.answer("").replacen("answer:", &format!("start: {think} answer"), 1);
+        Ok(Grammar::Lark(start + &rules))
     }
 }
 
@@ -173,16 +219,5 @@ impl ReasoningFormat {
     /// The tag that opens a block and the one that closes it.
     fn tags(self) -> [&'static str; 2] {
         [self.0.starts[0], self.0.ends[0]]
-    }
-}
-
-/// Anything up to the first `end`, and the line breaks behind it.
-fn thoughts(tokenizer: &Tokenizer, end: &str) -> String {
-    if is_special(tokenizer, end) {
-        let end = lark_text(tokenizer, end);
-        format!("thoughts: /(.|\\n)*/ {end} /\\n{{0,2}}/\n")
-    } else {
-        let end = escaped(end);
-        format!("thoughts: inside /\\n{{0,2}}/\ninside[lazy]: /(.|\\n)*{end}/\n")
     }
 }

@@ -24,6 +24,7 @@ mod parts;
 mod reasoning;
 mod span;
 mod typed;
+mod written;
 mod xml_call;
 
 pub use constrain::Calls;

@@ -6,21 +6,20 @@
 
 use super::{Format, Separated, Tag, Triggered};
 use crate::grammar::lark_json;
-use crate::lark::{Piece, Specials, any_of, quoted, regex, text_without};
+use crate::lark::{Lines, Piece, Specials, any_of, quoted, regex, text_without};
 use crate::{GrammarError, Tokenizer};
 
 /// Rules that define `answer`.
 pub(super) fn compile(root: &Format, tokenizer: &Tokenizer) -> Result<String, GrammarError> {
-    let mut rules = Rules { specials: Specials::of(tokenizer), lines: Vec::new() };
+    let mut rules = Rules { specials: Specials::of(tokenizer), lines: Lines::default() };
     let parts = rules.format(root, None)?;
     let answer = rules.sequence(parts);
-    rules.lines.insert(0, format!("answer: {answer}"));
-    Ok(rules.lines.join("\n") + "\n")
+    Ok(rules.lines.answer(&answer))
 }
 
 struct Rules {
     specials: Specials,
-    lines: Vec<String>,
+    lines: Lines,
 }
 
 /// What a rule may hold, short: mostly a name.
@@ -48,18 +47,12 @@ struct Tail {
 }
 
 impl Rules {
-    /// Defines a rule, or a lexeme where `prefix` is in capitals, and gives its name.
     fn define(&mut self, prefix: &str, body: &str) -> String {
-        let name = format!("{prefix}{}", self.lines.len());
-        self.lines.push(format!("{name}: {body}"));
-        name
+        self.lines.define(prefix, body)
     }
 
-    /// A lexeme that ends as soon as it can, as a rule.
     fn define_lazy(&mut self, body: &str) -> String {
-        let name = format!("part_{}", self.lines.len());
-        self.lines.push(format!("{name}[lazy]: {body}"));
-        name
+        self.lines.define_lazy("part_", body)
     }
 
     /// Parts behind each other; those that are regular become one lexeme.

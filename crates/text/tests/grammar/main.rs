@@ -7,7 +7,7 @@ mod walk;
 
 use serde_json::{Value, json};
 use text::{Calls, Grammar, OutputFormat, OutputParser, OutputPart, ReasoningFormat, ToolFormat};
-use walk::{compiler, eos, tokenizer, walks};
+use walk::{accepts, compiler, eos, tokenizer, walks};
 
 #[test]
 fn json_follows_its_schema() {
@@ -162,16 +162,101 @@ fn calls_among_text_follow_their_schemas() {
 }
 
 #[test]
+fn an_answer_is_calls_or_follows_the_reply() {
+    let format = OutputFormat { reasoning: None, tools: ToolFormat::from_name("hermes") };
+    let hermes = format.tools.unwrap();
+    let compiler = compiler(&tokenizer());
+    let call = "<tool_call>\n{\"name\": \"first\", \"arguments\": {\"n\": 1}}\n</tool_call>";
+    let two = format!("{call}\n{call}");
+    let schema = json!({"type": "object", "properties": {"a": {"type": "boolean"}},
+                        "required": ["a"], "additionalProperties": false});
+    let json = Grammar::JsonSchema(schema);
+    let regex = Grammar::Regex("[<a-z_>]*(.|\n)*".to_owned());
+    for (reply, good, bad) in [
+        (&json, "{\"a\": true}", "{\"b\": 1}"),
+        (&regex, "<tool_call and more", "<tool_call>x"),
+        (&Grammar::Choice(vec!["yes".to_owned(), "no".to_owned()]), "yes", "maybe"),
+    ] {
+        for calls in [Calls::One, Calls::Some] {
+            let grammar = hermes.grammar_or(&tokenizer(), &tools(), calls, reply).unwrap();
+            for (text, accepted) in [
+                (call, true),
+                (&two, calls == Calls::Some),
+                (good, true),
+                (bad, false),
+                (&format!("{good}{call}"), reply == &regex),
+                (&format!("\n{}", call.replace('1', "2.5")), false),
+                (&call.replace("first", "third"), false),
+                (&call.replace("1}", "true}"), false),
+            ] {
+                assert_eq!(accepts(&compiler, &grammar, text), accepted, "{reply:?} {text:?}");
+            }
+        }
+    }
+    let lark = Grammar::Lark("start: \"a\"".to_owned());
+    assert!(hermes.grammar_or(&tokenizer(), &tools(), Calls::One, &lark).is_err());
+    let bare = ToolFormat::from_name("llama3_json").unwrap();
+    assert!(bare.grammar_or(&tokenizer(), &tools(), Calls::One, &json).is_err());
+    // Walks end in one of both, and behind thoughts as well.
+    let thinking = OutputFormat { reasoning: ReasoningFormat::from_name("qwen3"), ..format };
+    let grammar = hermes.grammar_or(&tokenizer(), &tools(), Calls::One, &json).unwrap();
+    for text in walks(&grammar) {
+        let (found, around) = parsed(&format, false, &text);
+        assert_valid(&found, &text);
+        assert!(found.is_empty() != around.is_empty(), "{text}");
+        assert!(found.len() == 1 || serde_json::from_str::<Value>(&text).is_ok(), "{text}");
+    }
+    let grammar = thinking.after_reasoning(&tokenizer(), "", grammar).unwrap();
+    assert!(accepts(&compiler, &grammar, &format!("<think>\nhm\n</think>\n\n{call}")));
+    assert!(accepts(&compiler, &grammar, "{\"a\": false}"));
+}
+
+#[test]
+fn text_of_a_bare_format_begins_with_no_bracket() {
+    for name in ["llama3_json", "xlam"] {
+        let format = ToolFormat::from_name(name).unwrap();
+        let grammar = format.grammar(&tokenizer(), &tools(), Calls::AmongText).unwrap();
+        let compiler = compiler(&tokenizer());
+        for (text, good) in [
+            ("", true),
+            (" See [1].", true),
+            ("[1]", false),
+            ("\n{}", false),
+            ("{\"name\": \"first\", \"parameters\": {\"n\": 1}}", name == "llama3_json"),
+            ("[{\"name\": \"first\", \"arguments\": {\"n\": 1}}]", name == "xlam"),
+        ] {
+            assert_eq!(accepts(&compiler, &grammar, text), good, "{name} {text:?}");
+        }
+    }
+}
+
+/// Arguments are objects, whether the schema says so or not.
+#[test]
+fn arguments_are_objects() {
+    let hermes = ToolFormat::from_name("hermes").unwrap();
+    let tool =
+        |parameters: Value| vec![json!({"function": {"name": "f", "parameters": parameters}})];
+    let compiler = compiler(&tokenizer());
+    for parameters in [json!({}), json!({"properties": {}}), json!({"type": ["null", "object"]})] {
+        let grammar = hermes.grammar(&tokenizer(), &tool(parameters), Calls::One).unwrap();
+        for (arguments, good) in [("{}", true), ("3", false), ("null", false)] {
+            let text = format!(
+                "<tool_call>\n{{\"name\": \"f\", \"arguments\": {arguments}}}\n</tool_call>"
+            );
+            assert_eq!(accepts(&compiler, &grammar, &text), good, "{text}");
+        }
+    }
+    let string = tool(json!({"type": "string"}));
+    assert!(hermes.grammar(&tokenizer(), &string, Calls::One).is_err());
+}
+
+#[test]
 fn an_answer_may_come_behind_thoughts() {
     let format = OutputFormat { reasoning: ReasoningFormat::from_name("qwen3"), tools: None };
     let choice = || Grammar::Choice(vec!["yes".to_owned(), "no".to_owned()]);
     let tokenizer = tokenizer();
     let compiler = compiler(&tokenizer);
-    let accepts = |grammar: &Grammar, text: &str| {
-        let mut matcher = compiler.compile(grammar).unwrap();
-        let ids = tokenizer.encode(text, false).unwrap();
-        ids.into_iter().all(|id| matcher.accept(id).is_ok())
-    };
+    let accepts = |grammar: &Grammar, text: &str| accepts(&compiler, grammar, text);
     let free = format.after_reasoning(&tokenizer, "<|im_start|>assistant\n", choice()).unwrap();
     assert!(accepts(&free, "yes") && accepts(&free, "<think>\nmaybe {\"\n</think>\n\nno"));
     assert!(!accepts(&free, "<think>\nmaybe\n</think>\n\nmaybe") && !accepts(&free, "maybe"));
