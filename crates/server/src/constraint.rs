@@ -74,15 +74,21 @@ impl ServedModel {
         let calls = tools.calls(reply.is_some());
         let constraint = match (reply, calls, format.tools) {
             (None, None, _) => return Ok(None),
-            (Some(reply), None, _) => reply,
-            // This model calls no tools, so that all it says is the message.
-            (Some(reply), Some(_), None) if !tools.forced => reply,
+            // A model that calls no tools says messages only.
+            (Some(reply), calls, written)
+                if calls.is_none() || written.is_none() && !tools.forced =>
+            {
+                let grammar = format.message(tokenizer, reply.grammar);
+                let grammar = grammar.map_err(|error| unusable(&reply.field, &error))?;
+                Constraint { grammar, ..reply }
+            }
             (_, Some((field, _)), None) => {
                 let message =
                     format!("'{field}' is not supported by this model, which calls no tools.");
                 return Err(ApiError::invalid(field, message));
             }
             (reply, Some(calls), Some(written)) => self.calls(written, tools, calls, reply)?,
+            (Some(_), None, _) => unreachable!("taken above"),
         };
         let Constraint { field, grammar, parts } = constraint;
         let grammar = format.after_reasoning(tokenizer, prompt, grammar);

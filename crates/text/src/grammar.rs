@@ -13,6 +13,7 @@ use llguidance::{JsonCompileOptions, ParserFactory};
 use serde_json::{Value, json};
 
 use crate::Tokenizer;
+use crate::exit::endless;
 use crate::lark::{any_of, regex};
 use crate::token_table::Leading;
 
@@ -23,7 +24,7 @@ const CACHED_GRAMMARS: usize = 64;
 /// overflow any stack. So it gets a deep one, and chains are cut at what fits there many times over.
 const STACK_BYTES: usize = 64 << 20;
 const MAX_REFERENCES: usize = 1000;
-const MAX_LINES: usize = 2000;
+pub(crate) const MAX_LINES: usize = 2000;
 const MAX_DEPTH: usize = 100;
 pub(crate) const MAX_BYTES: usize = 1 << 20;
 
@@ -195,7 +196,13 @@ impl GrammarCompiler {
         let compiled = grammar.to_llguidance()?;
         let factory = self.factory.get_or_init(|| self.factory());
         let factory = factory.as_ref().map_err(Clone::clone)?;
-        let matcher = llguidance::Matcher::new(factory.create_parser(compiled));
+        let parser = factory.create_parser(compiled);
+        if let Ok(parser) = &parser
+            && let Some(name) = endless(parser.parser.grammar())
+        {
+            return Err(GrammarError(format!("what is in it never ends: no end of '{name}'")));
+        }
+        let matcher = llguidance::Matcher::new(parser);
         if let Some(error) = matcher.get_error() {
             return Err(GrammarError(one_line(&error)));
         }

@@ -3,9 +3,12 @@
 //! Names in capitals are lexemes: one regular expression each, which takes as much as it can, or as
 //! little if it is lazy. So whatever is regular is put into one lexeme where that is possible.
 
+use std::collections::HashMap;
+
 use llguidance::regex_to_lark;
 use serde_json::Value;
 
+use crate::grammar::{MAX_BYTES, MAX_LINES};
 use crate::{GrammarError, Tokenizer};
 
 /// Any text. Special tokens are none.
@@ -13,26 +16,61 @@ pub(crate) const TEXT: &str = "/(.|\\n)*/";
 
 /// The rules of a grammar while they are written, one a line.
 #[derive(Debug, Default)]
-pub(crate) struct Lines(Vec<String>);
+pub(crate) struct Lines {
+    written: Vec<String>,
+    len: usize,
+    /// What is defined already, and its name.
+    known: HashMap<String, String>,
+}
 
 impl Lines {
-    /// Defines a rule, or a lexeme where `prefix` is in capitals, and gives its name.
+    /// Defines a rule, or a lexeme where `prefix` is in capitals, and gives its name. What is the
+    /// same is defined once.
     pub(crate) fn define(&mut self, prefix: &str, body: &str) -> String {
-        let name = format!("{prefix}{}", self.0.len());
-        self.0.push(format!("{name}: {body}"));
-        name
+        self.add(prefix, "", body)
     }
 
     /// Defines a lexeme that ends as soon as it can, as a rule.
     pub(crate) fn define_lazy(&mut self, prefix: &str, body: &str) -> String {
-        let name = format!("{prefix}{}", self.0.len());
-        self.0.push(format!("{name}[lazy]: {body}"));
+        self.add(prefix, "[lazy]", body)
+    }
+
+    fn add(&mut self, prefix: &str, options: &str, body: &str) -> String {
+        let key = format!("{prefix}{options}: {body}");
+        if let Some(name) = self.known.get(&key) {
+            return name.clone();
+        }
+        let (index, name) = self.reserve(prefix);
+        self.fill(index, &format!("{name}{options}"), body);
+        self.known.insert(key, name.clone());
         name
+    }
+
+    /// The index and name of a rule that [`Self::fill`] will define.
+    pub(crate) fn reserve(&mut self, prefix: &str) -> (usize, String) {
+        let index = self.written.len();
+        self.written.push(String::new());
+        (index, format!("{prefix}{index}"))
+    }
+
+    pub(crate) fn fill(&mut self, index: usize, name: &str, body: &str) {
+        let line = format!("{name}: {body}");
+        self.len += line.len();
+        self.written[index] = line;
+    }
+
+    /// Refuses more rules than could be compiled, before all of them are written.
+    pub(crate) fn check(&self) -> Result<(), GrammarError> {
+        if self.len > MAX_BYTES || self.written.len() > MAX_LINES {
+            let message = format!("it has more than {MAX_LINES} rules or {MAX_BYTES} bytes");
+            return Err(GrammarError::new(message));
+        }
+        Ok(())
     }
 
     /// All of them, behind that of `answer`.
     pub(crate) fn answer(self, body: &str) -> String {
-        format!("answer: {body}\n{}\n", self.0.join("\n"))
+        format!("answer: {body}\n{}\n", self.written.join("\n"))
     }
 }
 
@@ -135,6 +173,15 @@ pub(crate) fn text_without<'a>(texts: impl IntoIterator<Item = &'a str>) -> Stri
 
 /// A regular expression inside a rule.
 pub(crate) fn regex(pattern: &str) -> Result<String, GrammarError> {
+    regex_with(pattern, "")
+}
+
+/// One whose classes `\d`, `\w` and `\s` are ASCII's, as in JSON schemas.
+pub(crate) fn ascii_regex(pattern: &str) -> Result<String, GrammarError> {
+    regex_with(pattern, "dws")
+}
+
+fn regex_with(pattern: &str, ascii: &str) -> Result<String, GrammarError> {
     let slashes = pattern.len() - pattern.trim_end_matches('\\').len();
     if slashes % 2 == 1 {
         return Err(GrammarError::new("the regular expression ends in a backslash".to_owned()));
@@ -142,7 +189,7 @@ pub(crate) fn regex(pattern: &str) -> Result<String, GrammarError> {
     if pattern.is_empty() {
         return Ok("\"\"".to_owned());
     }
-    Ok(format!("/{}/", regex_to_lark(pattern, "")))
+    Ok(format!("/{}/", regex_to_lark(pattern, ascii)))
 }
 
 /// A text as a regular expression inside slashes.

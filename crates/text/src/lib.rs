@@ -9,6 +9,7 @@
 mod chat_template;
 mod detokenizer;
 mod error;
+mod exit;
 mod generation_config;
 mod grammar;
 mod lark;

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops where it cannot go on")]
 
+mod calls;
+mod schema;
 mod structural_tag;
 mod walk;
 
@@ -303,6 +305,24 @@ fn a_long_chain_of_references_has_the_stack_it_needs() {
 }
 
 #[test]
+fn what_a_schema_rules_out_is_no_part_without_an_end() {
+    let compiler = compiler(&tokenizer());
+    for schema in [
+        json!({"type": "object", "properties": {"a": false, "b": {"type": "null"}}}),
+        json!({"type": "array", "items": false}),
+        json!({"type": "array", "prefixItems": [{"type": "null"}], "items": false}),
+        json!({"anyOf": [{"type": "string"}, false]}),
+        json!({"type": "object", "properties": {"next": {"$ref": "#"}}}),
+        json!({"type": "object", "additionalProperties": false}),
+        json!({"allOf": [{"type": ["string", "null"]}, {"type": ["null", "number"]}]}),
+    ] {
+        compiler
+            .compile(&Grammar::JsonSchema(schema.clone()))
+            .unwrap_or_else(|error| panic!("{error}: {schema}"));
+    }
+}
+
+#[test]
 fn what_cannot_be_followed_is_refused_with_its_reason() {
     let compiler = compiler(&tokenizer());
     let wide: serde_json::Map<String, Value> = (0..60_000)
@@ -322,12 +342,14 @@ fn what_cannot_be_followed_is_refused_with_its_reason() {
         (Grammar::Regex("(".to_owned()), "unclosed group"),
         (Grammar::Regex("a\\".to_owned()), "backslash"),
         (lark("start: nothing"), "nothing"),
-        (lark("start: start \"a\""), "no token can follow"),
+        (lark("start: start \"a\""), "never ends"),
+        (lark("start: \"a\" start"), "never ends"),
+        (lark("start: \"a\" | \"b\" loop\nloop: \"c\" loop"), "never ends"),
         (
             Grammar::JsonSchema(
                 json!({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}),
             ),
-            "no token",
+            "never ends",
         ),
         (lark("root ::= \"a\""), ""),
         (lark(&format!("start: {}\"a\"{}", "(".repeat(50_000), ")".repeat(50_000))), ""),

@@ -4,6 +4,7 @@ mod detection;
 mod fixtures;
 mod splits;
 mod streaming;
+mod values;
 
 use serde_json::{Value, json};
 use text::{OutputFormat, OutputParser, OutputPart, ReasoningFormat, ToolFormat};
