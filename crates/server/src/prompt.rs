@@ -5,6 +5,7 @@ use text::{ChatInput, TextError};
 
 use crate::error::ApiError;
 use crate::openai::chat_request::Conversation;
+use crate::openai::message::check_results;
 use crate::openai::sampling_fields::check_ids;
 use crate::openai::tool_fields::{ToolFields, Tools};
 use crate::state::ServedModel;
@@ -157,7 +158,8 @@ fn chat_input(conversation: Conversation, trust_template: bool) -> Result<ChatIn
     let messages = messages.into_iter().enumerate();
     let messages = messages
         .map(|(index, message)| message.template_value(&format!("messages[{index}]")))
-        .collect::<Result<_, _>>()?;
+        .collect::<Result<Vec<_>, _>>()?;
+    check_results(&messages)?;
     Ok(ChatInput {
         add_generation_prompt: conversation.add_generation_prompt.unwrap_or(!continue_final),
         continue_final_message: continue_final,

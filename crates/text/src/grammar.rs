@@ -274,6 +274,9 @@ impl Matcher {
 /// llguidance's errors draw pictures and append its state.
 fn one_line(text: &str) -> String {
     const LONGEST: usize = 300;
+    if text.contains("symbols.len()") {
+        return "it has more symbols than can be compiled".to_owned();
+    }
     let text = text.replace("<non-verbose/>", "");
     let text = text.replace("NoExtensionBias", "no token can follow");
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");

@@ -227,9 +227,13 @@ pub(crate) fn app_with(fake: Fake, config: ServerConfig) -> (App, Arc<Fake>) {
 
 /// The same for a model that thinks in `<think>` and calls in `<tool_call>`.
 pub(crate) fn tool_app(fake: Fake) -> (App, Arc<Fake>) {
+    tool_app_with(fake, config())
+}
+
+pub(crate) fn tool_app_with(fake: Fake, config: ServerConfig) -> (App, Arc<Fake>) {
     let mut text = text_model();
     text.set_output_format(OutputFormat::detect("<think> <tool_call>", None));
-    serve_with(fake, config(), text)
+    serve_with(fake, config, text)
 }
 
 fn serve_with(fake: Fake, config: ServerConfig, text: TextModel) -> (App, Arc<Fake>) {

@@ -304,6 +304,31 @@ fn a_long_chain_of_references_has_the_stack_it_needs() {
     small_stack.spawn(compile).unwrap().join().unwrap().unwrap();
 }
 
+/// No automaton is built ahead, so that a regular expression that would explode costs little until
+/// it is followed; that has bounds of its own, at which a sequence fails and no other does.
+#[test]
+fn a_regex_that_explodes_is_followed_as_far_as_it_goes() {
+    let (tokenizer, compiler) = (tokenizer(), compiler(&tokenizer()));
+    for pattern in [
+        "((((a{1,500}b?){1,500}c?){1,500}d?){1,500}e?){1,500}",
+        "(a|b)*a(a|b){400}",
+        "(.*a.*b?){40}",
+        "([a-z]{1,50}[a-m]{1,50}){1,50}[0-9]{1000}",
+    ] {
+        let mut matcher = compiler.compile(&Grammar::Regex(pattern.to_owned())).unwrap();
+        let mut mask = vec![0; tokenizer.vocab_size().div_ceil(32)];
+        for id in tokenizer.encode(&"ab".repeat(60), false).unwrap() {
+            if let Err(error) = matcher.fill_mask(&mut mask) {
+                assert!(error.to_string().len() < 1000, "{error}");
+                break;
+            }
+            if mask[id as usize / 32] >> (id % 32) & 1 == 1 {
+                matcher.accept(id).unwrap();
+            }
+        }
+    }
+}
+
 #[test]
 fn what_a_schema_rules_out_is_no_part_without_an_end() {
     let compiler = compiler(&tokenizer());
