@@ -10,6 +10,7 @@
 mod app;
 mod body;
 mod config;
+mod constraint;
 mod error;
 mod generation;
 mod generator;

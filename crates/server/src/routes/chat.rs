@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use axum::extract::State;
 use axum::response::Response;
-use text::{ClosingTag, Grammar};
+use text::ClosingTag;
 
 use crate::body::JsonBytes;
 use crate::error::ApiError;
@@ -13,8 +13,7 @@ use crate::openai::chat_request::{ChatRequest, THINKING_BUDGET};
 use crate::openai::chat_response::ChatWire;
 use crate::openai::request_fields::StreamOptions;
 use crate::openai::response::{Head, TokenNames};
-use crate::openai::tool_fields::Tools;
-use crate::prompt::{PromptField, truncate, unusable};
+use crate::prompt::{PromptField, truncate};
 use crate::sse;
 use crate::state::{App, ServedModel};
 
@@ -55,8 +54,10 @@ fn prepare(model: &ServedModel, body: &[u8], trust_template: bool) -> Result<Pre
     let continues_prompt = request.conversation.continue_final_message == Some(true);
     let add_special_tokens = request.conversation.add_special_tokens == Some(true);
     let (text, tools) = model.render(request.conversation, &request.tools, trust_template)?;
-    let grammar = constraint(model, &text, request.structured.grammar()?, &tools)?;
-    let matcher = grammar.map(|(field, grammar)| model.matcher(field, &grammar)).transpose()?;
+    let asked = request.structured.constraint(model.text().tokenizer())?;
+    let is_plain = asked.is_some() && !tools.forced;
+    let constraint = model.constraint(&text, asked, &tools)?;
+    let matcher = constraint.map(|constraint| model.matcher(&constraint)).transpose()?;
     let mut ids = model.encode(&text, add_special_tokens, PromptField::Messages)?;
     truncate(&mut ids, request.sampling.truncate_prompt_tokens)?;
     let max_tokens =
@@ -82,7 +83,7 @@ fn prepare(model: &ServedModel, body: &[u8], trust_template: bool) -> Result<Pre
         in_reasoning: format.reasoning.is_some_and(|reasoning| reasoning.is_open_in(&text)),
         shows_reasoning: request.tools.shows_reasoning(),
         parallel: tools.parallel,
-        is_plain: matcher.is_some() && !tools.forced && !tools.strict,
+        is_plain,
     };
     let job = Job {
         prompts: vec![JobPrompt { ids, max_tokens, echo: None }],
@@ -112,37 +113,4 @@ fn budget(model: &ServedModel, limit: usize) -> Result<ThinkingBudget, ApiError>
             refuse(&format!("whose reasoning in the format {} has no tag to end it", format.name()))
         }
     }
-}
-
-/// The grammar that the answer to `prompt` must follow, with the field that asks for it: what the
-/// request says of the answer, or calls that must come; thoughts may stand before either.
-fn constraint(
-    model: &ServedModel,
-    prompt: &str,
-    asked: Option<(&'static str, Grammar)>,
-    tools: &Tools,
-) -> Result<Option<(&'static str, Grammar)>, ApiError> {
-    let (format, tokenizer) = (model.text().output_format(), model.text().tokenizer());
-    let (field, grammar) = match (asked, tools.calls()) {
-        (None, None) => return Ok(None),
-        (Some((field, _)), _) if !tools.definitions.is_empty() => {
-            let message = format!(
-                "'{field}' leaves no room for calls: leave out 'tools', or set 'tool_choice' to \
-                 'none'."
-            );
-            return Err(ApiError::invalid(field, message));
-        }
-        (Some(asked), _) => asked,
-        (None, Some((field, calls))) => {
-            let Some(written) = format.tools else {
-                let message =
-                    format!("'{field}' is not supported by this model, which calls no tools.");
-                return Err(ApiError::invalid(field, message));
-            };
-            let grammar = written.grammar(tokenizer, &tools.definitions, calls);
-            (field, grammar.map_err(|error| unusable(field, &error))?)
-        }
-    };
-    let grammar = format.after_reasoning(tokenizer, prompt, grammar);
-    Ok(Some((field, grammar.map_err(|error| unusable(field, &error))?)))
 }

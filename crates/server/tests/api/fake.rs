@@ -33,6 +33,7 @@ pub(crate) struct Seen {
     pub(crate) params: SamplingParams,
     pub(crate) priority: i32,
     pub(crate) cache_salt: Option<String>,
+    pub(crate) constrained: bool,
 }
 
 /// Answers every sequence with `answer` at once, or keeps the sinks for the test to feed. What must
@@ -177,6 +178,7 @@ impl Generator for Fake {
                 params: request.params.clone(),
                 priority: request.priority,
                 cache_salt: request.cache_salt.clone(),
+                constrained: request.constraint.is_some(),
             });
             if self.hold {
                 self.constraints.lock().unwrap().extend(request.constraint);
@@ -269,7 +271,7 @@ pub(crate) fn app_with(fake: Fake, config: ServerConfig) -> (App, Arc<Fake>) {
 
 /// The same for a model that thinks in `<think>` and calls in `<tool_call>`.
 pub(crate) fn tool_app(fake: Fake) -> (App, Arc<Fake>) {
-    format_app(fake, "<think> <tool_call>")
+    tool_app_with(fake, config())
 }
 
 /// The same for a model whose template names these markers.
@@ -277,6 +279,12 @@ pub(crate) fn format_app(fake: Fake, markers: &str) -> (App, Arc<Fake>) {
     let mut text = text_model();
     text.set_output_format(OutputFormat::detect(markers, None));
     serve_with(fake, config(), text)
+}
+
+pub(crate) fn tool_app_with(fake: Fake, config: ServerConfig) -> (App, Arc<Fake>) {
+    let mut text = text_model();
+    text.set_output_format(OutputFormat::detect("<think> <tool_call>", None));
+    serve_with(fake, config, text)
 }
 
 fn serve_with(fake: Fake, config: ServerConfig, text: TextModel) -> (App, Arc<Fake>) {

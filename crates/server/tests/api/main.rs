@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say so and stop")]
 
 mod bad_input;
+mod bombs;
 mod chat;
 mod client_faults;
 mod completions;
