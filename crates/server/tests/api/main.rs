@@ -7,6 +7,7 @@ mod chat;
 mod completions;
 mod fake;
 mod lifecycle;
+mod messages;
 mod other_routes;
 mod tools;
 mod wire;
