@@ -1,4 +1,5 @@
-//! Clients of others against the real server: the openai package and a tutorial's reader in Node.
+//! Clients of others against the real server: the openai and anthropic packages and a tutorial's
+//! reader in Node.
 
 use serde_json::json;
 use std::process::{Command, Output};
@@ -36,4 +37,13 @@ fn a_reader_that_splits_chunks_on_newlines_loses_nothing() {
         assert!(!whole.is_empty());
         assert_eq!(String::from_utf8(output.stdout).unwrap(), whole);
     }
+}
+
+#[test]
+fn the_anthropic_package_is_content() {
+    let server = Server::start(&["--api-key", "k"]);
+    let python = root().join("target/test-env/bin/python");
+    assert!(python.is_file(), "{} is missing: scripts/test installs it", python.display());
+    let script = root().join("tests/clients/anthropic_client.py");
+    run(Command::new(python).arg(script).args([&server.url, "k"]));
 }

@@ -22,12 +22,14 @@ const SPELLINGS: [(&str, &str); 8] = [
     ("'stop'", "'stop_sequences'"),
 ];
 
-/// Rewrites every error below `/v1/messages`, whoever made it, and names the request as
-/// Anthropic's clients want it.
+/// Rewrites every error below `/v1/messages` or told to a client that speaks of Anthropic's API,
+/// whoever made it, and names the request as such clients want it.
 pub(crate) async fn envelope(request: Request, next: Next) -> Response {
     const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
     let path = request.uri().path();
-    let ours = path == "/v1/messages" || path.starts_with("/v1/messages/");
+    let ours = path == "/v1/messages"
+        || path.starts_with("/v1/messages/")
+        || request.headers().contains_key("anthropic-version");
     let mut response = next.run(request).await;
     if !ours {
         return response;

@@ -5,6 +5,7 @@
 pub(crate) mod block;
 pub(crate) mod conversation;
 pub(crate) mod errors;
+pub(crate) mod models;
 pub(crate) mod partial_json;
 pub(crate) mod request;
 pub(crate) mod response;

@@ -18,30 +18,30 @@ pub(crate) fn object(text: String) -> Box<RawValue> {
 
 /// Cuts behind the last member that something follows, and closes what is open there.
 fn complete_members(text: &str) -> String {
-    let mut open = Vec::new();
-    let mut kept = (0, Vec::new());
+    let mut kept = 0;
+    each_mark(text, |at, c| kept = if c == ',' { at } else { at + 1 });
+    let (kept, mut open) = (&text[..kept], Vec::new());
+    each_mark(kept, |_, c| match c {
+        '{' => open.push('}'),
+        '[' => open.push(']'),
+        ',' => {}
+        _ => drop(open.pop()),
+    });
+    kept.chars().chain(open.into_iter().rev()).collect()
+}
+
+/// Calls `visit` for every bracket and comma outside of strings.
+fn each_mark(text: &str, mut visit: impl FnMut(usize, char)) {
     let (mut in_string, mut escaped) = (false, false);
     for (at, c) in text.char_indices() {
         if in_string {
             (in_string, escaped) = (escaped || c != '"', !escaped && c == '\\');
-            continue;
-        }
-        match c {
-            '"' => in_string = true,
-            '{' | '[' => {
-                open.push(if c == '{' { '}' } else { ']' });
-                kept = (at + 1, open.clone());
-            }
-            '}' | ']' => {
-                open.pop();
-                kept = (at + 1, open.clone());
-            }
-            ',' => kept = (at, open.clone()),
-            _ => {}
+        } else if c == '"' {
+            in_string = true;
+        } else if "{}[],".contains(c) {
+            visit(at, c);
         }
     }
-    let (len, open) = kept;
-    text[..len].chars().chain(open.into_iter().rev()).collect()
 }
 
 #[cfg(test)]

@@ -95,10 +95,20 @@ fn read(
         Ok((chat, prompt))
     };
     match read_with(LateSystem::System) {
-        Ok((_, prompt)) if late_system.iter().any(|text| !prompt.text.contains(text.trim())) => {
-            read_with(LateSystem::User)
-        }
+        Ok((_, prompt)) if !says_all(&prompt.text, &late_system) => read_with(LateSystem::User),
         Err(_) if !late_system.is_empty() => read_with(LateSystem::User),
         read => read,
     }
+}
+
+/// Whether `prompt` has all `texts`, one behind the other; looks at it once.
+fn says_all(prompt: &str, texts: &[&str]) -> bool {
+    let mut rest = prompt;
+    texts.iter().map(|text| text.trim()).all(|text| match rest.find(text) {
+        Some(at) => {
+            rest = &rest[at + text.len()..];
+            true
+        }
+        None => false,
+    })
 }

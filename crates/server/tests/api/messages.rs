@@ -693,3 +693,25 @@ async fn one_event_is_one_frame() {
     }
     assert!(num_frames > 20, "{num_frames}");
 }
+
+#[tokio::test]
+async fn models_are_shown_to_anthropics_clients_as_they_know_them() {
+    let (app, _) = app(Fake::default());
+    let request = |path: &str| {
+        let request = Request::builder().uri(path).header("anthropic-version", "2023-06-01");
+        request.body(Body::empty()).unwrap()
+    };
+    let page = send(&app, request("/v1/models?limit=1000")).await.json();
+    assert_eq!(page["has_more"], false);
+    assert_eq!((&page["first_id"], &page["last_id"]), (&json!("tiny"), &json!("org/alias")));
+    let model = send(&app, request("/v1/models/org/alias")).await.json();
+    assert_eq!(page["data"][1], model);
+    assert_eq!((&model["type"], &model["display_name"]), (&json!("model"), &json!("org/alias")));
+    let created = model["created_at"].as_str().unwrap();
+    assert!(
+        created.len() == 20 && created.starts_with("20") && created.ends_with('Z'),
+        "{created}"
+    );
+    assert_eq!(error_of(&send(&app, request("/v1/models/x")).await).1, "not_found_error");
+    assert_eq!(get(&app, "/v1/models").await.json()["object"], "list");
+}
