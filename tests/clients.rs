@@ -147,3 +147,10 @@ fn a_reader_that_splits_chunks_on_newlines_loses_nothing() {
         assert_eq!(String::from_utf8(output.stdout).unwrap(), whole);
     }
 }
+
+#[test]
+fn the_anthropic_package_is_content() {
+    let server = Server::start(&["--api-key", "k"]);
+    let script = root().join("tests/clients/anthropic_client.py");
+    run(Command::new(python("python")).arg(script).args([&server.url, "k"]));
+}

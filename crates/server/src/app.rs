@@ -11,19 +11,23 @@ use axum::routing::{get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
+use crate::anthropic;
 use crate::config::ServerConfig;
 use crate::error::ApiError;
 use crate::guards;
-use crate::routes::{chat, completions, metrics, models, status, tokenize};
+use crate::routes::{chat, completions, messages, metrics, models, status, tokenize};
 use crate::state::App;
 
 impl App {
     /// All routes. From the outside in: CORS (errors carry its headers too, and a preflight needs
-    /// no key), request id, panics to 500, then for the API alone the key.
+    /// no key), Anthropic's error envelope, request id,
+    /// panics to 500, then for the API alone the key.
     pub fn router(&self) -> Router {
         let api = Router::new()
             .route("/v1/chat/completions", post(chat::create))
             .route("/v1/completions", post(completions::create))
+            .route("/v1/messages", post(messages::create))
+            .route("/v1/messages/count_tokens", post(messages::count_tokens))
             .route("/v1/models", get(models::list))
             .route("/v1/models/{*id}", get(models::show))
             .route("/tokenize", post(tokenize::tokenize))
@@ -41,6 +45,7 @@ impl App {
             .layer(DefaultBodyLimit::max(self.config().max_body_bytes))
             .layer(CatchPanicLayer::custom(panicked))
             .layer(from_fn(guards::request_id))
+            .layer(from_fn(anthropic::errors::envelope))
             .layer(cors(self.config()))
             .with_state(self.clone())
     }
@@ -58,7 +63,11 @@ fn cors(config: &ServerConfig) -> CorsLayer {
         .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::OPTIONS])
         // SDKs send a dozen x-stainless-* headers and more; none of them is dangerous here.
         .allow_headers(AllowHeaders::mirror_request())
-        .expose_headers([HeaderName::from_static("x-request-id"), header::RETRY_AFTER])
+        .expose_headers([
+            HeaderName::from_static("x-request-id"),
+            HeaderName::from_static("request-id"),
+            header::RETRY_AFTER,
+        ])
         .max_age(std::time::Duration::from_mins(10))
 }
 

@@ -43,14 +43,16 @@ pub(crate) async fn api_key(State(app): State<App>, request: Request, next: Next
     if keys.is_empty() {
         return next.run(request).await;
     }
-    let given = bearer(request.headers()).unwrap_or_default();
+    let given = [bearer(request.headers()), x_api_key(request.headers())];
     // Every key is compared in full, so that time tells nothing.
-    let known = keys.iter().fold(false, |known, key| known | same(key.as_bytes(), given));
+    let known = given.into_iter().flatten().fold(false, |known, given| {
+        keys.iter().fold(known, |known, key| known | same(key.as_bytes(), given))
+    });
     if known {
         return next.run(request).await;
     }
-    let message = if given.is_empty() {
-        "No API key: send it as 'Authorization: Bearer KEY'."
+    let message = if given.into_iter().flatten().all(<[u8]>::is_empty) {
+        "No API key: send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'."
     } else {
         "The API key is not known here."
     };
@@ -62,6 +64,11 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let value = headers.get(header::AUTHORIZATION)?.as_bytes();
     let (scheme, key) = value.split_at_checked(7)?;
     scheme.eq_ignore_ascii_case(b"bearer ").then(|| key.trim_ascii())
+}
+
+/// As Anthropic's clients send it.
+fn x_api_key(headers: &HeaderMap) -> Option<&[u8]> {
+    headers.get("x-api-key").map(|key| key.as_bytes().trim_ascii())
 }
 
 /// Compares in a time that depends on the lengths only.

@@ -2,11 +2,13 @@
 //!
 //! One request: a route in `routes/` parses, templates and tokenises on the text pool, submits
 //! through the [`Generator`] seam; `generation/` turns the engine's events into deltas of text;
-//! `sse.rs` shows them one by one, or a response folds them. Everything on the wire is in `openai/`.
+//! `sse.rs` shows them one by one, or a response folds them. Everything on the wire is in `openai/`;
+//! `anthropic/` translates to and from it.
 //!
 //! The binary makes an [`App`], calls [`serve()`], loads the model meanwhile and hands it over with
 //! [`App::set_model`].
 
+mod anthropic;
 mod app;
 mod body;
 mod config;

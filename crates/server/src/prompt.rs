@@ -28,10 +28,35 @@ pub(crate) struct PromptIds {
     pub(crate) text: Option<String>,
 }
 
+/// A conversation as the model reads it.
+#[derive(Debug)]
+pub(crate) struct ChatPrompt {
+    pub(crate) text: String,
+    pub(crate) ids: Vec<u32>,
+    /// What may be called.
+    pub(crate) tools: Tools,
+    /// Whether the answer goes on with the last message.
+    pub(crate) continues: bool,
+}
+
 impl ServedModel {
+    /// Renders and tokenises a conversation; see [`Self::render`].
+    pub(crate) fn read_chat(
+        &self,
+        conversation: Conversation,
+        fields: &ToolFields,
+        trust_template: bool,
+    ) -> Result<ChatPrompt, ApiError> {
+        let continues = conversation.continue_final_message == Some(true);
+        let add_special_tokens = conversation.add_special_tokens == Some(true);
+        let (text, tools) = self.render(conversation, fields, trust_template)?;
+        let ids = self.encode(&text, add_special_tokens, PromptField::Messages)?;
+        Ok(ChatPrompt { text, ids, tools, continues })
+    }
+
     /// Renders a conversation with the chat template, as the request's `fields` want it; returns the
     /// tools that may be called, too.
-    pub(crate) fn render(
+    fn render(
         &self,
         mut conversation: Conversation,
         fields: &ToolFields,

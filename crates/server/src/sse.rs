@@ -34,6 +34,26 @@ pub(crate) trait Wire: Send + 'static {
     fn events(&mut self, delta: Delta, usage: UsageField) -> Vec<Event>;
     /// The chunk without choices.
     fn usage_event(&self, usage: Usage) -> Event;
+
+    /// What comes before the first delta.
+    fn start(&mut self, _usage: Usage) -> Vec<Event> {
+        Vec::new()
+    }
+
+    /// The last event of a stream that has said all.
+    fn done(&self) -> Event {
+        DONE
+    }
+
+    /// What a silent stream says.
+    fn ping(&self) -> Event {
+        PING
+    }
+
+    /// A failure after the start: every client shows the error, none takes the text for complete.
+    fn failure(&self, error: &ApiError) -> Vec<Event> {
+        vec![data(&error.body()), DONE]
+    }
 }
 
 /// The `usage` key of a chunk: without `include_usage` there is none, with it all chunks but the
@@ -78,17 +98,18 @@ pub(crate) async fn answer(
 /// Dropping the body aborts the generation.
 fn stream_response(
     generation: Generation,
-    wire: impl Wire,
+    mut wire: impl Wire,
     options: StreamOptions,
     heartbeat: Duration,
 ) -> Response {
+    let ready = wire.start(generation.usage()).into();
     let events = Events {
         generation,
         wire,
         options,
         heartbeat,
         next_ping: Instant::now() + heartbeat,
-        ready: VecDeque::new(),
+        ready,
         done: false,
     };
     let frames = stream::unfold(events, |mut events| async move {
@@ -131,7 +152,7 @@ impl<W: Wire> Events<W> {
                 return None;
             }
             match timeout_at(self.next_ping, self.generation.next()).await {
-                Err(_) => return Some(PING),
+                Err(_) => return Some(self.wire.ping()),
                 Ok(Some(Ok(delta))) => {
                     let usage = self.usage_field();
                     self.ready.extend(self.wire.events(delta, usage));
@@ -156,13 +177,12 @@ impl<W: Wire> Events<W> {
         if self.options.include_usage == Some(true) {
             self.ready.push_back(self.wire.usage_event(self.generation.usage()));
         }
-        self.ready.push_back(DONE);
+        self.ready.push_back(self.wire.done());
         self.done = true;
     }
 
-    /// A failure after the start: every client shows the error, none takes the text for complete.
     fn end_with(&mut self, error: &ApiError) {
-        self.ready.extend([data(&error.body()), DONE]);
+        self.ready.extend(self.wire.failure(error));
         self.done = true;
     }
 }

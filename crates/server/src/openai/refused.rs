@@ -53,6 +53,18 @@ const CHAT: &[&str] = &[
 /// Refused on `/v1/completions` only.
 const COMPLETIONS: &[&str] = &["suffix", "thinking_token_budget"];
 
+/// Refused on `/v1/messages` only, where vLLM's fields are unknown.
+const MESSAGES: &[&str] = &[
+    "billing_policy",
+    "compaction",
+    "container",
+    "fallback_credit_token",
+    "fallbacks",
+    "inference_geo",
+    "mcp_servers",
+    "thread",
+];
+
 /// Which list applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Route {
@@ -60,6 +72,8 @@ pub(crate) enum Route {
     Chat,
     /// `/v1/completions`
     Completions,
+    /// `/v1/messages` and `/v1/messages/count_tokens`
+    Messages,
     /// `/tokenize` and `/detokenize`
     Tokenize,
 }
@@ -70,6 +84,7 @@ impl Route {
         let own = match self {
             Self::Chat | Self::Tokenize => CHAT,
             Self::Completions => COMPLETIONS,
+            Self::Messages => return MESSAGES.contains(&field),
         };
         BOTH.contains(&field) || own.contains(&field)
     }

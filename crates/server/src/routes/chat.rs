@@ -1,5 +1,6 @@
 //! `POST /v1/chat/completions`: parse, template, tokenise, submit, answer.
 
+use std::mem;
 use std::time::Instant;
 
 use axum::extract::State;
@@ -13,7 +14,8 @@ use crate::openai::chat_request::{ChatRequest, THINKING_BUDGET};
 use crate::openai::chat_response::ChatWire;
 use crate::openai::request_fields::StreamOptions;
 use crate::openai::response::{Head, TokenNames};
-use crate::prompt::{PromptField, truncate};
+use crate::openai::sampling_fields::Sampling;
+use crate::prompt::{ChatPrompt, PromptField, truncate};
 use crate::sse;
 use crate::state::{App, ServedModel};
 
@@ -41,27 +43,17 @@ pub(crate) async fn create(
 
 /// The part that takes time with large inputs: it runs on the text pool.
 fn prepare(model: &ServedModel, body: &[u8], trust_template: bool) -> Result<Prepared, ApiError> {
-    let request = ChatRequest::parse(body)?;
+    let mut request = ChatRequest::parse(body)?;
     model.check_name(request.request.model.as_deref())?;
-    let defaults = model.text().generation();
-    let mut sampling = request.sampling.validate(defaults, model.generator().vocab_size())?;
+    let sampling = sampling(model, &request)?;
     let requested = request.max_tokens()?;
-    let logprobs = request.logprobs()?;
-    let thinking = request.thinking_budget()?.map(|limit| budget(model, limit)).transpose()?;
-    sampling.params.logprobs = logprobs;
-    let prompt_logprobs = sampling.params.prompt_logprobs;
-    request.request.check_prompt_logprobs(prompt_logprobs)?;
-    let continues_prompt = request.conversation.continue_final_message == Some(true);
-    let add_special_tokens = request.conversation.add_special_tokens == Some(true);
-    let (text, tools) = model.render(request.conversation, &request.tools, trust_template)?;
-    let asked = request.structured.constraint(model.text().tokenizer())?;
-    let is_plain = asked.is_some() && !tools.forced;
-    let constraint = model.constraint(&text, asked, &tools)?;
-    let matcher = constraint.map(|constraint| model.matcher(&constraint)).transpose()?;
-    let mut ids = model.encode(&text, add_special_tokens, PromptField::Messages)?;
-    truncate(&mut ids, request.sampling.truncate_prompt_tokens)?;
+    request.request.check_prompt_logprobs(sampling.params.prompt_logprobs)?;
+    let conversation = mem::take(&mut request.conversation);
+    let mut prompt = model.read_chat(conversation, &request.tools, trust_template)?;
+    truncate(&mut prompt.ids, request.sampling.truncate_prompt_tokens)?;
+    let default = model.text().generation().max_new_tokens;
     let max_tokens =
-        model.max_tokens(ids.len(), requested, defaults.max_new_tokens, PromptField::Messages)?;
+        model.max_tokens(prompt.ids.len(), requested, default, PromptField::Messages)?;
     sampling.check_min_tokens(max_tokens)?;
     let fields = &request.request;
     let wire = ChatWire {
@@ -70,12 +62,39 @@ fn prepare(model: &ServedModel, body: &[u8], trust_template: bool) -> Result<Pre
             tokenizer: model.text().tokenizer().clone(),
             as_ids: fields.return_tokens_as_token_ids == Some(true),
         },
-        logprobs,
-        prompt_logprobs,
-        prompt: ids.clone(),
+        logprobs: sampling.params.logprobs,
+        prompt_logprobs: sampling.params.prompt_logprobs,
+        prompt: prompt.ids.clone(),
         return_token_ids: fields.return_token_ids == Some(true),
         opened: vec![false; sampling.n],
     };
+    let stream = fields.stream_options();
+    let job = job(model, &request, sampling, prompt, max_tokens)?;
+    Ok(Prepared { job, wire, stream })
+}
+
+/// How to sample the answers that `request` asks for.
+pub(crate) fn sampling(model: &ServedModel, request: &ChatRequest) -> Result<Sampling, ApiError> {
+    let (defaults, vocab_size) = (model.text().generation(), model.generator().vocab_size());
+    let mut sampling = request.sampling.validate(defaults, vocab_size)?;
+    sampling.params.logprobs = request.logprobs()?;
+    Ok(sampling)
+}
+
+/// What the engine is to do for `request`, whose conversation has become `prompt`.
+pub(crate) fn job(
+    model: &ServedModel,
+    request: &ChatRequest,
+    sampling: Sampling,
+    prompt: ChatPrompt,
+    max_tokens: usize,
+) -> Result<Job, ApiError> {
+    let ChatPrompt { text, ids, tools, continues } = prompt;
+    let asked = request.structured.constraint(model.text().tokenizer())?;
+    let is_plain = asked.is_some() && !tools.forced;
+    let constraint = model.constraint(&text, asked, &tools)?;
+    let matcher = constraint.map(|constraint| model.matcher(&constraint)).transpose()?;
+    let thinking = request.thinking_budget()?.map(|limit| budget(model, limit)).transpose()?;
     let format = *model.text().output_format();
     let output = OutputRules {
         format,
@@ -85,17 +104,16 @@ fn prepare(model: &ServedModel, body: &[u8], trust_template: bool) -> Result<Pre
         parallel: tools.parallel,
         is_plain,
     };
-    let job = Job {
+    Ok(Job {
         prompts: vec![JobPrompt { ids, max_tokens, echo: None }],
         sampling,
         matcher,
         thinking,
         output: Some(output),
-        continues_prompt,
-        priority: fields.priority.unwrap_or(0),
-        cache_salt: fields.cache_salt.clone(),
-    };
-    Ok(Prepared { job, wire, stream: fields.stream_options() })
+        continues_prompt: continues,
+        priority: request.request.priority.unwrap_or(0),
+        cache_salt: request.request.cache_salt.clone(),
+    })
 }
 
 /// At most `limit` tokens of reasoning, for a model whose reasoning can be told and ended.

@@ -48,6 +48,8 @@ pub(crate) struct Fake {
     pub(crate) refusal: Option<EngineError>,
     /// Panic instead of taking a request.
     pub(crate) panics: bool,
+    /// Tokens that prompt and answer may have beyond `MAX_MODEL_LEN`.
+    pub(crate) extra_len: usize,
     /// Keep the sinks.
     pub(crate) hold: bool,
     pub(crate) dead: AtomicBool,
@@ -210,7 +212,7 @@ impl Generator for Fake {
     }
 
     fn max_model_len(&self) -> usize {
-        MAX_MODEL_LEN
+        MAX_MODEL_LEN + self.extra_len
     }
 
     fn vocab_size(&self) -> usize {
@@ -220,6 +222,10 @@ impl Generator for Fake {
 
 /// A model whose tokens are the 256 bytes and two special ones.
 pub(crate) fn text_model() -> TextModel {
+    text_model_with(TEMPLATE)
+}
+
+fn text_model_with(template: &str) -> TextModel {
     // GPT-2's alphabet: printable bytes stand for themselves, the others follow from U+0100 on.
     let printable = |byte: &u8| matches!(byte, 33..=126 | 161..=172 | 174..=255);
     let mut next = 0x100_u32;
@@ -250,7 +256,7 @@ pub(crate) fn text_model() -> TextModel {
     let files = TextFiles {
         tokenizer: tokenizer.to_string().into_bytes(),
         tokenizer_config: Some(json!({"eos_token": "<|im_end|>"}).to_string().into_bytes()),
-        chat_template: Some(TEMPLATE.into()),
+        chat_template: Some(template.into()),
         ..TextFiles::default()
     };
     TextModel::from_files(&files).unwrap()
@@ -285,6 +291,13 @@ pub(crate) fn tool_app_with(fake: Fake, config: ServerConfig) -> (App, Arc<Fake>
     let mut text = text_model();
     text.set_output_format(OutputFormat::detect("<think> <tool_call>", None));
     serve_with(fake, config, text)
+}
+
+/// The same with a chat template of the test's own.
+pub(crate) fn template_app(fake: Fake, template: &str) -> (App, Arc<Fake>) {
+    let mut text = text_model_with(template);
+    text.set_output_format(OutputFormat::detect("<think> <tool_call>", None));
+    serve_with(fake, config(), text)
 }
 
 fn serve_with(fake: Fake, config: ServerConfig, text: TextModel) -> (App, Arc<Fake>) {
@@ -346,6 +359,15 @@ pub(crate) async fn post(app: &App, path: &str, body: &Value) -> Reply {
 
 pub(crate) async fn get(app: &App, path: &str) -> Reply {
     send(app, Request::builder().uri(path).body(Body::empty()).unwrap()).await
+}
+
+/// A prompt as text.
+pub(crate) fn prompt_text(ids: &[u32]) -> String {
+    let special = |id: u32| if id == IM_END { "<|im_end|>" } else { "<|im_start|>" };
+    let piece = |&id: &u32| {
+        u8::try_from(id).map_or_else(|_| special(id).to_owned(), |byte| char::from(byte).into())
+    };
+    ids.iter().map(piece).collect()
 }
 
 /// A user saying "hi", with `extra` fields.

@@ -9,6 +9,7 @@ mod client_faults;
 mod completions;
 mod fake;
 mod lifecycle;
+mod messages;
 mod other_routes;
 mod thinking_budget;
 mod tools;
