@@ -14,7 +14,7 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use crate::config::ServerConfig;
 use crate::error::ApiError;
 use crate::guards;
-use crate::routes::{chat, completions, metrics, models, status, tokenize};
+use crate::routes::{chat, completions, metrics, models, responses, status, tokenize};
 use crate::state::App;
 
 impl App {
@@ -24,6 +24,10 @@ impl App {
         let api = Router::new()
             .route("/v1/chat/completions", post(chat::create))
             .route("/v1/completions", post(completions::create))
+            .route("/v1/responses", post(responses::create))
+            .route("/v1/responses/{id}", get(responses::retrieve).delete(responses::delete))
+            .route("/v1/responses/{id}/cancel", post(responses::cancel))
+            .route("/v1/responses/{id}/input_items", get(responses::input_items))
             .route("/v1/models", get(models::list))
             .route("/v1/models/{*id}", get(models::show))
             .route("/tokenize", post(tokenize::tokenize))
@@ -55,7 +59,7 @@ fn cors(config: &ServerConfig) -> CorsLayer {
     };
     CorsLayer::new()
         .allow_origin(origins)
-        .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::OPTIONS])
+        .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::DELETE, Method::OPTIONS])
         // SDKs send a dozen x-stainless-* headers and more; none of them is dangerous here.
         .allow_headers(AllowHeaders::mirror_request())
         .expose_headers([HeaderName::from_static("x-request-id"), header::RETRY_AFTER])

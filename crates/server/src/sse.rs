@@ -36,6 +36,36 @@ pub(crate) trait Wire: Send + 'static {
     fn usage_event(&self, usage: Usage) -> Event;
 }
 
+/// Renders a stream: every [`Wire`] does, and what has frames of its own.
+pub(crate) trait Frames: Send + 'static {
+    /// What comes before the first delta.
+    fn opening(&mut self) -> Vec<Event>;
+    /// The frames for `delta`.
+    fn events(&mut self, delta: Delta, usage: UsageField) -> Vec<Event>;
+    /// A failure after the start.
+    fn failure(&mut self, error: &ApiError) -> Vec<Event>;
+    /// The usage, after the last delta.
+    fn usage_event(&self, usage: Usage) -> Option<Event>;
+}
+
+impl<W: Wire> Frames for W {
+    fn opening(&mut self) -> Vec<Event> {
+        Vec::new()
+    }
+
+    fn events(&mut self, delta: Delta, usage: UsageField) -> Vec<Event> {
+        Wire::events(self, delta, usage)
+    }
+
+    fn failure(&mut self, error: &ApiError) -> Vec<Event> {
+        vec![data(&error.body())]
+    }
+
+    fn usage_event(&self, usage: Usage) -> Option<Event> {
+        Some(Wire::usage_event(self, usage))
+    }
+}
+
 /// The `usage` key of a chunk: without `include_usage` there is none, with it all chunks but the
 /// last say null.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -76,19 +106,20 @@ pub(crate) async fn answer(
 }
 
 /// Dropping the body aborts the generation.
-fn stream_response(
+pub(crate) fn stream_response(
     generation: Generation,
-    wire: impl Wire,
+    mut wire: impl Frames,
     options: StreamOptions,
     heartbeat: Duration,
 ) -> Response {
+    let opening = wire.opening();
     let events = Events {
         generation,
         wire,
         options,
         heartbeat,
         next_ping: Instant::now() + heartbeat,
-        ready: VecDeque::new(),
+        ready: opening.into(),
         done: false,
     };
     let frames = stream::unfold(events, |mut events| async move {
@@ -120,7 +151,7 @@ struct Events<W> {
     done: bool,
 }
 
-impl<W: Wire> Events<W> {
+impl<W: Frames> Events<W> {
     /// The next frame; `None` at the end.
     async fn next(&mut self) -> Option<Event> {
         loop {
@@ -154,7 +185,7 @@ impl<W: Wire> Events<W> {
 
     fn end(&mut self) {
         if self.options.include_usage == Some(true) {
-            self.ready.push_back(self.wire.usage_event(self.generation.usage()));
+            self.ready.extend(self.wire.usage_event(self.generation.usage()));
         }
         self.ready.push_back(DONE);
         self.done = true;
@@ -162,7 +193,8 @@ impl<W: Wire> Events<W> {
 
     /// A failure after the start: every client shows the error, none takes the text for complete.
     fn end_with(&mut self, error: &ApiError) {
-        self.ready.extend([data(&error.body()), DONE]);
+        self.ready.extend(self.wire.failure(error));
+        self.ready.push_back(DONE);
         self.done = true;
     }
 }

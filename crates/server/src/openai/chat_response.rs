@@ -132,19 +132,20 @@ struct FunctionDelta {
 }
 
 #[derive(Serialize)]
-struct Logprobs {
-    content: Vec<Scored>,
+pub(crate) struct Logprobs {
+    pub(crate) content: Vec<Scored>,
     refusal: Option<Vec<Scored>>,
 }
 
-#[derive(Serialize)]
-struct Scored {
+/// A token with its log-probability.
+#[derive(Debug, Serialize)]
+pub(crate) struct Scored {
     #[serde(flatten)]
     token: Alternative,
     top_logprobs: Vec<Alternative>,
 }
 
-#[derive(Serialize)]
+#[derive(Debug, Serialize)]
 struct Alternative {
     token: String,
     logprob: f32,
@@ -222,7 +223,8 @@ impl ChatWire {
         }
     }
 
-    fn scored(&self, tokens: &[TokenOut]) -> Option<Logprobs> {
+    /// The log-probabilities of `tokens`, if they are wanted.
+    pub(crate) fn scored(&self, tokens: &[TokenOut]) -> Option<Logprobs> {
         let num_top = self.logprobs? as usize;
         let alternative = |id: u32, logprob: f32| Alternative {
             token: self.names.name(id),

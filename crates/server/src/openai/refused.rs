@@ -54,6 +54,19 @@ const CHAT: &[&str] = &[
 /// Refused on `/v1/completions` only.
 const COMPLETIONS: &[&str] = &["suffix"];
 
+/// Refused on `/v1/responses` only.
+const RESPONSES: &[&str] = &[
+    "access_programs",
+    "background",
+    "background_options",
+    "context_management",
+    "conversation",
+    "image",
+    "n",
+    "prompt",
+    "prompt_cache_options",
+];
+
 /// Which list applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Route {
@@ -61,6 +74,8 @@ pub(crate) enum Route {
     Chat,
     /// `/v1/completions`
     Completions,
+    /// `/v1/responses`
+    Responses,
     /// `/tokenize` and `/detokenize`
     Tokenize,
 }
@@ -71,6 +86,7 @@ impl Route {
         let own = match self {
             Self::Chat | Self::Tokenize => CHAT,
             Self::Completions => COMPLETIONS,
+            Self::Responses => RESPONSES,
         };
         BOTH.contains(&field) || own.contains(&field)
     }
