@@ -148,6 +148,7 @@ impl Answer {
         if self.is_over() {
             return;
         }
+        self.close("incomplete");
         // Clients that know the envelope find it, and those that know the event's own fields, too.
         let mut event = error.body();
         for field in ["code", "message", "param"] {
@@ -257,7 +258,6 @@ impl Answer {
 
     /// Ends the item that is open.
     fn close(&mut self, status: &'static str) {
-        self.pending.clear();
         if !std::mem::take(&mut self.is_open) {
             return;
         }

@@ -206,7 +206,7 @@ impl Fields {
     /// Whether the text of messages comes with log-probabilities.
     pub(super) fn wants_logprobs(&self) -> bool {
         self.include.iter().flatten().any(|name| name == LOGPROBS)
-            || self.top_logprobs.is_some_and(|count| count > 0)
+            || self.top_logprobs.is_some_and(|count| count != 0)
     }
 
     /// Whether the response is kept.

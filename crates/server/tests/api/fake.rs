@@ -19,7 +19,8 @@ pub(crate) const VOCAB_SIZE: usize = 258;
 pub(crate) const MAX_MODEL_LEN: usize = 200;
 
 const TEMPLATE: &str = "{% for m in messages %}{% if m.role == 'tool' and m.content == 'bad' %}\
-    {{ raise_exception('no such tool') }}{% endif %}<|im_start|>{{ m.role }}\n{{ m.content }}\
+    {{ raise_exception('no such tool') }}{% endif %}<|im_start|>{{ m.role }}\n{% if m.reasoning_content %}({{ m.reasoning_content }}){% endif %}\
+    {{ m.content }}\
     {% for c in m.tool_calls or [] %}[{{ c.function.name }} {{ c.function.arguments.city }}]\
     {% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n\
     {{ prefix or '' }}{% endif %}";
@@ -44,6 +45,8 @@ pub(crate) struct Fake {
     pub(crate) refusal: Option<EngineError>,
     /// Panic instead of taking a request.
     pub(crate) panics: bool,
+    /// Take prompts of any length that tests have.
+    pub(crate) roomy: bool,
     /// Keep the sinks.
     pub(crate) hold: bool,
     pub(crate) dead: AtomicBool,
@@ -164,7 +167,7 @@ impl Generator for Fake {
     }
 
     fn max_model_len(&self) -> usize {
-        MAX_MODEL_LEN
+        if self.roomy { 100_000 } else { MAX_MODEL_LEN }
     }
 
     fn vocab_size(&self) -> usize {
@@ -225,9 +228,13 @@ pub(crate) fn app_with(fake: Fake, config: ServerConfig) -> (App, Arc<Fake>) {
 
 /// The same for a model that thinks in `<think>` and calls in `<tool_call>`.
 pub(crate) fn tool_app(fake: Fake) -> (App, Arc<Fake>) {
+    tool_app_with(fake, config())
+}
+
+pub(crate) fn tool_app_with(fake: Fake, config: ServerConfig) -> (App, Arc<Fake>) {
     let mut text = text_model();
     text.set_output_format(OutputFormat::detect("<think> <tool_call>", None));
-    serve_with(fake, config(), text)
+    serve_with(fake, config, text)
 }
 
 fn serve_with(fake: Fake, config: ServerConfig, text: TextModel) -> (App, Arc<Fake>) {

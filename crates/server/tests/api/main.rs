@@ -8,5 +8,6 @@ mod completions;
 mod fake;
 mod lifecycle;
 mod other_routes;
+mod responses;
 mod tools;
 mod wire;
