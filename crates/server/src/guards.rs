@@ -61,8 +61,11 @@ pub(crate) async fn api_key(State(app): State<App>, request: Request, next: Next
 
 /// Who asks: one number for each key, where there are keys.
 pub(crate) fn owner(app: &App, headers: &HeaderMap) -> Option<u64> {
-    let is_guarded = !app.config().api_keys.is_empty();
-    is_guarded.then(|| app.responses().keys.hash_one(bearer(headers).unwrap_or_default()))
+    if app.config().api_keys.is_empty() {
+        return None;
+    }
+    let other = headers.get("x-api-key").map(HeaderValue::as_bytes);
+    Some(app.responses().keys.hash_one((bearer(headers), other)))
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&[u8]> {

@@ -262,7 +262,7 @@ async fn cancellation(signal: Option<&mut watch::Receiver<bool>>) {
     {
         return;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 impl Drop for Generation {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use text::OutputPart;
 
 use super::events::EventLog;
+use super::item::{Item, Kind};
 use super::object::{Echo, ResponseObject};
 use crate::error::ApiError;
 use crate::generation::{Delta, TokenOut};
@@ -42,20 +43,6 @@ struct End {
     status: &'static str,
     at: u64,
     error: Option<Value>,
-}
-
-#[derive(Debug)]
-struct Item {
-    id: String,
-    status: &'static str,
-    kind: Kind,
-}
-
-#[derive(Debug)]
-enum Kind {
-    Reasoning(String),
-    Message { text: String, scores: Vec<Scored> },
-    Call { call_id: String, name: String, namespace: Option<String>, arguments: String },
 }
 
 /// The event that comes for every token.
@@ -252,7 +239,7 @@ impl Answer {
         self.items.push(item);
         self.show_item("response.output_item.added");
         if let Some(part) = part {
-            self.show_part("response.content_part.added", part);
+            self.show_part("response.content_part.added", &part);
         }
     }
 
@@ -288,7 +275,7 @@ impl Answer {
             }
             let part = item.part();
             if let Some(part) = part {
-                self.show_part("response.content_part.done", part);
+                self.show_part("response.content_part.done", &part);
             }
         }
         self.show_item("response.output_item.done");
@@ -331,7 +318,7 @@ impl Answer {
         }
     }
 
-    fn show_part(&mut self, kind: &str, part: Value) {
+    fn show_part(&mut self, kind: &str, part: &Value) {
         if self.log.is_some()
             && let Some(item) = self.items.last()
         {
@@ -353,45 +340,6 @@ impl Answer {
             let item_id = &item.id;
             let fields = DeltaEvent { item_id, output_index, content_index, delta, logprobs };
             log.push(kind, &fields);
-        }
-    }
-}
-
-impl Item {
-    /// The item as it stands. What it will have in it comes in parts.
-    fn value(&self) -> Value {
-        let (id, status) = (&self.id, self.status);
-        let is_new = |text: &str| text.is_empty() && status == "in_progress";
-        match &self.kind {
-            Kind::Reasoning(text) => {
-                let content = if is_new(text) { json!([]) } else { json!([self.part()]) };
-                json!({"type": "reasoning", "id": id, "summary": [], "content": content,
-                       "encrypted_content": null, "status": status})
-            }
-            Kind::Message { text, .. } => {
-                let content = if is_new(text) { json!([]) } else { json!([self.part()]) };
-                json!({"type": "message", "id": id, "role": "assistant", "content": content,
-                       "status": status})
-            }
-            Kind::Call { call_id, name, namespace, arguments } => {
-                let mut call = json!({"type": "function_call", "id": id, "call_id": call_id,
-                                      "name": name, "arguments": arguments, "status": status});
-                if let Some(namespace) = namespace {
-                    call["namespace"] = namespace.as_str().into();
-                }
-                call
-            }
-        }
-    }
-
-    /// Its content, if it is of a kind that has any.
-    fn part(&self) -> Option<Value> {
-        match &self.kind {
-            Kind::Reasoning(text) => Some(json!({"type": "reasoning_text", "text": text})),
-            Kind::Message { text, scores } => Some(json!({
-                "type": "output_text", "text": text, "annotations": [], "logprobs": scores,
-            })),
-            Kind::Call { .. } => None,
         }
     }
 }

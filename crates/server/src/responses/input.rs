@@ -22,7 +22,7 @@ pub(crate) fn read(input: Option<&Value>) -> Result<Vec<Given>, ApiError> {
     match input {
         Some(Value::String(text)) => {
             let content = json!([{"type": "input_text", "text": text}]);
-            Ok(vec![Given::Item(message_item(random_id("msg_"), "user", content))])
+            Ok(vec![Given::Item(message_item(&random_id("msg_"), "user", &content))])
         }
         Some(Value::Array(items)) => {
             let items = items.iter().enumerate();
@@ -74,14 +74,15 @@ fn message(item: &Object, path: &str) -> Result<Value, ApiError> {
         return Err(must_be(&format!("{path}.role"), what));
     }
     let parts = parts(item, path, "content", if role == "assistant" { OUTPUT } else { INPUT })?;
-    let mut message = message_item(id_of(item, path, "msg_")?, role, Value::Array(parts));
+    let parts = Value::Array(parts);
+    let mut message = message_item(&id_of(item, path, "msg_")?, role, &parts);
     if let Some(phase) = optional_text(item, path, "phase")? {
         message["phase"] = phase.into();
     }
     Ok(message)
 }
 
-fn message_item(id: String, role: &str, content: Value) -> Value {
+fn message_item(id: &str, role: &str, content: &Value) -> Value {
     json!({"type": "message", "id": id, "role": role, "status": "completed", "content": content})
 }
 

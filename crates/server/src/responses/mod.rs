@@ -2,12 +2,13 @@
 //!
 //! `request` reads the fields, `input` the items of a conversation, `tools` what may be called;
 //! `translate` makes a chat request of them. `answer` folds the deltas of the generation into output
-//! items and, for a stream, into `events`; `object` is what a response looks like. `store` keeps
+//! items (`item`) and, for a stream, into `events`; `object` is what a response looks like. `store` keeps
 //! finished ones, `running` knows those at work.
 
 pub(crate) mod answer;
 pub(crate) mod events;
 pub(crate) mod input;
+mod item;
 pub(crate) mod messages;
 pub(crate) mod object;
 pub(crate) mod request;

@@ -1,7 +1,7 @@
 //! From a request to a chat: its messages, its fields under a chat's names, and faults back under
 //! this route's names.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -57,26 +57,24 @@ pub(crate) fn prepare(
     let num_stored = items.len();
     items.extend(input.iter().cloned());
     let messages = messages(fields.instructions.as_deref(), &items, num_stored)?;
-    let base = chat_body(&fields, passed, messages);
-    let attempt = |strict| -> Result<_, (ToolSet, ApiError)> {
-        let tools = ToolSet::read(fields.tools.as_deref().unwrap_or_default(), strict)
-            .map_err(|error| (ToolSet::default(), error))?;
-        match chat_of(model, &fields, base.clone(), &tools) {
-            Ok(chat) => Ok((chat, tools)),
-            Err(error) => Err((tools, error)),
-        }
-    };
-    let is_about_tools =
-        |error: &ApiError| error.param.as_deref().is_some_and(|param| param.starts_with("tools"));
-    let (chat, tools) = match attempt(true) {
-        Err((tools, error)) if tools.has_defaults && is_about_tools(&error) => attempt(false),
-        result => result,
+    let mut body = chat_body(&fields, passed, messages);
+    let given = fields.tools.as_deref().unwrap_or_default();
+    let mut tools = ToolSet::read(given, true)?;
+    let mut chat = chat_of(model, &fields, &mut body, &tools);
+    if tools.has_defaults && chat.as_ref().is_err_and(is_about_tools) {
+        tools = ToolSet::read(given, false)?;
+        chat = chat_of(model, &fields, &mut body, &tools);
     }
-    .map_err(|(tools, error)| renamed(error, &tools))?;
+    let chat = chat.map_err(|error| renamed(error, &tools))?;
     let (streams, stores) = (fields.streams(), fields.stores());
     let echo = Echo::new(fields, &tools, &chat.job, model);
     let answer = Answer::new(echo, chat.wire, tools.names(), streams);
     Ok(Prepared { job: chat.job, answer, streams, stores, input, previous })
+}
+
+/// Whether a tool's schema, or the way in which the model calls, is at fault.
+fn is_about_tools(error: &ApiError) -> bool {
+    error.param.as_deref().is_some_and(|param| param.starts_with("tools"))
 }
 
 fn previous(
@@ -102,9 +100,10 @@ fn resolve(given: Vec<Given>, store: &ResponseStore, owner: Owner) -> Result<Vec
             Given::Item(_) => None,
         })
         .collect();
-    let stored = match wanted.is_empty() {
-        true => Default::default(),
-        false => store.items(Instant::now(), owner, &wanted),
+    let stored = if wanted.is_empty() {
+        HashMap::new()
+    } else {
+        store.items(Instant::now(), owner, &wanted)
     };
     let given = given.into_iter().map(|given| match given {
         Given::Item(item) => Ok(item),
@@ -144,7 +143,7 @@ fn chat_body(
 fn chat_of(
     model: &ServedModel,
     fields: &Fields,
-    mut body: Map<String, Value>,
+    body: &mut Map<String, Value>,
     tools: &ToolSet,
 ) -> Result<chat::Prepared, ApiError> {
     if !tools.for_chat.is_empty() {
@@ -153,7 +152,7 @@ fn chat_of(
     if let Some(choice) = fields.tool_choice.as_ref().filter(|choice| !choice.is_null()) {
         body.insert("tool_choice".into(), tools.choice(choice)?);
     }
-    let body = serde_json::to_vec(&body).expect("JSON values have string keys");
+    let body = serde_json::to_vec(body).expect("JSON values have string keys");
     chat::prepare(model, ChatRequest::parse(&body)?, false)
 }
 
