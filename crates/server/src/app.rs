@@ -15,7 +15,7 @@ use crate::anthropic;
 use crate::config::ServerConfig;
 use crate::error::ApiError;
 use crate::guards;
-use crate::routes::{chat, completions, messages, metrics, models, status, tokenize};
+use crate::routes::{chat, completions, messages, metrics, models, responses, status, tokenize};
 use crate::state::App;
 
 impl App {
@@ -28,6 +28,10 @@ impl App {
             .route("/v1/completions", post(completions::create))
             .route("/v1/messages", post(messages::create))
             .route("/v1/messages/count_tokens", post(messages::count_tokens))
+            .route("/v1/responses", post(responses::create))
+            .route("/v1/responses/{id}", get(responses::retrieve).delete(responses::delete))
+            .route("/v1/responses/{id}/cancel", post(responses::cancel))
+            .route("/v1/responses/{id}/input_items", get(responses::input_items))
             .route("/v1/models", get(models::list))
             .route("/v1/models/{*id}", get(models::show))
             .route("/tokenize", post(tokenize::tokenize))
@@ -60,7 +64,7 @@ fn cors(config: &ServerConfig) -> CorsLayer {
     };
     CorsLayer::new()
         .allow_origin(origins)
-        .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::OPTIONS])
+        .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::DELETE, Method::OPTIONS])
         // SDKs send a dozen x-stainless-* headers and more; none of them is dangerous here.
         .allow_headers(AllowHeaders::mirror_request())
         .expose_headers([

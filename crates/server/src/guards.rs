@@ -1,5 +1,6 @@
 //! What every request passes before its handler: a request id, and a key where one is wanted.
 
+use std::hash::BuildHasher;
 use std::time::Instant;
 
 use axum::extract::{Request, State};
@@ -58,6 +59,15 @@ pub(crate) async fn api_key(State(app): State<App>, request: Request, next: Next
     };
     let error = ApiError::new(StatusCode::UNAUTHORIZED, message);
     ApiError { code: Some("invalid_api_key"), ..error }.into_response()
+}
+
+/// Who asks: one number for each key, where there are keys.
+pub(crate) fn owner(app: &App, headers: &HeaderMap) -> Option<u64> {
+    if app.config().api_keys.is_empty() {
+        return None;
+    }
+    let other = headers.get("x-api-key").map(HeaderValue::as_bytes);
+    Some(app.responses().keys.hash_one((bearer(headers), other)))
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&[u8]> {

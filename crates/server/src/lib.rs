@@ -21,13 +21,14 @@ mod metrics;
 mod openai;
 mod prompt;
 mod random;
+mod responses;
 mod routes;
 mod serve;
 mod sse;
 mod state;
 mod text_pool;
 
-pub use config::ServerConfig;
+pub use config::{ServerConfig, StoreLimits};
 pub use generator::{Generator, Load};
 pub use serve::serve;
 pub use state::{App, ServedModel};

@@ -12,6 +12,7 @@ use crate::config::ServerConfig;
 use crate::error::ApiError;
 use crate::generator::Generator;
 use crate::metrics::Metrics;
+use crate::responses::Responses;
 use crate::text_pool::TextPool;
 
 /// A model that answers requests.
@@ -88,6 +89,7 @@ struct Inner {
     in_flight: watch::Sender<usize>,
     metrics: Arc<Metrics>,
     text_pool: TextPool,
+    responses: Responses,
 }
 
 enum ModelState {
@@ -101,6 +103,7 @@ impl App {
     pub fn new(config: ServerConfig) -> Self {
         Self(Arc::new(Inner {
             text_pool: TextPool::new(config.num_text_threads),
+            responses: Responses::new(config.response_store),
             config,
             model: RwLock::new(ModelState::Loading),
             draining: AtomicBool::new(false),
@@ -196,6 +199,10 @@ impl App {
 
     pub(crate) fn text_pool(&self) -> &TextPool {
         &self.0.text_pool
+    }
+
+    pub(crate) fn responses(&self) -> &Responses {
+        &self.0.responses
     }
 
     pub(crate) fn cut_signal(&self) -> watch::Receiver<bool> {

@@ -184,7 +184,9 @@ impl sse::Wire for MessagesWire {
         };
         Json(message).into_response()
     }
+}
 
+impl sse::Frames for MessagesWire {
     /// At once, so that a client knows that it is heard while it waits in the queue.
     fn start(&mut self, usage: Usage) -> Vec<Event> {
         let message = self.message(Vec::new(), usage);
@@ -203,12 +205,15 @@ impl sse::Wire for MessagesWire {
         events
     }
 
-    fn usage_event(&self, usage: Usage) -> Event {
+    fn usage_event(&self, usage: Usage) -> Option<Event> {
         let finish = self.finish.as_ref().expect("a stream without an error has ended");
         let (stop_reason, stop_sequence) = self.stop(finish);
         let delta = json!({"stop_reason": stop_reason, "stop_sequence": stop_sequence});
         let usage = MessageUsage::from(usage);
-        event("message_delta", &json!({"type": "message_delta", "delta": delta, "usage": usage}))
+        Some(event(
+            "message_delta",
+            &json!({"type": "message_delta", "delta": delta, "usage": usage}),
+        ))
     }
 
     fn done(&self) -> Event {
@@ -219,7 +224,7 @@ impl sse::Wire for MessagesWire {
         Bytes::from_static(b"event: ping\ndata: {\"type\":\"ping\"}\n\n")
     }
 
-    fn failure(&self, error: &ApiError) -> Vec<Event> {
+    fn failure(&mut self, error: &ApiError) -> Vec<Event> {
         vec![event("error", &errors::body(error))]
     }
 }

@@ -65,6 +65,19 @@ const MESSAGES: &[&str] = &[
     "thread",
 ];
 
+/// Refused on `/v1/responses` only.
+const RESPONSES: &[&str] = &[
+    "access_programs",
+    "background",
+    "background_options",
+    "context_management",
+    "conversation",
+    "image",
+    "n",
+    "prompt",
+    "prompt_cache_options",
+];
+
 /// Which list applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Route {
@@ -74,6 +87,8 @@ pub(crate) enum Route {
     Completions,
     /// `/v1/messages` and `/v1/messages/count_tokens`
     Messages,
+    /// `/v1/responses`
+    Responses,
     /// `/tokenize` and `/detokenize`
     Tokenize,
 }
@@ -85,6 +100,7 @@ impl Route {
             Self::Chat | Self::Tokenize => CHAT,
             Self::Completions => COMPLETIONS,
             Self::Messages => return MESSAGES.contains(&field),
+            Self::Responses => RESPONSES,
         };
         BOTH.contains(&field) || own.contains(&field)
     }

@@ -20,9 +20,9 @@ use crate::sse;
 use crate::state::{App, ServedModel};
 
 /// A request that has passed every check, ready to be submitted.
-struct Prepared {
-    job: Job,
-    wire: ChatWire,
+pub(crate) struct Prepared {
+    pub(crate) job: Job,
+    pub(crate) wire: ChatWire,
     stream: Option<StreamOptions>,
 }
 
@@ -35,15 +35,19 @@ pub(crate) async fn create(
     let in_flight = app.enter();
     let model = app.ready()?;
     let (job_model, trust_template) = (model.clone(), app.config().trust_request_chat_template);
-    let prepared = app.text_pool().run(move || prepare(&job_model, &body, trust_template)).await?;
+    let prepared = move || prepare(&job_model, ChatRequest::parse(&body)?, trust_template);
+    let prepared = app.text_pool().run(prepared).await?;
     let Prepared { job, wire, stream } = prepared;
     let generation = Generation::start(&app, &model, &job, (in_flight, arrived))?;
     sse::answer(generation, wire, stream, app.config().heartbeat).await
 }
 
 /// The part that takes time with large inputs: it runs on the text pool.
-fn prepare(model: &ServedModel, body: &[u8], trust_template: bool) -> Result<Prepared, ApiError> {
-    let mut request = ChatRequest::parse(body)?;
+pub(crate) fn prepare(
+    model: &ServedModel,
+    mut request: ChatRequest,
+    trust_template: bool,
+) -> Result<Prepared, ApiError> {
     model.check_name(request.request.model.as_deref())?;
     let sampling = sampling(model, &request)?;
     let requested = request.max_tokens()?;

@@ -5,5 +5,6 @@ pub(crate) mod completions;
 pub(crate) mod messages;
 pub(crate) mod metrics;
 pub(crate) mod models;
+pub(crate) mod responses;
 pub(crate) mod status;
 pub(crate) mod tokenize;

@@ -21,7 +21,8 @@ pub(crate) const VOCAB_SIZE: usize = 258;
 pub(crate) const MAX_MODEL_LEN: usize = 200;
 
 const TEMPLATE: &str = "{% for m in messages %}{% if m.role == 'tool' and m.content == 'bad' %}\
-    {{ raise_exception('no such tool') }}{% endif %}<|im_start|>{{ m.role }}\n{{ m.content }}\
+    {{ raise_exception('no such tool') }}{% endif %}<|im_start|>{{ m.role }}\n{% if m.reasoning_content %}({{ m.reasoning_content }}){% endif %}\
+    {{ m.content }}\
     {% for c in m.tool_calls or [] %}[{{ c.function.name }} {{ c.function.arguments.city }}]\
     {% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n\
     {{ prefix or '' }}{% endif %}";

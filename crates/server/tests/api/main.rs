@@ -11,6 +11,7 @@ mod fake;
 mod lifecycle;
 mod messages;
 mod other_routes;
+mod responses;
 mod thinking_budget;
 mod tools;
 mod wire;

@@ -279,7 +279,7 @@ async fn every_kind_of_turn_is_shown_to_the_template() {
     let expected = [
         "system\nBe\nkind.",
         "user\na\nb",
-        "assistant\nI look.[sky x][sky y][sky z]",
+        "assistant\n(hm)I look.[sky x][sky y][sky z]",
         "tool\nblue",
         "tool\nError: no\nsky",
         "tool\nError",
@@ -450,7 +450,7 @@ async fn a_request_of_claude_code() {
         "<|im_start|>system\nYou are an agent.\n\nBe brief.<|im_end|>\n\
          <|im_start|>user\n<system-reminder>\nContext.\n</system-reminder>\n\nrun echo hello<|im_end|>\n\
          <|im_start|>system\nAgents: one.<|im_end|>\n\
-         <|im_start|>assistant\nI look.[Bash echo hello]<|im_end|>\n\
+         <|im_start|>assistant\n(Look.)I look.[Bash echo hello]<|im_end|>\n\
          <|im_start|>tool\nhello<|im_end|>\n<|im_start|>assistant\n"
     );
     let answer = "<think>\nSo.\n</think>\n\nDone.";
