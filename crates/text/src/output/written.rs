@@ -65,6 +65,20 @@ impl Written {
     /// Defaults for the rows whose calls have nothing around all of them.
     const EACH: Self = Self { begin: "", between: "\n", end: "", ..Self::ARRAY };
 
+    /// Defaults for DeepSeek's markup, whose sections have had two names.
+    const DSML: Self = Self {
+        head: "<｜DSML｜invoke name=\"{name}\">\n",
+        arguments: Arguments::Tagged(Tagged {
+            string: "<｜DSML｜parameter name=\"{key}\" string=\"true\">",
+            other: "<｜DSML｜parameter name=\"{key}\" string=\"false\">",
+            end: "</｜DSML｜parameter>\n",
+            tag: "</｜DSML｜parameter>",
+            trims: false,
+        }),
+        tail: "</｜DSML｜invoke>",
+        ..Self::EACH
+    };
+
     pub(super) const ALL: &[Self] = &[
         Self {
             name: "openai",
@@ -105,20 +119,18 @@ impl Written {
         },
         Self { name: "mistral", trigger: "[TOOL_CALLS]", begin: "[TOOL_CALLS][", ..Self::ARRAY },
         Self {
+            name: "deepseek_v4",
+            trigger: "<｜DSML｜tool_calls>",
+            begin: "<｜DSML｜tool_calls>\n",
+            end: "\n</｜DSML｜tool_calls>",
+            ..Self::DSML
+        },
+        Self {
             name: "deepseek_v32",
             trigger: "<｜DSML｜function_calls>",
             begin: "<｜DSML｜function_calls>\n",
-            head: "<｜DSML｜invoke name=\"{name}\">\n",
-            arguments: Arguments::Tagged(Tagged {
-                string: "<｜DSML｜parameter name=\"{key}\" string=\"true\">",
-                other: "<｜DSML｜parameter name=\"{key}\" string=\"false\">",
-                end: "</｜DSML｜parameter>\n",
-                tag: "</｜DSML｜parameter>",
-                trims: false,
-            }),
-            tail: "</｜DSML｜invoke>",
             end: "\n</｜DSML｜function_calls>",
-            ..Self::EACH
+            ..Self::DSML
         },
         Self {
             name: "minimax_m2",
