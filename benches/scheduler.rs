@@ -38,6 +38,7 @@ fn median_step(waiting: usize) -> Duration {
             prompt,
             max_new_tokens: 4000,
             priority: 0,
+            share: None,
             salt: None,
             need_prompt_logits: false,
         };

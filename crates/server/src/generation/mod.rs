@@ -114,6 +114,8 @@ impl Generation {
                     prompt: prompt.ids.clone(),
                     params,
                     priority: job.priority,
+                    share: None,
+                    deadline: None,
                     cache_salt: job.cache_salt.clone(),
                     constraint: steer(model, job, prompt),
                     // At most max_tokens + 2 small events: the channel is bounded by the request.
