@@ -58,7 +58,11 @@ fn cors(config: &ServerConfig) -> CorsLayer {
         .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::OPTIONS])
         // SDKs send a dozen x-stainless-* headers and more; none of them is dangerous here.
         .allow_headers(AllowHeaders::mirror_request())
-        .expose_headers([HeaderName::from_static("x-request-id"), header::RETRY_AFTER])
+        .expose_headers([
+            HeaderName::from_static("x-request-id"),
+            HeaderName::from_static("x-should-retry"),
+            header::RETRY_AFTER,
+        ])
         .max_age(std::time::Duration::from_mins(10))
 }
 

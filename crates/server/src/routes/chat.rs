@@ -17,6 +17,7 @@ use crate::openai::tool_fields::Tools;
 use crate::prompt::{PromptField, truncate, unusable};
 use crate::sse;
 use crate::state::{App, ServedModel};
+use crate::terms::Terms;
 
 /// A request that has passed every check, ready to be submitted.
 struct Prepared {
@@ -28,10 +29,11 @@ struct Prepared {
 /// Handles one request. Dropping the future, as when the client goes away, aborts what runs.
 pub(crate) async fn create(
     State(app): State<App>,
+    terms: Terms,
     JsonBytes(body): JsonBytes,
 ) -> Result<Response, ApiError> {
     let arrived = Instant::now();
-    let in_flight = app.enter();
+    let in_flight = app.enter(terms);
     let model = app.ready()?;
     let (job_model, trust_template) = (model.clone(), app.config().trust_request_chat_template);
     let prepared = app.text_pool().run(move || prepare(&job_model, &body, trust_template)).await?;

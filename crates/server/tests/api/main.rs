@@ -9,6 +9,7 @@ mod completions;
 mod fake;
 mod lifecycle;
 mod other_routes;
+mod terms;
 mod thinking_budget;
 mod tools;
 mod wire;
