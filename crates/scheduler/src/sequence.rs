@@ -244,12 +244,10 @@ impl Sequence {
     }
 
     pub(crate) fn place(&self) -> Place {
+        let Self { tenant, priority, arrival, .. } = *self;
         match self.rank {
             Some(rank) => Place::Preempted { ticket: rank.ticket },
-            None => {
-                let Self { tenant, priority, arrival, .. } = *self;
-                Place::New { tenant, priority, arrival }
-            }
+            None => Place::New { tenant, priority, arrival },
         }
     }
 

@@ -51,16 +51,19 @@ impl Tenants {
         ];
         let tenants = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut out = String::new();
+        if tenants.is_empty() {
+            return out;
+        }
+        let mut line = |text: std::fmt::Arguments<'_>| {
+            out.write_fmt(format_args!("{text}\n")).expect("a string takes any text");
+        };
+        let model = escape(model);
         for (kind, help, count) in counts {
             let name = format!("sconce:tenant_{kind}_tokens_total");
-            for (at, (tenant, served)) in tenants.iter().enumerate() {
-                if at == 0 {
-                    out.push_str(&format!("# HELP {name} {help}\n# TYPE {name} counter\n"));
-                }
-                let (model, tenant) = (escape(model), escape(tenant));
-                let value = count(served).load(Ordering::Relaxed);
-                let line = format!("{name}{{model_name=\"{model}\",tenant=\"{tenant}\"}} {value}");
-                out.write_fmt(format_args!("{line}\n")).expect("a string takes any text");
+            line(format_args!("# HELP {name} {help}\n# TYPE {name} counter"));
+            for (tenant, served) in &*tenants {
+                let (tenant, value) = (escape(tenant), count(served).load(Ordering::Relaxed));
+                line(format_args!("{name}{{model_name=\"{model}\",tenant=\"{tenant}\"}} {value}"));
             }
         }
         out

@@ -9,13 +9,10 @@ use engine::{EngineError, EngineHandle, EngineOptions, Event, Request, Share};
 use crate::client::{ask, collect, eventually, greedy, request, submit};
 use crate::fake::{Kind, options, start};
 
-fn share(tenant: &str) -> Option<Share> {
-    Some(Share { tenant: tenant.into(), weight: NonZeroU16::MIN })
-}
-
 fn of(tenant: &str, prompt: &[u32], max_tokens: usize) -> (Request, Receiver<Event>) {
     let (request, events) = request(prompt, greedy(max_tokens));
-    (Request { share: share(tenant), ..request }, events)
+    let share = Share { tenant: tenant.into(), weight: NonZeroU16::MIN };
+    (Request { share: Some(share), ..request }, events)
 }
 
 fn due_in(wait: Duration, prompt: &[u32]) -> (Request, Receiver<Event>) {

@@ -275,79 +275,107 @@ fn mix(value: u64) -> u64 {
     z ^ (z >> 31)
 }
 
+/// The queue and the reference, which are told the same.
+#[derive(Default)]
+struct Pair {
+    queue: Queue,
+    reference: Reference,
+    waiting: Vec<(u64, Place, usize)>,
+    running: Vec<(TenantId, usize)>,
+    num_passed_over: usize,
+    num_forgotten: usize,
+    num_started_anew: usize,
+}
+
+impl Pair {
+    fn arrive(&mut self, number: u64, priority: i32, arrival: u64) {
+        let name = (number > 0).then_some(number);
+        let weight = if number == 0 { 1 } else { 1 << (number % 3) };
+        let share = name.map(|name| share(&name.to_string(), weight as u16));
+        let tenant = self.queue.join(share.as_ref());
+        let place = Place::New { tenant, priority, arrival };
+        self.queue.push(place, SeqId(arrival));
+        let at = self.reference.tenant(name, weight);
+        self.reference.push(at, priority, arrival);
+        self.waiting.push((arrival, place, at));
+    }
+
+    fn abort(&mut self, index: usize) {
+        let (arrival, place, at) = self.waiting.remove(index);
+        self.queue.remove(place);
+        self.reference.remove(at, arrival);
+        let Place::New { tenant, .. } = place else { unreachable!() };
+        self.leave(tenant, at);
+    }
+
+    fn charge(&mut self, index: usize, cost: u64) {
+        let (tenant, at) = self.running[index];
+        self.queue.charge(tenant, cost);
+        let plain = &mut self.reference.tenants[at];
+        plain.counter += cost * 4 / plain.weight;
+    }
+
+    fn end(&mut self, index: usize) {
+        let (tenant, at) = self.running.swap_remove(index);
+        self.leave(tenant, at);
+    }
+
+    fn leave(&mut self, tenant: TenantId, at: usize) {
+        self.queue.leave(tenant);
+        self.reference.leave(at);
+        self.num_started_anew += usize::from(self.reference.tenants.is_empty());
+        let is_less = self.queue.num_tenants() < self.reference.tenants.len();
+        self.num_forgotten += usize::from(is_less);
+    }
+
+    fn admit(&mut self) {
+        let head = self.queue.head().unwrap();
+        let at = self.waiting.iter().position(|waiting| waiting.0 == head.0).unwrap();
+        let (_, place, plain) = self.waiting.remove(at);
+        self.queue.admit(place);
+        assert_eq!(self.reference.admit(), plain);
+        self.num_passed_over += usize::from(self.reference.num_overtaken > 0);
+        let Place::New { tenant, .. } = place else { unreachable!() };
+        self.running.push((tenant, plain));
+    }
+
+    fn check(&mut self, seed: u64) {
+        assert_eq!(self.queue.head().map(|id| id.0), self.reference.head(), "seed {seed}");
+        assert_eq!(self.queue.len(), self.waiting.len());
+        let live = |tenant| {
+            let of = |place| matches!(place, Place::New { tenant: of, .. } if of == tenant);
+            let waiting = self.waiting.iter().filter(|waiting| of(waiting.1)).count();
+            waiting + self.running.iter().filter(|running| running.0 == tenant).count()
+        };
+        self.queue.check_invariants(live);
+    }
+}
+
 #[test]
 fn it_chooses_as_one_that_looks_at_everybody() {
-    let (mut num_passed_over, mut num_forgotten, mut num_started_anew) = (0, 0, 0);
+    let mut counts = [0; 3];
     for seed in 0..1000_u64 {
         let mut state = seed;
-        let mut below = |bound: u64| {
+        let mut below = |bound: usize| {
             state = state.wrapping_add(1);
-            mix(state ^ (seed << 32)) % bound
+            mix(state ^ (seed << 32)) as usize % bound
         };
-        let (mut queue, mut reference) = (Queue::default(), Reference::default());
-        let mut waiting: Vec<(u64, Place, usize)> = Vec::new();
-        let mut running: Vec<(TenantId, usize)> = Vec::new();
+        let mut pair = Pair::default();
         for arrival in 0..300 {
+            let (num_waiting, num_running) = (pair.waiting.len(), pair.running.len());
             match below(8) {
-                0..=2 => {
-                    let number = below(5);
-                    let name = (number > 0).then_some(number);
-                    let weight = if number == 0 { 1 } else { 1 << (number % 3) };
-                    let share = name.map(|name| share(&name.to_string(), weight as u16));
-                    let priority = [0, 0, 0, -1, 4][below(5) as usize];
-                    let tenant = queue.join(share.as_ref());
-                    let place = Place::New { tenant, priority, arrival };
-                    queue.push(place, SeqId(arrival));
-                    let at = reference.tenant(name, weight);
-                    reference.push(at, priority, arrival);
-                    waiting.push((arrival, place, at));
-                }
-                3 if !waiting.is_empty() => {
-                    let (arrival, place, at) = waiting.remove(below(waiting.len() as u64) as usize);
-                    queue.remove(place);
-                    reference.remove(at, arrival);
-                    let Place::New { tenant, .. } = place else { unreachable!() };
-                    queue.leave(tenant);
-                    reference.leave(at);
-                }
-                4 | 5 if !running.is_empty() => {
-                    let (tenant, at) = running[below(running.len() as u64) as usize];
-                    let cost = below(50);
-                    queue.charge(tenant, cost);
-                    let weight = reference.tenants[at].weight;
-                    reference.tenants[at].counter += cost * 4 / weight;
-                }
-                6 if !running.is_empty() => {
-                    let (tenant, at) = running.swap_remove(below(running.len() as u64) as usize);
-                    queue.leave(tenant);
-                    reference.leave(at);
-                    num_started_anew += usize::from(reference.tenants.is_empty());
-                    num_forgotten += usize::from(reference.tenants.len() > queue.num_tenants());
-                }
-                _ if !waiting.is_empty() => {
-                    let head = queue.head().unwrap();
-                    let at = waiting.iter().position(|waiting| waiting.0 == head.0).unwrap();
-                    let (_, place, plain) = waiting.remove(at);
-                    queue.admit(place);
-                    assert_eq!(reference.admit(), plain);
-                    num_passed_over += usize::from(reference.num_overtaken > 0);
-                    let Place::New { tenant, .. } = place else { unreachable!() };
-                    running.push((tenant, plain));
-                }
+                0..=2 => pair.arrive(below(5) as u64, [0, 0, 0, -1, 4][below(5)], arrival),
+                3 if num_waiting > 0 => pair.abort(below(num_waiting)),
+                4 | 5 if num_running > 0 => pair.charge(below(num_running), below(50) as u64),
+                6 if num_running > 0 => pair.end(below(num_running)),
+                _ if num_waiting > 0 => pair.admit(),
                 _ => {}
             }
-            assert_eq!(queue.head().map(|id| id.0), reference.head(), "seed {seed}");
-            assert_eq!(queue.len(), waiting.len());
-            let live = |tenant| {
-                let waiting = waiting.iter().map(|waiting| waiting.1);
-                let of = |place| matches!(place, Place::New { tenant: of, .. } if of == tenant);
-                waiting.filter(|place| of(*place)).count()
-                    + running.iter().filter(|running| running.0 == tenant).count()
-            };
-            queue.check_invariants(live);
+            pair.check(seed);
         }
+        counts[0] += pair.num_passed_over;
+        counts[1] += pair.num_forgotten;
+        counts[2] += pair.num_started_anew;
     }
-    for count in [num_passed_over, num_forgotten, num_started_anew] {
-        assert!(count > 300, "{num_passed_over} {num_forgotten} {num_started_anew}");
-    }
+    assert!(counts.iter().all(|count| *count > 300), "{counts:?}");
 }
