@@ -1,8 +1,9 @@
-//! Time of a step's scheduling for each running sequence, by how many wait:
+//! Time of a step's scheduling for each running sequence, by how many wait and of how many tenants:
 //! `cargo bench -p benches --bench scheduler`.
 
-use scheduler::{Limits, NewSequence, Outcome, Scheduler, SeqId};
+use scheduler::{Limits, NewSequence, Outcome, Scheduler, SeqId, Share};
 use std::io::{Result, Write};
+use std::num::NonZeroU16;
 use std::time::{Duration, Instant};
 
 const RUNNING: usize = 64;
@@ -11,17 +12,22 @@ const STEPS: usize = 2000;
 fn main() -> Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{RUNNING} running sequences, median of {STEPS} steps")?;
-    writeln!(out, "\n| waiting | µs a step | ns a running sequence |\n|---|---|---|")?;
-    for waiting in [1, 10, 100, 1000] {
-        let step = median_step(waiting);
-        let each = step.as_nanos() / RUNNING as u128;
-        writeln!(out, "| {waiting} | {:.1} | {each} |", step.as_secs_f64() * 1e6)?;
+    writeln!(
+        out,
+        "\n| waiting | tenants | µs a step | ns a running sequence |\n|---|---|---|---|"
+    )?;
+    for tenants in [1, 64, 1000] {
+        for waiting in [1, 10, 100, 1000] {
+            let step = median_step(waiting, tenants);
+            let each = step.as_nanos() / RUNNING as u128;
+            writeln!(out, "| {waiting} | {tenants} | {:.1} | {each} |", step.as_secs_f64() * 1e6)?;
+        }
     }
     Ok(())
 }
 
 /// Planning and committing a step in which every running sequence decodes.
-fn median_step(waiting: usize) -> Duration {
+fn median_step(waiting: usize, tenants: u64) -> Duration {
     let mut scheduler = Scheduler::new(Limits {
         num_blocks: RUNNING * 256,
         block_size: 16,
@@ -38,6 +44,7 @@ fn median_step(waiting: usize) -> Duration {
             prompt,
             max_new_tokens: 4000,
             priority: 0,
+            share: (tenants > 1).then(|| share(id % tenants)),
             salt: None,
             need_prompt_logits: false,
         };
@@ -63,4 +70,8 @@ fn median_step(waiting: usize) -> Duration {
     }
     times.sort_unstable();
     times[STEPS / 2]
+}
+
+fn share(tenant: u64) -> Share {
+    Share { tenant: tenant.to_string().into(), weight: NonZeroU16::MIN }
 }

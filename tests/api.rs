@@ -222,18 +222,76 @@ fn a_full_queue_refuses_and_loses_nothing() {
     let server = Server::start(&["--max-num-seqs", "1", "--max-num-queued-reqs", "2"]);
     let results: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..12)
-            .map(|_| scope.spawn(|| server.post("/v1/completions", &endless(200))))
+            .map(|_| {
+                let body = endless(200).to_string();
+                scope.spawn(|| server.post_with(&[], "/v1/completions", &{ body }))
+            })
             .collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
-    let served = results.iter().filter(|(status, _)| *status == 200).count();
-    let refused: Vec<_> = results.iter().filter(|(status, _)| *status == 429).collect();
+    let served = results.iter().filter(|(status, ..)| *status == 200).count();
+    let refused: Vec<_> = results.iter().filter(|(status, ..)| *status == 429).collect();
     assert_eq!(served + refused.len(), 12, "{results:?}");
     assert!(served >= 2 && !refused.is_empty(), "{served} served");
-    for (_, answer) in refused {
-        assert!(answer["error"]["message"].as_str().unwrap().contains("queue"), "{answer}");
+    for (_, headers, answer) in refused {
+        assert!(answer.contains("queue_full"), "{answer}");
+        let seconds: u64 = headers["retry-after"].parse().unwrap();
+        assert!((1..=60).contains(&seconds), "{seconds}");
     }
     assert_eq!(server.ok("/v1/completions", &endless(3))["usage"]["completion_tokens"], 3);
+}
+
+#[test]
+fn who_waits_past_the_deadline_is_told_so_and_never_runs() {
+    let server = Server::start(&["--max-num-seqs", "1"]);
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| server.ok("/v1/completions", &endless(1500)));
+        wait_until("running", || server.metric("vllm:num_requests_running") == 1.0);
+        let in_50_ms = [("x-request-timeout-ms", "50")];
+        let mut body = endless(5);
+        let late = |body: &Value| server.post_with(&in_50_ms, "/v1/completions", &body.to_string());
+        let (status, headers, text) = late(&body);
+        assert_eq!((status, headers["x-should-retry"].as_str()), (504, "false"), "{text}");
+        assert!(text.contains("\"code\":\"deadline_exceeded\""), "{text}");
+        body["stream"] = json!(true);
+        let (status, _, text) = late(&body);
+        assert_eq!(status, 200, "the answer had begun");
+        assert!(text.starts_with("data: {\"error\":") && text.contains("deadline_exceeded"));
+        assert!(text.ends_with("data: [DONE]\n\n"), "{text}");
+        assert!(!running.is_finished(), "it was in nobody's way");
+        assert_eq!(server.metric("sconce:requests_expired_total"), 2.0);
+        assert_eq!(running.join().unwrap()["usage"]["completion_tokens"], 1500);
+    });
+    let in_a_minute = [("x-request-timeout-ms", "60000")];
+    let body = endless(3).to_string();
+    assert_eq!(server.post_with(&in_a_minute, "/v1/completions", &body).0, 200);
+}
+
+#[test]
+fn a_flood_with_one_key_does_not_delay_another() {
+    let server = Server::start(&["--max-num-seqs", "2", "--api-key", "flood,other"]);
+    let order = std::sync::Mutex::new(Vec::new());
+    let send = |key: &'static str| {
+        let bearer = format!("Bearer {key}");
+        let headers = [("authorization", bearer.as_str())];
+        let body = endless(60).to_string();
+        let (status, _, text) = server.post_with(&headers, "/v1/completions", &body);
+        assert_eq!(status, 200, "{text}");
+        order.lock().unwrap().push(key);
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..30 {
+            scope.spawn(|| send("flood"));
+        }
+        wait_until("a flood", || server.metric("vllm:num_requests_waiting") > 15.0);
+        let before = order.lock().unwrap().len();
+        send("other");
+        // Two ran, one or two were next; the rest had to wait.
+        let flood = order.lock().unwrap().len() - 1 - before;
+        assert!(flood <= 8, "{flood} of the flood went first");
+    });
+    assert_eq!(server.metric_with("sconce:tenant_generation_tokens_total", "key-1"), 1800.0);
+    assert_eq!(server.metric_with("sconce:tenant_generation_tokens_total", "key-2"), 60.0);
 }
 
 #[test]

@@ -164,6 +164,8 @@ impl Driver {
             prompt,
             params: SamplingParams { ignore_eos: true, ..params },
             priority: 0,
+            share: None,
+            deadline: None,
             cache_salt: None,
             constraint,
             sink: Box::new(move |event| sender.send(event).is_ok()),

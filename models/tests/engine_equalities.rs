@@ -85,6 +85,8 @@ fn request(ask: &Ask) -> (Request, Receiver<Event>) {
         prompt: ask.0.clone(),
         params: ask.1.clone(),
         priority: 0,
+        share: None,
+        deadline: None,
         cache_salt: None,
         constraint: None,
         sink: Box::new(move |event| sender.send(event).is_ok()),

@@ -1,6 +1,7 @@
 //! Starts the real server on a free port and talks to it, for the end-to-end tests.
 
 use serde_json::Value;
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -132,10 +133,30 @@ impl Server {
 
     /// POST of JSON: status and body as text.
     pub fn post_text(&self, path: &str, body: &str) -> (u16, String) {
-        let request = agent().post(format!("{}{path}", self.url));
-        let request = request.header("authorization", format!("Bearer {KEY}"));
+        let key = format!("Bearer {KEY}");
+        let (status, _, text) = self.post_with(&[("authorization", &key)], path, body);
+        (status, text)
+    }
+
+    /// The same with headers, of which the answer's come back, too.
+    pub fn post_with(
+        &self,
+        headers: &[(&str, &str)],
+        path: &str,
+        body: &str,
+    ) -> (u16, HashMap<String, String>, String) {
+        let mut request = agent().post(format!("{}{path}", self.url));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
         let response = request.header("content-type", "application/json").send(body);
-        read(response.expect("the server answers"))
+        let response = response.expect("the server answers");
+        let header = |(name, value): (&ureq::http::HeaderName, &ureq::http::HeaderValue)| {
+            (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+        };
+        let headers = response.headers().iter().map(header).collect();
+        let (status, text) = read(response);
+        (status, headers, text)
     }
 
     /// POST of JSON: status and body as JSON.

@@ -199,6 +199,8 @@ impl<'a> EngineLoad<'a> {
             prompt,
             params,
             priority: 0,
+            share: None,
+            deadline: None,
             cache_salt: None,
             constraint: None,
             sink: Box::new(move |event| sender.send((number, event, Instant::now())).is_ok()),

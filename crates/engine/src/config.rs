@@ -42,6 +42,8 @@ pub struct EngineOptions {
     pub enable_prefix_caching: Option<bool>,
     /// `--max-num-queued-reqs`: requests that may wait to run. Default 1024.
     pub max_num_queued_reqs: Option<usize>,
+    /// `--max-num-queued-tokens`: tokens that their prompts may have together. Default: no bound.
+    pub max_num_queued_tokens: Option<usize>,
     /// `--num-speculative-tokens`: most tokens of a sequence guessed in a step; 0 for no speculative
     /// decoding. Default 16.
     pub num_speculative_tokens: Option<usize>,
@@ -74,6 +76,8 @@ pub struct EngineConfig {
     pub enable_prefix_caching: bool,
     /// Most requests that wait to run for the first time.
     pub max_num_queued_reqs: usize,
+    /// Most prompt tokens of those, if bounded.
+    pub max_num_queued_tokens: Option<usize>,
     /// Most tokens of a sequence guessed in a step.
     pub num_speculative_tokens: usize,
     /// Whether guesses are made even where they do not pay.
@@ -198,6 +202,13 @@ impl EngineConfig {
                 (1, 1 << 20),
                 "a request is queued before it runs",
             )?,
+            max_num_queued_tokens: options
+                .max_num_queued_tokens
+                .map(|tokens| {
+                    let why = "tokens of the prompts that wait";
+                    in_range("--max-num-queued-tokens", tokens, (1, 1 << 40), why)
+                })
+                .transpose()?,
             num_speculative_tokens: in_range(
                 "--num-speculative-tokens",
                 options.num_speculative_tokens.unwrap_or(DEFAULT_SPECULATIVE_TOKENS),
@@ -309,6 +320,7 @@ mod tests {
                 "--max-num-batched-tokens is 0",
             ),
             (EngineOptions { max_num_queued_reqs: Some(0), ..none() }, "--max-num-queued-reqs"),
+            (EngineOptions { max_num_queued_tokens: Some(0), ..none() }, "--max-num-queued-tokens"),
             (EngineOptions { num_gpu_blocks_override: Some(0), ..none() }, "--num-gpu-blocks"),
             (EngineOptions { num_threads: Some(0), ..none() }, "--num-threads is 0"),
             (EngineOptions { dtype: Some(DType::F16), ..none() }, "--dtype f16 is not supported"),

@@ -1,7 +1,7 @@
 //! The loop: drain commands, schedule, run, commit, emit. One thread owns all of it.
 
 use std::any::Any;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,6 +10,7 @@ use std::{fmt, io, mem, thread};
 use candle_core::Device;
 use scheduler::{Limits, LimitsError, Outcome, Plan, Scheduler, SeqId};
 
+use crate::backlog::Left;
 use crate::config::OptionError;
 use crate::handle::{Commands, EngineHandle, Phase, Shared};
 use crate::kv_cache::CacheShape;
@@ -29,8 +30,10 @@ pub struct Engine {
     speculation: Speculation,
     /// All that arrived and have not had their last event.
     sequences: HashMap<SeqId, Sequence>,
+    /// Deadlines of those that have not run, the next one first.
+    deadlines: BTreeSet<(Instant, SeqId)>,
     /// Sequences that started or ended since the queue's length was last published.
-    num_left_queue: usize,
+    left_queue: Vec<Left>,
 }
 
 /// Why an engine could not start.
@@ -93,6 +96,7 @@ impl Engine {
             max_model_len: config.max_model_len,
             vocab_size: spec.vocab_size,
             max_num_queued_reqs: config.max_num_queued_reqs,
+            max_num_queued_tokens: config.max_num_queued_tokens,
             block_size: config.block_size,
         };
         let shared = Arc::new(Shared::new(limits, eos_token_ids.to_vec()));
@@ -102,7 +106,8 @@ impl Engine {
             runner: Runner::new(model, shape, device.clone(), max_rows, draft)?,
             speculation: Speculation::new(config, has_draft),
             sequences: HashMap::new(),
-            num_left_queue: 0,
+            deadlines: BTreeSet::new(),
+            left_queue: Vec::new(),
         };
         engine.publish();
         let thread = thread::Builder::new().name("engine".into()).spawn(move || engine.run())?;
@@ -135,6 +140,7 @@ impl Engine {
     fn accept(&mut self, id: SeqId, request: Request) {
         let sequence = Sequence::new(request, &self.shared.limits, &self.shared.eos_token_ids);
         let submitted = self.scheduler.submit(sequence.to_schedule(id));
+        self.deadlines.extend(sequence.deadline.map(|deadline| (deadline, id)));
         self.sequences.insert(id, sequence);
         if let Err(error) = submitted {
             self.fail(&[id], &EngineError::Rejected(error.to_string()));
@@ -148,11 +154,29 @@ impl Engine {
         }
     }
 
+    /// Drops those that wait past their deadline.
+    fn expire(&mut self) {
+        let Some(&(next, _)) = self.deadlines.first() else { return };
+        let now = Instant::now();
+        if now < next {
+            return;
+        }
+        let mut expired = Vec::new();
+        while let Some(&(_, id)) = self.deadlines.first().filter(|(deadline, _)| *deadline <= now) {
+            self.deadlines.pop_first();
+            self.scheduler.abort(id);
+            expired.push(id);
+        }
+        self.shared.counters.expired.add(expired.len());
+        self.fail(&expired, &EngineError::DeadlineExceeded);
+    }
+
     /// One step. It runs to its end before the next is planned; a device that can be kept busy
     /// meanwhile changes this function alone: plan the next step between `run` and `settle`.
     fn step(&mut self) {
         let begun = Instant::now();
         let planned = guarded(|| {
+            self.expire();
             self.speculation.propose(&mut self.sequences, &mut self.scheduler);
             let plan = self.scheduler.schedule();
             assert!(plan.is_some() || self.sequences.is_empty(), "sequences wait but none can run");
@@ -195,7 +219,10 @@ impl Engine {
             let sequence = live(&mut self.sequences, entry.id);
             if !mem::replace(&mut sequence.started, true) {
                 sequence.cached_tokens = entry.cached_tokens;
-                self.num_left_queue += 1;
+                if let Some(deadline) = sequence.deadline {
+                    self.deadlines.remove(&(deadline, entry.id));
+                }
+                self.left_queue.push(sequence.left_queue(true));
                 counters.prompt_tokens.add(sequence.prompt_len());
                 counters.cached_prompt_tokens.add(entry.cached_tokens);
             }
@@ -294,7 +321,12 @@ impl Engine {
     fn remove(&mut self, id: SeqId) -> Option<Sequence> {
         let sequence = self.sequences.remove(&id)?;
         self.runner.forget(id);
-        self.num_left_queue += usize::from(!sequence.started);
+        if !sequence.started {
+            if let Some(deadline) = sequence.deadline {
+                self.deadlines.remove(&(deadline, id));
+            }
+            self.left_queue.push(sequence.left_queue(false));
+        }
         Some(sequence)
     }
 
@@ -305,7 +337,7 @@ impl Engine {
         counters.num_running.set(stats.running);
         counters.kv_blocks_used.set(stats.used_blocks);
         counters.kv_blocks_total.set(stats.total_blocks);
-        self.shared.leave_queue(mem::take(&mut self.num_left_queue), stats.waiting);
+        self.shared.leave_queue(mem::take(&mut self.left_queue), stats.waiting);
     }
 }
 

@@ -2,13 +2,15 @@
 //!
 //! Callers and the engine thread meet in one mailbox under a mutex that is held only to push or
 //! to take a list, so neither ever waits for the other's work. Its length is bounded: submissions
-//! by `--max-num-queued-reqs`, aborts by the sequences alive.
+//! by the backlog's limits, aborts by the sequences alive.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use scheduler::SeqId;
 
+use crate::backlog::{Backlog, Left};
 use crate::limits::RequestLimits;
 use crate::request::{EngineError, Request};
 use crate::stats::{Counters, EngineStats};
@@ -38,7 +40,7 @@ pub(crate) struct Commands {
 struct Mailbox {
     commands: Commands,
     /// Submitted sequences that have not run yet, here or in the scheduler.
-    num_queued: usize,
+    backlog: Backlog,
     next_id: u64,
 }
 
@@ -57,7 +59,7 @@ impl Shared {
         let commands =
             Commands { submitted: Vec::new(), aborted: Vec::new(), phase: Phase::Serving };
         Self {
-            mailbox: Mutex::new(Mailbox { commands, num_queued: 0, next_id: 0 }),
+            mailbox: Mutex::new(Mailbox { commands, backlog: Backlog::default(), next_id: 0 }),
             wake: Condvar::new(),
             counters: Counters::default(),
             limits,
@@ -84,11 +86,14 @@ impl Shared {
         }
     }
 
-    /// Counts `num_started` sequences out of the queue and publishes how many wait, given the
-    /// number in the scheduler.
-    pub(crate) fn leave_queue(&self, num_started: usize, num_waiting: usize) {
+    /// Takes sequences out of the queue and publishes how many wait, given the number in the
+    /// scheduler.
+    pub(crate) fn leave_queue(&self, left: Vec<Left>, num_waiting: usize) {
         let mut mailbox = self.mailbox();
-        mailbox.num_queued -= num_started;
+        if !left.is_empty() {
+            mailbox.backlog.pop(left, Instant::now());
+            self.counters.num_waiting_tokens.set(mailbox.backlog.num_tokens());
+        }
         self.counters.num_waiting.set(num_waiting + mailbox.commands.submitted.len());
     }
 
@@ -137,7 +142,8 @@ impl EngineHandle {
     /// Queues one request. Never waits for the engine.
     ///
     /// # Errors
-    /// [`EngineError::Rejected`] if it can never run, [`EngineError::QueueFull`] if too many wait,
+    /// [`EngineError::Rejected`] if it can never run, [`EngineError::QueueFull`],
+    /// [`EngineError::QueueTokensFull`] or [`EngineError::QueueShareFull`] if too many wait,
     /// [`EngineError::Stopped`] once the engine drains or ends. The sink is dropped unused.
     pub fn submit(&self, request: Request) -> Result<SeqId, EngineError> {
         Ok(self.submit_all(vec![request])?[0])
@@ -149,19 +155,16 @@ impl EngineHandle {
         for request in &requests {
             shared.limits.check(request, &shared.eos_token_ids)?;
         }
-        let limit = shared.limits.max_num_queued_reqs;
         let num_new = requests.len();
         let mut mailbox = shared.mailbox();
         if mailbox.commands.phase != Phase::Serving {
             return Err(EngineError::Stopped);
         }
-        if mailbox.num_queued + num_new > limit {
-            return Err(EngineError::QueueFull { waiting: mailbox.num_queued, limit });
-        }
+        mailbox.backlog.push(&requests, &shared.limits, Instant::now())?;
         let first = mailbox.next_id;
         mailbox.next_id += num_new as u64;
-        mailbox.num_queued += num_new;
         shared.counters.num_waiting.add(num_new);
+        shared.counters.num_waiting_tokens.set(mailbox.backlog.num_tokens());
         let ids = (first..mailbox.next_id).map(SeqId);
         mailbox.commands.submitted.extend(ids.clone().zip(requests));
         shared.wake.notify_one();
@@ -178,6 +181,11 @@ impl EngineHandle {
     /// Reads the counters, lock-free.
     pub fn stats(&self) -> EngineStats {
         self.shared().counters.read()
+    }
+
+    /// How long those who wait now will take to leave the queue, as fast as it moved of late.
+    pub fn time_to_drain(&self) -> Duration {
+        self.shared().mailbox().backlog.time_to_drain(Instant::now())
     }
 
     /// Whether no request is running or waiting.

@@ -1,6 +1,7 @@
 //! The engine: one OS thread that owns the device, the weights and the cache.
 
 pub mod architecture;
+mod backlog;
 mod batch;
 pub mod config;
 pub mod engine;
@@ -27,5 +28,5 @@ pub use memory::MemoryPlan;
 pub use request::{
     Constraint, EngineError, Event, FinishReason, Request, SamplingParams, Sink, TokenLogprobs,
 };
-pub use scheduler::SeqId;
+pub use scheduler::{SeqId, Share};
 pub use stats::EngineStats;

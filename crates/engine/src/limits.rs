@@ -8,6 +8,7 @@ pub(crate) struct RequestLimits {
     pub(crate) max_model_len: usize,
     pub(crate) vocab_size: usize,
     pub(crate) max_num_queued_reqs: usize,
+    pub(crate) max_num_queued_tokens: Option<usize>,
     pub(crate) block_size: usize,
 }
 

@@ -3,6 +3,9 @@
 //! Plain data. The server fills a [`Request`], the engine answers through its [`Sink`].
 
 use std::fmt;
+use std::time::Instant;
+
+use scheduler::Share;
 
 /// Sampling and stopping parameters of one sequence, validated by the caller.
 ///
@@ -73,8 +76,15 @@ pub struct Request {
     pub prompt: Vec<u32>,
     /// See [`SamplingParams`].
     pub params: SamplingParams,
-    /// Lower values run first; equal ones in order of arrival.
+    /// Lower values run first; equal ones of a tenant in order of arrival.
     pub priority: i32,
+    /// The tenant whose turn and whose places in the queue it takes. Requests without one are together
+    /// one tenant.
+    pub share: Option<Share>,
+    /// When it is of no more use to begin: if it still waits then, it ends with
+    /// [`EngineError::DeadlineExceeded`]. Once it runs it goes on: its tokens reach the caller as they
+    /// come, who can abort it, and what was computed would be lost.
+    pub deadline: Option<Instant>,
     /// Prefix-cache blocks are shared only between requests of the same salt.
     pub cache_salt: Option<String>,
     /// What the answer must look like, if not free.
@@ -170,6 +180,35 @@ pub enum EngineError {
         /// The bound.
         limit: usize,
     },
+    /// Too many prompt tokens wait already.
+    #[error(
+        "the queue is full: prompts of {waiting} tokens are waiting, {limit} may, and this request \
+         has {new}"
+    )]
+    QueueTokensFull {
+        /// Waiting now.
+        waiting: usize,
+        /// Of the request.
+        new: usize,
+        /// The bound.
+        limit: usize,
+    },
+    /// Most of the queue is the tenant's own, and what is left is for others.
+    #[error(
+        "the queue is nearly full: {own} of {waiting} requests waiting are yours, and the rest of \
+         the {limit} places is for others"
+    )]
+    QueueShareFull {
+        /// Of the tenant.
+        own: usize,
+        /// Waiting now.
+        waiting: usize,
+        /// The bound.
+        limit: usize,
+    },
+    /// It waited past its deadline and was dropped before it ran.
+    #[error("the request waited until its deadline passed and was dropped before it ran")]
+    DeadlineExceeded,
     /// The engine is shutting down or has ended.
     #[error("the engine is stopped")]
     Stopped,

@@ -3,10 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
 
 use kernels::sample::{RowFault, RowLogprobs, SampleRow, Sampled, SampledRow};
-use scheduler::{Entry, NewSequence, SeqId};
+use scheduler::{Entry, NewSequence, SeqId, Share};
 
+use crate::backlog::Left;
 use crate::limits::RequestLimits;
 use crate::request::{
     EngineError, Event, FinishReason, Request, SamplingParams, Sink, TokenLogprobs,
@@ -20,6 +22,8 @@ pub(crate) struct Sequence {
     params: SamplingParams,
     sink: Sink,
     priority: i32,
+    share: Option<Share>,
+    pub(crate) deadline: Option<Instant>,
     cache_salt: Option<String>,
     /// Prompt and output.
     tokens: Vec<u32>,
@@ -55,7 +59,8 @@ pub(crate) struct SampleLists {
 impl Sequence {
     /// `request` must have passed [`RequestLimits::check`].
     pub(crate) fn new(request: Request, limits: &RequestLimits, eos: &[u32]) -> Self {
-        let Request { prompt, params, priority, cache_salt, constraint, sink } = request;
+        let Request { prompt, params, priority, share, deadline, cache_salt, constraint, sink } =
+            request;
         let lists = SampleLists::new(&prompt, &params, limits.vocab_size, eos);
         let prompt_scores = params.prompt_logprobs.map(|_| vec![None; prompt.len()]);
         Self {
@@ -66,6 +71,8 @@ impl Sequence {
             params,
             sink,
             priority,
+            share,
+            deadline,
             cache_salt,
             prompt_scores,
             lists,
@@ -83,9 +90,16 @@ impl Sequence {
             prompt: self.tokens.clone(),
             max_new_tokens: self.max_new_tokens - self.num_generated(),
             priority: self.priority,
+            share: self.share.clone(),
             salt: self.cache_salt.clone(),
             need_prompt_logits: self.prompt_scores.is_some(),
         }
+    }
+
+    /// What it gives back when it leaves the queue.
+    pub(crate) fn left_queue(&self, started: bool) -> Left {
+        let tenant = self.share.as_ref().map(|share| share.tenant.clone());
+        Left { tenant, prompt_len: self.prompt_len, started }
     }
 
     pub(crate) fn prompt_len(&self) -> usize {

@@ -29,6 +29,8 @@ counters! {
     num_running,
     /// Gauge: sequences that wait, preempted ones and not yet fetched ones included.
     num_waiting,
+    /// Gauge: prompt tokens of sequences that have not run.
+    num_waiting_tokens,
     /// Gauge: cache blocks held by sequences.
     kv_blocks_used,
     /// Gauge: cache blocks there are.
@@ -59,6 +61,8 @@ counters! {
     aborted,
     /// Sequences that ended with an error.
     failed,
+    /// Those of them that were dropped because their deadline passed while they waited.
+    expired,
     /// Times a sequence lost its blocks to another.
     preemptions,
     /// Steps run.

@@ -6,10 +6,30 @@
 //!
 //! * **Budget.** Each running sequence that lacks one token gets it; what remains of the budget
 //!   goes to longer remainders in chunks, then to waiting sequences.
-//! * **Order of waiting.** Lower priority values first, then arrival; but the oldest waiting
+//! * **Order within a tenant.** Lower priority values first, then arrival; but the oldest waiting
 //!   sequence is overtaken at most [`MAX_OVERTAKEN`] times in a row. So one that has `n` older
-//!   ones before it is admitted after at most `(n + 1) * (MAX_OVERTAKEN + 1)` admissions, whatever
-//!   arrives meanwhile.
+//!   ones of its tenant before it is admitted after at most `(n + 1) * (MAX_OVERTAKEN + 1)`
+//!   admissions of its tenant, whatever arrives meanwhile. Who names no tenant shares one: with that
+//!   alone, these are all admissions.
+//! * **Order between tenants.** Each has a counter: what it was served over its weight, that is the
+//!   prompt tokens computed for it and, counting [more](GENERATED_TOKEN_COST), those generated; what
+//!   came from the prefix cache or is computed again costs it nothing. The most urgent sequence goes
+//!   first, among equally urgent ones that of the smallest counter; but the tenant with the smallest
+//!   counter of all is passed over at most [`MAX_OVERTAKEN`] times in a row, however urgent the
+//!   others are. Who begins to wait is lifted to the smallest counter of those who do (or of the
+//!   last who did): nobody saves up by not asking, and nobody pays for having been alone.
+//! * **What that guarantees.** Let `L` be the most that a sequence costs, `w` a weight, `R` the
+//!   [`Limits::max_num_seqs`]. *Shares*: while two tenants wait with equally urgent sequences, their
+//!   counters differ by at most `R * L / w` of the one ahead. For when it was last chosen its
+//!   counter was not above the other's, and since then it was only served what its at most `R` running
+//!   sequences lacked. (The bound of Sheng et al., whose sequences run to their end, too.)
+//!   *Delay*: a tenant that arrives has the smallest counter, so beside a flood of another tenant,
+//!   as urgent as it, at most one new sequence is admitted before its first one, and one more that was
+//!   chosen already and waits for blocks. *No starvation*: of `MAX_OVERTAKEN + 1` admissions in a row one is
+//!   of the tenant with the smallest counter. A counter stands still while its tenant only waits, and
+//!   each admission raises one by `1 / w` or more. So among `K` tenants, one that is ahead of the
+//!   smallest counter by `D` is admitted after at most `(MAX_OVERTAKEN + 1) * K * (D * w + 1)`
+//!   admissions, `w` the largest weight.
 //! * **Admission.** The head of the queue waits until the blocks of all its known tokens are free,
 //!   and one more for each running sequence to grow into. They are reserved at once, so a prompt
 //!   under way never lacks blocks. Nobody overtakes a head that waits for blocks.
@@ -37,6 +57,7 @@ mod prefix_cache;
 mod queue;
 mod scheduler;
 mod sequence;
+mod share;
 mod stats;
 
 pub use ids::{BlockId, SeqId, TokenId};
@@ -45,4 +66,5 @@ pub use plan::{Entry, Outcome, Plan};
 pub use queue::MAX_OVERTAKEN;
 pub use scheduler::{MAX_PLANS_IN_FLIGHT, Scheduler};
 pub use sequence::{NewSequence, Sequence, State, SubmitError};
+pub use share::{GENERATED_TOKEN_COST, PROMPT_TOKEN_COST, Share};
 pub use stats::Stats;

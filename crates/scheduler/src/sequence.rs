@@ -4,8 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::prefix_cache::{Content, Parent, chain_hash, root_hash};
-use crate::queue::Place;
-use crate::{BlockId, SeqId, TokenId};
+use crate::queue::{Place, TenantId};
+use crate::{BlockId, SeqId, Share, TokenId};
 
 /// What the caller wants generated.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,8 +16,10 @@ pub struct NewSequence {
     pub prompt: Vec<TokenId>,
     /// The sequence ends after this many tokens; 0 only scores the prompt.
     pub max_new_tokens: usize,
-    /// Lower values run first; equal ones in order of arrival.
+    /// Lower values run first; equal ones of a tenant in order of arrival.
     pub priority: i32,
+    /// Whom it is for.
+    pub share: Option<Share>,
     /// The prefix cache is shared only between sequences of the same salt.
     pub salt: Option<String>,
     /// Asks for the logits of every prompt token; these cannot come from the prefix cache.
@@ -100,6 +102,7 @@ pub struct Sequence {
     pub(crate) max_new_tokens: usize,
     pub(crate) need_prompt_logits: bool,
     pub(crate) salt: Option<Arc<str>>,
+    pub(crate) tenant: TenantId,
     priority: i32,
     arrival: u64,
     /// From the first admission on.
@@ -120,6 +123,8 @@ pub struct Sequence {
     /// Prompt tokens whose logits were delivered.
     pub(crate) num_scored: usize,
     pub(crate) cached_tokens: usize,
+    /// Prompt tokens that the tenant has paid for, or that cost it nothing.
+    num_charged: usize,
     /// The block table: token `t` is in `blocks[t / block_size]`.
     pub(crate) blocks: Vec<BlockId>,
     /// This many of `blocks` are findable.
@@ -131,7 +136,7 @@ pub struct Sequence {
 }
 
 impl Sequence {
-    pub(crate) fn new(new: NewSequence, arrival: u64, registers: bool) -> Self {
+    pub(crate) fn new(new: NewSequence, tenant: TenantId, arrival: u64, registers: bool) -> Self {
         Self {
             state: State::Waiting,
             prompt_len: new.prompt.len(),
@@ -140,6 +145,7 @@ impl Sequence {
             need_prompt_logits: new.need_prompt_logits,
             hashes: vec![root_hash(new.salt.as_deref())],
             salt: new.salt.map(Arc::from),
+            tenant,
             priority: new.priority,
             arrival,
             rank: None,
@@ -151,6 +157,7 @@ impl Sequence {
             num_in_flight: 0,
             num_scored: 0,
             cached_tokens: 0,
+            num_charged: 0,
             blocks: Vec::new(),
             num_registered: 0,
             registers,
@@ -237,9 +244,10 @@ impl Sequence {
     }
 
     pub(crate) fn place(&self) -> Place {
+        let Self { tenant, priority, arrival, .. } = *self;
         match self.rank {
             Some(rank) => Place::Preempted { ticket: rank.ticket },
-            None => Place::New { priority: self.priority, arrival: self.arrival },
+            None => Place::New { tenant, priority, arrival },
         }
     }
 
@@ -254,6 +262,15 @@ impl Sequence {
         first
     }
 
+    /// Prompt tokens among those from `start` to `end`, about to be computed, that were not computed
+    /// before: computing again after a preemption is no wish of the tenant's.
+    pub(crate) fn count_new_prompt_tokens(&mut self, start: usize, end: usize) -> usize {
+        let from = self.num_charged.max(start);
+        let end = end.min(self.prompt_len);
+        self.num_charged = self.num_charged.max(end);
+        end.saturating_sub(from)
+    }
+
     /// Back to the queue: nothing is computed, the rank rises. The caller has taken the blocks.
     pub(crate) fn preempt(&mut self) {
         assert!(self.num_in_flight == 0 && self.blocks.is_empty());
@@ -263,5 +280,28 @@ impl Sequence {
         self.num_registered = 0;
         self.num_wanted_drafts = 0;
         self.rank = Some(Rank { fresh: false, priority: 0, ticket: self.rank().ticket });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::Queue;
+
+    #[test]
+    fn a_prompt_is_paid_once_however_often_it_is_computed() {
+        let new = NewSequence {
+            id: SeqId(0),
+            prompt: vec![1; 20],
+            max_new_tokens: 5,
+            priority: 0,
+            share: None,
+            salt: None,
+            need_prompt_logits: false,
+        };
+        let mut seq = Sequence::new(new, Queue::default().join(None), 0, true);
+        let chunks = [(4, 10), (10, 12), (0, 8), (8, 16), (18, 22), (22, 23), (0, 23)];
+        let paid = chunks.map(|(start, end)| seq.count_new_prompt_tokens(start, end));
+        assert_eq!(paid, [6, 2, 0, 4, 2, 0, 0], "16 and 17 were in the cache the second time");
     }
 }

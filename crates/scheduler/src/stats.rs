@@ -7,6 +7,8 @@ pub struct Stats {
     pub running: usize,
     /// Sequences that wait for their first step, or to be computed anew after a preemption.
     pub waiting: usize,
+    /// Tenants that are remembered: those with sequences, and those ahead of the others.
+    pub tenants: usize,
     /// Blocks of the cache.
     pub total_blocks: usize,
     /// Blocks that sequences hold.

@@ -27,6 +27,7 @@ fn sequence(id: u64, prompt_len: usize, max_new_tokens: usize) -> NewSequence {
         prompt: (0..prompt_len as TokenId).collect(),
         max_new_tokens,
         priority: 0,
+        share: None,
         salt: None,
         need_prompt_logits: false,
     }

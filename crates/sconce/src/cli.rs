@@ -130,6 +130,11 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "SCONCE_MAX_NUM_QUEUED_REQS")]
     pub(crate) max_num_queued_reqs: Option<usize>,
 
+    /// Tokens that the prompts of waiting requests may have together before further ones are refused
+    /// with 429 [default: no bound]
+    #[arg(long, env = "SCONCE_MAX_NUM_QUEUED_TOKENS", value_name = "TOKENS")]
+    pub(crate) max_num_queued_tokens: Option<usize>,
+
     /// Tokens of one block of the key-value cache.
     #[arg(long, env = "SCONCE_BLOCK_SIZE")]
     pub(crate) block_size: Option<usize>,

@@ -231,6 +231,7 @@ fn engine_options(args: &ServeArgs) -> Result<EngineOptions> {
         num_gpu_blocks_override: args.num_gpu_blocks_override,
         enable_prefix_caching: args.enable_prefix_caching,
         max_num_queued_reqs: args.max_num_queued_reqs,
+        max_num_queued_tokens: args.max_num_queued_tokens,
         num_speculative_tokens: args.num_speculative_tokens,
         speculate_always: args.speculate_always,
         num_threads: args.num_threads,

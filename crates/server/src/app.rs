@@ -70,6 +70,7 @@ fn cors(config: &ServerConfig) -> CorsLayer {
         .expose_headers([
             HeaderName::from_static("x-request-id"),
             HeaderName::from_static("request-id"),
+            HeaderName::from_static("x-should-retry"),
             header::RETRY_AFTER,
         ])
         .max_age(std::time::Duration::from_mins(10))

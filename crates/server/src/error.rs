@@ -82,13 +82,21 @@ impl From<EngineError> for ApiError {
     fn from(error: EngineError) -> Self {
         let message = error.to_string();
         match error {
-            EngineError::QueueFull { .. } => Self {
+            EngineError::QueueFull { .. }
+            | EngineError::QueueTokensFull { .. }
+            | EngineError::QueueShareFull { .. } => Self {
                 code: Some("queue_full"),
                 retry_after: Some(1),
                 ..Self::new(
                     StatusCode::TOO_MANY_REQUESTS,
                     format!("The server is overloaded: {message}. Try again later."),
                 )
+            },
+            // Not 408: the request has come in whole, and clients may repeat a 408 at once (RFC 9110,
+            // 15.5.9). 504 is what gateways make of a deadline that passed upstream.
+            EngineError::DeadlineExceeded => Self {
+                code: Some("deadline_exceeded"),
+                ..Self::new(StatusCode::GATEWAY_TIMEOUT, message)
             },
             EngineError::Stopped => Self::unavailable("engine_stopped", message),
             EngineError::Rejected(_) => Self::new(StatusCode::BAD_REQUEST, message),
@@ -109,6 +117,10 @@ impl IntoResponse for ApiError {
         let headers = response.headers_mut();
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.status == StatusCode::GATEWAY_TIMEOUT {
+            // Whom the client served has stopped waiting; its SDK would try again at once.
+            headers.insert("x-should-retry", HeaderValue::from_static("false"));
         }
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

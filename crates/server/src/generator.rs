@@ -1,16 +1,22 @@
 //! What the server needs of an engine: a seam, so that tests can script one.
 
+use std::time::Duration;
+
 use engine::{EngineError, EngineHandle, Request};
 
 pub(crate) use engine::SeqId;
 
-/// Numbers for `/metrics` and for the estimate in `Retry-After`.
+/// Numbers for `/metrics`.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Load {
     /// Sequences that hold blocks.
     pub running: usize,
     /// Sequences that wait for their first step or for blocks.
     pub waiting: usize,
+    /// Prompt tokens of those that have not run.
+    pub waiting_tokens: usize,
+    /// Sequences dropped because their deadline passed while they waited, since the start.
+    pub expired: u64,
     /// Blocks in use over blocks in all, 0 to 1.
     pub kv_usage: f64,
     /// Prompt tokens that came from the prefix cache, since the start.
@@ -34,6 +40,8 @@ pub trait Generator: Send + Sync + 'static {
     fn abort(&self, id: SeqId);
     /// Now, without waiting for a step.
     fn load(&self) -> Load;
+    /// How long those who wait now will take to leave the queue.
+    fn time_to_drain(&self) -> Duration;
     /// Whether accepted requests are still answered.
     fn is_alive(&self) -> bool;
     /// Tokens that prompt and answer may have together.
@@ -56,6 +64,8 @@ impl Generator for EngineHandle {
         Load {
             running: stats.num_running as usize,
             waiting: stats.num_waiting as usize,
+            waiting_tokens: stats.num_waiting_tokens as usize,
+            expired: stats.expired,
             kv_usage: stats.kv_blocks_used as f64 / stats.kv_blocks_total.max(1) as f64,
             cached_tokens: stats.cached_prompt_tokens,
             preemptions: stats.preemptions,
@@ -67,6 +77,10 @@ impl Generator for EngineHandle {
             num_blocks: stats.kv_blocks_total as usize,
             block_size: self.block_size(),
         }
+    }
+
+    fn time_to_drain(&self) -> Duration {
+        Self::time_to_drain(self)
     }
 
     fn is_alive(&self) -> bool {

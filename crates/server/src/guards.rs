@@ -1,12 +1,14 @@
 //! What every request passes before its handler: a request id, and a key where one is wanted.
 
 use std::hash::BuildHasher;
+use std::num::NonZeroU16;
 use std::time::Instant;
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use engine::Share;
 
 use crate::error::ApiError;
 use crate::random::random_id;
@@ -38,21 +40,26 @@ fn is_plain(id: &[u8]) -> bool {
     (1..=MAX_REQUEST_ID_LEN).contains(&id.len()) && id.iter().all(plain)
 }
 
-/// 401 unless the request brings one of the keys, or none is configured.
-pub(crate) async fn api_key(State(app): State<App>, request: Request, next: Next) -> Response {
+/// Each of several keys is a tenant with a share of its own. 401 unless the request brings one of the keys, or none is configured.
+pub(crate) async fn api_key(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let keys = &app.config().api_keys;
     if keys.is_empty() {
         return next.run(request).await;
     }
     let given = [bearer(request.headers()), x_api_key(request.headers())];
     // Every key is compared in full, so that time tells nothing.
-    let known = given.into_iter().flatten().fold(false, |known, given| {
-        keys.iter().fold(known, |known, key| known | same(key.as_bytes(), given))
-    });
-    if known {
+    let given: Vec<&[u8]> = given.into_iter().flatten().collect();
+    let is_given =
+        |key: &String| given.iter().fold(false, |is, given| is | same(key.as_bytes(), given));
+    let compared: Vec<_> = keys.iter().map(is_given).collect();
+    if let Some(at) = compared.iter().position(|same| *same) {
+        if keys.len() > 1 {
+            let tenant = format!("key-{}", at + 1).into();
+            request.extensions_mut().insert(Share { tenant, weight: NonZeroU16::MIN });
+        }
         return next.run(request).await;
     }
-    let message = if given.into_iter().flatten().all(<[u8]>::is_empty) {
+    let message = if given.iter().all(|given| given.is_empty()) {
         "No API key: send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'."
     } else {
         "The API key is not known here."

@@ -26,6 +26,8 @@ mod routes;
 mod serve;
 mod sse;
 mod state;
+mod tenants;
+mod terms;
 mod text_pool;
 
 pub use config::{ServerConfig, StoreLimits};

@@ -90,13 +90,6 @@ impl Metrics {
         }
     }
 
-    /// Whole seconds until a queue of this length should have moved: the mean time a sequence
-    /// takes, for as many rounds as the queue is longer than the batch. 1 to 60.
-    pub(crate) fn retry_after(&self, load: Load) -> u64 {
-        let rounds = load.waiting as f64 / load.running.max(1) as f64;
-        (self.e2e.mean() * rounds).ceil().clamp(1.0, 60.0) as u64
-    }
-
     /// The text that Prometheus scrapes; `load` and `name` are of the model, once there is one.
     pub(crate) fn render(&self, model: Option<(&str, Load)>) -> String {
         let mut out = String::with_capacity(16 << 10);
@@ -176,6 +169,18 @@ impl Page<'_> {
             "num_requests_waiting",
             "Sequences that wait to run.",
             load.waiting as f64,
+        );
+        self.one(
+            "gauge",
+            "sconce:num_tokens_waiting",
+            "Prompt tokens of sequences that have not run.",
+            load.waiting_tokens as f64,
+        );
+        self.one(
+            "counter",
+            "sconce:requests_expired_total",
+            "Sequences dropped because their deadline passed while they waited.",
+            load.expired as f64,
         );
         self.both("gauge", "kv_cache_usage_perc", "Cache blocks in use, 0 to 1.", load.kv_usage);
         self.both(
@@ -281,15 +286,10 @@ impl Histogram {
     fn sum_seconds(&self) -> f64 {
         Duration::from_nanos(self.sum_ns.load(Ordering::Relaxed)).as_secs_f64()
     }
-
-    fn mean(&self) -> f64 {
-        let count: u64 = self.counts.iter().map(|count| count.load(Ordering::Relaxed)).sum();
-        if count == 0 { 0.0 } else { self.sum_seconds() / count as f64 }
-    }
 }
 
 /// A label value as the text format wants it.
-fn escape(value: &str) -> String {
+pub(crate) fn escape(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
@@ -315,15 +315,5 @@ mod tests {
         assert!(
             text.contains("vllm:time_to_first_token_seconds_sum{model_name=\"a\\\"b\"} 700.004\n")
         );
-    }
-
-    #[test]
-    fn retry_after_grows_with_the_queue_and_stays_in_bounds() {
-        let metrics = Metrics::default();
-        let load = |waiting| Load { running: 4, waiting, ..Load::default() };
-        assert_eq!(metrics.retry_after(load(100)), 1);
-        metrics.end(Ending::Stop, Duration::from_secs(3));
-        assert_eq!(metrics.retry_after(load(8)), 6);
-        assert_eq!(metrics.retry_after(load(1000)), 60);
     }
 }

@@ -13,6 +13,8 @@ use crate::error::ApiError;
 use crate::generator::Generator;
 use crate::metrics::Metrics;
 use crate::responses::Responses;
+use crate::tenants::Tenants;
+use crate::terms::Terms;
 use crate::text_pool::TextPool;
 
 /// A model that answers requests.
@@ -88,6 +90,7 @@ struct Inner {
     cut: watch::Sender<bool>,
     in_flight: watch::Sender<usize>,
     metrics: Arc<Metrics>,
+    tenants: Tenants,
     text_pool: TextPool,
     responses: Responses,
 }
@@ -110,6 +113,7 @@ impl App {
             cut: watch::Sender::new(false),
             in_flight: watch::Sender::new(0),
             metrics: Arc::new(Metrics::default()),
+            tenants: Tenants::default(),
         }))
     }
 
@@ -183,10 +187,10 @@ impl App {
         }
     }
 
-    /// Counts a request until the guard is dropped.
-    pub(crate) fn enter(&self) -> InFlight {
+    /// Counts a request, which runs on these terms, until the guard is dropped.
+    pub(crate) fn enter(&self, terms: Terms) -> InFlight {
         self.0.in_flight.send_modify(|count| *count += 1);
-        InFlight(self.clone())
+        InFlight { app: self.clone(), terms }
     }
 
     pub(crate) fn config(&self) -> &ServerConfig {
@@ -195,6 +199,10 @@ impl App {
 
     pub(crate) fn metrics(&self) -> &Arc<Metrics> {
         &self.0.metrics
+    }
+
+    pub(crate) fn tenants(&self) -> &Tenants {
+        &self.0.tenants
     }
 
     pub(crate) fn text_pool(&self) -> &TextPool {
@@ -218,11 +226,14 @@ impl std::fmt::Debug for App {
 
 /// A request in flight; shutting down waits for it.
 #[derive(Debug)]
-pub(crate) struct InFlight(App);
+pub(crate) struct InFlight {
+    app: App,
+    pub(crate) terms: Terms,
+}
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.0.in_flight.send_modify(|count| *count -= 1);
+        self.app.0.in_flight.send_modify(|count| *count -= 1);
     }
 }
 

@@ -27,6 +27,8 @@ pub(crate) fn request(prompt: &[u32], params: SamplingParams) -> (Request, Recei
         prompt: prompt.to_vec(),
         params,
         priority: 0,
+        share: None,
+        deadline: None,
         cache_salt: None,
         constraint: None,
         sink: Box::new(move |event| sender.send(event).is_ok()),

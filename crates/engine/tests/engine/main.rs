@@ -6,6 +6,7 @@ mod client;
 mod constraints;
 mod equalities;
 mod failures;
+mod fairness;
 mod fake;
 mod lifecycle;
 mod rules;

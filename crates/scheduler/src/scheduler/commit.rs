@@ -1,7 +1,7 @@
 //! What comes of a step: tokens, ends, findable blocks.
 
 use super::{Scheduler, known, release_all};
-use crate::{BlockId, Entry, Outcome, Plan, SeqId, State};
+use crate::{BlockId, Entry, GENERATED_TOKEN_COST, Outcome, Plan, SeqId, State};
 
 impl Scheduler {
     /// Takes in what a step gave: one outcome for each entry of the plan, in the plan's order.
@@ -77,6 +77,7 @@ impl Scheduler {
         seq.num_drafts = 0;
         seq.num_scored = seq.num_scored.max(seq.num_computed.min(seq.prompt_len));
         seq.tokens.extend(&outcome.tokens);
+        self.queue.charge(seq.tenant, num_tokens as u64 * GENERATED_TOKEN_COST);
         seq.num_unknown -= usize::from(entry.samples);
         let all_computed = seq.num_computed >= seq.prompt_len;
         let all_generated = seq.tokens.len() == seq.prompt_len + seq.max_new_tokens;

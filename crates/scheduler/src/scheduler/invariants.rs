@@ -21,6 +21,11 @@ impl Scheduler {
         assert!(self.running.is_sorted());
         let num_waiting = self.sequences.values().filter(|seq| seq.state == State::Waiting).count();
         assert_eq!(num_waiting, self.queue.len());
+        let mut num_live = HashMap::new();
+        for seq in self.sequences.values().filter(|seq| seq.state != State::Ended) {
+            *num_live.entry(seq.tenant).or_insert(0) += 1;
+        }
+        self.queue.check_invariants(|tenant| num_live.get(&tenant).copied().unwrap_or(0));
         for (id, seq) in &self.sequences {
             assert_eq!(running.contains(id), seq.state == State::Running, "{seq:?}");
             let Sequence { num_computed, num_planned, .. } = *seq;

@@ -82,7 +82,9 @@ impl Scheduler {
     pub fn submit(&mut self, new: NewSequence) -> Result<(), SubmitError> {
         self.check(&new)?;
         let id = new.id;
-        let sequence = Sequence::new(new, self.num_arrivals, self.limits.enable_prefix_caching);
+        let tenant = self.queue.join(new.share.as_ref());
+        let registers = self.limits.enable_prefix_caching;
+        let sequence = Sequence::new(new, tenant, self.num_arrivals, registers);
         self.num_arrivals += 1;
         self.queue.push(sequence.place(), id);
         self.sequences.insert(id, sequence);
@@ -150,6 +152,7 @@ impl Scheduler {
         Stats {
             running: self.running.len(),
             waiting: self.queue.len(),
+            tenants: self.queue.num_tenants(),
             total_blocks,
             used_blocks: total_blocks - free_blocks,
             free_blocks,
@@ -173,6 +176,7 @@ impl Scheduler {
             State::Ended => unreachable!("sequence {id} ends twice"),
         }
         seq.state = State::Ended;
+        self.queue.leave(seq.tenant);
         self.forget_if_done(id);
     }
 

@@ -1,7 +1,7 @@
 //! Planning a step: first the running sequences in order of rank, then the head of the queue.
 
 use super::{InFlight, MAX_PLANS_IN_FLIGHT, Refusal, Scheduler, known, release_all};
-use crate::{BlockId, Entry, Plan, SeqId, State};
+use crate::{BlockId, Entry, PROMPT_TOKEN_COST, Plan, SeqId, State};
 
 /// A plan in the making.
 struct Making {
@@ -188,6 +188,8 @@ impl Scheduler {
     fn plan_entry(&mut self, id: SeqId, len: usize, num_drafts: usize) -> Entry {
         let seq = known(&mut self.sequences, id);
         let (start, end) = (seq.num_planned, seq.num_planned + len);
+        let num_new = seq.count_new_prompt_tokens(start, end);
+        self.queue.charge(seq.tenant, num_new as u64 * PROMPT_TOKEN_COST);
         let samples = seq.max_new_tokens > 0 && end == seq.tokens.len() + seq.num_unknown;
         let entry = Entry {
             id,

@@ -8,11 +8,13 @@ mod fake_model;
 mod random;
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::num::NonZeroU16;
 
 use fake_model::{FakeModel, Sampled, Solo, VOCAB};
 use random::Random;
 use scheduler::{
-    Entry, Limits, NewSequence, Outcome, Plan, Scheduler, SeqId, State, Stats, SubmitError, TokenId,
+    Entry, Limits, NewSequence, Outcome, Plan, Scheduler, SeqId, Share, State, Stats, SubmitError,
+    TokenId,
 };
 
 const NUM_SEEDS: u64 = 6000;
@@ -46,6 +48,11 @@ struct Coverage {
     unknown_ids: usize,
     right_drafts: usize,
     wrong_drafts: usize,
+    /// First runs before an older sequence of another tenant, as urgent as it.
+    fair_turns: usize,
+    /// First runs before an older and before a more urgent one of the same tenant.
+    urgent_turns: usize,
+    patient_turns: usize,
     preemptions: u64,
     hit_tokens: u64,
 }
@@ -102,7 +109,8 @@ impl<'a> Simulation<'a> {
     }
 
     fn run(mut self) {
-        let num_requests = self.random.within(1, 20) as u64;
+        let most = self.random.pick(&[20, 20, 20, 20, 20, 20, 20, 100]);
+        let num_requests = self.random.within(1, most) as u64;
         let patience = self.random.pick(&[1, 3, 8]);
         for _ in 0..20_000 {
             if self.num_submitted < num_requests && self.random.one_in(patience) {
@@ -130,6 +138,7 @@ impl<'a> Simulation<'a> {
         let stats = self.scheduler.stats();
         assert_eq!((stats.running, stats.waiting, stats.used_blocks), (0, 0, 0));
         assert_eq!(stats.free_blocks, self.limits.num_blocks);
+        assert_eq!(stats.tenants, 0, "nobody is remembered");
         self.coverage.preemptions += stats.num_preemptions;
         self.coverage.hit_tokens += stats.prefix_hit_tokens;
     }
@@ -148,6 +157,13 @@ impl<'a> Simulation<'a> {
             prompt,
             max_new_tokens: self.random.pick(&[0, 1, 5, 20, 40]).min(capacity / 2),
             priority: self.random.pick(&[0, 0, 0, -1, 7]),
+            share: self
+                .random
+                .pick(&[None, None, Some(("a", 1)), Some(("b", 3)), Some(("c", 1))])
+                .map(|(tenant, weight)| Share {
+                    tenant: tenant.into(),
+                    weight: NonZeroU16::new(weight).unwrap(),
+                }),
             salt: self.random.pick(&[None, None, Some("a"), Some("b")]).map(str::to_owned),
             need_prompt_logits: self.random.one_in(4),
         }
@@ -243,6 +259,7 @@ impl<'a> Simulation<'a> {
     }
 
     fn check_entry(&mut self, entry: &Entry) {
+        self.check_order(entry.id);
         let followed = self.followed.get_mut(&entry.id).unwrap();
         let request = &followed.request;
         assert!(!followed.ended, "an ended sequence is planned: {entry:?}");
@@ -286,6 +303,28 @@ impl<'a> Simulation<'a> {
                 assert!(!uses, "{block:?} of {entry:?} is still used by {other:?}");
             }
         }
+    }
+
+    /// Within a tenant one that runs for the first time is the oldest of its priority, and the most
+    /// urgent or the oldest of all.
+    fn check_order(&mut self, id: SeqId) {
+        let followed = &self.followed[&id];
+        if followed.has_run {
+            return;
+        }
+        let NewSequence { share, priority, .. } = &followed.request;
+        let waiting = self.followed.values().filter(|other| !other.ended && !other.has_run);
+        let (own, others): (Vec<_>, Vec<_>) =
+            waiting.map(|other| &other.request).partition(|other| other.share == *share);
+        let is_older = |other: &&&NewSequence| other.id < id;
+        let num_older = own.iter().filter(is_older).count();
+        assert!(!own.iter().filter(is_older).any(|other| other.priority == *priority));
+        let is_patient = own.iter().any(|other| other.priority < *priority);
+        assert!(!is_patient || num_older == 0, "neither urgent nor old");
+        let as_urgent = others.iter().filter(is_older).any(|other| other.priority == *priority);
+        self.coverage.fair_turns += usize::from(as_urgent);
+        self.coverage.urgent_turns += usize::from(num_older > 0);
+        self.coverage.patient_turns += usize::from(is_patient);
     }
 
     /// Lets the model run the oldest plan that has not run.
@@ -405,9 +444,10 @@ fn every_request_gives_what_it_gives_alone() {
     println!("{coverage:?}");
     let Coverage { finished, aborted, failed, refused, zombies, unknown_ids, .. } = coverage;
     let Coverage { right_drafts, wrong_drafts, .. } = coverage;
-    let drafts = [right_drafts, wrong_drafts];
-    for count in
-        [finished, aborted, failed, refused, zombies, unknown_ids].into_iter().chain(drafts)
+    let Coverage { fair_turns, urgent_turns, patient_turns, .. } = coverage;
+    let turns = [right_drafts, wrong_drafts, fair_turns, urgent_turns];
+    assert!(patient_turns > 0, "{coverage:?}");
+    for count in [finished, aborted, failed, refused, zombies, unknown_ids].into_iter().chain(turns)
     {
         assert!(count > 1000, "{coverage:?}");
     }

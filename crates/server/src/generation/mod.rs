@@ -29,6 +29,11 @@ use crate::openai::response::Usage;
 use crate::openai::sampling_fields::Sampling;
 use crate::random::random_u64;
 use crate::state::{App, InFlight, ServedModel};
+use crate::tenants::Served;
+use crate::terms::Terms;
+
+/// The least and the most that `Retry-After` says: a longer wait some clients take for a refusal.
+const RETRY_AFTER_S: (f64, f64) = (1.0, 60.0);
 
 /// What to generate: each prompt `n` times.
 #[derive(Debug)]
@@ -81,6 +86,8 @@ pub(crate) struct Generation {
     cancelled: Option<watch::Receiver<bool>>,
     generator: Arc<dyn Generator>,
     metrics: Arc<Metrics>,
+    /// What its tenant was served, if it has one.
+    served: Option<Arc<Served>>,
     _in_flight: InFlight,
 }
 
@@ -97,6 +104,8 @@ impl Generation {
         // Without a seed every sequence gets its own; with one, choice `i` of each prompt is what
         // a request of its own with `seed + i` would give.
         let random = random_u64();
+        let Terms { share, deadline } = in_flight.terms.clone();
+        let served = share.as_ref().map(|share| app.tenants().of(&share.tenant));
         let mut requests = Vec::with_capacity(job.prompts.len() * n);
         let mut choices = Vec::with_capacity(job.prompts.len() * n);
         let mut prompt_tokens = 0;
@@ -118,6 +127,8 @@ impl Generation {
                     prompt: prompt.ids.clone(),
                     params,
                     priority: job.priority,
+                    share: share.clone(),
+                    deadline,
                     cache_salt: job.cache_salt.clone(),
                     constraint: steer(model, job, prompt),
                     // At most max_tokens + 2 small events: the channel is bounded by the request.
@@ -140,6 +151,7 @@ impl Generation {
             cancelled: None,
             generator,
             metrics: Arc::clone(app.metrics()),
+            served,
             _in_flight: in_flight,
         })
     }
@@ -198,7 +210,14 @@ impl Generation {
         let choice = &mut self.choices[index];
         if matches!(event, Event::Token { .. }) {
             let since = choice.last_token.replace(Instant::now()).unwrap_or(self.arrived);
-            self.metrics.token(since.elapsed(), choice.num_tokens == 0);
+            let is_first = choice.num_tokens == 0;
+            self.metrics.token(since.elapsed(), is_first);
+            if let Some(served) = &self.served {
+                if is_first {
+                    served.prompt(choice.prompt_len);
+                }
+                served.token();
+            }
         }
         let delta = choice.take(event)?;
         if let Some(finish) = delta.as_ref().and_then(|delta| delta.finish.as_ref()) {
@@ -291,11 +310,12 @@ impl Drop for Generation {
 
 /// The engine took none of the sequences.
 fn refused(app: &App, error: &EngineError, generator: &dyn Generator) -> ApiError {
-    let full = matches!(error, EngineError::QueueFull { .. });
-    let mut error = ApiError::from(error.clone());
-    if full {
-        app.metrics().rejection();
-        error.retry_after = Some(app.metrics().retry_after(generator.load()));
+    let error = ApiError::from(error.clone());
+    if error.status != StatusCode::TOO_MANY_REQUESTS {
+        return error;
     }
-    error
+    app.metrics().rejection();
+    let seconds = generator.time_to_drain().as_secs_f64().ceil();
+    let (least, most) = RETRY_AFTER_S;
+    ApiError { retry_after: Some(seconds.clamp(least, most) as u64), ..error }
 }

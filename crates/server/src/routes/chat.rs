@@ -18,6 +18,7 @@ use crate::openai::sampling_fields::Sampling;
 use crate::prompt::{ChatPrompt, PromptField, truncate};
 use crate::sse;
 use crate::state::{App, ServedModel};
+use crate::terms::Terms;
 
 /// A request that has passed every check, ready to be submitted.
 pub(crate) struct Prepared {
@@ -29,10 +30,11 @@ pub(crate) struct Prepared {
 /// Handles one request. Dropping the future, as when the client goes away, aborts what runs.
 pub(crate) async fn create(
     State(app): State<App>,
+    terms: Terms,
     JsonBytes(body): JsonBytes,
 ) -> Result<Response, ApiError> {
     let arrived = Instant::now();
-    let in_flight = app.enter();
+    let in_flight = app.enter(terms);
     let model = app.ready()?;
     let (job_model, trust_template) = (model.clone(), app.config().trust_request_chat_template);
     let prepared = move || prepare(&job_model, ChatRequest::parse(&body)?, trust_template);

@@ -16,6 +16,7 @@ use crate::openai::response::{Head, TokenNames};
 use crate::prompt::{PromptField, PromptIds, truncate};
 use crate::sse;
 use crate::state::{App, ServedModel};
+use crate::terms::Terms;
 
 /// Most choices of one request, over all prompts.
 const MAX_CHOICES: usize = 4096;
@@ -30,10 +31,11 @@ struct Prepared {
 /// Handles one request. Dropping the future, as when the client goes away, aborts what runs.
 pub(crate) async fn create(
     State(app): State<App>,
+    terms: Terms,
     JsonBytes(body): JsonBytes,
 ) -> Result<Response, ApiError> {
     let arrived = Instant::now();
-    let in_flight = app.enter();
+    let in_flight = app.enter(terms);
     let model = app.ready()?;
     let job_model = model.clone();
     let prepared = app.text_pool().run(move || prepare(&job_model, &body)).await?;

@@ -21,6 +21,7 @@ use crate::openai::request_fields::StreamOptions;
 use crate::prompt::{ChatPrompt, PromptField};
 use crate::sse;
 use crate::state::{App, ServedModel};
+use crate::terms::Terms;
 
 /// A request that has passed every check, ready to be submitted.
 struct Prepared {
@@ -38,10 +39,11 @@ pub(crate) struct TokenCount {
 /// Answers one request. Dropping the future aborts what runs.
 pub(crate) async fn create(
     State(app): State<App>,
+    terms: Terms,
     JsonBytes(body): JsonBytes,
 ) -> Result<Response, ApiError> {
     let arrived = Instant::now();
-    let in_flight = app.enter();
+    let in_flight = app.enter(terms);
     let model = app.ready()?;
     let job_model = model.clone();
     let job = move || prepare(&job_model, &body).map_err(|error| respelled(&error));

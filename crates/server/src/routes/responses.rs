@@ -19,6 +19,7 @@ use crate::responses::running::{Entered, Keep, Running};
 use crate::responses::translate::{Prepared, prepare};
 use crate::sse;
 use crate::state::App;
+use crate::terms::Terms;
 
 /// Items of a page of `input_items`: by default and at most, as at OpenAI.
 const PAGE: usize = 20;
@@ -31,10 +32,11 @@ type Parameters = Query<Vec<(String, String)>>;
 pub(crate) async fn create(
     State(app): State<App>,
     headers: HeaderMap,
+    terms: Terms,
     JsonBytes(body): JsonBytes,
 ) -> Result<Response, ApiError> {
     let arrived = Instant::now();
-    let in_flight = app.enter();
+    let in_flight = app.enter(terms);
     let model = app.ready()?;
     let owner = guards::owner(&app, &headers);
     let (job_model, store) = (model.clone(), Arc::clone(&app.responses().store));

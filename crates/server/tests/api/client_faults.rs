@@ -230,12 +230,14 @@ async fn every_error_is_in_the_envelope() {
     };
     let draining = app(Fake::default()).0;
     draining.start_draining();
+    let late = Fake { failure: Some(EngineError::DeadlineExceeded), ..Fake::default() };
     for (app, request, status) in [
         (App::new(config()), post_request(CHAT, hello.clone()), 503),
         (draining, post_request(CHAT, hello.clone()), 503),
         (failing(Some(EngineError::Stopped), false), post_request(CHAT, hello.clone()), 503),
         (failing(Some(full), false), post_request(CHAT, hello.clone()), 429),
         (failing(None, true), post_request(CHAT, hello.clone()), 500),
+        (app(late).0, post_request(CHAT, hello.clone()), 504),
         (app_with(Fake::default(), guarded).0, post_request(CHAT, hello.clone()), 401),
         (failing(None, false), post_request(CHAT, "{"), 400),
         (failing(None, false), post_request(CHAT, " ".repeat(100_001)), 413),

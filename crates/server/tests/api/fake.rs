@@ -2,12 +2,12 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, Response, StatusCode};
 use engine::{
-    Constraint, EngineError, Event, FinishReason, SamplingParams, SeqId, Sink, TokenLogprobs,
+    Constraint, EngineError, Event, FinishReason, SamplingParams, SeqId, Share, Sink, TokenLogprobs,
 };
 use http_body_util::BodyExt;
 use serde_json::{Map, Value, json};
@@ -35,6 +35,8 @@ pub(crate) struct Seen {
     pub(crate) priority: i32,
     pub(crate) cache_salt: Option<String>,
     pub(crate) constrained: bool,
+    pub(crate) share: Option<Share>,
+    pub(crate) deadline: Option<Instant>,
 }
 
 /// Answers every sequence with `answer` at once, or keeps the sinks for the test to feed. What must
@@ -53,6 +55,8 @@ pub(crate) struct Fake {
     pub(crate) extra_len: usize,
     /// Keep the sinks.
     pub(crate) hold: bool,
+    /// Until the queue is empty.
+    pub(crate) time_to_drain: Duration,
     pub(crate) dead: AtomicBool,
     pub(crate) seen: Mutex<Vec<Seen>>,
     pub(crate) sinks: Mutex<Vec<Sink>>,
@@ -182,6 +186,8 @@ impl Generator for Fake {
                 priority: request.priority,
                 cache_salt: request.cache_salt.clone(),
                 constrained: request.constraint.is_some(),
+                share: request.share.clone(),
+                deadline: request.deadline,
             });
             if self.hold {
                 self.constraints.lock().unwrap().extend(request.constraint);
@@ -206,6 +212,10 @@ impl Generator for Fake {
             block_size: 16,
             ..Load::default()
         }
+    }
+
+    fn time_to_drain(&self) -> Duration {
+        self.time_to_drain
     }
 
     fn is_alive(&self) -> bool {

@@ -12,6 +12,7 @@ mod lifecycle;
 mod messages;
 mod other_routes;
 mod responses;
+mod terms;
 mod thinking_budget;
 mod tools;
 mod wire;
