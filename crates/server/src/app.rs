@@ -4,7 +4,7 @@ use std::any::Any;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -14,8 +14,10 @@ use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 use crate::config::ServerConfig;
 use crate::error::ApiError;
 use crate::guards;
+use crate::request_log;
 use crate::routes::{chat, completions, metrics, models, status, tokenize};
 use crate::state::App;
+use crate::trace_context;
 
 impl App {
     /// All routes. From the outside in: CORS (errors carry its headers too, and a preflight needs
@@ -40,7 +42,7 @@ impl App {
             .method_not_allowed_fallback(wrong_method)
             .layer(DefaultBodyLimit::max(self.config().max_body_bytes))
             .layer(CatchPanicLayer::custom(panicked))
-            .layer(from_fn(guards::request_id))
+            .layer(from_fn(request_log::follow))
             .layer(cors(self.config()))
             .with_state(self.clone())
     }
@@ -58,7 +60,7 @@ fn cors(config: &ServerConfig) -> CorsLayer {
         .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::OPTIONS])
         // SDKs send a dozen x-stainless-* headers and more; none of them is dangerous here.
         .allow_headers(AllowHeaders::mirror_request())
-        .expose_headers([HeaderName::from_static("x-request-id"), header::RETRY_AFTER])
+        .expose_headers([request_log::REQUEST_ID, header::RETRY_AFTER, trace_context::HEADER])
         .max_age(std::time::Duration::from_mins(10))
 }
 

@@ -15,7 +15,12 @@ pub struct ServerConfig {
     pub header_timeout: Duration,
     /// A stream that has been silent this long gets a `: ping` comment.
     pub heartbeat: Duration,
-    /// After a shutdown signal, running requests may take this long to finish.
+    /// Connections at once; more are refused.
+    pub max_connections: usize,
+    /// After a shutdown signal, requests are still taken for this long: a load balancer needs time
+    /// to see that `/ready` says no.
+    pub drain_delay: Duration,
+    /// After that, running requests may take this long to finish.
     pub drain_timeout: Duration,
     /// Origins that browsers may call from; `None` allows any.
     pub allowed_origins: Option<Vec<String>>,
@@ -34,6 +39,8 @@ impl Default for ServerConfig {
             body_timeout: Duration::from_mins(2),
             header_timeout: Duration::from_secs(75),
             heartbeat: Duration::from_secs(15),
+            max_connections: 16_384,
+            drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(30),
             allowed_origins: None,
             api_keys: Vec::new(),

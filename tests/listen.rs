@@ -1,0 +1,1 @@
+//! Listening, end to end.
