@@ -13,6 +13,8 @@ pub struct ServerConfig {
     /// how long an idle connection is kept. Longer than the 60 s of common proxies, so that they
     /// close first and never race a request against our close.
     pub header_timeout: Duration,
+    /// An answer that its client does not read is given up after this long.
+    pub stall_timeout: Duration,
     /// A stream that has been silent this long gets a `: ping` comment.
     pub heartbeat: Duration,
     /// Connections at once; more are refused.
@@ -38,6 +40,7 @@ impl Default for ServerConfig {
             max_body_bytes: 32 << 20,
             body_timeout: Duration::from_mins(2),
             header_timeout: Duration::from_secs(75),
+            stall_timeout: Duration::from_mins(5),
             heartbeat: Duration::from_secs(15),
             max_connections: 16_384,
             drain_delay: Duration::ZERO,

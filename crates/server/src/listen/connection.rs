@@ -34,9 +34,6 @@ const MAX_STREAMS: u32 = 256;
 /// HTTP/2: a client that does not answer a ping is gone.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// An answer that its client has not read any of for this long is given up; heartbeats of streams
-/// come more often.
-const MAX_STALL: Duration = Duration::from_mins(5);
 /// Connections over the limit that are told so at once; more are closed without a word.
 const MAX_REFUSALS: usize = 64;
 /// How long telling so may take.
@@ -166,7 +163,8 @@ impl Http {
             builder,
             router: TowerToHyperService::new(app.router()),
             idle_time: config.header_timeout,
-            stall_time: MAX_STALL.max(config.heartbeat * 2),
+            // Heartbeats are what a stream gets on with while it is queued.
+            stall_time: config.stall_timeout.max(config.heartbeat * 2),
         }
     }
 
