@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper::body::{Body, Frame, SizeHint};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, sleep};
 
 /// What a connection is doing, told by its service, its bodies and its writes.
@@ -20,6 +20,8 @@ pub(super) struct Activity {
     answering: AtomicUsize,
     /// HTTP/2 writes by itself, pings for instance: its writes say nothing of answers.
     is_multiplexed: AtomicBool,
+    /// HTTP/1.1: an answer came before its request was read to the end.
+    is_sending: AtomicBool,
     /// When something last went on, in milliseconds since `since`.
     last_ms: AtomicU64,
 }
@@ -31,6 +33,7 @@ impl Activity {
             handling: AtomicUsize::new(0),
             answering: AtomicUsize::new(0),
             is_multiplexed: AtomicBool::new(false),
+            is_sending: AtomicBool::new(false),
             last_ms: AtomicU64::new(0),
         })
     }
@@ -40,6 +43,11 @@ impl Activity {
         self.is_multiplexed.store(version == hyper::Version::HTTP_2, Ordering::Relaxed);
         self.handling.fetch_add(1, Ordering::Relaxed);
         Handling(Arc::clone(self))
+    }
+
+    /// The client may be sending still, though nobody reads it.
+    pub(super) fn is_sending(&self) -> bool {
+        self.is_sending.load(Ordering::Relaxed)
     }
 
     /// Bytes have left.
@@ -61,14 +69,16 @@ impl Activity {
     /// Returns once the connection has been idle for `idle`, or has not got on with an answer for
     /// `stalled`.
     pub(super) async fn wasted(&self, idle: Duration, stalled: Duration) {
+        // What it is doing changes meanwhile: it is looked at this often.
+        let pause = idle.min(stalled);
         loop {
             let quiet = Duration::from_millis(self.last_ms.load(Ordering::Relaxed));
             let quiet = self.since.elapsed().saturating_sub(quiet);
             let limit = if self.is_idle() { idle } else { stalled };
             if self.handling.load(Ordering::Relaxed) > 0 {
-                sleep(idle).await;
+                sleep(pause).await;
             } else if let Some(rest) = limit.checked_sub(quiet).filter(|rest| !rest.is_zero()) {
-                sleep(rest.min(idle)).await;
+                sleep(rest.min(pause)).await;
             } else {
                 return;
             }
@@ -92,6 +102,52 @@ impl Drop for Handling {
     fn drop(&mut self) {
         self.0.touch();
         self.0.handling.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The body of a request, which may be dropped before its end.
+#[derive(Debug)]
+pub(super) struct Arriving {
+    body: Incoming,
+    /// A body in chunks does not say so itself.
+    has_ended: bool,
+    activity: Arc<Activity>,
+}
+
+impl Arriving {
+    pub(super) fn new(body: Incoming, activity: &Arc<Activity>) -> Self {
+        Self { body, has_ended: false, activity: Arc::clone(activity) }
+    }
+}
+
+impl Body for Arriving {
+    type Data = <Incoming as Body>::Data;
+    type Error = <Incoming as Body>::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        self.has_ended |= matches!(frame, Poll::Ready(None));
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        let has_ended = self.has_ended || self.body.is_end_stream();
+        if !has_ended && !self.activity.is_multiplexed.load(Ordering::Relaxed) {
+            self.activity.is_sending.store(true, Ordering::Relaxed);
+        }
     }
 }
 

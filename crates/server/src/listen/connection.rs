@@ -19,7 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
 
 use super::CLOSING_TIME;
-use super::activity::Activity;
+use super::activity::{Activity, Arriving};
 use super::socket::{Careful, Stream};
 use super::tls::Tls;
 use crate::error::ApiError;
@@ -176,7 +176,8 @@ impl Http {
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let service = service_fn(|request: Request<Incoming>| {
             let handling = activity.handle(request.version());
-            let response = self.router.call(request.map(Body::new));
+            let response =
+                self.router.call(request.map(|body| Body::new(Arriving::new(body, activity))));
             async move {
                 Ok::<_, std::convert::Infallible>(
                     response.await?.map(|body| handling.answering(body)),

@@ -125,7 +125,8 @@ impl AsyncWrite for Careful {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.linger.is_none() {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
-            if !matches!(discard(&mut self.stream, cx), Poll::Ready(Ok(1..))) {
+            let has_unread = matches!(discard(&mut self.stream, cx), Poll::Ready(Ok(1..)));
+            if !has_unread && !self.activity.is_sending() {
                 return Poll::Ready(Ok(()));
             }
             self.linger = Some(Box::pin(sleep(LINGER_TIME)));

@@ -108,7 +108,7 @@ async fn an_answer_that_nobody_reads_is_given_up() {
     eventually("submitted", || fake.sinks.lock().unwrap().len() == 1).await;
     // More than all buffers on the way hold.
     for _ in 0..60_000 {
-        fake.send(0, Event::Token { id: 65, logprobs: None });
+        assert!(fake.send(0, Event::Token { id: 65, logprobs: None }));
     }
     eventually("aborted", || fake.aborted.lock().unwrap().len() == 1).await;
     app.idle().await;
