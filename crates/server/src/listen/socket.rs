@@ -15,7 +15,7 @@ use tokio::time::{Sleep, sleep};
 use super::activity::Activity;
 
 /// When the kernel asks whether a silent client is still there, and how often before it gives up.
-const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
+const KEEPALIVE_AFTER: Duration = Duration::from_mins(1);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 4;
 /// How long a close waits for a client that is still sending.
