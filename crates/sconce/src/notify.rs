@@ -2,7 +2,6 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
@@ -15,7 +14,7 @@ impl Notify {
     pub(crate) fn new(socket: Option<&str>) -> io::Result<Self> {
         let address = match socket.map(|socket| (socket, socket.strip_prefix('@'))) {
             None => None,
-            Some((_, Some(name))) => Some(SocketAddr::from_abstract_name(name)?),
+            Some((_, Some(name))) => Some(abstract_name(name)?),
             Some((path, None)) => {
                 Some(SocketAddr::from_pathname(OsStr::from_bytes(path.as_bytes()))?)
             }
@@ -46,4 +45,15 @@ impl Notify {
             tracing::warn!(%error, "systemd cannot be told: NOTIFY_SOCKET");
         }
     }
+}
+
+#[cfg(target_os = "linux")]
+fn abstract_name(name: &str) -> io::Result<SocketAddr> {
+    use std::os::linux::net::SocketAddrExt;
+    SocketAddr::from_abstract_name(name)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn abstract_name(_name: &str) -> io::Result<SocketAddr> {
+    Err(io::Error::new(io::ErrorKind::Unsupported, "only Linux has abstract sockets"))
 }

@@ -3,7 +3,8 @@
 
 use std::io;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -16,7 +17,7 @@ use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::CLOSING_TIME;
 use super::activity::{Activity, Arriving};
@@ -36,6 +37,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// Connections over the limit that are told so at once; more are closed without a word.
 const MAX_REFUSALS: usize = 64;
+/// Under attack there may be thousands a second: the log hears of them this often.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 /// How long telling so may take.
 const REFUSAL_TIME: Duration = Duration::from_secs(1);
 
@@ -47,6 +50,9 @@ pub(super) struct Connections {
     limit: usize,
     places: Arc<Semaphore>,
     refusals: Arc<Semaphore>,
+    /// Since the last complaint in the log.
+    num_refused: AtomicU64,
+    last_complaint: Mutex<Option<Instant>>,
     closing: watch::Sender<bool>,
 }
 
@@ -59,6 +65,8 @@ impl Connections {
             limit,
             places: Arc::new(Semaphore::new(limit)),
             refusals: Arc::new(Semaphore::new(MAX_REFUSALS)),
+            num_refused: AtomicU64::new(0),
+            last_complaint: Mutex::new(None),
             closing: watch::Sender::new(false),
         }
     }
@@ -66,16 +74,7 @@ impl Connections {
     /// Serves a connection in a task of its own, or refuses it.
     pub(super) fn spawn(&self, stream: Stream) {
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-            tracing::warn!(limit = self.limit, "refusing a connection: --max-connections");
-            if let Ok(place) = Arc::clone(&self.refusals).try_acquire_owned()
-                && self.tls.is_none()
-            {
-                tokio::spawn(async move {
-                    let _ = timeout(REFUSAL_TIME, refuse(stream)).await;
-                    drop(place);
-                });
-            }
-            return;
+            return self.refuse(stream);
         };
         let (http, tls, closing) =
             (Arc::clone(&self.http), self.tls.clone(), self.closing.subscribe());
@@ -84,6 +83,24 @@ impl Connections {
                 // Clients that go away are no fault of ours.
                 tracing::debug!(error, "a connection ended early");
             }
+        });
+    }
+
+    fn refuse(&self, stream: Stream) {
+        self.num_refused.fetch_add(1, Ordering::Relaxed);
+        let mut last = self.last_complaint.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_none_or(|last| last.elapsed() >= COMPLAINT_INTERVAL) {
+            *last = Some(Instant::now());
+            let refused = self.num_refused.swap(0, Ordering::Relaxed);
+            tracing::warn!(refused, limit = self.limit, "too many connections: --max-connections");
+        }
+        if self.tls.is_some() {
+            return; // It would cost a handshake.
+        }
+        let Ok(place) = Arc::clone(&self.refusals).try_acquire_owned() else { return };
+        tokio::spawn(async move {
+            let _ = timeout(REFUSAL_TIME, refuse(stream)).await;
+            drop(place);
         });
     }
 

@@ -139,13 +139,14 @@ async fn a_slow_stream_is_no_stalled_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn http_2_in_clear_resets_one_stream_and_no_other() {
-    let (app, fake) = app(Fake::holding());
-    let (address, _stop, _) = listening(&app).await;
+async fn http_2_in_clear_resets_one_stream_and_no_other_and_drains() {
+    let config = ServerConfig { drain_timeout: Duration::from_secs(20), ..config() };
+    let (app, fake) = app_with(Fake::holding(), config);
+    let (address, stop, server) = listening(&app).await;
     let stream = TokioIo::new(tokio::net::TcpStream::connect(address).await.unwrap());
     let (mut sender, connection) =
         http2::handshake::<_, _, Body>(TokioExecutor::new(), stream).await.unwrap();
-    tokio::spawn(connection);
+    let connection = tokio::spawn(connection);
     let mut bodies = Vec::new();
     for number in 1..=2 {
         let mut request = post_request(CHAT, chat(&json!({"stream": true})).to_string());
@@ -158,11 +159,16 @@ async fn http_2_in_clear_resets_one_stream_and_no_other() {
     }
     drop(bodies.remove(0));
     eventually("aborted", || *fake.aborted.lock().unwrap() == [0]).await;
+    drop(stop);
+    let refused = || TcpStream::connect(address).is_err();
+    eventually("nothing is accepted any more", refused).await;
     fake.say(1, "on");
     fake.finish(1);
     let rest = bodies.remove(0).collect().await.unwrap().to_bytes();
     let rest = String::from_utf8(rest.to_vec()).unwrap();
     assert!(rest.contains("\"content\":\"n\"") && rest.ends_with("data: [DONE]\n\n"), "{rest}");
+    server.await.unwrap().unwrap();
+    connection.await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
