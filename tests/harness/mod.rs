@@ -43,7 +43,7 @@ pub fn sconce(args: &[&str]) -> Command {
 /// A running server. Killed when dropped.
 #[derive(Debug)]
 pub struct Server {
-    /// `http://127.0.0.1:<port>`
+    /// `http://127.0.0.1:<port>`, or as the server names where it listens.
     pub url: String,
     child: Child,
     log: Mutex<Receiver<String>>,
@@ -83,8 +83,8 @@ impl Server {
                 .unwrap_or_else(|_| panic!("the server did not say where it listens:\n{seen}"));
             seen += &line;
             seen.push('\n');
-            if let Some(at) = line.find("http://127.0.0.1:") {
-                let url = line[at..].split([' ', ',']).next().expect("split yields one").to_owned();
+            if let Some((_, url)) = line.split_once("listening on ") {
+                let url = url.split([' ', ',']).next().expect("split yields one").to_owned();
                 return Self { url, child, log: Mutex::new(log) };
             }
         }

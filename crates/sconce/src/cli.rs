@@ -2,6 +2,7 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
+use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 
 /// An LLM inference server in one binary. Without a command it serves the embedded demo model.
@@ -89,6 +90,35 @@ pub(crate) struct ServeArgs {
     /// Port to listen on; 0 picks a free one [default: 8000]
     #[arg(long, env = "SCONCE_HTTP_PORT")]
     pub(crate) port: Option<u16>,
+
+    /// Listen on a unix socket at this path; --host and --port do not count then.
+    #[arg(long, env = "SCONCE_UDS", value_name = "PATH")]
+    pub(crate) uds: Option<PathBuf>,
+
+    /// Permissions of the unix socket, in octal [default: 660]
+    #[arg(long, env = "SCONCE_UDS_MODE", value_name = "MODE")]
+    pub(crate) uds_mode: Option<String>,
+
+    /// Serve in TLS with this certificate chain, in PEM. Read again when it changes, and on SIGHUP.
+    #[arg(long, env = "SCONCE_SSL_CERTFILE", value_name = "FILE")]
+    pub(crate) ssl_certfile: Option<PathBuf>,
+
+    /// The certificate's key, in PEM, not encrypted [default: in the file of the certificate]
+    #[arg(long, env = "SCONCE_SSL_KEYFILE", value_name = "FILE")]
+    pub(crate) ssl_keyfile: Option<PathBuf>,
+
+    /// Authorities of client certificates, in PEM.
+    #[arg(long, env = "SCONCE_SSL_CA_CERTS", value_name = "FILE")]
+    pub(crate) ssl_ca_certs: Option<PathBuf>,
+
+    /// Client certificates: 0 are not asked for, 1 are checked if shown, 2 are required
+    /// [default: 2 with --ssl-ca-certs, else 0]
+    #[arg(long, env = "SCONCE_SSL_CERT_REQS", value_name = "0|1|2")]
+    pub(crate) ssl_cert_reqs: Option<u8>,
+
+    /// Connections at once; more get 503 [default: 16384, or what `ulimit -n` leaves room for]
+    #[arg(long, env = "SCONCE_MAX_CONNECTIONS")]
+    pub(crate) max_connections: Option<NonZeroU32>,
 
     /// Key that clients must send as a bearer token; may be repeated.
     #[arg(long, env = "SCONCE_API_KEY", hide_env_values = true, value_delimiter = ',')]
@@ -192,7 +222,17 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "SCONCE_NUM_THREADS")]
     pub(crate) num_threads: Option<usize>,
 
-    /// Seconds that running requests get to finish after SIGTERM [default: 30]
+    /// Seconds after which a silent stream gets a comment, so that no proxy takes it for dead; less
+    /// than the proxies' time-out [default: 15]
+    #[arg(long, env = "SCONCE_HEARTBEAT_INTERVAL", value_name = "SECONDS")]
+    pub(crate) heartbeat_interval: Option<NonZeroU64>,
+
+    /// Seconds after SIGTERM in which requests are still taken while /ready says 503, so that load
+    /// balancers see it in time [default: 0]
+    #[arg(long, env = "SCONCE_DRAIN_DELAY", value_name = "SECONDS")]
+    pub(crate) drain_delay: Option<u64>,
+
+    /// Seconds that running requests get to finish after that [default: 30]
     #[arg(long, env = "SCONCE_DRAIN_TIMEOUT", value_name = "SECONDS")]
     pub(crate) drain_timeout: Option<u64>,
 

@@ -2,10 +2,10 @@
 //! environment (with `cli.rs`, where clap reads the `SCONCE_*` variables).
 
 use crate::cli::{DtypeKind, LoadFormat, LogFormat, ServeArgs};
+use crate::listen::Listen;
 use anyhow::{Context, Result, bail};
 use candle_core::DType;
 use engine::config::EngineOptions;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use text::{ReasoningFormat, ToolFormat};
@@ -22,6 +22,8 @@ pub(crate) struct Config {
     pub(crate) engine: EngineOptions,
     pub(crate) log_level: String,
     pub(crate) log_format: LogFormat,
+    /// Where systemd wants to hear how far the service is.
+    pub(crate) notify_socket: Option<String>,
 }
 
 /// Which model, and where it comes from.
@@ -36,13 +38,6 @@ pub(crate) struct ModelChoice {
     pub(crate) tool_call_parser: ParserChoice<ToolFormat>,
     pub(crate) reasoning_parser: ParserChoice<ReasoningFormat>,
     pub(crate) hub: HubConfig,
-}
-
-/// Where the server listens.
-#[derive(Debug)]
-pub(crate) struct Listen {
-    pub(crate) host: IpAddr,
-    pub(crate) port: u16,
 }
 
 /// The Hugging Face variables that users already have.
@@ -66,6 +61,7 @@ impl Config {
             engine: engine_options(&args)?,
             log_level: args.log_level.unwrap_or_else(|| "info".to_owned()),
             log_format: args.log_format.unwrap_or(LogFormat::Pretty),
+            notify_socket: variable("NOTIFY_SOCKET"),
             model,
         })
     }
@@ -141,19 +137,6 @@ impl ModelChoice {
     }
 }
 
-impl Listen {
-    fn resolve(args: &ServeArgs) -> Result<Self> {
-        let host = args.host.as_deref().unwrap_or("127.0.0.1");
-        let host = match host {
-            "localhost" => IpAddr::from([127, 0, 0, 1]),
-            other => other.parse().with_context(|| {
-                format!("--host {other}: not an IP address; use 127.0.0.1 or 0.0.0.0 (everybody)")
-            })?,
-        };
-        Ok(Self { host, port: args.port.unwrap_or(8000) })
-    }
-}
-
 impl HubConfig {
     fn resolve(args: &ServeArgs) -> Result<Self> {
         let home = variable("HF_HOME").map(PathBuf::from).or_else(|| {
@@ -205,6 +188,15 @@ fn server_config(args: &ServeArgs) -> server::ServerConfig {
     let mut config = server::ServerConfig::default();
     if let Some(seconds) = args.drain_timeout {
         config.drain_timeout = Duration::from_secs(seconds);
+    }
+    if let Some(seconds) = args.drain_delay {
+        config.drain_delay = Duration::from_secs(seconds);
+    }
+    if let Some(seconds) = args.heartbeat_interval {
+        config.heartbeat = Duration::from_secs(seconds.get());
+    }
+    if let Some(limit) = args.max_connections {
+        config.max_connections = limit.get() as usize;
     }
     if let Some(origins) = &args.allowed_origins {
         let any = origins.iter().any(|origin| origin == "*");

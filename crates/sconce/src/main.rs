@@ -4,10 +4,13 @@ mod chat;
 mod cli;
 mod config;
 mod hub;
+mod listen;
 mod load;
 mod measure;
+mod notify;
 mod plan;
 mod serve;
+mod signals;
 
 use clap::Parser;
 use cli::{Cli, Command};

@@ -1,32 +1,46 @@
 //! `sconce serve`: listens at once, loads the model meanwhile, drains on SIGTERM.
 
 use crate::cli::LogFormat;
-use crate::config::{Config, Listen};
+use crate::config::Config;
+use crate::listen::{Bound, Listen, Place, raise_file_limit};
 use crate::load::{self, Loaded};
-use anyhow::{Context, Result, anyhow};
+use crate::notify::Notify;
+use crate::signals::{self, Reloads};
+use anyhow::{Context, Result};
 use server::{App, ServedModel};
 use std::collections::hash_map::RandomState;
 use std::future::{Future, pending};
 use std::hash::BuildHasher;
 use std::io::IsTerminal;
-use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread;
 use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
 
 /// Serves until a signal ends the process, or the model cannot be loaded.
-pub(crate) fn run(config: Config) -> Result<()> {
+pub(crate) fn run(mut config: Config) -> Result<()> {
     start_log(&config)?;
-    let listener = bind(&config.listen)?;
-    let address = listener.local_addr().context("the listener's address")?;
-    tracing::info!("listening on http://{address}, loading {}", config.model.name);
-    if !address.ip().is_loopback() && config.server.api_keys.is_empty() {
-        tracing::warn!(
-            "everybody who reaches {address} may use the model: --api-key asks for a key"
-        );
+    let notify = Notify::new(config.notify_socket.as_deref()).context("NOTIFY_SOCKET")?;
+    config.server.max_connections = raise_file_limit(config.server.max_connections);
+    let bound = Bound::new(&config.listen)?;
+    let (url, name) = (bound.url(&config.listen), &config.model.name);
+    tracing::info!("listening on {url}, loading {name}");
+    notify.status(&format!("loading {name}"));
+    let is_open = bound.address().is_some_and(|address| !address.ip().is_loopback());
+    if is_open && config.server.api_keys.is_empty() {
+        tracing::warn!("everybody who reaches {url} may use the model: --api-key asks for a key");
     }
-    block_on(host(listener, config, end_signal()?))
+    let mut reloads = Reloads::default();
+    if let Some(tls) = bound.tls.clone() {
+        reloads.add("TLS files", move || Ok(tls.reload()?));
+    }
+    let signal = signals::listen(reloads)?;
+    let stopping = notify.clone();
+    let end = async move {
+        signal.await;
+        stopping.stopping();
+    };
+    block_on(host(bound, config, notify, end))
 }
 
 /// A server of this process alone, for `sconce chat`.
@@ -42,14 +56,14 @@ pub(crate) struct Local {
 pub(crate) fn start_local(mut config: Config) -> Result<Local> {
     let key = format!("{:016x}", RandomState::new().hash_one("a key for one process"));
     config.server.api_keys = vec![key.clone()];
-    let listener = bind(&Listen { host: [127, 0, 0, 1].into(), port: 0 })?;
-    let base = format!("http://{}/v1", listener.local_addr().context("the listener's address")?);
+    let bound = Bound::new(&Listen { place: Place::Tcp(([127, 0, 0, 1], 0).into()), tls: None })?;
+    let base = format!("http://{}/v1", bound.address().context("the listener's address")?);
     let loaded = load::load(&config)?;
     thread::Builder::new().name("server".to_owned()).spawn(move || {
         let app = App::new(config.server.clone());
         app.set_model(served(&config, loaded));
         // Ends with the process; an error shows in the terminal as a refused connection.
-        drop(block_on(async { serve(listener, app, pending()).await }));
+        drop(block_on(async { serve(bound, app, pending()).await }));
     })?;
     Ok(Local { base, key })
 }
@@ -60,12 +74,20 @@ fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
 }
 
 /// Listens while a thread loads the model; a model that cannot be loaded ends the server.
-async fn host(listener: TcpListener, config: Config, end: impl Future<Output = ()>) -> Result<()> {
+async fn host(
+    bound: Bound,
+    config: Config,
+    notify: Notify,
+    end: impl Future<Output = ()>,
+) -> Result<()> {
     let app = App::new(config.server.clone());
     let (failed, failure) = oneshot::channel();
     let loading = app.clone();
     thread::Builder::new().name("load".to_owned()).spawn(move || match load::load(&config) {
-        Ok(loaded) => loading.set_model(served(&config, loaded)),
+        Ok(loaded) => {
+            loading.set_model(served(&config, loaded));
+            notify.ready(&format!("serving {}", config.model.name));
+        }
         // Without a receiver the server has ended already.
         Err(error) => drop(failed.send(error)),
     })?;
@@ -77,66 +99,19 @@ async fn host(listener: TcpListener, config: Config, end: impl Future<Output = (
         }
     };
     tokio::select! {
-        done = serve(listener, app, end) => done,
+        done = serve(bound, app, end) => done,
         error = failure => Err(error),
     }
 }
 
-async fn serve(listener: TcpListener, app: App, end: impl Future<Output = ()>) -> Result<()> {
-    listener.set_nonblocking(true).context("the listener")?;
-    let listener = tokio::net::TcpListener::from_std(listener).context("the listener")?;
+async fn serve(bound: Bound, app: App, end: impl Future<Output = ()>) -> Result<()> {
+    let (listener, _file) = bound.into_listener().context("the listener")?;
     server::serve(listener, app, end).await.context("serving")
 }
 
 fn served(config: &Config, loaded: Loaded) -> ServedModel {
     let names = config.model.served_names.clone();
     ServedModel::new(names, Arc::new(loaded.engine), Arc::new(loaded.text))
-}
-
-fn bind(listen: &Listen) -> Result<TcpListener> {
-    let address = SocketAddr::new(listen.host, listen.port);
-    TcpListener::bind(address).map_err(|error| match error.kind() {
-        std::io::ErrorKind::AddrInUse => anyhow!(
-            "port {} is in use: stop what listens there, or choose another with --port",
-            listen.port
-        ),
-        std::io::ErrorKind::AddrNotAvailable => {
-            anyhow!("--host {}: this machine has no such address", listen.host)
-        }
-        std::io::ErrorKind::PermissionDenied => {
-            anyhow!("port {} needs more rights: choose one above 1023 with --port", listen.port)
-        }
-        _ => anyhow!("cannot listen on {address}: {error}"),
-    })
-}
-
-/// Resolves at the first SIGTERM or Ctrl-C; a second one ends the process at once.
-fn end_signal() -> Result<impl Future<Output = ()>> {
-    let (sender, first) = oneshot::channel();
-    let wait = async move {
-        use tokio::signal::unix::{SignalKind, signal};
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut next =
-            async || tokio::select! { _ = terminate.recv() => (), _ = interrupt.recv() => () };
-        next().await;
-        tracing::info!("draining; a second signal ends at once");
-        let _ = sender.send(());
-        next().await;
-        std::process::exit(130)
-    };
-    thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let done: std::io::Result<()> = runtime.and_then(|runtime| runtime.block_on(wait));
-        if let Err(error) = done {
-            tracing::error!("signals are not handled: {error}");
-        }
-    })?;
-    Ok(async {
-        if first.await.is_err() {
-            pending::<()>().await;
-        }
-    })
 }
 
 fn start_log(config: &Config) -> Result<()> {

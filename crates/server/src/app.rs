@@ -15,8 +15,10 @@ use crate::anthropic;
 use crate::config::ServerConfig;
 use crate::error::ApiError;
 use crate::guards;
+use crate::request_log;
 use crate::routes::{chat, completions, messages, metrics, models, responses, status, tokenize};
 use crate::state::App;
+use crate::trace_context;
 
 impl App {
     /// All routes. From the outside in: CORS (errors carry its headers too, and a preflight needs
@@ -48,7 +50,7 @@ impl App {
             .method_not_allowed_fallback(wrong_method)
             .layer(DefaultBodyLimit::max(self.config().max_body_bytes))
             .layer(CatchPanicLayer::custom(panicked))
-            .layer(from_fn(guards::request_id))
+            .layer(from_fn(request_log::follow))
             .layer(from_fn(anthropic::errors::envelope))
             .layer(cors(self.config()))
             .with_state(self.clone())
@@ -68,10 +70,11 @@ fn cors(config: &ServerConfig) -> CorsLayer {
         // SDKs send a dozen x-stainless-* headers and more; none of them is dangerous here.
         .allow_headers(AllowHeaders::mirror_request())
         .expose_headers([
-            HeaderName::from_static("x-request-id"),
+            request_log::REQUEST_ID,
             HeaderName::from_static("request-id"),
             HeaderName::from_static("x-should-retry"),
             header::RETRY_AFTER,
+            trace_context::HEADER,
         ])
         .max_age(std::time::Duration::from_mins(10))
 }

@@ -13,9 +13,16 @@ pub struct ServerConfig {
     /// how long an idle connection is kept. Longer than the 60 s of common proxies, so that they
     /// close first and never race a request against our close.
     pub header_timeout: Duration,
+    /// An answer that its client does not read is given up after this long.
+    pub stall_timeout: Duration,
     /// A stream that has been silent this long gets a `: ping` comment.
     pub heartbeat: Duration,
-    /// After a shutdown signal, running requests may take this long to finish.
+    /// Connections at once; more are refused.
+    pub max_connections: usize,
+    /// After a shutdown signal, requests are still taken for this long: a load balancer needs time
+    /// to see that `/ready` says no.
+    pub drain_delay: Duration,
+    /// After that, running requests may take this long to finish.
     pub drain_timeout: Duration,
     /// Origins that browsers may call from; `None` allows any.
     pub allowed_origins: Option<Vec<String>>,
@@ -54,7 +61,10 @@ impl Default for ServerConfig {
             max_body_bytes: 32 << 20,
             body_timeout: Duration::from_mins(2),
             header_timeout: Duration::from_secs(75),
+            stall_timeout: Duration::from_mins(5),
             heartbeat: Duration::from_secs(15),
+            max_connections: 16_384,
+            drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(30),
             allowed_origins: None,
             api_keys: Vec::new(),

@@ -1,46 +1,19 @@
-//! What every request passes before its handler: a request id, and a key where one is wanted.
+//! What a request passes before its handler: a key, where one is wanted.
 
 use std::hash::BuildHasher;
 use std::num::NonZeroU16;
-use std::time::Instant;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use engine::Share;
 
 use crate::error::ApiError;
-use crate::random::random_id;
 use crate::state::App;
 
-/// Longest request id that is taken over from a client.
-const MAX_REQUEST_ID_LEN: usize = 128;
-
-/// Echoes `x-request-id`, or makes one up, and logs the request under it.
-pub(crate) async fn request_id(request: Request, next: Next) -> Response {
-    const NAME: HeaderName = HeaderName::from_static("x-request-id");
-    let id = match request.headers().get(&NAME) {
-        Some(id) if is_plain(id.as_bytes()) => id.clone(),
-        _ => HeaderValue::try_from(random_id("req_")).expect("hexadecimal is visible ASCII"),
-    };
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let start = Instant::now();
-    let mut response = next.run(request).await;
-    let status = response.status().as_u16();
-    // A stream goes on after its head: this is the time to the head.
-    tracing::debug!(?id, %method, path, status, elapsed = ?start.elapsed(), "answered");
-    response.headers_mut().insert(NAME, id);
-    response
-}
-
-/// Nothing that could confuse a log.
-fn is_plain(id: &[u8]) -> bool {
-    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:/+=".contains(byte);
-    (1..=MAX_REQUEST_ID_LEN).contains(&id.len()) && id.iter().all(plain)
-}
-
-/// Each of several keys is a tenant with a share of its own. 401 unless the request brings one of the keys, or none is configured.
+/// 401 unless the request brings one of the keys, or none is configured. Each of several keys is a
+/// tenant with a share of its own.
 pub(crate) async fn api_key(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let keys = &app.config().api_keys;
     if keys.is_empty() {

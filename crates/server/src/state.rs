@@ -85,6 +85,9 @@ pub struct App(Arc<Inner>);
 struct Inner {
     config: ServerConfig,
     model: RwLock<ModelState>,
+    /// `/ready` says no, so that nothing more is sent here.
+    stopping: AtomicBool,
+    /// What is sent here all the same is refused.
     draining: AtomicBool,
     /// Turns true when requests still in flight must end.
     cut: watch::Sender<bool>,
@@ -109,6 +112,7 @@ impl App {
             responses: Responses::new(config.response_store),
             config,
             model: RwLock::new(ModelState::Loading),
+            stopping: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             cut: watch::Sender::new(false),
             in_flight: watch::Sender::new(0),
@@ -131,8 +135,14 @@ impl App {
         *self.0.model.write().unwrap_or_else(PoisonError::into_inner) = state;
     }
 
+    /// Says on `/ready` that nothing more should be sent here. What is sent is still served.
+    pub fn start_stopping(&self) {
+        self.0.stopping.store(true, Ordering::Release);
+    }
+
     /// Stops taking requests; those in flight go on.
     pub fn start_draining(&self) {
+        self.start_stopping();
         self.0.draining.store(true, Ordering::Release);
     }
 
@@ -164,8 +174,17 @@ impl App {
 
     /// The model, if new requests are taken.
     pub(crate) fn ready(&self) -> Result<Arc<ServedModel>, ApiError> {
+        self.unless(&self.0.draining)
+    }
+
+    /// Whether new requests should be sent here.
+    pub(crate) fn wants_requests(&self) -> Result<(), ApiError> {
+        self.unless(&self.0.stopping).map(drop)
+    }
+
+    fn unless(&self, ending: &AtomicBool) -> Result<Arc<ServedModel>, ApiError> {
         let model = self.loaded()?;
-        if self.0.draining.load(Ordering::Acquire) {
+        if ending.load(Ordering::Acquire) {
             let message = "The server is shutting down and takes no more requests.";
             return Err(ApiError::unavailable("draining", message));
         }

@@ -35,9 +35,9 @@ pub(crate) async fn health(State(app): State<App>) -> Result<Json<Value>, ApiErr
     }
 }
 
-/// `GET /ready`: 200 while new requests are taken.
+/// `GET /ready`: 200 while new requests should be sent here.
 pub(crate) async fn ready(State(app): State<App>) -> Result<Json<Value>, ApiError> {
-    app.ready().map(|_| Json(json!({"status": "ready"})))
+    app.wants_requests().map(|()| Json(json!({"status": "ready"})))
 }
 
 /// `GET /version`

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use crate::fake::{Fake, app, app_with, chat, config, get, post};
 
-const CHAT: &str = "/v1/chat/completions";
+pub(crate) const CHAT: &str = "/v1/chat/completions";
 
 #[tokio::test]
 async fn before_the_model_is_loaded() {
@@ -104,7 +104,7 @@ async fn a_handler_that_panics_is_a_500_and_the_server_goes_on() {
 }
 
 /// A server on a socket, until the returned sender is used or dropped.
-async fn listening(
+pub(crate) async fn listening(
     app: &App,
 ) -> (SocketAddr, oneshot::Sender<()>, tokio::task::JoinHandle<std::io::Result<()>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -115,7 +115,7 @@ async fn listening(
     (address, sender, server)
 }
 
-fn connect(address: SocketAddr, body: &Value) -> TcpStream {
+pub(crate) fn connect(address: SocketAddr, body: &Value) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let body = body.to_string();
@@ -128,7 +128,7 @@ fn connect(address: SocketAddr, body: &Value) -> TcpStream {
 }
 
 /// Waits for what another thread does.
-async fn eventually(what: &str, condition: impl Fn() -> bool) {
+pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(start.elapsed() < Duration::from_secs(20), "never: {what}");
@@ -137,7 +137,7 @@ async fn eventually(what: &str, condition: impl Fn() -> bool) {
 }
 
 /// Reads until `end` has come; what came.
-fn read_until(stream: &mut TcpStream, end: &str) -> String {
+pub(crate) fn read_until(stream: &mut TcpStream, end: &str) -> String {
     let mut bytes = Vec::new();
     let mut buffer = [0; 4096];
     loop {
@@ -218,24 +218,21 @@ async fn draining_finishes_what_is_in_flight() {
     let (address, stop, server) = listening(&app).await;
     let mut connection = connect(address, &chat(&json!({"stream": true})));
     eventually("submitted", || fake.sinks.lock().unwrap().len() == 1).await;
+    let mut idle = TcpStream::connect(address).unwrap();
+    idle.write_all(b"GET /ready HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    assert!(read_until(&mut idle, "}").starts_with("HTTP/1.1 200"));
     drop(stop);
-    let mut probe = loop {
-        // Still accepting: a probe must hear that the server is not ready.
-        let mut probe = TcpStream::connect(address).unwrap();
-        probe.write_all(b"GET /ready HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
-        let text = read_until(&mut probe, "\r\n\r\n");
-        if text.starts_with("HTTP/1.1 503") {
-            break probe;
-        }
+    let refused = || {
+        TcpStream::connect(address).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
     };
+    eventually("nothing is accepted any more", refused).await;
     fake.say(0, "bye");
     fake.finish(0);
     let text = read_until(&mut connection, "[DONE]");
     assert!(text.contains("\"finish_reason\":\"length\""), "{text}");
     server.await.unwrap().unwrap();
     let mut rest = Vec::new();
-    assert!(probe.read_to_end(&mut rest).is_ok(), "idle connections are closed");
-    assert_eq!(TcpStream::connect(address).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    assert!(idle.read_to_end(&mut rest).is_ok(), "idle connections are closed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

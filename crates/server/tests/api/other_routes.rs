@@ -159,7 +159,7 @@ async fn a_preflight_needs_no_key_and_allows_what_sdks_send() {
     let reply = get(&app, "/version").await;
     assert_eq!(
         reply.headers["access-control-expose-headers"],
-        "x-request-id,request-id,retry-after"
+        "x-request-id,request-id,x-should-retry,retry-after,traceparent"
     );
 }
 
