@@ -157,7 +157,10 @@ async fn a_preflight_needs_no_key_and_allows_what_sdks_send() {
     let allowed = reply.headers["access-control-allow-headers"].to_str().unwrap();
     assert_eq!(allowed, "authorization,content-type,x-stainless-os");
     let reply = get(&app, "/version").await;
-    assert_eq!(reply.headers["access-control-expose-headers"], "x-request-id,retry-after");
+    assert_eq!(
+        reply.headers["access-control-expose-headers"],
+        "x-request-id,x-should-retry,retry-after"
+    );
 }
 
 #[tokio::test]
