@@ -3,15 +3,18 @@
 use crate::cli::LogFormat;
 use crate::config::{Config, Listen};
 use crate::load::{self, Loaded};
+use crate::reload::Reload;
 use anyhow::{Context, Result, anyhow};
+use engine::EngineHandle;
 use server::{App, ServedModel};
 use std::collections::hash_map::RandomState;
 use std::future::{Future, pending};
 use std::hash::BuildHasher;
 use std::io::IsTerminal;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
+use text::TextModel;
 use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
 
@@ -21,9 +24,13 @@ pub(crate) fn run(config: Config) -> Result<()> {
     let listener = bind(&config.listen)?;
     let address = listener.local_addr().context("the listener's address")?;
     tracing::info!("listening on http://{address}, loading {}", config.model.name);
-    if !address.ip().is_loopback() && config.server.api_keys.is_empty() {
+    if !address.ip().is_loopback()
+        && config.server.api_keys.is_empty()
+        && config.api_keys_file.is_none()
+    {
         tracing::warn!(
-            "everybody who reaches {address} may use the model: --api-key asks for a key"
+            "everybody who reaches {address} may use the model: --api-key or --api-keys-file ask for a \
+             key"
         );
     }
     block_on(host(listener, config, end_signal()?))
@@ -47,7 +54,7 @@ pub(crate) fn start_local(mut config: Config) -> Result<Local> {
     let loaded = load::load(&config)?;
     thread::Builder::new().name("server".to_owned()).spawn(move || {
         let app = App::new(config.server.clone());
-        app.set_model(served(&config, loaded));
+        app.set_model(served(&config, loaded.engine, loaded.text));
         // Ends with the process; an error shows in the terminal as a refused connection.
         drop(block_on(async { serve(listener, app, pending()).await }));
     })?;
@@ -62,10 +69,17 @@ fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
 /// Listens while a thread loads the model; a model that cannot be loaded ends the server.
 async fn host(listener: TcpListener, config: Config, end: impl Future<Output = ()>) -> Result<()> {
     let app = App::new(config.server.clone());
+    let config = Arc::new(config);
+    let files = Arc::new(OnceLock::new());
+    let reload = Reload { app: app.clone(), config: config.clone(), files: files.clone() };
+    reload.start()?;
     let (failed, failure) = oneshot::channel();
     let loading = app.clone();
     thread::Builder::new().name("load".to_owned()).spawn(move || match load::load(&config) {
-        Ok(loaded) => loading.set_model(served(&config, loaded)),
+        Ok(Loaded { engine, text, files: of_model }) => {
+            loading.set_model(served(&config, engine, text));
+            files.get_or_init(|| of_model);
+        }
         // Without a receiver the server has ended already.
         Err(error) => drop(failed.send(error)),
     })?;
@@ -85,12 +99,14 @@ async fn host(listener: TcpListener, config: Config, end: impl Future<Output = (
 async fn serve(listener: TcpListener, app: App, end: impl Future<Output = ()>) -> Result<()> {
     listener.set_nonblocking(true).context("the listener")?;
     let listener = tokio::net::TcpListener::from_std(listener).context("the listener")?;
-    server::serve(listener, app, end).await.context("serving")
+    let done = server::serve(listener, app.clone(), end).await.context("serving");
+    app.flush_access_log().await;
+    done
 }
 
-fn served(config: &Config, loaded: Loaded) -> ServedModel {
+fn served(config: &Config, engine: EngineHandle, text: TextModel) -> ServedModel {
     let names = config.model.served_names.clone();
-    ServedModel::new(names, Arc::new(loaded.engine), Arc::new(loaded.text))
+    ServedModel::new(names, Arc::new(engine), Arc::new(text))
 }
 
 fn bind(listen: &Listen) -> Result<TcpListener> {

@@ -11,6 +11,7 @@ use axum::routing::{get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
+use crate::access;
 use crate::config::ServerConfig;
 use crate::error::ApiError;
 use crate::guards;
@@ -19,18 +20,15 @@ use crate::state::App;
 
 impl App {
     /// All routes. From the outside in: CORS (errors carry its headers too, and a preflight needs
-    /// no key), request id, panics to 500, then for the API alone the key.
+    /// no key), request id, key and limits for all that is not listed as open, panics to 500.
     pub fn router(&self) -> Router {
-        let api = Router::new()
+        Router::new()
             .route("/v1/chat/completions", post(chat::create))
             .route("/v1/completions", post(completions::create))
             .route("/v1/models", get(models::list))
             .route("/v1/models/{*id}", get(models::show))
             .route("/tokenize", post(tokenize::tokenize))
             .route("/detokenize", post(tokenize::detokenize))
-            .route_layer(from_fn_with_state(self.clone(), guards::api_key));
-        Router::new()
-            .merge(api)
             .route("/", get(status::index))
             .route("/health", get(status::health))
             .route("/ready", get(status::ready))
@@ -40,6 +38,7 @@ impl App {
             .method_not_allowed_fallback(wrong_method)
             .layer(DefaultBodyLimit::max(self.config().max_body_bytes))
             .layer(CatchPanicLayer::custom(panicked))
+            .layer(from_fn_with_state(self.clone(), access::guard))
             .layer(from_fn(guards::request_id))
             .layer(cors(self.config()))
             .with_state(self.clone())
@@ -58,7 +57,12 @@ fn cors(config: &ServerConfig) -> CorsLayer {
         .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::OPTIONS])
         // SDKs send a dozen x-stainless-* headers and more; none of them is dangerous here.
         .allow_headers(AllowHeaders::mirror_request())
-        .expose_headers([HeaderName::from_static("x-request-id"), header::RETRY_AFTER])
+        .expose_headers(
+            [guards::REQUEST_ID, header::RETRY_AFTER]
+                .into_iter()
+                .chain(access::LIMIT_HEADERS.into_iter().flatten().map(HeaderName::from_static))
+                .collect::<Vec<_>>(),
+        )
         .max_age(std::time::Duration::from_mins(10))
 }
 

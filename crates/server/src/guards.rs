@@ -1,33 +1,34 @@
-//! What every request passes before its handler: a request id, and a key where one is wanted.
+//! What every request passes first: a request id.
 
 use std::time::Instant;
 
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::extract::Request;
+use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 
-use crate::error::ApiError;
 use crate::random::random_id;
-use crate::state::App;
+
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Longest request id that is taken over from a client.
 const MAX_REQUEST_ID_LEN: usize = 128;
 
 /// Echoes `x-request-id`, or makes one up, and logs the request under it.
-pub(crate) async fn request_id(request: Request, next: Next) -> Response {
-    const NAME: HeaderName = HeaderName::from_static("x-request-id");
-    let id = match request.headers().get(&NAME) {
+pub(crate) async fn request_id(mut request: Request, next: Next) -> Response {
+    let id = match request.headers().get(&REQUEST_ID) {
         Some(id) if is_plain(id.as_bytes()) => id.clone(),
         _ => HeaderValue::try_from(random_id("req_")).expect("hexadecimal is visible ASCII"),
     };
+    // The access log has the id that is answered.
+    request.headers_mut().insert(REQUEST_ID, id.clone());
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let start = Instant::now();
     let mut response = next.run(request).await;
     let status = response.status().as_u16();
     // A stream goes on after its head: this is the time to the head.
     tracing::debug!(?id, %method, path, status, elapsed = ?start.elapsed(), "answered");
-    response.headers_mut().insert(NAME, id);
+    response.headers_mut().insert(REQUEST_ID, id);
     response
 }
 
@@ -35,37 +36,4 @@ pub(crate) async fn request_id(request: Request, next: Next) -> Response {
 fn is_plain(id: &[u8]) -> bool {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:/+=".contains(byte);
     (1..=MAX_REQUEST_ID_LEN).contains(&id.len()) && id.iter().all(plain)
-}
-
-/// 401 unless the request brings one of the keys, or none is configured.
-pub(crate) async fn api_key(State(app): State<App>, request: Request, next: Next) -> Response {
-    let keys = &app.config().api_keys;
-    if keys.is_empty() {
-        return next.run(request).await;
-    }
-    let given = bearer(request.headers()).unwrap_or_default();
-    // Every key is compared in full, so that time tells nothing.
-    let known = keys.iter().fold(false, |known, key| known | same(key.as_bytes(), given));
-    if known {
-        return next.run(request).await;
-    }
-    let message = if given.is_empty() {
-        "No API key: send it as 'Authorization: Bearer KEY'."
-    } else {
-        "The API key is not known here."
-    };
-    let error = ApiError::new(StatusCode::UNAUTHORIZED, message);
-    ApiError { code: Some("invalid_api_key"), ..error }.into_response()
-}
-
-fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
-    let value = headers.get(header::AUTHORIZATION)?.as_bytes();
-    let (scheme, key) = value.split_at_checked(7)?;
-    scheme.eq_ignore_ascii_case(b"bearer ").then(|| key.trim_ascii())
-}
-
-/// Compares in a time that depends on the lengths only.
-fn same(left: &[u8], right: &[u8]) -> bool {
-    let differs = left.iter().zip(right).fold(0, |differs, (a, b)| differs | (a ^ b));
-    left.len() == right.len() && std::hint::black_box(differs) == 0
 }

@@ -2,11 +2,13 @@
 //!
 //! One request: a route in `routes/` parses, templates and tokenises on the text pool, submits
 //! through the [`Generator`] seam; `generation/` turns the engine's events into deltas of text;
-//! `sse.rs` shows them one by one, or a response folds them. Everything on the wire is in `openai/`.
+//! `sse.rs` shows them one by one, or a response folds them. Everything on the wire is in `openai/`;
+//! `access/` is keys, limits and the access log around it.
 //!
 //! The binary makes an [`App`], calls [`serve()`], loads the model meanwhile and hands it over with
 //! [`App::set_model`].
 
+mod access;
 mod app;
 mod body;
 mod config;
@@ -24,6 +26,7 @@ mod sse;
 mod state;
 mod text_pool;
 
+pub use access::{AccessLogConfig, KeySpec, Scope, new_key};
 pub use config::ServerConfig;
 pub use generator::{Generator, Load};
 pub use serve::serve;

@@ -20,6 +20,7 @@ pub(crate) use self::choice::{Delta, Echo, Finish, TokenOut};
 pub(crate) use self::output::OutputRules;
 use self::steer::steer;
 pub(crate) use self::thinking_budget::ThinkingBudget;
+use crate::access::{Account, Call, Tokens};
 use crate::error::ApiError;
 use crate::generator::{Generator, SeqId};
 use crate::metrics::{Ending, Metrics};
@@ -41,7 +42,8 @@ pub(crate) struct Job {
     pub(crate) output: Option<OutputRules>,
     /// The answer goes on with the prompt's text instead of starting its own.
     pub(crate) continues_prompt: bool,
-    pub(crate) priority: i32,
+    /// `None`: the key's.
+    pub(crate) priority: Option<i32>,
     pub(crate) cache_salt: Option<String>,
 }
 
@@ -77,6 +79,7 @@ pub(crate) struct Generation {
     cut: watch::Receiver<bool>,
     generator: Arc<dyn Generator>,
     metrics: Arc<Metrics>,
+    account: Account,
     _in_flight: InFlight,
 }
 
@@ -95,9 +98,12 @@ impl Generation {
         let random = random_u64();
         let mut requests = Vec::with_capacity(job.prompts.len() * n);
         let mut choices = Vec::with_capacity(job.prompts.len() * n);
-        let mut prompt_tokens = 0;
+        let call = Call::current();
+        let priority = call.priority(job.priority)?;
+        let prompt_tokens = job.prompts.iter().map(|prompt| prompt.ids.len()).sum();
+        let longest: usize = job.prompts.iter().map(|prompt| prompt.max_tokens).sum();
+        let account = call.reserve(prompt_tokens, longest.saturating_mul(n))?;
         for (number, prompt) in job.prompts.iter().enumerate() {
-            prompt_tokens += prompt.ids.len();
             for i in 0..n {
                 let index = number * n + i;
                 let seed = match job.sampling.seed {
@@ -113,7 +119,7 @@ impl Generation {
                 requests.push(Request {
                     prompt: prompt.ids.clone(),
                     params,
-                    priority: job.priority,
+                    priority,
                     cache_salt: job.cache_salt.clone(),
                     constraint: steer(model, job, prompt),
                     // At most max_tokens + 2 small events: the channel is bounded by the request.
@@ -135,6 +141,7 @@ impl Generation {
             cut: app.cut_signal(),
             generator,
             metrics: Arc::clone(app.metrics()),
+            account,
             _in_flight: in_flight,
         })
     }
@@ -180,6 +187,7 @@ impl Generation {
         if matches!(event, Event::Token { .. }) {
             let since = choice.last_token.replace(Instant::now()).unwrap_or(self.arrived);
             self.metrics.token(since.elapsed(), choice.num_tokens == 0);
+            self.account.token();
         }
         let delta = choice.take(event)?;
         if let Some(finish) = delta.as_ref().and_then(|delta| delta.finish.as_ref()) {
@@ -189,6 +197,7 @@ impl Generation {
             }
             let ending = if finish.reason == "length" { Ending::Length } else { Ending::Stop };
             self.metrics.end(ending, self.arrived.elapsed());
+            self.account.end(finish.reason);
         }
         Ok(delta)
     }
@@ -203,15 +212,20 @@ impl Generation {
         for id in self.open.iter_mut().filter_map(Option::take) {
             self.generator.abort(id);
             self.metrics.end(ending, self.arrived.elapsed());
+            self.account.end(if ending == Ending::Error { "error" } else { "abort" });
         }
     }
 
     /// Tokens so far. Prompts count once, however many choices they have.
     pub(crate) fn usage(&self) -> Usage {
         let completion_tokens = self.choices.iter().map(|choice| choice.num_tokens).sum();
-        let cached = self.choices.iter().filter_map(|choice| choice.cached_tokens).max();
+        let cached = self.cached_tokens();
         let reasoning = self.choices.iter().map(Choice::reasoning_tokens).sum();
         Usage::new(self.prompt_tokens, completion_tokens, cached, reasoning)
+    }
+
+    fn cached_tokens(&self) -> Option<usize> {
+        self.choices.iter().filter_map(|choice| choice.cached_tokens).max()
     }
 
     /// Number of choices, over all prompts.
@@ -234,6 +248,12 @@ impl Generation {
 impl Drop for Generation {
     fn drop(&mut self) {
         self.close(Ending::Abort);
+        let completion: usize = self.choices.iter().map(|choice| choice.num_tokens).sum();
+        self.account.used(Tokens {
+            prompt: self.prompt_tokens as u64,
+            cached: self.cached_tokens().unwrap_or(0) as u64,
+            completion: completion as u64,
+        });
     }
 }
 

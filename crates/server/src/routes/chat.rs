@@ -91,7 +91,7 @@ fn prepare(model: &ServedModel, body: &[u8], trust_template: bool) -> Result<Pre
         thinking,
         output: Some(output),
         continues_prompt,
-        priority: fields.priority.unwrap_or(0),
+        priority: fields.priority,
         cache_salt: fields.cache_salt.clone(),
     };
     Ok(Prepared { job, wire, stream: fields.stream_options() })

@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use serde::Serialize;
 
+use crate::access::Call;
 use crate::error::ApiError;
 use crate::state::{App, ServedModel};
 
@@ -26,10 +27,12 @@ pub(crate) struct ModelCard {
     max_model_len: usize,
 }
 
-/// All names of the model, the reported one first.
+/// All names of the model that the key may use, the reported one first.
 pub(crate) async fn list(State(app): State<App>) -> Result<Json<ModelList>, ApiError> {
     let model = app.loaded()?;
-    let data = model.names().iter().map(|name| card(&model, name)).collect();
+    let call = Call::current();
+    let names = model.names().iter().filter(|name| call.may_use(name));
+    let data = names.map(|name| card(&model, name)).collect();
     Ok(Json(ModelList { object: "list", data }))
 }
 
