@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use hyper::body::{Frame, SizeHint};
 
 use super::call::{Call, refused};
-use super::keys::{Key, Scope, Unknown};
+use super::keys::{Key, KeySet, Scope, Unknown};
 use super::limits::go_duration;
 use super::log::{AccessLog, Entry, MAX_BODY_BYTES};
 use crate::error::ApiError;
@@ -54,8 +54,7 @@ pub(crate) async fn guard(State(app): State<App>, request: Request, next: Next) 
     let access = app.access();
     let log = access.log().cloned();
     let keys = access.keys();
-    let found = if keys.keys.is_empty() { Ok(None) } else { access.find(&keys, request.headers()) };
-    let (key, fault) = match found {
+    let (key, fault) = match find(&keys, request.headers()) {
         Ok(key) => (key, None),
         Err(error) => (None, Some(error)),
     };
@@ -111,8 +110,18 @@ fn admit(
     Ok(Some(Permit(Arc::clone(key))))
 }
 
+/// The key that a request brings; `None` if none is wanted.
+fn find(keys: &KeySet, headers: &HeaderMap) -> Result<Option<Arc<Key>>, ApiError> {
+    if keys.keys.is_empty() {
+        return Ok(None);
+    }
+    let given = given(headers);
+    let found = keys.find(given, jiff::Timestamp::now());
+    found.map(|key| Some(Arc::clone(key))).map_err(|why| unauthorized(given, why))
+}
+
 /// The key of a request's headers.
-pub(super) fn given(headers: &HeaderMap) -> &[u8] {
+fn given(headers: &HeaderMap) -> &[u8] {
     let bearer = headers.get(header::AUTHORIZATION).and_then(|value| {
         let (scheme, key) = value.as_bytes().split_at_checked(7)?;
         scheme.eq_ignore_ascii_case(b"bearer ").then(|| key.trim_ascii())
@@ -123,7 +132,7 @@ pub(super) fn given(headers: &HeaderMap) -> &[u8] {
 }
 
 /// 401 in the words of why.
-pub(super) fn unauthorized(given: &[u8], why: Unknown) -> ApiError {
+fn unauthorized(given: &[u8], why: Unknown) -> ApiError {
     let message = match why {
         Unknown::NotAKey if given.is_empty() => {
             "No API key: send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'."

@@ -115,7 +115,7 @@ impl InUse {
 
 /// A wait as OpenAI's headers write it: `120ms`, `8.64s`, `6m0s`.
 pub(super) fn go_duration(wait: Duration) -> String {
-    let ms = wait.as_micros().div_ceil(1000);
+    let ms = wait.as_nanos().div_ceil(1_000_000);
     if ms == 0 {
         return "0s".into();
     }

@@ -16,17 +16,15 @@ use std::io;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use axum::http::HeaderMap;
 use tokio::time::timeout;
 
 pub(crate) use self::call::{Account, Call};
 pub(crate) use self::guard::{LIMIT_HEADERS, guard};
-use self::keys::{Key, KeySet};
+use self::keys::KeySet;
 pub use self::keys::{KeySpec, Scope, new_key};
 use self::log::AccessLog;
 pub use self::log::AccessLogConfig;
 pub(crate) use self::usage::Tokens;
-use crate::error::ApiError;
 use crate::state::App;
 
 /// How long the end of the process waits for the access log.
@@ -55,12 +53,6 @@ impl Access {
 
     fn keys(&self) -> Arc<KeySet> {
         Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn find(&self, keys: &KeySet, headers: &HeaderMap) -> Result<Option<Arc<Key>>, ApiError> {
-        let given = guard::given(headers);
-        let found = keys.find(given, jiff::Timestamp::now());
-        found.map(|key| Some(Arc::clone(key))).map_err(|why| guard::unauthorized(given, why))
     }
 
     fn log(&self) -> Option<&AccessLog> {
