@@ -115,28 +115,31 @@ fn find(keys: &KeySet, headers: &HeaderMap) -> Result<Option<Arc<Key>>, ApiError
     if keys.keys.is_empty() {
         return Ok(None);
     }
-    let given = given(headers);
-    let found = keys.find(given, jiff::Timestamp::now());
-    found.map(|key| Some(Arc::clone(key))).map_err(|why| unauthorized(given, why))
+    let now = jiff::Timestamp::now();
+    let mut why = Unknown::NoKey;
+    for given in given(headers).into_iter().flatten().filter(|given| !given.is_empty()) {
+        match keys.find(given, now) {
+            Ok(key) => return Ok(Some(Arc::clone(key))),
+            Err(unknown) => why = unknown,
+        }
+    }
+    Err(unauthorized(why))
 }
 
-/// The key of a request's headers.
-fn given(headers: &HeaderMap) -> &[u8] {
+/// What a request gives as its key. Some clients send both headers, and only one is meant for us.
+fn given(headers: &HeaderMap) -> [Option<&[u8]>; 2] {
     let bearer = headers.get(header::AUTHORIZATION).and_then(|value| {
         let (scheme, key) = value.as_bytes().split_at_checked(7)?;
         scheme.eq_ignore_ascii_case(b"bearer ").then(|| key.trim_ascii())
     });
     // As Anthropic's clients send it.
-    let key = || headers.get("x-api-key").map(|key| key.as_bytes().trim_ascii());
-    bearer.or_else(key).unwrap_or_default()
+    [bearer, headers.get("x-api-key").map(|key| key.as_bytes().trim_ascii())]
 }
 
 /// 401 in the words of why.
-fn unauthorized(given: &[u8], why: Unknown) -> ApiError {
+fn unauthorized(why: Unknown) -> ApiError {
     let message = match why {
-        Unknown::NotAKey if given.is_empty() => {
-            "No API key: send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'."
-        }
+        Unknown::NoKey => "No API key: send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'.",
         Unknown::NotAKey => "The API key is not known here.",
         Unknown::Expired => "The API key has expired.",
     };

@@ -100,6 +100,7 @@ type Hash = [u64; 4];
 /// Why a request may not pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unknown {
+    NoKey,
     NotAKey,
     Expired,
 }

@@ -90,9 +90,15 @@ async fn scopes_open_what_they_say_and_everything_else_is_guarded() {
             }
         }
     }
-    let mut by_anthropics_header = post_request(CHAT, chat(&json!({})).to_string());
-    by_anthropics_header.headers_mut().insert("x-api-key", keys[0].0.parse().unwrap());
-    assert_eq!(send(&app, by_anthropics_header).await.status, 200);
+    // As Anthropic's clients send it, some of them beside another's key.
+    for (bearer, status) in [(None, 200), (Some("another"), 200), (Some(keys[1].0.as_str()), 403)] {
+        let mut request = post_request(CHAT, chat(&json!({})).to_string());
+        request.headers_mut().insert("x-api-key", keys[0].0.parse().unwrap());
+        if let Some(bearer) = bearer {
+            request = with_key(request, bearer);
+        }
+        assert_eq!(send(&app, request).await.status, status, "{bearer:?}");
+    }
 }
 
 #[tokio::test]
