@@ -88,6 +88,10 @@ for (const reasoningEffort of ["none", "low"]) {
   same(`an output, effort ${reasoningEffort}`, [text.output, Boolean(text.reasoningText)], [person, reasoningEffort === "low"]);
 }
 
+// An object beside tools, of which none is wanted.
+const beside = { ...request(questions.person), tools: loop.tools };
+same("an output beside tools", (await generateText(beside)).output, person);
+
 // OpenAI's own provider, at the chat route.
 const openai = { model: createOpenAI(settings).chat("spark") };
 for (const body of [questions.sum, questions.call, questions.report, questions.named, questions.strict, questions.person]) {

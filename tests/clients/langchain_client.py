@@ -91,6 +91,10 @@ for strategy, (messages, expected) in {ToolStrategy: paris, ProviderStrategy: bo
     agent = create_agent(chat(), [], response_format=strategy(type(expected)))
     same(strategy.__name__, agent.invoke({"messages": messages})["structured_response"], expected)
 
+# Tools and a schema at once: no call is wanted, so the answer follows the schema.
+agent = create_agent(chat(), [get_weather], response_format=ProviderStrategy(Person))
+same("an answer by a schema beside tools", agent.invoke({"messages": bob[0]})["structured_response"], bob[1])
+
 for stream in [False, True]:
     for name, fault, messages in [
         ("OpenAIInvalidRequestError", {"temperature": 3}, "hello"),

@@ -12,19 +12,27 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
 use crate::access;
+use crate::anthropic;
 use crate::config::ServerConfig;
 use crate::error::ApiError;
 use crate::guards;
-use crate::routes::{chat, completions, metrics, models, status, tokenize};
+use crate::routes::{chat, completions, messages, metrics, models, responses, status, tokenize};
 use crate::state::App;
 
 impl App {
     /// All routes. From the outside in: CORS (errors carry its headers too, and a preflight needs
-    /// no key), request id, key and limits for all that is not listed as open, panics to 500.
+    /// no key), Anthropic's error envelope, request id, key and limits for all that is not listed as
+    /// open, panics to 500.
     pub fn router(&self) -> Router {
         Router::new()
             .route("/v1/chat/completions", post(chat::create))
             .route("/v1/completions", post(completions::create))
+            .route("/v1/messages", post(messages::create))
+            .route("/v1/messages/count_tokens", post(messages::count_tokens))
+            .route("/v1/responses", post(responses::create))
+            .route("/v1/responses/{id}", get(responses::retrieve).delete(responses::delete))
+            .route("/v1/responses/{id}/cancel", post(responses::cancel))
+            .route("/v1/responses/{id}/input_items", get(responses::input_items))
             .route("/v1/models", get(models::list))
             .route("/v1/models/{*id}", get(models::show))
             .route("/tokenize", post(tokenize::tokenize))
@@ -40,6 +48,7 @@ impl App {
             .layer(CatchPanicLayer::custom(panicked))
             .layer(from_fn_with_state(self.clone(), access::guard))
             .layer(from_fn(guards::request_id))
+            .layer(from_fn(anthropic::errors::envelope))
             .layer(cors(self.config()))
             .with_state(self.clone())
     }
@@ -54,11 +63,11 @@ fn cors(config: &ServerConfig) -> CorsLayer {
     };
     CorsLayer::new()
         .allow_origin(origins)
-        .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::OPTIONS])
+        .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::DELETE, Method::OPTIONS])
         // SDKs send a dozen x-stainless-* headers and more; none of them is dangerous here.
         .allow_headers(AllowHeaders::mirror_request())
         .expose_headers(
-            [guards::REQUEST_ID, header::RETRY_AFTER]
+            [guards::REQUEST_ID, HeaderName::from_static("request-id"), header::RETRY_AFTER]
                 .into_iter()
                 .chain(access::LIMIT_HEADERS.into_iter().flatten().map(HeaderName::from_static))
                 .collect::<Vec<_>>(),

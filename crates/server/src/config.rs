@@ -28,6 +28,27 @@ pub struct ServerConfig {
     pub trust_request_chat_template: bool,
     /// How many requests may be parsed, templated and tokenised at once; 0 is one per core.
     pub num_text_threads: usize,
+    /// What `/v1/responses` keeps.
+    pub response_store: StoreLimits,
+}
+
+/// Bounds of the responses that are kept in memory; the longest unused goes first.
+#[derive(Debug, Clone, Copy)]
+pub struct StoreLimits {
+    /// Responses at once.
+    pub max_entries: usize,
+    /// Bytes of their JSON, inputs included.
+    pub max_bytes: usize,
+    /// Nothing is kept for longer, however often it is used.
+    pub max_age: Duration,
+}
+
+impl Default for StoreLimits {
+    /// A conversation of people or agents goes on within an hour or not at all, and its turns have
+    /// tens of kilobytes: so many fit, and no more memory is taken than a small model has weights.
+    fn default() -> Self {
+        Self { max_entries: 1024, max_bytes: 64 << 20, max_age: Duration::from_hours(1) }
+    }
 }
 
 impl Default for ServerConfig {
@@ -43,6 +64,7 @@ impl Default for ServerConfig {
             guard_metrics: false,
             trust_request_chat_template: false,
             num_text_threads: 0,
+            response_store: StoreLimits::default(),
         }
     }
 }

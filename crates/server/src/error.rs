@@ -114,6 +114,8 @@ impl IntoResponse for ApiError {
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
+        // For those who tell it in another API's envelope.
+        response.extensions_mut().insert(self);
         response
     }
 }

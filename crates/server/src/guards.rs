@@ -1,5 +1,6 @@
 //! What every request passes first: a request id.
 
+use std::hash::BuildHasher;
 use std::time::Instant;
 
 use axum::extract::Request;
@@ -7,7 +8,9 @@ use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::Next;
 use axum::response::Response;
 
+use crate::access::Call;
 use crate::random::random_id;
+use crate::state::App;
 
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -36,4 +39,10 @@ pub(crate) async fn request_id(mut request: Request, next: Next) -> Response {
 fn is_plain(id: &[u8]) -> bool {
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:/+=".contains(byte);
     (1..=MAX_REQUEST_ID_LEN).contains(&id.len()) && id.iter().all(plain)
+}
+
+/// Who asks: one number for each key's name, where there are keys.
+pub(crate) fn owner(app: &App) -> Option<u64> {
+    let call = Call::current();
+    call.key_name().map(|name| app.responses().keys.hash_one(name))
 }

@@ -3,15 +3,17 @@
 //! One request: a route in `routes/` parses, templates and tokenises on the text pool, submits
 //! through the [`Generator`] seam; `generation/` turns the engine's events into deltas of text;
 //! `sse.rs` shows them one by one, or a response folds them. Everything on the wire is in `openai/`;
-//! `access/` is keys, limits and the access log around it.
+//! `anthropic/` translates to and from it; `access/` is keys, limits and the access log around it.
 //!
 //! The binary makes an [`App`], calls [`serve()`], loads the model meanwhile and hands it over with
 //! [`App::set_model`].
 
 mod access;
+mod anthropic;
 mod app;
 mod body;
 mod config;
+mod constraint;
 mod error;
 mod generation;
 mod generator;
@@ -20,6 +22,7 @@ mod metrics;
 mod openai;
 mod prompt;
 mod random;
+mod responses;
 mod routes;
 mod serve;
 mod sse;
@@ -27,7 +30,7 @@ mod state;
 mod text_pool;
 
 pub use access::{AccessLogConfig, KeySpec, Scope, new_key};
-pub use config::ServerConfig;
+pub use config::{ServerConfig, StoreLimits};
 pub use generator::{Generator, Load};
 pub use serve::serve;
 pub use state::{App, ServedModel};

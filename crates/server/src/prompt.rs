@@ -1,10 +1,11 @@
 //! From messages or text to token ids that fit the model's context.
 
 use axum::http::StatusCode;
-use text::{ChatInput, Grammar, GrammarError, Matcher, TextError};
+use text::{ChatInput, TextError};
 
 use crate::error::ApiError;
 use crate::openai::chat_request::Conversation;
+use crate::openai::message::check_results;
 use crate::openai::sampling_fields::check_ids;
 use crate::openai::tool_fields::{ToolFields, Tools};
 use crate::state::ServedModel;
@@ -27,10 +28,35 @@ pub(crate) struct PromptIds {
     pub(crate) text: Option<String>,
 }
 
+/// A conversation as the model reads it.
+#[derive(Debug)]
+pub(crate) struct ChatPrompt {
+    pub(crate) text: String,
+    pub(crate) ids: Vec<u32>,
+    /// What may be called.
+    pub(crate) tools: Tools,
+    /// Whether the answer goes on with the last message.
+    pub(crate) continues: bool,
+}
+
 impl ServedModel {
+    /// Renders and tokenises a conversation; see [`Self::render`].
+    pub(crate) fn read_chat(
+        &self,
+        conversation: Conversation,
+        fields: &ToolFields,
+        trust_template: bool,
+    ) -> Result<ChatPrompt, ApiError> {
+        let continues = conversation.continue_final_message == Some(true);
+        let add_special_tokens = conversation.add_special_tokens == Some(true);
+        let (text, tools) = self.render(conversation, fields, trust_template)?;
+        let ids = self.encode(&text, add_special_tokens, PromptField::Messages)?;
+        Ok(ChatPrompt { text, ids, tools, continues })
+    }
+
     /// Renders a conversation with the chat template, as the request's `fields` want it; returns the
     /// tools that may be called, too.
-    pub(crate) fn render(
+    fn render(
         &self,
         mut conversation: Conversation,
         fields: &ToolFields,
@@ -43,11 +69,6 @@ impl ServedModel {
         let input = ChatInput { tools: shown, ..chat_input(conversation, trust_template)? };
         let text = self.text().render_chat(&input);
         Ok((text.map_err(|error| text_error("messages", &error))?, tools))
-    }
-
-    /// Compiles a constraint for `/v1/completions` and for chats; `field` asks for it.
-    pub(crate) fn matcher(&self, field: &str, grammar: &Grammar) -> Result<Matcher, ApiError> {
-        self.text().grammars().compile(grammar).map_err(|error| unusable(field, &error))
     }
 
     /// Tokenises, unless the text is so long that it cannot fit.
@@ -162,7 +183,8 @@ fn chat_input(conversation: Conversation, trust_template: bool) -> Result<ChatIn
     let messages = messages.into_iter().enumerate();
     let messages = messages
         .map(|(index, message)| message.template_value(&format!("messages[{index}]")))
-        .collect::<Result<_, _>>()?;
+        .collect::<Result<Vec<_>, _>>()?;
+    check_results(&messages)?;
     Ok(ChatInput {
         add_generation_prompt: conversation.add_generation_prompt.unwrap_or(!continue_final),
         continue_final_message: continue_final,
@@ -170,11 +192,6 @@ fn chat_input(conversation: Conversation, trust_template: bool) -> Result<ChatIn
         kwargs: conversation.chat_template_kwargs.unwrap_or_default(),
         ..ChatInput::new(messages)
     })
-}
-
-/// A constraint that cannot be followed.
-pub(crate) fn unusable(field: &str, error: &GrammarError) -> ApiError {
-    ApiError::invalid(field, format!("'{field}' cannot be used to constrain: {error}."))
 }
 
 /// The code stands in the message, too: openai-python 3 makes its exception's text of the message

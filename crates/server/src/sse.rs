@@ -22,18 +22,43 @@ use crate::openai::response::Usage;
 /// One event, ready to be sent: `data: ...` and an empty line.
 pub(crate) type Event = Bytes;
 
-const DONE: Event = Bytes::from_static(b"data: [DONE]\n\n");
+pub(crate) const DONE: Event = Bytes::from_static(b"data: [DONE]\n\n");
 /// A comment: the one keep-alive that no client mistakes for data.
 const PING: Event = Bytes::from_static(b": ping\n\n");
 
-/// Renders the deltas of one route.
-pub(crate) trait Wire: Send + 'static {
-    /// The response that is not streamed; `choices` have ended.
-    fn whole(&self, choices: Vec<Delta>, usage: Usage) -> Response;
+/// Renders the deltas of a stream.
+pub(crate) trait Frames: Send + 'static {
     /// The chunks for `delta`, each carrying `usage`.
     fn events(&mut self, delta: Delta, usage: UsageField) -> Vec<Event>;
-    /// The chunk without choices.
-    fn usage_event(&self, usage: Usage) -> Event;
+
+    /// What tells the usage after the last delta, if the deltas do not.
+    fn usage_event(&self, usage: Usage) -> Option<Event>;
+
+    /// What comes before the first delta.
+    fn start(&mut self, _usage: Usage) -> Vec<Event> {
+        Vec::new()
+    }
+
+    /// The last event of a stream that has said all.
+    fn done(&self) -> Event {
+        DONE
+    }
+
+    /// What a silent stream says.
+    fn ping(&self) -> Event {
+        PING
+    }
+
+    /// A failure after the start: every client shows the error, none takes the text for complete.
+    fn failure(&mut self, error: &ApiError) -> Vec<Event> {
+        vec![data(&error.body()), DONE]
+    }
+}
+
+/// Renders the deltas of one route, streamed or not.
+pub(crate) trait Wire: Frames {
+    /// The response that is not streamed; `choices` have ended.
+    fn whole(&self, choices: Vec<Delta>, usage: Usage) -> Response;
 }
 
 /// The `usage` key of a chunk: without `include_usage` there is none, with it all chunks but the
@@ -76,19 +101,20 @@ pub(crate) async fn answer(
 }
 
 /// Dropping the body aborts the generation.
-fn stream_response(
+pub(crate) fn stream_response(
     generation: Generation,
-    wire: impl Wire,
+    mut wire: impl Frames,
     options: StreamOptions,
     heartbeat: Duration,
 ) -> Response {
+    let ready = wire.start(generation.usage()).into();
     let events = Events {
         generation,
         wire,
         options,
         heartbeat,
         next_ping: Instant::now() + heartbeat,
-        ready: VecDeque::new(),
+        ready,
         done: false,
     };
     let frames = stream::unfold(events, |mut events| async move {
@@ -120,7 +146,7 @@ struct Events<W> {
     done: bool,
 }
 
-impl<W: Wire> Events<W> {
+impl<W: Frames> Events<W> {
     /// The next frame; `None` at the end.
     async fn next(&mut self) -> Option<Event> {
         loop {
@@ -131,7 +157,7 @@ impl<W: Wire> Events<W> {
                 return None;
             }
             match timeout_at(self.next_ping, self.generation.next()).await {
-                Err(_) => return Some(PING),
+                Err(_) => return Some(self.wire.ping()),
                 Ok(Some(Ok(delta))) => {
                     let usage = self.usage_field();
                     self.ready.extend(self.wire.events(delta, usage));
@@ -154,15 +180,14 @@ impl<W: Wire> Events<W> {
 
     fn end(&mut self) {
         if self.options.include_usage == Some(true) {
-            self.ready.push_back(self.wire.usage_event(self.generation.usage()));
+            self.ready.extend(self.wire.usage_event(self.generation.usage()));
         }
-        self.ready.push_back(DONE);
+        self.ready.push_back(self.wire.done());
         self.done = true;
     }
 
-    /// A failure after the start: every client shows the error, none takes the text for complete.
     fn end_with(&mut self, error: &ApiError) {
-        self.ready.extend([data(&error.body()), DONE]);
+        self.ready.extend(self.wire.failure(error));
         self.done = true;
     }
 }

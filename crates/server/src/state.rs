@@ -13,6 +13,7 @@ use crate::config::ServerConfig;
 use crate::error::ApiError;
 use crate::generator::Generator;
 use crate::metrics::Metrics;
+use crate::responses::Responses;
 use crate::text_pool::TextPool;
 
 /// A model that answers requests.
@@ -91,6 +92,7 @@ struct Inner {
     metrics: Arc<Metrics>,
     text_pool: TextPool,
     access: Access,
+    responses: Responses,
 }
 
 enum ModelState {
@@ -105,6 +107,7 @@ impl App {
         Self(Arc::new(Inner {
             text_pool: TextPool::new(config.num_text_threads),
             access: Access::new(&config.api_keys),
+            responses: Responses::new(config.response_store),
             config,
             model: RwLock::new(ModelState::Loading),
             draining: AtomicBool::new(false),
@@ -218,6 +221,10 @@ impl App {
 
     pub(crate) fn access(&self) -> &Access {
         &self.0.access
+    }
+
+    pub(crate) fn responses(&self) -> &Responses {
+        &self.0.responses
     }
 
     pub(crate) fn cut_signal(&self) -> watch::Receiver<bool> {

@@ -7,12 +7,14 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::{fmt, thread};
 
+use llguidance::ParserFactory;
 use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::{TokEnv, TokRxInfo, TokTrie, TokenizerEnv};
-use llguidance::{ParserFactory, regex_to_lark};
 use serde_json::{Value, json};
 
 use crate::Tokenizer;
+use crate::exit::endless;
+use crate::lark::{any_of, regex};
 use crate::schema::prepared;
 use crate::token_table::Leading;
 
@@ -23,9 +25,9 @@ const CACHED_GRAMMARS: usize = 64;
 /// overflow any stack. So it gets a deep one, and chains are cut at what fits there many times over.
 const STACK_BYTES: usize = 64 << 20;
 const MAX_REFERENCES: usize = 1000;
-const MAX_LINES: usize = 2000;
+pub(crate) const MAX_LINES: usize = 2000;
 const MAX_DEPTH: usize = 100;
-const MAX_BYTES: usize = 1 << 20;
+pub(crate) const MAX_BYTES: usize = 1 << 20;
 
 /// What an answer must look like.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,9 +77,12 @@ impl Grammar {
     fn to_llguidance(&self) -> Result<TopLevelGrammar, GrammarError> {
         Ok(match self {
             Self::JsonSchema(schema) => TopLevelGrammar::from_json_schema(prepared(schema)?),
-            Self::Regex(regex) => TopLevelGrammar::from_regex(regex),
+            Self::Regex(pattern) => {
+                TopLevelGrammar::from_lark(format!("start: {}", regex(pattern)?))
+            }
             Self::Choice(texts) => {
-                TopLevelGrammar::from_lark(format!("start: {}", alternatives(texts)))
+                let texts = texts.iter().map(String::as_str);
+                TopLevelGrammar::from_lark(format!("start: {}", any_of(texts)))
             }
             Self::Lark(text) => TopLevelGrammar::from_lark(text.clone()),
             Self::Rules(rules) => TopLevelGrammar::from_lark(format!("start: answer\n{rules}")),
@@ -110,8 +115,10 @@ impl Grammar {
     pub(crate) fn rules(&self) -> Result<Option<String>, GrammarError> {
         Ok(Some(match self {
             Self::JsonSchema(schema) => format!("answer: {}\n", lark_json(schema)?),
-            Self::Regex(regex) => format!("answer: /{}/\n", regex_to_lark(regex, "")),
-            Self::Choice(texts) => format!("answer: {}\n", alternatives(texts)),
+            Self::Regex(pattern) => format!("answer: {}\n", regex(pattern)?),
+            Self::Choice(texts) => {
+                format!("answer: {}\n", any_of(texts.iter().map(String::as_str)))
+            }
             Self::Lark(_) => return Ok(None),
             Self::Rules(rules) => rules.clone(),
         }))
@@ -121,15 +128,6 @@ impl Grammar {
 /// JSON of a schema, inside a Lark rule.
 pub(crate) fn lark_json(schema: &Value) -> Result<String, GrammarError> {
     Ok(format!("%json {}", prepared(schema)?))
-}
-
-/// A text inside a Lark rule: a special token as such, anything else as a string.
-pub(crate) fn lark_text(tokenizer: &Tokenizer, text: &str) -> String {
-    match tokenizer.token_id(text) {
-        Some(id) if tokenizer.is_special(id) => format!("<[{id}]>"),
-        // A JSON string is a Lark string.
-        _ => Value::from(text).to_string(),
-    }
 }
 
 /// How deep brackets nest, wherever they stand.
@@ -144,11 +142,6 @@ fn depth(text: &str) -> usize {
         deepest = deepest.max(depth);
     }
     deepest
-}
-
-fn alternatives(texts: &[String]) -> String {
-    let quoted: Vec<_> = texts.iter().map(|text| Value::from(text.as_str()).to_string()).collect();
-    quoted.join(" | ")
 }
 
 impl GrammarCompiler {
@@ -191,7 +184,13 @@ impl GrammarCompiler {
         let compiled = grammar.to_llguidance()?;
         let factory = self.factory.get_or_init(|| self.factory());
         let factory = factory.as_ref().map_err(Clone::clone)?;
-        let matcher = llguidance::Matcher::new(factory.create_parser(compiled));
+        let parser = factory.create_parser(compiled);
+        if let Ok(parser) = &parser
+            && let Some(name) = endless(parser.parser.grammar())
+        {
+            return Err(GrammarError(format!("what is in it never ends: no end of '{name}'")));
+        }
+        let matcher = llguidance::Matcher::new(parser);
         if let Some(error) = matcher.get_error() {
             return Err(GrammarError(one_line(&error)));
         }
@@ -279,6 +278,9 @@ impl Matcher {
 /// llguidance's errors draw pictures and append its state.
 fn one_line(text: &str) -> String {
     const LONGEST: usize = 300;
+    if text.contains("symbols.len()") {
+        return "it has more symbols than can be compiled".to_owned();
+    }
     let text = text.replace("<non-verbose/>", "");
     let text = text.replace("NoExtensionBias", "no token can follow");
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");

@@ -9,13 +9,16 @@
 mod chat_template;
 mod detokenizer;
 mod error;
+mod exit;
 mod generation_config;
 mod grammar;
+mod lark;
 mod output;
 mod pattern;
 mod schema;
 mod special_tokens;
 mod stop;
+mod structural_tag;
 mod text_model;
 mod token_table;
 mod tokenizer;
@@ -30,5 +33,6 @@ pub use output::{
 };
 pub use special_tokens::SpecialTokens;
 pub use stop::{StopOutput, StopStrings};
+pub use structural_tag::{StructuralTag, TagError};
 pub use text_model::{TextFiles, TextModel};
 pub use tokenizer::Tokenizer;

@@ -63,6 +63,11 @@ impl Call {
         CALL.sync_scope(self, job)
     }
 
+    /// The key's name.
+    pub(crate) fn key_name(&self) -> Option<&str> {
+        self.key.as_ref().map(|key| key.name.as_str())
+    }
+
     /// 403 unless the key may use a model by this name, which is served.
     pub(crate) fn check_model(&self, name: &str) -> Result<(), ApiError> {
         if !self.may_use(name) {
@@ -138,7 +143,7 @@ impl Call {
     pub(super) fn describe(&self, entry: &mut Entry) {
         let ms = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
         let record = &mut *self.record();
-        entry.key = self.key.as_ref().map(|key| key.name.clone());
+        entry.key = self.key_name().map(str::to_owned);
         entry.model = record.model.take();
         if let Some(tokens) = record.tokens {
             entry.prompt_tokens = Some(tokens.prompt);

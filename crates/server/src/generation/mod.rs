@@ -7,9 +7,11 @@ mod reasoning_tokens;
 mod steer;
 mod thinking_budget;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
+use axum::http::StatusCode;
 use engine::{EngineError, Event, Request, SamplingParams};
 use text::{Detokenizer, Matcher};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -77,6 +79,8 @@ pub(crate) struct Generation {
     arrived: Instant,
     events: UnboundedReceiver<(usize, Event)>,
     cut: watch::Receiver<bool>,
+    /// Turns true when somebody cancels it.
+    cancelled: Option<watch::Receiver<bool>>,
     generator: Arc<dyn Generator>,
     metrics: Arc<Metrics>,
     account: Account,
@@ -139,6 +143,7 @@ impl Generation {
             arrived,
             events,
             cut: app.cut_signal(),
+            cancelled: None,
             generator,
             metrics: Arc::clone(app.metrics()),
             account,
@@ -155,8 +160,14 @@ impl Generation {
             }
             let events = &mut self.events;
             let cut = async { drop(self.cut.wait_for(|cut| *cut).await) };
+            let cancelled = cancellation(self.cancelled.as_mut());
             let received = tokio::select! {
                 biased;
+                () = cancelled => {
+                    self.close(Ending::Abort);
+                    let message = "The response was cancelled.";
+                    return Some(Err(ApiError::new(StatusCode::BAD_REQUEST, message)));
+                }
                 received = events.recv() => Ok(received),
                 () = cut => Err("The server is shutting down; the answer is incomplete."),
             };
@@ -179,6 +190,14 @@ impl Generation {
                 Err(error) => return Some(Err(self.fail(error))),
             }
         }
+    }
+
+    /// What ends it from elsewhere.
+    pub(crate) fn canceller(&mut self) -> Canceller {
+        let (cancelled, receiver) = watch::channel(false);
+        self.cancelled = Some(receiver);
+        let ids = self.open.iter().copied().flatten().collect();
+        Canceller { cancelled, ids, generator: Arc::clone(&self.generator) }
     }
 
     fn take(&mut self, index: usize, event: Event) -> Result<Option<Delta>, ApiError> {
@@ -243,6 +262,39 @@ impl Generation {
         }
         Ok((whole, self.usage()))
     }
+}
+
+/// Ends a generation from elsewhere, even if nobody waits for its deltas.
+pub(crate) struct Canceller {
+    cancelled: watch::Sender<bool>,
+    ids: Vec<SeqId>,
+    generator: Arc<dyn Generator>,
+}
+
+impl Canceller {
+    /// [`Generation::next`] gives an error from now on.
+    pub(crate) fn cancel(&self) {
+        self.cancelled.send_replace(true);
+        for &id in &self.ids {
+            self.generator.abort(id);
+        }
+    }
+}
+
+impl fmt::Debug for Canceller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Canceller").field("ids", &self.ids).finish_non_exhaustive()
+    }
+}
+
+/// Resolves once the sender says so; never without one.
+async fn cancellation(signal: Option<&mut watch::Receiver<bool>>) {
+    if let Some(signal) = signal
+        && signal.wait_for(|cancelled| *cancelled).await.is_ok()
+    {
+        return;
+    }
+    std::future::pending::<()>().await;
 }
 
 impl Drop for Generation {

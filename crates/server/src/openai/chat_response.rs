@@ -132,19 +132,20 @@ struct FunctionDelta {
 }
 
 #[derive(Serialize)]
-struct Logprobs {
-    content: Vec<Scored>,
+pub(crate) struct Logprobs {
+    pub(crate) content: Vec<Scored>,
     refusal: Option<Vec<Scored>>,
 }
 
-#[derive(Serialize)]
-struct Scored {
+/// A token with its log-probability.
+#[derive(Debug, Serialize)]
+pub(crate) struct Scored {
     #[serde(flatten)]
     token: Alternative,
     top_logprobs: Vec<Alternative>,
 }
 
-#[derive(Serialize)]
+#[derive(Debug, Serialize)]
 struct Alternative {
     token: String,
     logprob: f32,
@@ -222,7 +223,8 @@ impl ChatWire {
         }
     }
 
-    fn scored(&self, tokens: &[TokenOut]) -> Option<Logprobs> {
+    /// The log-probabilities of `tokens`, if they are wanted.
+    pub(crate) fn scored(&self, tokens: &[TokenOut]) -> Option<Logprobs> {
         let num_top = self.logprobs? as usize;
         let alternative = |id: u32, logprob: f32| Alternative {
             token: self.names.name(id),
@@ -264,7 +266,9 @@ impl sse::Wire for ChatWire {
         };
         Json(completion).into_response()
     }
+}
 
+impl sse::Frames for ChatWire {
     /// The role comes first and alone, then text, then the finish reason with an empty delta.
     fn events(&mut self, delta: Delta, usage: sse::UsageField) -> Vec<Event> {
         let mut events = Vec::new();
@@ -306,7 +310,7 @@ impl sse::Wire for ChatWire {
         events
     }
 
-    fn usage_event(&self, usage: Usage) -> Event {
-        self.event(Vec::new(), sse::UsageField::Known(usage), false)
+    fn usage_event(&self, usage: Usage) -> Option<Event> {
+        Some(self.event(Vec::new(), sse::UsageField::Known(usage), false))
     }
 }

@@ -115,7 +115,9 @@ impl sse::Wire for CompletionWire {
         let usage = sse::UsageField::Known(usage);
         Json(Completion { head: &self.head, choices: choices.collect(), usage }).into_response()
     }
+}
 
+impl sse::Frames for CompletionWire {
     fn events(&mut self, mut delta: Delta, usage: sse::UsageField) -> Vec<Event> {
         let mut events = Vec::new();
         let index = delta.index;
@@ -135,8 +137,8 @@ impl sse::Wire for CompletionWire {
         events
     }
 
-    fn usage_event(&self, usage: Usage) -> Event {
+    fn usage_event(&self, usage: Usage) -> Option<Event> {
         let usage = sse::UsageField::Known(usage);
-        sse::data(&Completion { head: &self.head, choices: Vec::new(), usage })
+        Some(sse::data(&Completion { head: &self.head, choices: Vec::new(), usage }))
     }
 }

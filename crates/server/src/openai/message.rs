@@ -141,6 +141,36 @@ impl Message {
     }
 }
 
+/// Refuses results of calls that nobody made: a `tool` message answers a call in the messages before
+/// it, by its id where both have one.
+pub(crate) fn check_results(messages: &[Value]) -> Result<(), ApiError> {
+    let (mut any_call, mut ids, mut has_nameless) = (false, Vec::new(), false);
+    for (index, message) in messages.iter().enumerate() {
+        for call in message["tool_calls"].as_array().into_iter().flatten() {
+            any_call = true;
+            has_nameless |= call["id"].is_null();
+            ids.push(&call["id"]);
+        }
+        if message["role"] != "tool" {
+            continue;
+        }
+        if !any_call {
+            let path = format!("messages[{index}].role");
+            let message = format!(
+                "'{path}' is 'tool', but no message before it has 'tool_calls' that it could answer."
+            );
+            return Err(ApiError::invalid(path, message));
+        }
+        let id = &message["tool_call_id"];
+        if !id.is_null() && !has_nameless && !ids.contains(&id) {
+            let path = format!("messages[{index}].tool_call_id");
+            let message = format!("'{path}' is {id}, the id of no call in the messages before it.");
+            return Err(ApiError::invalid(path, message));
+        }
+    }
+    Ok(())
+}
+
 impl Role {
     fn template_name(self) -> &'static str {
         match self {

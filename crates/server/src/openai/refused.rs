@@ -53,6 +53,31 @@ const CHAT: &[&str] = &[
 /// Refused on `/v1/completions` only.
 const COMPLETIONS: &[&str] = &["suffix", "thinking_token_budget"];
 
+/// Refused on `/v1/messages` only, where vLLM's fields are unknown.
+const MESSAGES: &[&str] = &[
+    "billing_policy",
+    "compaction",
+    "container",
+    "fallback_credit_token",
+    "fallbacks",
+    "inference_geo",
+    "mcp_servers",
+    "thread",
+];
+
+/// Refused on `/v1/responses` only.
+const RESPONSES: &[&str] = &[
+    "access_programs",
+    "background",
+    "background_options",
+    "context_management",
+    "conversation",
+    "image",
+    "n",
+    "prompt",
+    "prompt_cache_options",
+];
+
 /// Which list applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Route {
@@ -60,6 +85,10 @@ pub(crate) enum Route {
     Chat,
     /// `/v1/completions`
     Completions,
+    /// `/v1/messages` and `/v1/messages/count_tokens`
+    Messages,
+    /// `/v1/responses`
+    Responses,
     /// `/tokenize` and `/detokenize`
     Tokenize,
 }
@@ -70,6 +99,8 @@ impl Route {
         let own = match self {
             Self::Chat | Self::Tokenize => CHAT,
             Self::Completions => COMPLETIONS,
+            Self::Messages => return MESSAGES.contains(&field),
+            Self::Responses => RESPONSES,
         };
         BOTH.contains(&field) || own.contains(&field)
     }

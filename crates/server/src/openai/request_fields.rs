@@ -45,7 +45,7 @@ pub(crate) struct StreamOptions {
     /// vLLM: every chunk carries the usage so far.
     pub(crate) continuous_usage_stats: Option<bool>,
     /// OpenAI's padding against traffic analysis: refused if true.
-    include_obfuscation: Option<bool>,
+    pub(crate) include_obfuscation: Option<bool>,
 }
 
 impl RequestFields {

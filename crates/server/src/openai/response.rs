@@ -60,6 +60,19 @@ struct CompletionTokensDetails {
 }
 
 impl Usage {
+    pub(crate) fn prompt_tokens(&self) -> usize {
+        self.prompt_tokens
+    }
+
+    pub(crate) fn completion_tokens(&self) -> usize {
+        self.completion_tokens
+    }
+
+    /// Prompt tokens that came from the prefix cache, as far as that is known.
+    pub(crate) fn cached_tokens(&self) -> usize {
+        self.prompt_tokens_details.map_or(0, |details| details.cached_tokens)
+    }
+
     /// `cached` is unknown until a sequence has run to an end of its own; `reasoning` is said of
     /// chats.
     pub(crate) fn new(

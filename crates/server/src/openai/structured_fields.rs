@@ -1,15 +1,17 @@
 //! What the answer must look like: OpenAI's `response_format` and vLLM's `structured_outputs`.
 
 use serde::Deserialize;
-use serde_json::Value;
-use text::Grammar;
+use serde_json::{Map, Value};
+use text::{Grammar, StructuralTag, TagError, Tokenizer};
 
+use crate::constraint::{Constraint, Part};
 use crate::error::ApiError;
 
 /// Fields of both generation routes; at most one of them may ask for something.
 #[derive(Debug, Default, Deserialize)]
 pub(crate) struct StructuredFields {
     /// OpenAI: `text`, `json_object` or `json_schema`, which is enforced whether `strict` or not.
+    /// vLLM: `structural_tag`.
     response_format: Option<ResponseFormat>,
     /// vLLM: exactly one kind of constraint.
     structured_outputs: Option<StructuredOutputs>,
@@ -19,6 +21,9 @@ pub(crate) struct StructuredFields {
 struct ResponseFormat {
     r#type: FormatType,
     json_schema: Option<JsonSchema>,
+    /// What only a structural tag has.
+    #[serde(flatten)]
+    other: Map<String, Value>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -27,6 +32,7 @@ enum FormatType {
     Text,
     JsonObject,
     JsonSchema,
+    StructuralTag,
 }
 
 #[derive(Debug, Deserialize)]
@@ -53,14 +59,18 @@ struct StructuredOutputs {
     choice: Option<Vec<String>>,
     /// A context-free grammar in llguidance's dialect of Lark.
     grammar: Option<String>,
+    /// Free text with tags, as an object or as its text.
+    structural_tag: Option<Value>,
 }
 
 impl StructuredFields {
-    /// The grammar with the path of the field that gives it.
-    pub(crate) fn grammar(&self) -> Result<Option<(&'static str, Grammar)>, ApiError> {
-        let format = self.response_format.as_ref().map(ResponseFormat::grammar).transpose()?;
-        let outputs = self.structured_outputs.as_ref().map(StructuredOutputs::grammar);
-        match (format.flatten(), outputs.transpose()?) {
+    /// What either field asks for; special tokens in tags are those of `tokenizer`.
+    pub(crate) fn constraint(&self, tokenizer: &Tokenizer) -> Result<Option<Constraint>, ApiError> {
+        let format = self.response_format.as_ref();
+        let format = format.map(|format| format.constraint(tokenizer)).transpose()?;
+        let outputs = self.structured_outputs.as_ref();
+        let outputs = outputs.map(|outputs| outputs.constraint(tokenizer)).transpose()?;
+        match (format.flatten(), outputs) {
             (Some(_), Some(_)) => {
                 let message = "'response_format' and 'structured_outputs' both constrain the \
                                answer; give one of them.";
@@ -72,13 +82,27 @@ impl StructuredFields {
 }
 
 impl ResponseFormat {
-    fn grammar(&self) -> Result<Option<(&'static str, Grammar)>, ApiError> {
+    fn constraint(&self, tokenizer: &Tokenizer) -> Result<Option<Constraint>, ApiError> {
+        let is_tag = self.r#type == FormatType::StructuralTag;
+        let misplaced = self.other.iter().find(|(_, value)| !is_tag && !value.is_null());
+        if let Some((name, _)) = misplaced {
+            return Err(ApiError::unsupported(&format!("response_format.{name}")));
+        }
         match (self.r#type, &self.json_schema) {
             (FormatType::Text, _) => Ok(None),
-            (FormatType::JsonObject, _) => Ok(Some(("response_format", Grammar::json_object()))),
+            (FormatType::JsonObject, _) => {
+                Ok(Some(Constraint::new("response_format", Grammar::json_object())))
+            }
+            (FormatType::StructuralTag, None) => {
+                let tag = Value::Object(self.other.clone());
+                structural_tag("response_format", &tag, tokenizer).map(Some)
+            }
+            (FormatType::StructuralTag, Some(_)) => {
+                Err(ApiError::unsupported("response_format.json_schema"))
+            }
             (FormatType::JsonSchema, Some(JsonSchema { schema: Some(schema), .. })) => {
                 let field = "response_format.json_schema.schema";
-                Ok(Some((field, Grammar::JsonSchema(schema.clone()))))
+                Ok(Some(Constraint::new(field, Grammar::JsonSchema(schema.clone()))))
             }
             (FormatType::JsonSchema, format) => {
                 let field = match format {
@@ -94,45 +118,66 @@ impl ResponseFormat {
 }
 
 impl StructuredOutputs {
-    fn grammar(&self) -> Result<(&'static str, Grammar), ApiError> {
-        let mut given = [
-            self.json.as_ref().map(|schema| schema_of(schema)).transpose()?,
-            (self.json_object == Some(true))
-                .then(|| ("structured_outputs.json_object", Grammar::json_object())),
-            self.regex
-                .as_ref()
-                .map(|regex| ("structured_outputs.regex", Grammar::Regex(regex.clone()))),
-            self.choice
-                .as_ref()
-                .map(|texts| ("structured_outputs.choice", Grammar::Choice(texts.clone()))),
-            self.grammar
-                .as_ref()
-                .map(|grammar| ("structured_outputs.grammar", Grammar::Lark(grammar.clone()))),
-        ]
-        .into_iter()
-        .flatten();
-        let (Some(grammar), None) = (given.next(), given.next()) else {
-            let message = "'structured_outputs' must have exactly one of 'json', 'json_object', \
-                           'regex', 'choice' and 'grammar'.";
-            return Err(ApiError::invalid("structured_outputs", message));
-        };
-        if let Grammar::Choice(texts) = &grammar.1
-            && (texts.is_empty() || texts.iter().any(String::is_empty))
-        {
-            let message = "'structured_outputs.choice' must list texts, none of them empty.";
-            return Err(ApiError::invalid("structured_outputs.choice", message));
+    fn constraint(&self, tokenizer: &Tokenizer) -> Result<Constraint, ApiError> {
+        let json = |schema| Ok(("json", Grammar::JsonSchema(schema)));
+        let given = [
+            self.json.as_ref().map(|value| from_text("json", value).and_then(json)).transpose()?,
+            (self.json_object == Some(true)).then(|| ("json_object", Grammar::json_object())),
+            self.regex.clone().map(|regex| ("regex", Grammar::Regex(regex))),
+            self.choice.clone().map(|texts| ("choice", Grammar::Choice(texts))),
+            self.grammar.clone().map(|grammar| ("grammar", Grammar::Lark(grammar))),
+        ];
+        let mut given = given.into_iter().flatten();
+        match (given.next(), given.next(), &self.structural_tag) {
+            (Some((_, Grammar::Choice(texts))), None, None)
+                if texts.is_empty() || texts.iter().any(String::is_empty) =>
+            {
+                let message = "'structured_outputs.choice' must list texts, none of them empty.";
+                Err(ApiError::invalid("structured_outputs.choice", message))
+            }
+            (Some((name, grammar)), None, None) => {
+                Ok(Constraint::new(&format!("structured_outputs.{name}"), grammar))
+            }
+            (None, None, Some(tag)) => {
+                let tag = from_text("structural_tag", tag)?;
+                structural_tag("structured_outputs.structural_tag", &tag, tokenizer)
+            }
+            _ => {
+                let message = "'structured_outputs' must have exactly one of 'json', \
+                               'json_object', 'regex', 'choice', 'grammar' and 'structural_tag'.";
+                Err(ApiError::invalid("structured_outputs", message))
+            }
         }
-        Ok(grammar)
     }
 }
 
-fn schema_of(schema: &Value) -> Result<(&'static str, Grammar), ApiError> {
-    let field = "structured_outputs.json";
-    let schema = match schema {
-        Value::String(text) => serde_json::from_str(text).map_err(|error| {
-            ApiError::invalid(field, format!("'{field}' is not valid JSON: {error}."))
-        })?,
-        schema => schema.clone(),
+/// A JSON value that may have been sent as its text.
+fn from_text(name: &str, value: &Value) -> Result<Value, ApiError> {
+    let Value::String(text) = value else { return Ok(value.clone()) };
+    serde_json::from_str(text).map_err(|error| {
+        let field = format!("structured_outputs.{name}");
+        let message = format!("'{field}' is not valid JSON: {error}.");
+        ApiError::invalid(field, message)
+    })
+}
+
+fn structural_tag(
+    field: &str,
+    value: &Value,
+    tokenizer: &Tokenizer,
+) -> Result<Constraint, ApiError> {
+    let path = |inner: &str| {
+        if inner.is_empty() { field.to_owned() } else { format!("{field}.{inner}") }
     };
-    Ok((field, Grammar::JsonSchema(schema)))
+    let tag = StructuralTag::parse(value).map_err(|TagError { path: inner, message }| {
+        let path = path(&inner);
+        let message = format!("'{path}' cannot be used to constrain: {message}.");
+        ApiError::invalid(path, message)
+    })?;
+    let part = |(inner, leaf): &(String, Grammar)| Part::Grammar(path(inner), leaf.clone());
+    let parts = tag.leaves().iter().map(part).collect();
+    let grammar = tag.grammar(tokenizer).map_err(|error| {
+        ApiError::invalid(field, format!("'{field}' cannot be used to constrain: {error}."))
+    })?;
+    Ok(Constraint { field: field.to_owned(), grammar, parts })
 }

@@ -44,6 +44,8 @@ pub(crate) struct Tools {
     /// OpenAI definitions that the model sees, in the order and spelling of the request; empty if
     /// none may be called.
     pub(crate) definitions: Vec<Value>,
+    /// Where in the request each of them stands.
+    pub(crate) places: Vec<usize>,
     /// Whether an answer must be calls.
     pub(crate) forced: bool,
     /// Whether a call, where one comes, must follow its schema.
@@ -70,6 +72,7 @@ impl ToolFields {
             }
         }
         let mut tools = Tools {
+            places: (0..definitions.len()).collect(),
             definitions,
             forced: false,
             strict: false,
@@ -115,13 +118,16 @@ impl ToolFields {
 }
 
 impl Tools {
-    /// The calls that an answer is held to, if any, and the field that says so.
-    pub(crate) fn calls(&self) -> Option<(&'static str, Calls)> {
-        match (self.forced, self.strict, self.parallel) {
-            (true, _, true) => Some(("tool_choice", Calls::Some)),
-            (true, _, false) => Some(("tool_choice", Calls::One)),
-            (false, true, _) => Some(("tools", Calls::AmongText)),
-            (false, false, _) => None,
+    /// The calls that an answer is held to, if any, and the field that says so. With a `reply`, what
+    /// is no call must look like something, too.
+    pub(crate) fn calls(&self, reply: bool) -> Option<(&'static str, Calls)> {
+        let several = if self.parallel { Calls::Some } else { Calls::One };
+        match (self.forced, reply, self.strict) {
+            _ if self.definitions.is_empty() => None,
+            (true, ..) => Some(("tool_choice", several)),
+            (false, true, _) => Some(("tools", several)),
+            (false, false, true) => Some(("tools", Calls::AmongText)),
+            (false, false, false) => None,
         }
     }
 
@@ -133,7 +139,10 @@ impl Tools {
         }
         match (choice, kind) {
             (Value::String(_), "auto") => {}
-            (Value::String(_), "none") => self.definitions.clear(),
+            (Value::String(_), "none") => {
+                self.definitions.clear();
+                self.places.clear();
+            }
             (Value::String(_), "required") => self.forced = true,
             (Value::Object(_), "function") => {
                 self.keep("tool_choice.function.name", &[&choice["function"]["name"]])?;
@@ -183,7 +192,11 @@ impl Tools {
                 return Err(ApiError::invalid(path, message));
             }
         }
-        self.definitions.retain(|tool| names.iter().any(|name| name.as_str() == name_of(tool)));
+        let is_kept = |tool: &Value| names.iter().any(|name| name.as_str() == name_of(tool));
+        let definitions = std::mem::take(&mut self.definitions);
+        let places = std::mem::take(&mut self.places);
+        let kept = definitions.into_iter().zip(places).filter(|(tool, _)| is_kept(tool));
+        (self.definitions, self.places) = kept.unzip();
         Ok(())
     }
 }

@@ -1,10 +1,11 @@
 //! `POST /v1/chat/completions`: parse, template, tokenise, submit, answer.
 
+use std::mem;
 use std::time::Instant;
 
 use axum::extract::State;
 use axum::response::Response;
-use text::{ClosingTag, Grammar};
+use text::ClosingTag;
 
 use crate::body::JsonBytes;
 use crate::error::ApiError;
@@ -13,15 +14,15 @@ use crate::openai::chat_request::{ChatRequest, THINKING_BUDGET};
 use crate::openai::chat_response::ChatWire;
 use crate::openai::request_fields::StreamOptions;
 use crate::openai::response::{Head, TokenNames};
-use crate::openai::tool_fields::Tools;
-use crate::prompt::{PromptField, truncate, unusable};
+use crate::openai::sampling_fields::Sampling;
+use crate::prompt::{ChatPrompt, PromptField, truncate};
 use crate::sse;
 use crate::state::{App, ServedModel};
 
 /// A request that has passed every check, ready to be submitted.
-struct Prepared {
-    job: Job,
-    wire: ChatWire,
+pub(crate) struct Prepared {
+    pub(crate) job: Job,
+    pub(crate) wire: ChatWire,
     stream: Option<StreamOptions>,
 }
 
@@ -34,33 +35,29 @@ pub(crate) async fn create(
     let in_flight = app.enter();
     let model = app.ready()?;
     let (job_model, trust_template) = (model.clone(), app.config().trust_request_chat_template);
-    let prepared = app.text_pool().run(move || prepare(&job_model, &body, trust_template)).await?;
+    let prepared = move || prepare(&job_model, ChatRequest::parse(&body)?, trust_template);
+    let prepared = app.text_pool().run(prepared).await?;
     let Prepared { job, wire, stream } = prepared;
     let generation = Generation::start(&app, &model, &job, (in_flight, arrived))?;
     sse::answer(generation, wire, stream, app.config().heartbeat).await
 }
 
 /// The part that takes time with large inputs: it runs on the text pool.
-fn prepare(model: &ServedModel, body: &[u8], trust_template: bool) -> Result<Prepared, ApiError> {
-    let request = ChatRequest::parse(body)?;
+pub(crate) fn prepare(
+    model: &ServedModel,
+    mut request: ChatRequest,
+    trust_template: bool,
+) -> Result<Prepared, ApiError> {
     model.check_name(request.request.model.as_deref())?;
-    let defaults = model.text().generation();
-    let mut sampling = request.sampling.validate(defaults, model.generator().vocab_size())?;
+    let sampling = sampling(model, &request)?;
     let requested = request.max_tokens()?;
-    let logprobs = request.logprobs()?;
-    let thinking = request.thinking_budget()?.map(|limit| budget(model, limit)).transpose()?;
-    sampling.params.logprobs = logprobs;
-    let prompt_logprobs = sampling.params.prompt_logprobs;
-    request.request.check_prompt_logprobs(prompt_logprobs)?;
-    let continues_prompt = request.conversation.continue_final_message == Some(true);
-    let add_special_tokens = request.conversation.add_special_tokens == Some(true);
-    let (text, tools) = model.render(request.conversation, &request.tools, trust_template)?;
-    let grammar = constraint(model, &text, request.structured.grammar()?, &tools)?;
-    let matcher = grammar.map(|(field, grammar)| model.matcher(field, &grammar)).transpose()?;
-    let mut ids = model.encode(&text, add_special_tokens, PromptField::Messages)?;
-    truncate(&mut ids, request.sampling.truncate_prompt_tokens)?;
+    request.request.check_prompt_logprobs(sampling.params.prompt_logprobs)?;
+    let conversation = mem::take(&mut request.conversation);
+    let mut prompt = model.read_chat(conversation, &request.tools, trust_template)?;
+    truncate(&mut prompt.ids, request.sampling.truncate_prompt_tokens)?;
+    let default = model.text().generation().max_new_tokens;
     let max_tokens =
-        model.max_tokens(ids.len(), requested, defaults.max_new_tokens, PromptField::Messages)?;
+        model.max_tokens(prompt.ids.len(), requested, default, PromptField::Messages)?;
     sampling.check_min_tokens(max_tokens)?;
     let fields = &request.request;
     let wire = ChatWire {
@@ -69,12 +66,39 @@ fn prepare(model: &ServedModel, body: &[u8], trust_template: bool) -> Result<Pre
             tokenizer: model.text().tokenizer().clone(),
             as_ids: fields.return_tokens_as_token_ids == Some(true),
         },
-        logprobs,
-        prompt_logprobs,
-        prompt: ids.clone(),
+        logprobs: sampling.params.logprobs,
+        prompt_logprobs: sampling.params.prompt_logprobs,
+        prompt: prompt.ids.clone(),
         return_token_ids: fields.return_token_ids == Some(true),
         opened: vec![false; sampling.n],
     };
+    let stream = fields.stream_options();
+    let job = job(model, &request, sampling, prompt, max_tokens)?;
+    Ok(Prepared { job, wire, stream })
+}
+
+/// How to sample the answers that `request` asks for.
+pub(crate) fn sampling(model: &ServedModel, request: &ChatRequest) -> Result<Sampling, ApiError> {
+    let (defaults, vocab_size) = (model.text().generation(), model.generator().vocab_size());
+    let mut sampling = request.sampling.validate(defaults, vocab_size)?;
+    sampling.params.logprobs = request.logprobs()?;
+    Ok(sampling)
+}
+
+/// What the engine is to do for `request`, whose conversation has become `prompt`.
+pub(crate) fn job(
+    model: &ServedModel,
+    request: &ChatRequest,
+    sampling: Sampling,
+    prompt: ChatPrompt,
+    max_tokens: usize,
+) -> Result<Job, ApiError> {
+    let ChatPrompt { text, ids, tools, continues } = prompt;
+    let asked = request.structured.constraint(model.text().tokenizer())?;
+    let is_plain = asked.is_some() && !tools.forced;
+    let constraint = model.constraint(&text, asked, &tools)?;
+    let matcher = constraint.map(|constraint| model.matcher(&constraint)).transpose()?;
+    let thinking = request.thinking_budget()?.map(|limit| budget(model, limit)).transpose()?;
     let format = *model.text().output_format();
     let output = OutputRules {
         format,
@@ -82,19 +106,18 @@ fn prepare(model: &ServedModel, body: &[u8], trust_template: bool) -> Result<Pre
         in_reasoning: format.reasoning.is_some_and(|reasoning| reasoning.is_open_in(&text)),
         shows_reasoning: request.tools.shows_reasoning(),
         parallel: tools.parallel,
-        is_plain: matcher.is_some() && !tools.forced && !tools.strict,
+        is_plain,
     };
-    let job = Job {
+    Ok(Job {
         prompts: vec![JobPrompt { ids, max_tokens, echo: None }],
         sampling,
         matcher,
         thinking,
         output: Some(output),
-        continues_prompt,
-        priority: fields.priority,
-        cache_salt: fields.cache_salt.clone(),
-    };
-    Ok(Prepared { job, wire, stream: fields.stream_options() })
+        continues_prompt: continues,
+        priority: request.request.priority,
+        cache_salt: request.request.cache_salt.clone(),
+    })
 }
 
 /// At most `limit` tokens of reasoning, for a model whose reasoning can be told and ended.
@@ -112,37 +135,4 @@ fn budget(model: &ServedModel, limit: usize) -> Result<ThinkingBudget, ApiError>
             refuse(&format!("whose reasoning in the format {} has no tag to end it", format.name()))
         }
     }
-}
-
-/// The grammar that the answer to `prompt` must follow, with the field that asks for it: what the
-/// request says of the answer, or calls that must come; thoughts may stand before either.
-fn constraint(
-    model: &ServedModel,
-    prompt: &str,
-    asked: Option<(&'static str, Grammar)>,
-    tools: &Tools,
-) -> Result<Option<(&'static str, Grammar)>, ApiError> {
-    let (format, tokenizer) = (model.text().output_format(), model.text().tokenizer());
-    let (field, grammar) = match (asked, tools.calls()) {
-        (None, None) => return Ok(None),
-        (Some((field, _)), _) if !tools.definitions.is_empty() => {
-            let message = format!(
-                "'{field}' leaves no room for calls: leave out 'tools', or set 'tool_choice' to \
-                 'none'."
-            );
-            return Err(ApiError::invalid(field, message));
-        }
-        (Some(asked), _) => asked,
-        (None, Some((field, calls))) => {
-            let Some(written) = format.tools else {
-                let message =
-                    format!("'{field}' is not supported by this model, which calls no tools.");
-                return Err(ApiError::invalid(field, message));
-            };
-            let grammar = written.grammar(tokenizer, &tools.definitions, calls);
-            (field, grammar.map_err(|error| unusable(field, &error))?)
-        }
-    };
-    let grammar = format.after_reasoning(tokenizer, prompt, grammar);
-    Ok(Some((field, grammar.map_err(|error| unusable(field, &error))?)))
 }

@@ -55,8 +55,8 @@ fn prepare(model: &ServedModel, body: &[u8]) -> Result<Prepared, ApiError> {
     sampling.params.logprobs = logprobs;
     let prompt_logprobs = sampling.params.prompt_logprobs;
     fields.check_prompt_logprobs(prompt_logprobs)?;
-    let grammar = request.structured.grammar()?;
-    let matcher = grammar.map(|(field, grammar)| model.matcher(field, &grammar)).transpose()?;
+    let constraint = request.structured.constraint(model.text().tokenizer())?;
+    let matcher = constraint.map(|constraint| model.matcher(&constraint)).transpose()?;
     let echo = request.completion.echo == Some(true);
     if echo {
         sampling.params.prompt_logprobs = logprobs.max(prompt_logprobs);

@@ -2,20 +2,23 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
+use axum::http::HeaderMap;
+use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use crate::access::Call;
+use crate::anthropic::models::{info, page};
 use crate::error::ApiError;
 use crate::state::{App, ServedModel};
 
 #[derive(Serialize)]
-pub(crate) struct ModelList {
+struct ModelList {
     object: &'static str,
     data: Vec<ModelCard>,
 }
 
 #[derive(Serialize)]
-pub(crate) struct ModelCard {
+struct ModelCard {
     id: String,
     object: &'static str,
     created: u64,
@@ -28,22 +31,34 @@ pub(crate) struct ModelCard {
 }
 
 /// All names of the model that the key may use, the reported one first.
-pub(crate) async fn list(State(app): State<App>) -> Result<Json<ModelList>, ApiError> {
+pub(crate) async fn list(State(app): State<App>, headers: HeaderMap) -> Result<Response, ApiError> {
     let model = app.loaded()?;
     let call = Call::current();
     let names = model.names().iter().filter(|name| call.may_use(name));
+    if is_anthropics(&headers) {
+        return Ok(Json(page(&model, names)).into_response());
+    }
     let data = names.map(|name| card(&model, name)).collect();
-    Ok(Json(ModelList { object: "list", data }))
+    Ok(Json(ModelList { object: "list", data }).into_response())
 }
 
 /// One of them. Names may hold slashes.
 pub(crate) async fn show(
     State(app): State<App>,
     Path(id): Path<String>,
-) -> Result<Json<ModelCard>, ApiError> {
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     let model = app.loaded()?;
     model.check_name(Some(&id))?;
-    Ok(Json(card(&model, &id)))
+    if is_anthropics(&headers) {
+        return Ok(Json(info(&model, &id)).into_response());
+    }
+    Ok(Json(card(&model, &id)).into_response())
+}
+
+/// Whether the client is one of Anthropic's, whose models look different under the same path.
+fn is_anthropics(headers: &HeaderMap) -> bool {
+    headers.contains_key("anthropic-version")
 }
 
 fn card(model: &ServedModel, id: &str) -> ModelCard {

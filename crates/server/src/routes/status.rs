@@ -17,6 +17,7 @@ pub(crate) async fn index(State(app): State<App>) -> Json<Value> {
         "links": {
             "chat": "/v1/chat/completions",
             "completions": "/v1/completions",
+            "responses": "/v1/responses",
             "models": "/v1/models",
             "tokenize": "/tokenize",
             "health": "/health",

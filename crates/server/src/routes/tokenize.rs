@@ -75,10 +75,8 @@ pub(crate) async fn tokenize(
                 return Err(ApiError::invalid("prompt", message));
             }
             None => {
-                let add_special_tokens = conversation.add_special_tokens == Some(true);
                 let tools = read::<ToolFields>(&body)?;
-                let (text, _) = model.render(conversation, &tools, trust_template)?;
-                model.encode(&text, add_special_tokens, PromptField::Messages)?
+                model.read_chat(conversation, &tools, trust_template)?.ids
             }
         };
         Ok(tokenized(&model, tokens, fields.return_token_strs == Some(true)))

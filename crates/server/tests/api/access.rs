@@ -420,3 +420,67 @@ async fn bodies_are_logged_if_asked_for() {
     let cut = lines[1]["request"].as_str().unwrap();
     assert!(long.to_string().starts_with(cut) && cut.len() == 64 << 10, "{} bytes", cut.len());
 }
+
+#[tokio::test]
+async fn a_stored_response_is_its_own_keys_alone() {
+    let (app, _) = app(Fake::answering("x"));
+    let ((alice, alices), (bob, bobs)) = (new_key("alice").unwrap(), new_key("bob").unwrap());
+    app.set_keys(&[alices.clone(), bobs.clone()]).unwrap();
+    let reply = ask(&app, &alice, "/v1/responses", &json!({"model": "tiny", "input": "hi"})).await;
+    assert_eq!(reply.status, 200, "{}", reply.text);
+    let path = format!("/v1/responses/{}", reply.json()["id"].as_str().unwrap());
+    for (method, key, status) in
+        [(Method::GET, &bob, 404), (Method::DELETE, &bob, 404), (Method::GET, &alice, 200)]
+    {
+        let reply = send(&app, with_key(request(method.clone(), &path), key)).await;
+        assert_eq!(reply.status, status, "{method}");
+    }
+    // A new key under the old name is the same user.
+    let (fresh, fresh_spec) = new_key("alice").unwrap();
+    app.set_keys(&[fresh_spec, bobs]).unwrap();
+    let reply = send(&app, with_key(request(Method::GET, &path), &fresh)).await;
+    assert_eq!(reply.status, 200);
+}
+
+#[tokio::test]
+async fn the_other_apis_keep_to_limits_and_models_in_their_own_envelope() {
+    let (app, _, key) = keyed(Fake::answering("x"), |spec| {
+        spec.models = Some(vec!["org/alias".into()]);
+        spec.tokens_per_minute = Some(100);
+    });
+    let mut body = json!({
+        "model": "tiny", "max_tokens": 20, "messages": [{"role": "user", "content": "hi"}],
+    });
+    for path in ["/v1/messages", "/v1/messages/count_tokens"] {
+        let mut counted = body.clone();
+        if path.ends_with("count_tokens") {
+            counted.as_object_mut().unwrap().remove("max_tokens");
+        }
+        let reply = ask(&app, &key, path, &counted).await;
+        assert_eq!(
+            (reply.status.as_u16(), &reply.json()["error"]["type"]),
+            (403, &json!("permission_error"))
+        );
+    }
+    body["model"] = json!("org/alias");
+    let mut statuses = Vec::new();
+    for _ in 0..4 {
+        let reply = ask(&app, &key, "/v1/messages", &body).await;
+        statuses.push(reply.status.as_u16());
+        assert_eq!(header(&reply.headers, "x-ratelimit-limit-tokens"), "100");
+        if reply.status == 429 {
+            assert_eq!(reply.json()["error"]["type"], "rate_limit_error");
+            assert!(reply.headers.contains_key("retry-after"));
+        }
+    }
+    assert!(statuses.contains(&200) && statuses.contains(&429), "{statuses:?}");
+    let input = json!({"model": "tiny", "input": "hi"});
+    assert_eq!(error(&ask(&app, &key, "/v1/responses", &input).await).1, "model_not_allowed");
+    let mut request = with_key(request(Method::GET, "/v1/models"), &key);
+    request.headers_mut().insert("anthropic-version", "2023-06-01".parse().unwrap());
+    let page = send(&app, request).await.json();
+    assert_eq!(
+        (&page["data"].as_array().unwrap().len(), &page["first_id"]),
+        (&1, &json!("org/alias"))
+    );
+}

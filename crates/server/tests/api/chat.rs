@@ -2,17 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::fake::{Fake, IM_END, MAX_MODEL_LEN, app, chat, get, post, pretty};
+use crate::fake::{Fake, IM_END, MAX_MODEL_LEN, app, chat, get, post, pretty, prompt_text};
 
 const CHAT: &str = "/v1/chat/completions";
-
-fn prompt_text(ids: &[u32]) -> String {
-    let special = |id: u32| if id == IM_END { "<|im_end|>" } else { "<|im_start|>" };
-    let piece = |&id: &u32| {
-        u8::try_from(id).map_or_else(|_| special(id).to_owned(), |byte| char::from(byte).into())
-    };
-    ids.iter().map(piece).collect()
-}
 
 /// The prompt that the engine gets for `messages` and further fields.
 async fn rendered(messages: Value, extra: Value) -> String {

@@ -239,7 +239,7 @@ async fn every_error_is_in_the_envelope() {
         (app_with(Fake::default(), guarded).0, post_request(CHAT, hello.clone()), 401),
         (failing(None, false), post_request(CHAT, "{"), 400),
         (failing(None, false), post_request(CHAT, " ".repeat(100_001)), 413),
-        (failing(None, false), post_request("/v1/responses", hello.clone()), 404),
+        (failing(None, false), post_request("/v1/nothing", hello.clone()), 404),
         (failing(None, false), request(Method::GET, CHAT, &[], ""), 405),
         (failing(None, false), request(Method::POST, CHAT, &[], &hello), 415),
         (failing(None, false), request(Method::GET, "/v1/models/gpt-9", &[json], ""), 404),

@@ -21,7 +21,8 @@ pub(crate) const VOCAB_SIZE: usize = 258;
 pub(crate) const MAX_MODEL_LEN: usize = 200;
 
 const TEMPLATE: &str = "{% for m in messages %}{% if m.role == 'tool' and m.content == 'bad' %}\
-    {{ raise_exception('no such tool') }}{% endif %}<|im_start|>{{ m.role }}\n{{ m.content }}\
+    {{ raise_exception('no such tool') }}{% endif %}<|im_start|>{{ m.role }}\n{% if m.reasoning_content %}({{ m.reasoning_content }}){% endif %}\
+    {{ m.content }}\
     {% for c in m.tool_calls or [] %}[{{ c.function.name }} {{ c.function.arguments.city }}]\
     {% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n\
     {{ prefix or '' }}{% endif %}";
@@ -33,6 +34,7 @@ pub(crate) struct Seen {
     pub(crate) params: SamplingParams,
     pub(crate) priority: i32,
     pub(crate) cache_salt: Option<String>,
+    pub(crate) constrained: bool,
 }
 
 /// Answers every sequence with `answer` at once, or keeps the sinks for the test to feed. What must
@@ -47,6 +49,8 @@ pub(crate) struct Fake {
     pub(crate) refusal: Option<EngineError>,
     /// Panic instead of taking a request.
     pub(crate) panics: bool,
+    /// Tokens that prompt and answer may have beyond `MAX_MODEL_LEN`.
+    pub(crate) extra_len: usize,
     /// Keep the sinks.
     pub(crate) hold: bool,
     pub(crate) dead: AtomicBool,
@@ -177,6 +181,7 @@ impl Generator for Fake {
                 params: request.params.clone(),
                 priority: request.priority,
                 cache_salt: request.cache_salt.clone(),
+                constrained: request.constraint.is_some(),
             });
             if self.hold {
                 self.constraints.lock().unwrap().extend(request.constraint);
@@ -208,7 +213,7 @@ impl Generator for Fake {
     }
 
     fn max_model_len(&self) -> usize {
-        MAX_MODEL_LEN
+        MAX_MODEL_LEN + self.extra_len
     }
 
     fn vocab_size(&self) -> usize {
@@ -218,6 +223,10 @@ impl Generator for Fake {
 
 /// A model whose tokens are the 256 bytes and two special ones.
 pub(crate) fn text_model() -> TextModel {
+    text_model_with(TEMPLATE)
+}
+
+fn text_model_with(template: &str) -> TextModel {
     // GPT-2's alphabet: printable bytes stand for themselves, the others follow from U+0100 on.
     let printable = |byte: &u8| matches!(byte, 33..=126 | 161..=172 | 174..=255);
     let mut next = 0x100_u32;
@@ -248,7 +257,7 @@ pub(crate) fn text_model() -> TextModel {
     let files = TextFiles {
         tokenizer: tokenizer.to_string().into_bytes(),
         tokenizer_config: Some(json!({"eos_token": "<|im_end|>"}).to_string().into_bytes()),
-        chat_template: Some(TEMPLATE.into()),
+        chat_template: Some(template.into()),
         ..TextFiles::default()
     };
     TextModel::from_files(&files).unwrap()
@@ -269,13 +278,26 @@ pub(crate) fn app_with(fake: Fake, config: ServerConfig) -> (App, Arc<Fake>) {
 
 /// The same for a model that thinks in `<think>` and calls in `<tool_call>`.
 pub(crate) fn tool_app(fake: Fake) -> (App, Arc<Fake>) {
-    format_app(fake, "<think> <tool_call>")
+    tool_app_with(fake, config())
 }
 
 /// The same for a model whose template names these markers.
 pub(crate) fn format_app(fake: Fake, markers: &str) -> (App, Arc<Fake>) {
     let mut text = text_model();
     text.set_output_format(OutputFormat::detect(markers, None));
+    serve_with(fake, config(), text)
+}
+
+pub(crate) fn tool_app_with(fake: Fake, config: ServerConfig) -> (App, Arc<Fake>) {
+    let mut text = text_model();
+    text.set_output_format(OutputFormat::detect("<think> <tool_call>", None));
+    serve_with(fake, config, text)
+}
+
+/// The same with a chat template of the test's own.
+pub(crate) fn template_app(fake: Fake, template: &str) -> (App, Arc<Fake>) {
+    let mut text = text_model_with(template);
+    text.set_output_format(OutputFormat::detect("<think> <tool_call>", None));
     serve_with(fake, config(), text)
 }
 
@@ -338,6 +360,15 @@ pub(crate) async fn post(app: &App, path: &str, body: &Value) -> Reply {
 
 pub(crate) async fn get(app: &App, path: &str) -> Reply {
     send(app, Request::builder().uri(path).body(Body::empty()).unwrap()).await
+}
+
+/// A prompt as text.
+pub(crate) fn prompt_text(ids: &[u32]) -> String {
+    let special = |id: u32| if id == IM_END { "<|im_end|>" } else { "<|im_start|>" };
+    let piece = |&id: &u32| {
+        u8::try_from(id).map_or_else(|_| special(id).to_owned(), |byte| char::from(byte).into())
+    };
+    ids.iter().map(piece).collect()
 }
 
 /// A user saying "hi", with `extra` fields.

@@ -4,12 +4,15 @@
 
 mod access;
 mod bad_input;
+mod bombs;
 mod chat;
 mod client_faults;
 mod completions;
 mod fake;
 mod lifecycle;
+mod messages;
 mod other_routes;
+mod responses;
 mod thinking_budget;
 mod tools;
 mod wire;

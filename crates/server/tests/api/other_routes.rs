@@ -159,7 +159,7 @@ async fn a_preflight_needs_no_key_and_allows_what_sdks_send() {
     let reply = get(&app, "/version").await;
     let exposed = reply.headers["access-control-expose-headers"].to_str().unwrap();
     assert!(
-        exposed.starts_with("x-request-id,retry-after,x-ratelimit-limit-requests,"),
+        exposed.starts_with("x-request-id,request-id,retry-after,x-ratelimit-limit-requests,"),
         "{exposed}"
     );
 }

@@ -141,20 +141,90 @@ async fn a_cut_call_says_length_and_keeps_what_it_has() {
 }
 
 #[tokio::test]
+async fn with_tools_an_answer_is_calls_or_what_the_format_says() {
+    let format = json!({"type": "json_object"});
+    for extra in [
+        json!({"response_format": format}),
+        json!({"response_format": format, "tool_choice": "auto", "parallel_tool_calls": false}),
+        json!({"structured_outputs": {"json": {"type": "object"}}}),
+        json!({"structured_outputs": {"regex": "\\{[^z]*"}}),
+    ] {
+        let call = "<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>";
+        let choice = whole(call, extra.clone()).await;
+        assert_eq!(choice["finish_reason"], "tool_calls", "{extra}");
+        assert_eq!(choice["message"]["content"], Value::Null);
+        // What looks like a call in the strings of such an answer is none.
+        let reply = format!("{{\"b\": \"{}\"}}", call.escape_default());
+        let choice = whole(&reply, extra.clone()).await;
+        assert_eq!(choice["message"]["content"], json!(reply), "{extra}");
+        assert!(choice["message"].get("tool_calls").is_none(), "{extra}");
+        let (deltas, finish) = deltas(&reply, extra).await;
+        let content: String = deltas.iter().filter_map(|d| d["content"].as_str()).collect();
+        assert_eq!((content, finish), (reply, json!("stop")));
+    }
+}
+
+#[tokio::test]
+async fn where_a_call_must_come_the_format_has_nothing_to_hold() {
+    let call = "<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>";
+    let forced = json!({"tool_choice": "required", "response_format": {"type": "json_object"}});
+    let choice = whole(call, forced).await;
+    assert_eq!(choice["message"]["tool_calls"][0]["function"]["name"], "now");
+}
+
+#[tokio::test]
 async fn what_cannot_be_combined_or_forced_is_refused() {
-    let (app, _) = tool_app(Fake::answering("x"));
-    let reply =
-        post(&app, CHAT, &asking(&json!({"response_format": {"type": "json_object"}}))).await;
-    assert_eq!(
-        (reply.status.as_u16(), &reply.json()["error"]["param"]),
-        (400, &json!("response_format"))
-    );
+    let schema = json!({"type": "json_schema", "json_schema": {"schema": {"type": "colour"}}});
+    for (extra, param) in [
+        (json!({"structured_outputs": {"grammar": "start: \"a\""}}), "structured_outputs.grammar"),
+        (json!({"response_format": schema}), "response_format.json_schema.schema"),
+        (
+            json!({"response_format": schema, "tool_choice": "required"}),
+            "response_format.json_schema.schema",
+        ),
+    ] {
+        let (app, _) = tool_app(Fake::answering("x"));
+        let reply = post(&app, CHAT, &asking(&extra)).await;
+        let param = json!(param);
+        assert_eq!((reply.status.as_u16(), &reply.json()["error"]["param"]), (400, &param));
+    }
     let (app, _) = crate::fake::app(Fake::answering("x"));
     let reply = post(&app, CHAT, &asking(&json!({"tool_choice": "required"}))).await;
     assert_eq!(
         (reply.status.as_u16(), &reply.json()["error"]["param"]),
         (400, &json!("tool_choice"))
     );
+    // A model that calls no tools says messages only, which the format holds for.
+    let reply =
+        post(&app, CHAT, &asking(&json!({"response_format": {"type": "json_object"}}))).await;
+    assert_eq!(reply.status, 200, "{}", reply.text);
+}
+
+#[tokio::test]
+async fn a_tool_that_cannot_be_followed_is_named_by_its_place() {
+    let tool = |name: &str, parameters: Value| {
+        let function = json!({"name": name, "parameters": parameters, "strict": true});
+        json!({"type": "function", "function": function})
+    };
+    let tools = json!([
+        tool("a", json!({"type": "object"})),
+        tool("b", json!({"type": "object", "properties": {"x": {"type": "colour"}}})),
+        tool("c", json!({"type": "string"})),
+    ]);
+    let named = |name: &str| json!({"type": "function", "function": {"name": name}});
+    for (choice, place) in
+        [(json!("required"), 1), (json!("auto"), 1), (named("b"), 1), (named("c"), 2)]
+    {
+        let (app, _) = tool_app(Fake::answering("x"));
+        let body = chat(&json!({"tools": tools, "tool_choice": choice}));
+        let reply = post(&app, CHAT, &body).await;
+        assert_eq!(reply.status, 400, "{choice}");
+        let path = format!("tools[{place}].function.parameters");
+        assert_eq!(reply.json()["error"]["param"], json!(path), "{choice}");
+    }
+    let (app, _) = tool_app(Fake::answering("x"));
+    let reply = post(&app, CHAT, &chat(&json!({"tools": tools, "tool_choice": named("a")}))).await;
+    assert_eq!(reply.status, 200, "{}", reply.text);
 }
 
 #[tokio::test]
@@ -214,4 +284,27 @@ async fn reasoning_tokens_are_counted_with_their_tags() {
     let (app, _) = tool_app(Fake::answering("<think>a"));
     let usage = post(&app, "/v1/completions", &crate::fake::completion(&json!({}))).await.json();
     assert!(usage["usage"].get("completion_tokens_details").is_none(), "no chat, no reasoning");
+}
+
+#[tokio::test]
+async fn structural_tags_are_taken_in_both_spellings() {
+    let tag = json!({"begin": "<f>", "content": {"type": "json_schema", "json_schema": {}}, "end": "</f>"});
+    let tree = json!({"type": "structural_tag",
+                      "format": {"type": "triggered_tags", "triggers": ["<f"], "tags": [tag]}});
+    let structures = json!([{"begin": "<f>", "schema": {}, "end": "</f>"}]);
+    let list = json!({"type": "structural_tag", "structures": structures, "triggers": ["<f"]});
+    for tag in [tree, list] {
+        for extra in [
+            json!({"response_format": tag}),
+            json!({"structured_outputs": {"structural_tag": tag}}),
+            json!({"structured_outputs": {"structural_tag": tag.to_string()}}),
+        ] {
+            let (app, fake) = tool_app(Fake::answering("See <f>{}</f>."));
+            let reply = post(&app, CHAT, &chat(&extra)).await;
+            assert_eq!(reply.status, 200, "{}", reply.text);
+            let content = &reply.json()["choices"][0]["message"]["content"];
+            assert_eq!(content, "See <f>{}</f>.", "{extra}");
+            assert!(fake.last().constrained, "{extra}");
+        }
+    }
 }

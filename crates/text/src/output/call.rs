@@ -5,6 +5,7 @@ use super::header_call::HeaderCall;
 use super::json_call::JsonCall;
 use super::literal_call::LiteralCall;
 use super::parts::Parts;
+use super::typed::{Types, resolved};
 use super::xml_call::XmlCall;
 use serde_json::Value;
 use std::sync::Arc;
@@ -35,9 +36,14 @@ impl Functions {
         self.get(name).is_some()
     }
 
-    /// The schema of a function's parameter.
-    pub(super) fn parameter(&self, function: &str, key: &str) -> Option<&Value> {
-        self.get(function)?.get("parameters")?.get("properties")?.get(key)
+    /// The types that a function's parameter may have.
+    pub(super) fn types(&self, function: &str, key: &str) -> Types {
+        let types = || {
+            let root = self.get(function)?.get("parameters")?;
+            let schema = resolved(root, root).get("properties")?.get(key)?;
+            Some(Types::of(root, schema))
+        };
+        types().unwrap_or(Types::ANY)
     }
 
     fn get(&self, name: &str) -> Option<&Value> {

@@ -1,48 +1,18 @@
-//! Grammars of whole outputs: calls that must come, and the reasoning that may stand before an
-//! answer that must look like something.
+//! Grammars of whole outputs: calls that must come, or may, and the reasoning that may stand before
+//! an answer that must look like something.
 
+use super::arguments::Out;
+use super::call::is_name;
+use super::formats::Body;
+use super::harmony;
+use super::written::Written;
 use super::{OutputFormat, ReasoningFormat, ToolFormat};
-use crate::grammar::{lark_json, lark_text};
+use crate::lark::{Lines, Specials, TEXT, escaped, text_without};
 use crate::{Grammar, GrammarError, Tokenizer};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-/// How a family writes calls whose arguments are JSON.
-struct Written {
-    name: &'static str,
-    begin: &'static [&'static str],
-    end: &'static [&'static str],
-    between: &'static str,
-    /// Whether `begin` and `end` stand around each call, or around all of them.
-    around_each: bool,
-    arguments: &'static str,
-}
-
-const WRITTEN: &[Written] = &[
-    Written {
-        name: "hermes",
-        begin: &["<tool_call>", "\n"],
-        end: &["\n", "</tool_call>"],
-        between: "\n",
-        around_each: true,
-        arguments: "arguments",
-    },
-    Written::array("mistral", &["[TOOL_CALLS]", "["], &["]"]),
-    Written::array("granite", &["<|tool_call|>", "["], &["]"]),
-    Written::array("phi4_mini_json", &["functools["], &["]"]),
-    Written::array("jamba", &["<tool_calls>", "["], &["]", "</tool_calls>"]),
-    Written::array("xlam", &["["], &["]"]),
-    Written { between: "; ", arguments: "parameters", ..Written::array("llama3_json", &[], &[]) },
-];
-
-impl Written {
-    const fn array(
-        name: &'static str,
-        begin: &'static [&'static str],
-        end: &'static [&'static str],
-    ) -> Self {
-        Self { name, begin, end, between: ", ", around_each: false, arguments: "arguments" }
-    }
-}
+/// Most calls in an answer where their ids count them.
+const MAX_NUMBERED: usize = 8;
 
 /// Which calls an answer may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +25,21 @@ pub enum Calls {
     AmongText,
 }
 
+/// The calls of one request, while their rules are written.
+struct Writer<'a> {
+    written: &'static Written,
+    specials: Specials,
+    lines: Lines,
+    /// Each function's name and the rule of its arguments.
+    functions: Vec<(&'a str, String)>,
+}
+
 impl ToolFormat {
+    /// Whether calls can be made to come at all.
+    pub fn is_written(self) -> bool {
+        Written::ALL.iter().any(|written| written.name == self.name())
+    }
+
     /// An answer with calls of `tools`, OpenAI definitions with names, whose arguments follow the
     /// tools' schemas.
     ///
@@ -67,82 +51,159 @@ impl ToolFormat {
         tools: &[Value],
         calls: Calls,
     ) -> Result<Grammar, GrammarError> {
-        let written = WRITTEN.iter().find(|written| written.name == self.name());
-        let written = written.filter(|w| calls != Calls::AmongText || !w.begin.is_empty());
-        let Some(written) = written else {
+        let mut writer = self.writer(tokenizer, tools)?;
+        let answer = match calls {
+            Calls::One | Calls::Some => writer.section(calls == Calls::Some),
+            Calls::AmongText => writer.among_text(),
+        };
+        Ok(Grammar::Rules(writer.lines.answer(&answer)))
+    }
+
+    /// The same calls, or an answer that follows `reply`, and not both.
+    ///
+    /// # Errors
+    /// As for [`Self::grammar`]; and a Lark grammar, which is the whole output, or a format whose
+    /// calls cannot be told from any answer.
+    pub fn grammar_or(
+        self,
+        tokenizer: &Tokenizer,
+        tools: &[Value],
+        calls: Calls,
+        reply: &Grammar,
+    ) -> Result<Grammar, GrammarError> {
+        let mut writer = self.writer(tokenizer, tools)?;
+        let trigger = writer.written.trigger;
+        let Some(reply_rules) = reply.rules()? else {
+            let message = "a Lark grammar is the whole output, with no room for calls";
+            return Err(GrammarError::new(message.to_owned()));
+        };
+        let reply_begin = writer.written.reply;
+        if trigger.is_empty() && reply_begin.is_empty() {
+            let name = self.name();
+            let message = format!("calls in the format {name} cannot be told from such an answer");
+            return Err(GrammarError::new(message));
+        }
+        let section = writer.section(calls != Calls::One);
+        let section = writer.lines.define("call_", &section);
+        let begin = writer.specials.literal(reply_begin);
+        let rules = writer.lines.answer(&format!("{section} | {begin} reply"));
+        // What would be read as a call is no reply.
+        let reply_rules = match reply {
+            Grammar::Regex(_) if !trigger.is_empty() => {
+                let pattern = reply_rules.trim_start_matches("answer:").trim();
+                let calls = format!("/\\s*{}(.|\\n)*/", escaped(trigger));
+                format!("reply: REPLY\nREPLY: {pattern} & ~{calls}\n")
+            }
+            _ => reply_rules.replacen("answer:", "reply:", 1),
+        };
+        Ok(Grammar::Rules(rules + &reply_rules))
+    }
+
+    fn writer<'a>(
+        self,
+        tokenizer: &Tokenizer,
+        tools: &'a [Value],
+    ) -> Result<Writer<'a>, GrammarError> {
+        let Some(written) = Written::ALL.iter().find(|written| written.name == self.name()) else {
             let name = self.name();
             return Err(GrammarError::new(format!("calls in the format {name} are out of reach")));
         };
-        let mut rules = written.answer(tokenizer, calls);
-        let names: Vec<_> = (0..tools.len()).map(|index| format!("call_{index}")).collect();
-        rules.push(format!("call: {}", names.join(" | ")));
-        for (tool, call) in tools.iter().zip(names) {
+        let (specials, mut lines) = (Specials::of(tokenizer), Lines::default());
+        let mut functions = Vec::new();
+        for tool in tools {
             let function = &tool["function"];
-            let head = format!("{{\"name\": {}, \"{}\": ", function["name"], written.arguments);
-            let schema = match &function["parameters"] {
-                Value::Null => &json!({"type": "object"}),
-                schema => schema,
-            };
-            let (head, tail) = (lark_text(tokenizer, &head), lark_text(tokenizer, "}"));
-            rules.push(format!("{call}: {head} arguments_{call} {tail}"));
-            rules.push(format!("arguments_{call}: {}", lark_json(schema)?));
+            let name = function["name"].as_str().filter(|name| is_name(name));
+            let name = name.ok_or_else(|| GrammarError::new("a tool has no name".to_owned()))?;
+            let mut out = Out { specials: &specials, lines: &mut lines };
+            let arguments = written.arguments.rule(&mut out, &function["parameters"])?;
+            functions.push((name, arguments));
         }
-        Ok(Grammar::Rules(rules.join("\n") + "\n"))
+        Ok(Writer { written, specials, lines, functions })
     }
 }
 
-impl Written {
-    /// Rules from `answer` down to `call`.
-    fn answer(&self, tokenizer: &Tokenizer, calls: Calls) -> Vec<String> {
-        let markers = |texts: &[&str]| -> String {
-            texts.iter().map(|text| lark_text(tokenizer, text) + " ").collect()
-        };
-        let between = lark_text(tokenizer, self.between);
-        let end = markers(self.end);
-        let more = match calls {
-            Calls::One => String::new(),
-            Calls::Some => format!(" ({between} item)*"),
-            Calls::AmongText if self.around_each => String::new(),
-            Calls::AmongText => format!(" ({between} call)*"),
-        };
-        match (calls, self.begin) {
-            (Calls::AmongText, [marker, rest @ ..]) => {
-                let rest = markers(rest);
-                let [before, after] = around_token(tokenizer, marker);
-                vec![
-                    "answer: (before item)* after".to_owned(),
-                    before,
-                    after,
-                    format!("item: {rest}call{more} {end}"),
-                ]
-            }
-            (_, begin) if self.around_each => {
-                let begin = markers(begin);
-                vec![format!("answer: item{more}"), format!("item: {begin}call {end}")]
-            }
-            (_, begin) => {
-                let begin = markers(begin);
-                vec![format!("answer: {begin}item{more} {end}"), "item: call".to_owned()]
-            }
+impl Writer<'_> {
+    /// The call of this number, without the first `skip` bytes of what stands before it.
+    fn call(&mut self, number: usize, before: &str, skip: usize) -> String {
+        let Written { head, tail, .. } = self.written;
+        let mut choices = Vec::new();
+        for (name, arguments) in &self.functions {
+            let head = head.replace("{name}", name).replace("{number}", &number.to_string());
+            let head = before.to_owned() + &head;
+            let (head, tail) = (self.specials.literal(&head[skip..]), self.specials.literal(tail));
+            choices.push(format!("{head} {arguments} {tail}"));
         }
+        self.lines.define("call_", &choices.join(" | "))
     }
-}
 
-/// Rules for text up to and with the next `marker`, and for text without one.
-fn around_token(tokenizer: &Tokenizer, marker: &str) -> [String; 2] {
-    if is_special(tokenizer, marker) {
-        let marker = lark_text(tokenizer, marker);
-        [format!("before: /(.|\\n)*/ {marker}"), "after: /(.|\\n)*/".to_owned()]
-    } else {
-        let marker = escaped(marker);
-        [
-            format!("before[lazy]: /(.|\\n)*{marker}/"),
-            format!("after: AFTER\nAFTER: /(.|\\n)*/ & ~/(.|\\n)*{marker}(.|\\n)*/"),
-        ]
+    /// One call or several, and what stands around them.
+    fn section(&mut self, several: bool) -> String {
+        let Written { begin, end, .. } = self.written;
+        let call = self.call(0, "", 0);
+        let more = if several { self.more() } else { String::new() };
+        format!("{} {call} {more} {}", self.specials.literal(begin), self.specials.literal(end))
+    }
+
+    /// Any number of calls behind the first.
+    fn more(&mut self) -> String {
+        let between = self.specials.literal(self.written.between);
+        if self.written.is_single {
+            return String::new();
+        }
+        if !self.written.is_numbered() {
+            let call = self.call(0, "", 0);
+            return format!("({between} {call})*");
+        }
+        let mut more = String::new();
+        for number in (1..MAX_NUMBERED).rev() {
+            let call = self.call(number, "", 0);
+            more = format!("({between} {call} {more})?");
+        }
+        more
+    }
+
+    /// Text with sections in it.
+    fn among_text(&mut self) -> String {
+        let Written { trigger, begin, end, reply, .. } = *self.written;
+        if !reply.is_empty() {
+            let section = self.section(true);
+            let text = self.lines.define("CALL_", &text_without(["<|"]));
+            return format!("{section} | {} {text}", self.specials.literal(reply));
+        }
+        if trigger.is_empty() {
+            // Only at the start, where brackets are none of text's.
+            let section = self.section(true);
+            let text = self.lines.define("CALL_", "/(\\s*[^\\s\\[{](.|\\n)*)?/");
+            return format!("{section} | {text}");
+        }
+        let first = self.call(0, begin, trigger.len());
+        // A call that has a trigger of its own is found as the first was.
+        let more = if begin.is_empty() { String::new() } else { self.more() };
+        let before = self.specials.up_to(trigger, &mut self.lines, "call_");
+        let after = if self.specials.is_special(trigger) {
+            TEXT.to_owned()
+        } else {
+            text_without([trigger])
+        };
+        let after = self.lines.define("CALL_", &after);
+        // Numbers begin anew in each section, and must not come twice.
+        let often = if self.written.is_numbered() { "?" } else { "*" };
+        format!("({before} {first} {more} {}){often} {after}", self.specials.literal(end))
     }
 }
 
 impl OutputFormat {
+    /// A message that follows `answer`, in a format whose messages have a beginning of their own. A
+    /// Lark grammar is the whole output and stays as it is.
+    pub fn message(&self, tokenizer: &Tokenizer, answer: Grammar) -> Result<Grammar, GrammarError> {
+        let (true, Some(rules)) = (self.is_harmony(), answer.rules()?) else {
+            return Ok(answer);
+        };
+        let begin = Specials::of(tokenizer).literal(harmony::FINAL);
+        let rules = rules.replacen("answer:", "message:", 1);
+        Ok(Grammar::Rules(format!("answer: {begin} message\n{rules}")))
+    }
+
     /// `answer`, where the model may think first: after `prompt`, unless that closes its thoughts
     /// already. A Lark grammar is the whole output and stays as it is.
     pub fn after_reasoning(
@@ -155,16 +216,30 @@ impl OutputFormat {
             return Ok(answer);
         };
         let [start, end] = reasoning.tags();
-        if reasoning.0.is_harmony || prompt.trim_end().ends_with(end) {
+        let is_open = reasoning.is_open_in(prompt);
+        if prompt.trim_end().ends_with(end) && !reasoning.0.is_harmony {
             return Ok(answer);
         }
-        let thoughts = thoughts(tokenizer, end);
-        let think = if reasoning.is_open_in(prompt) || reasoning.0.from_start {
-            "thoughts".to_owned()
+        let (specials, mut lines) = (Specials::of(tokenizer), Lines::default());
+        let inside = specials.up_to(end, &mut lines, "thoughts_");
+        let behind = if reasoning.0.is_harmony {
+            specials.literal(harmony::NEXT)
         } else {
-            format!("({} thoughts)?", lark_text(tokenizer, start))
+            "/\\n{0,2}/".to_owned()
         };
-        Ok(Grammar::Lark(format!("start: {think} answer\n{thoughts}{rules}")))
+        let thoughts = lines.define("thoughts_", &format!("{inside} {behind}"));
+        let think = if is_open || reasoning.0.from_start {
+            thoughts
+        } else {
+            format!("({} {thoughts})?", specials.literal(start))
+        };
+        let start = lines.answer("").replacen("answer:", &format!("start: {think} answer"), 1);
+        Ok(Grammar::Lark(start + &rules))
+    }
+
+    fn is_harmony(&self) -> bool {
+        let by_tools = self.tools.is_some_and(|format| matches!(format.0.body, Body::Harmony));
+        by_tools || self.reasoning.is_some_and(|reasoning| reasoning.0.is_harmony)
     }
 }
 
@@ -173,30 +248,4 @@ impl ReasoningFormat {
     fn tags(self) -> [&'static str; 2] {
         [self.0.starts[0], self.0.ends[0]]
     }
-}
-
-/// Anything up to the first `end`, and the line breaks behind it.
-fn thoughts(tokenizer: &Tokenizer, end: &str) -> String {
-    if is_special(tokenizer, end) {
-        let end = lark_text(tokenizer, end);
-        format!("thoughts: /(.|\\n)*/ {end} /\\n{{0,2}}/\n")
-    } else {
-        let end = escaped(end);
-        format!("thoughts: inside /\\n{{0,2}}/\ninside[lazy]: /(.|\\n)*{end}/\n")
-    }
-}
-
-fn is_special(tokenizer: &Tokenizer, text: &str) -> bool {
-    tokenizer.token_id(text).is_some_and(|id| tokenizer.is_special(id))
-}
-
-/// A text as a regular expression inside slashes.
-fn escaped(text: &str) -> String {
-    let escape = |c: char| match c {
-        '/' | '[' | ']' | '(' | ')' | '{' | '}' | '|' | '.' | '*' | '+' | '?' | '\\' => {
-            format!("\\{c}")
-        }
-        c => c.to_string(),
-    };
-    text.chars().map(escape).collect()
 }

@@ -15,6 +15,11 @@ pub(super) const TOKENS: &[&str] = &[
     "<|return|>",
 ];
 
+/// What an answer to the user begins with.
+pub(super) const FINAL: &str = "<|channel|>final<|message|>";
+/// What the next message begins with, behind the end of one.
+pub(super) const NEXT: &str = "<|start|>assistant";
+
 /// What ends a message: its end, or the next one's beginning.
 const ENDS: &[&str] = &["<|end|>", "<|call|>", "<|return|>", "<|start|>", "<|channel|>"];
 

@@ -12,6 +12,7 @@
 //! - Whitespace next to a call or before a block of reasoning separates and is dropped; of that inside
 //!   the tags of reasoning and behind them, newlines are. All other text comes out as it came in.
 
+mod arguments;
 mod blocks;
 mod call;
 mod closing;
@@ -22,9 +23,12 @@ mod header_call;
 mod json_call;
 mod literal_call;
 mod parts;
+mod raw_text;
 mod reasoning;
 mod span;
+mod spelled;
 mod typed;
+mod written;
 mod xml_call;
 
 pub use closing::ClosingTag;

@@ -4,6 +4,28 @@ use super::parts::Parts;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
+/// Longest chain of references.
+const MAX_DEPTH: usize = 16;
+/// Most alternatives that are looked at, which may refer to themselves.
+pub(super) const MAX_SCHEMAS: usize = 200;
+
+/// What a schema is where it only refers to a definition in `root`, or wraps one other schema.
+pub(super) fn resolved<'a>(root: &'a Value, schema: &'a Value) -> &'a Value {
+    let mut schema = schema;
+    for _ in 0..MAX_DEPTH {
+        let target = match (schema.get("$ref"), schema.get("allOf")) {
+            (Some(Value::String(path)), None) => {
+                path.strip_prefix('#').and_then(|path| root.pointer(path))
+            }
+            (None, Some(Value::Array(schemas))) if schemas.len() == 1 => schemas.first(),
+            _ => None,
+        };
+        let Some(target) = target else { break };
+        schema = target;
+    }
+    schema
+}
+
 /// The types that a value may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Types(u8);
@@ -18,10 +40,17 @@ impl Types {
     pub(super) const ANY: Self = Self(63);
     pub(super) const NO_STRING: Self = Self(62);
 
-    /// Those that a schema allows; without one, or if it does not say, all.
-    pub(super) fn of(schema: Option<&Value>) -> Self {
-        let Some(schema) = schema else { return Self::ANY };
-        let all = |schemas: &[Value]| Self::union(schemas.iter().map(|s| Self::of(Some(s))));
+    /// Those that a schema allows, which may refer to definitions in `root`; if it does not say, all.
+    pub(super) fn of(root: &Value, schema: &Value) -> Self {
+        Self::within(root, schema, &mut MAX_SCHEMAS.clone())
+    }
+
+    fn within(root: &Value, schema: &Value, left: &mut usize) -> Self {
+        let Some(less) = left.checked_sub(1) else { return Self::ANY };
+        *left = less;
+        let schema = resolved(root, schema);
+        let mut all =
+            |schemas: &[Value]| Self::union(schemas.iter().map(|s| Self::within(root, s, left)));
         match schema.get("type") {
             Some(Value::String(name)) => return Self::named(name),
             Some(Value::Array(names)) => {
@@ -36,7 +65,12 @@ impl Types {
             return Self::of_value(value);
         }
         let any = ["anyOf", "oneOf"].iter().find_map(|key| schema.get(key)?.as_array());
-        any.map_or(Self::ANY, |schemas| all(schemas))
+        match any {
+            Some(schemas) => all(schemas),
+            None if schema.get("properties").is_some() => Self::OBJECT,
+            None if schema.get("items").is_some() => Self::ARRAY,
+            None => Self::ANY,
+        }
     }
 
     fn named(name: &str) -> Self {
@@ -66,7 +100,7 @@ impl Types {
         Self(types.fold(0, |union, types| union | types.0))
     }
 
-    fn allows(self, types: Self) -> bool {
+    pub(super) fn allows(self, types: Self) -> bool {
         self.0 & types.0 == types.0
     }
 
@@ -154,6 +188,17 @@ pub(super) struct TypedValue {
     types: Types,
     /// What is no string for certain, so far.
     text: String,
+    quotes: Quotes,
+}
+
+/// Where a value that can only be JSON stands among its strings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Quotes {
+    /// It may be text, or it is no JSON after all.
+    Unknown,
+    Outside,
+    Inside,
+    Escaped,
 }
 
 impl TypedValue {
@@ -161,7 +206,27 @@ impl TypedValue {
         if types == Types::STRING {
             out.argument('"');
         }
-        Self { types, text: String::new() }
+        let is_json = !types.allows(Types::STRING);
+        let quotes = if is_json { Quotes::Outside } else { Quotes::Unknown };
+        Self { types, text: String::new(), quotes }
+    }
+
+    /// Takes notice of the value's next character.
+    pub(super) fn look(&mut self, c: char) {
+        self.quotes = match (self.quotes, c) {
+            (Quotes::Unknown, _) => Quotes::Unknown,
+            // No JSON has a line break in a string.
+            (Quotes::Inside | Quotes::Escaped, '\n') => Quotes::Unknown,
+            (Quotes::Outside, '"') | (Quotes::Escaped, _) => Quotes::Inside,
+            (Quotes::Inside, '"') => Quotes::Outside,
+            (Quotes::Inside, '\\') => Quotes::Escaped,
+            (quotes, _) => quotes,
+        };
+    }
+
+    /// Whether it stands in a string of its JSON.
+    pub(super) fn in_string(&self) -> bool {
+        matches!(self.quotes, Quotes::Inside | Quotes::Escaped)
     }
 
     pub(super) fn push(&mut self, c: char, out: &mut Parts) {

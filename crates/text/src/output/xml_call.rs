@@ -108,6 +108,8 @@ impl XmlCall {
                     return self.broken(out);
                 }
             }
+            // What looks like a tag in a string of JSON is none.
+            At::Value(_, value) if value.in_string() => self.value(&[c], out),
             At::Value(..) => match self.until(self.xml.value_end, c) {
                 Some(text) => self.value(&text, out),
                 None => self.end_value(out),
@@ -212,7 +214,7 @@ impl XmlCall {
         let types = match attributes {
             r#"string="true""# => Types::STRING,
             r#"string="false""# => Types::NO_STRING,
-            _ => Types::of(functions.parameter(&self.name, &key)),
+            _ => functions.types(&self.name, &key),
         };
         self.key = key;
         types
@@ -231,6 +233,7 @@ impl XmlCall {
     fn value(&mut self, text: &[char], out: &mut Parts) {
         let At::Value(lines, value) = &mut self.at else { unreachable!("only in a value") };
         for c in text.iter().copied() {
+            value.look(c);
             let newline = c == '\n' && *lines != Lines::Verbatim;
             if *lines == Lines::Newline {
                 value.push('\n', out);

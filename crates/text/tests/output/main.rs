@@ -5,6 +5,7 @@ mod fixtures;
 mod splits;
 mod streaming;
 mod templates;
+mod values;
 
 use serde_json::{Value, json};
 use text::{OutputFormat, OutputParser, OutputPart, ReasoningFormat, ToolFormat};

@@ -2,56 +2,17 @@
 
 #![expect(clippy::unwrap_used, reason = "a test stops where it cannot go on")]
 
+mod calls;
+mod schema;
+mod structural_tag;
+mod walk;
+
 use serde_json::{Value, json};
 use text::{
-    Calls, ClosingTag, Grammar, GrammarCompiler, OutputFormat, OutputParser, OutputPart,
-    ReasoningFormat, SpecialTokens, Tokenizer, ToolFormat,
+    Calls, ClosingTag, Grammar, OutputFormat, OutputParser, OutputPart, ReasoningFormat,
+    SpecialTokens, Tokenizer, ToolFormat,
 };
-
-const MAX_TOKENS: usize = 400;
-
-fn tokenizer() -> Tokenizer {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/tokenizers/qwen/tokenizer.json");
-    Tokenizer::from_bytes(&std::fs::read(path).unwrap(), SpecialTokens::default()).unwrap()
-}
-
-fn compiler(tokenizer: &Tokenizer) -> GrammarCompiler {
-    GrammarCompiler::new(tokenizer, &[eos(tokenizer)])
-}
-
-fn eos(tokenizer: &Tokenizer) -> u32 {
-    tokenizer.token_id("<|im_end|>").expect("the golden has it")
-}
-
-/// A walk of random allowed tokens: what a model of random weights would write. `None` if it was
-/// not done in time.
-fn walk(compiler: &GrammarCompiler, grammar: &Grammar, seed: u64) -> Option<String> {
-    let tokenizer = tokenizer();
-    let mut matcher = compiler.compile(grammar).unwrap();
-    let mut mask = vec![u32::MAX; tokenizer.vocab_size().div_ceil(32) + 3];
-    let (mut ids, mut state) = (Vec::new(), seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-    while ids.len() < MAX_TOKENS {
-        matcher.fill_mask(&mut mask).unwrap();
-        let allowed = allowed(&mask);
-        assert!(allowed.iter().all(|&id| (id as usize) < tokenizer.vocab_size()));
-        let id = allowed[draw(&mut state) % allowed.len()];
-        let is_complete = matcher.accept(id).unwrap();
-        if id != eos(&tokenizer) {
-            ids.push(id);
-        }
-        if is_complete {
-            return Some(tokenizer.decode(&ids, false).unwrap());
-        }
-    }
-    None
-}
-
-fn walks(grammar: &Grammar) -> Vec<String> {
-    let compiler = compiler(&tokenizer());
-    let found: Vec<_> = (1..40).filter_map(|seed| walk(&compiler, grammar, seed)).collect();
-    assert!(found.len() > 10, "only {} of 39 walks came to an end", found.len());
-    found
-}
+use walk::{accepts, compiler, eos, tokenizer, walks};
 
 #[test]
 fn json_follows_its_schema() {
@@ -267,16 +228,101 @@ fn calls_among_text_follow_their_schemas() {
 }
 
 #[test]
+fn an_answer_is_calls_or_follows_the_reply() {
+    let format = OutputFormat { reasoning: None, tools: ToolFormat::from_name("hermes") };
+    let hermes = format.tools.unwrap();
+    let compiler = compiler(&tokenizer());
+    let call = "<tool_call>\n{\"name\": \"first\", \"arguments\": {\"n\": 1}}\n</tool_call>";
+    let two = format!("{call}\n{call}");
+    let schema = json!({"type": "object", "properties": {"a": {"type": "boolean"}},
+                        "required": ["a"], "additionalProperties": false});
+    let json = Grammar::JsonSchema(schema);
+    let regex = Grammar::Regex("[<a-z_>]*(.|\n)*".to_owned());
+    for (reply, good, bad) in [
+        (&json, "{\"a\": true}", "{\"b\": 1}"),
+        (&regex, "<tool_call and more", "<tool_call>x"),
+        (&Grammar::Choice(vec!["yes".to_owned(), "no".to_owned()]), "yes", "maybe"),
+    ] {
+        for calls in [Calls::One, Calls::Some] {
+            let grammar = hermes.grammar_or(&tokenizer(), &tools(), calls, reply).unwrap();
+            for (text, accepted) in [
+                (call, true),
+                (&two, calls == Calls::Some),
+                (good, true),
+                (bad, false),
+                (&format!("{good}{call}"), reply == &regex),
+                (&format!("\n{}", call.replace('1', "2.5")), false),
+                (&call.replace("first", "third"), false),
+                (&call.replace("1}", "true}"), false),
+            ] {
+                assert_eq!(accepts(&compiler, &grammar, text), accepted, "{reply:?} {text:?}");
+            }
+        }
+    }
+    let lark = Grammar::Lark("start: \"a\"".to_owned());
+    assert!(hermes.grammar_or(&tokenizer(), &tools(), Calls::One, &lark).is_err());
+    let bare = ToolFormat::from_name("llama3_json").unwrap();
+    assert!(bare.grammar_or(&tokenizer(), &tools(), Calls::One, &json).is_err());
+    // Walks end in one of both, and behind thoughts as well.
+    let thinking = OutputFormat { reasoning: ReasoningFormat::from_name("qwen3"), ..format };
+    let grammar = hermes.grammar_or(&tokenizer(), &tools(), Calls::One, &json).unwrap();
+    for text in walks(&grammar) {
+        let (found, around) = parsed(&format, false, &text);
+        assert_valid(&found, &text);
+        assert!(found.is_empty() != around.is_empty(), "{text}");
+        assert!(found.len() == 1 || serde_json::from_str::<Value>(&text).is_ok(), "{text}");
+    }
+    let grammar = thinking.after_reasoning(&tokenizer(), "", grammar).unwrap();
+    assert!(accepts(&compiler, &grammar, &format!("<think>\nhm\n</think>\n\n{call}")));
+    assert!(accepts(&compiler, &grammar, "{\"a\": false}"));
+}
+
+#[test]
+fn text_of_a_bare_format_begins_with_no_bracket() {
+    for name in ["llama3_json", "xlam"] {
+        let format = ToolFormat::from_name(name).unwrap();
+        let grammar = format.grammar(&tokenizer(), &tools(), Calls::AmongText).unwrap();
+        let compiler = compiler(&tokenizer());
+        for (text, good) in [
+            ("", true),
+            (" See [1].", true),
+            ("[1]", false),
+            ("\n{}", false),
+            ("{\"name\": \"first\", \"parameters\": {\"n\": 1}}", name == "llama3_json"),
+            ("[{\"name\": \"first\", \"arguments\": {\"n\": 1}}]", name == "xlam"),
+        ] {
+            assert_eq!(accepts(&compiler, &grammar, text), good, "{name} {text:?}");
+        }
+    }
+}
+
+/// Arguments are objects, whether the schema says so or not.
+#[test]
+fn arguments_are_objects() {
+    let hermes = ToolFormat::from_name("hermes").unwrap();
+    let tool =
+        |parameters: Value| vec![json!({"function": {"name": "f", "parameters": parameters}})];
+    let compiler = compiler(&tokenizer());
+    for parameters in [json!({}), json!({"properties": {}}), json!({"type": ["null", "object"]})] {
+        let grammar = hermes.grammar(&tokenizer(), &tool(parameters), Calls::One).unwrap();
+        for (arguments, good) in [("{}", true), ("3", false), ("null", false)] {
+            let text = format!(
+                "<tool_call>\n{{\"name\": \"f\", \"arguments\": {arguments}}}\n</tool_call>"
+            );
+            assert_eq!(accepts(&compiler, &grammar, &text), good, "{text}");
+        }
+    }
+    let string = tool(json!({"type": "string"}));
+    assert!(hermes.grammar(&tokenizer(), &string, Calls::One).is_err());
+}
+
+#[test]
 fn an_answer_may_come_behind_thoughts() {
     let format = OutputFormat { reasoning: ReasoningFormat::from_name("qwen3"), tools: None };
     let choice = || Grammar::Choice(vec!["yes".to_owned(), "no".to_owned()]);
     let tokenizer = tokenizer();
     let compiler = compiler(&tokenizer);
-    let accepts = |grammar: &Grammar, text: &str| {
-        let mut matcher = compiler.compile(grammar).unwrap();
-        let ids = tokenizer.encode(text, false).unwrap();
-        ids.into_iter().all(|id| matcher.accept(id).is_ok())
-    };
+    let accepts = |grammar: &Grammar, text: &str| accepts(&compiler, grammar, text);
     let free = format.after_reasoning(&tokenizer, "<|im_start|>assistant\n", choice()).unwrap();
     assert!(accepts(&free, "yes") && accepts(&free, "<think>\nmaybe {\"\n</think>\n\nno"));
     assert!(!accepts(&free, "<think>\nmaybe\n</think>\n\nmaybe") && !accepts(&free, "maybe"));
@@ -322,6 +368,49 @@ fn a_long_chain_of_references_has_the_stack_it_needs() {
     small_stack.spawn(compile).unwrap().join().unwrap().unwrap();
 }
 
+/// No automaton is built ahead, so that a regular expression that would explode costs little until
+/// it is followed; that has bounds of its own, at which a sequence fails and no other does.
+#[test]
+fn a_regex_that_explodes_is_followed_as_far_as_it_goes() {
+    let (tokenizer, compiler) = (tokenizer(), compiler(&tokenizer()));
+    for pattern in [
+        "((((a{1,500}b?){1,500}c?){1,500}d?){1,500}e?){1,500}",
+        "(a|b)*a(a|b){400}",
+        "(.*a.*b?){40}",
+        "([a-z]{1,50}[a-m]{1,50}){1,50}[0-9]{1000}",
+    ] {
+        let mut matcher = compiler.compile(&Grammar::Regex(pattern.to_owned())).unwrap();
+        let mut mask = vec![0; tokenizer.vocab_size().div_ceil(32)];
+        for id in tokenizer.encode(&"ab".repeat(60), false).unwrap() {
+            if let Err(error) = matcher.fill_mask(&mut mask) {
+                assert!(error.to_string().len() < 1000, "{error}");
+                break;
+            }
+            if mask[id as usize / 32] >> (id % 32) & 1 == 1 {
+                matcher.accept(id).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_schema_rules_out_is_no_part_without_an_end() {
+    let compiler = compiler(&tokenizer());
+    for schema in [
+        json!({"type": "object", "properties": {"a": false, "b": {"type": "null"}}}),
+        json!({"type": "array", "items": false}),
+        json!({"type": "array", "prefixItems": [{"type": "null"}], "items": false}),
+        json!({"anyOf": [{"type": "string"}, false]}),
+        json!({"type": "object", "properties": {"next": {"$ref": "#"}}}),
+        json!({"type": "object", "additionalProperties": false}),
+        json!({"allOf": [{"type": ["string", "null"]}, {"type": ["null", "number"]}]}),
+    ] {
+        compiler
+            .compile(&Grammar::JsonSchema(schema.clone()))
+            .unwrap_or_else(|error| panic!("{error}: {schema}"));
+    }
+}
+
 #[test]
 fn what_cannot_be_followed_is_refused_with_its_reason() {
     let compiler = compiler(&tokenizer());
@@ -340,13 +429,16 @@ fn what_cannot_be_followed_is_refused_with_its_reason() {
         (Grammar::JsonSchema(json!({"properties": wide})), ""),
         (chain(20_000), "$ref"),
         (Grammar::Regex("(".to_owned()), "unclosed group"),
+        (Grammar::Regex("a\\".to_owned()), "backslash"),
         (lark("start: nothing"), "nothing"),
-        (lark("start: start \"a\""), "no token can follow"),
+        (lark("start: start \"a\""), "never ends"),
+        (lark("start: \"a\" start"), "never ends"),
+        (lark("start: \"a\" | \"b\" loop\nloop: \"c\" loop"), "never ends"),
         (
             Grammar::JsonSchema(
                 json!({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}}),
             ),
-            "no token",
+            "never ends",
         ),
         (lark("root ::= \"a\""), ""),
         (lark(&format!("start: {}\"a\"{}", "(".repeat(50_000), ")".repeat(50_000))), ""),

@@ -1,0 +1,49 @@
+//! `GET /v1/models` and `/v1/models/{id}` as Anthropic's clients read them.
+
+use serde::Serialize;
+
+use crate::state::ServedModel;
+
+/// All models on one page, as there are few.
+#[derive(Serialize)]
+pub(crate) struct ModelPage {
+    data: Vec<ModelInfo>,
+    has_more: bool,
+    first_id: Option<String>,
+    last_id: Option<String>,
+}
+
+#[derive(Serialize)]
+pub(crate) struct ModelInfo {
+    id: String,
+    r#type: &'static str,
+    display_name: String,
+    /// RFC 3339.
+    created_at: String,
+    lifecycle: &'static str,
+    /// Tokens that prompt and answer may have together.
+    max_input_tokens: usize,
+    max_tokens: usize,
+}
+
+/// These names of the model.
+pub(crate) fn page<'a>(model: &ServedModel, names: impl Iterator<Item = &'a String>) -> ModelPage {
+    let data: Vec<_> = names.map(|name| info(model, name)).collect();
+    let id = |info: Option<&ModelInfo>| info.map(|info| info.id.clone());
+    ModelPage { has_more: false, first_id: id(data.first()), last_id: id(data.last()), data }
+}
+
+/// One of them.
+pub(crate) fn info(model: &ServedModel, id: &str) -> ModelInfo {
+    let created = jiff::Timestamp::from_second(model.created() as i64);
+    let max_model_len = model.generator().max_model_len();
+    ModelInfo {
+        id: id.to_owned(),
+        r#type: "model",
+        display_name: id.to_owned(),
+        created_at: created.unwrap_or_default().to_string(),
+        lifecycle: "active",
+        max_input_tokens: max_model_len,
+        max_tokens: max_model_len,
+    }
+}
