@@ -26,11 +26,31 @@ pub(crate) enum Command {
     Chat(Box<ChatArgs>),
     /// Print the memory plan of a model without loading its weights.
     Plan(Box<ServeArgs>),
+    /// Make keys for `--api-keys-file`.
+    Keys {
+        /// What to do.
+        #[command(subcommand)]
+        command: KeysCommand,
+    },
     /// Measure servers under load: latency, throughput, the highest rate within limits.
     Bench {
         /// What to measure.
         #[command(subcommand)]
         command: BenchCommand,
+    },
+}
+
+/// `sconce keys`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeysCommand {
+    /// Print a fresh key, which is kept nowhere, and the lines for the keys file.
+    New {
+        /// Who it is for: the label in metrics and in the access log.
+        #[arg(long)]
+        name: String,
+        /// Print the entry as JSON.
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -123,6 +143,24 @@ pub(crate) struct ServeArgs {
     /// Key that clients must send as a bearer token; may be repeated.
     #[arg(long, env = "SCONCE_API_KEY", hide_env_values = true, value_delimiter = ',')]
     pub(crate) api_key: Option<Vec<String>>,
+
+    /// TOML or JSON file of hashed keys with scopes and limits, read again at SIGHUP.
+    #[arg(long, env = "SCONCE_API_KEYS_FILE", value_name = "FILE")]
+    pub(crate) api_keys_file: Option<PathBuf>,
+
+    /// Ask for a key of the scope `metrics` at /metrics, too.
+    #[arg(long, env = "SCONCE_GUARD_METRICS", num_args = 0..=1)]
+    #[arg(require_equals = true, default_missing_value = "true")]
+    pub(crate) guard_metrics: Option<bool>,
+
+    /// Write a line of JSON for each request to this file, or to the standard output (`-`).
+    #[arg(long, env = "SCONCE_ACCESS_LOG", value_name = "FILE")]
+    pub(crate) access_log: Option<PathBuf>,
+
+    /// Have the texts of requests and answers in the access log, up to 64 KiB of each.
+    #[arg(long, env = "SCONCE_ACCESS_LOG_BODIES", num_args = 0..=1)]
+    #[arg(require_equals = true, default_missing_value = "true")]
+    pub(crate) access_log_bodies: Option<bool>,
 
     /// Browser origins that may call the server [default: *]
     #[arg(long, env = "SCONCE_ALLOWED_ORIGINS", num_args = 1.., value_delimiter = ',')]

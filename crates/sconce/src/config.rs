@@ -6,6 +6,7 @@ use crate::listen::Listen;
 use anyhow::{Context, Result, bail};
 use candle_core::DType;
 use engine::config::EngineOptions;
+use server::AccessLogConfig;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use text::{ReasoningFormat, ToolFormat};
@@ -19,6 +20,8 @@ pub(crate) struct Config {
     pub(crate) model: ModelChoice,
     pub(crate) listen: Listen,
     pub(crate) server: server::ServerConfig,
+    pub(crate) api_keys_file: Option<PathBuf>,
+    pub(crate) access_log: Option<AccessLogConfig>,
     pub(crate) engine: EngineOptions,
     pub(crate) log_level: String,
     pub(crate) log_format: LogFormat,
@@ -58,6 +61,8 @@ impl Config {
         Ok(Self {
             listen: Listen::resolve(&args)?,
             server: server_config(&args),
+            api_keys_file: args.api_keys_file.clone(),
+            access_log: access_log(&args)?,
             engine: engine_options(&args)?,
             log_level: args.log_level.unwrap_or_else(|| "info".to_owned()),
             log_format: args.log_format.unwrap_or(LogFormat::Pretty),
@@ -203,8 +208,21 @@ fn server_config(args: &ServeArgs) -> server::ServerConfig {
         config.allowed_origins = (!any).then(|| origins.clone());
     }
     config.api_keys = args.api_key.clone().unwrap_or_default();
+    config.guard_metrics = args.guard_metrics.unwrap_or(false);
     config.trust_request_chat_template = args.trust_request_chat_template.unwrap_or(false);
     config
+}
+
+fn access_log(args: &ServeArgs) -> Result<Option<AccessLogConfig>> {
+    let bodies = args.access_log_bodies.unwrap_or(false);
+    let Some(path) = &args.access_log else {
+        if bodies {
+            bail!("--access-log-bodies: there is no access log; give --access-log FILE, too");
+        }
+        return Ok(None);
+    };
+    let path = (path.as_os_str() != "-").then(|| path.clone());
+    Ok(Some(AccessLogConfig { path, bodies }))
 }
 
 fn engine_options(args: &ServeArgs) -> Result<EngineOptions> {

@@ -24,6 +24,7 @@ type Model = Box<dyn CausalLm>;
 pub(crate) struct Loaded {
     pub(crate) engine: EngineHandle,
     pub(crate) text: TextModel,
+    pub(crate) files: ModelFiles,
 }
 
 /// What is known of a model before its weights are read.
@@ -58,7 +59,7 @@ impl Described {
 
 /// Where the files of a model are.
 #[derive(Debug)]
-enum ModelFiles {
+pub(crate) enum ModelFiles {
     /// In this program.
     Embedded,
     /// In a folder, the user's or the hub cache's.
@@ -89,6 +90,20 @@ impl ModelFiles {
     }
 
     fn text(&self, choice: &ModelChoice) -> Result<TextModel> {
+        let text = TextModel::from_files(&self.text_files(choice)?)?;
+        Ok(with_parsers(text, choice))
+    }
+
+    /// `text` with the chat templates as they are now.
+    pub(crate) fn with_templates(
+        &self,
+        choice: &ModelChoice,
+        text: &TextModel,
+    ) -> Result<TextModel> {
+        Ok(with_parsers(text.with_templates_of(&self.text_files(choice)?)?, choice))
+    }
+
+    fn text_files(&self, choice: &ModelChoice) -> Result<TextFiles> {
         let mut files = match self {
             Self::Embedded => TextFiles {
                 tokenizer: spark::TOKENIZER.to_vec(),
@@ -102,13 +117,7 @@ impl ModelFiles {
         if let Some(template) = &choice.chat_template {
             files.override_chat_template(template).context("--chat-template")?;
         }
-        let mut text = TextModel::from_files(&files)?;
-        let detected = *text.output_format();
-        text.set_output_format(OutputFormat {
-            tools: choice.tool_call_parser.or(detected.tools),
-            reasoning: choice.reasoning_parser.or(detected.reasoning),
-        });
-        Ok(text)
+        Ok(files)
     }
 
     fn weights(&self, choice: &ModelChoice, engine: &EngineConfig) -> Result<Weights> {
@@ -120,6 +129,16 @@ impl ModelFiles {
             (_, Self::Folder(folder)) => Weights::open(folder, &device, dtype)?,
         })
     }
+}
+
+/// Output formats that were chosen are stronger than those that the template shows.
+fn with_parsers(mut text: TextModel, choice: &ModelChoice) -> TextModel {
+    let detected = *text.output_format();
+    text.set_output_format(OutputFormat {
+        tools: choice.tool_call_parser.or(detected.tools),
+        reasoning: choice.reasoning_parser.or(detected.reasoning),
+    });
+    text
 }
 
 /// Reads the model's description, checks the settings against it and plans the memory.
@@ -158,7 +177,7 @@ pub(crate) fn load(config: &Config) -> Result<Loaded> {
     let draft = draft.zip(planned.draft.as_ref().map(|draft| &draft.spec));
     let engine = Engine::start_with_draft(model, draft, &planned.memory, &Device::Cpu, eos)?;
     tracing::info!("{name} is ready after {:.2} s", started.elapsed().as_secs_f64());
-    Ok(Loaded { engine, text })
+    Ok(Loaded { engine, text, files: planned.model.files })
 }
 
 impl Planned {

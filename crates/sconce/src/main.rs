@@ -4,11 +4,13 @@ mod chat;
 mod cli;
 mod config;
 mod hub;
+mod keys;
 mod listen;
 mod load;
 mod measure;
 mod notify;
 mod plan;
+mod reload;
 mod serve;
 mod signals;
 
@@ -24,6 +26,7 @@ fn main() -> ExitCode {
         Some(Command::Serve(args)) => Config::resolve(*args).and_then(serve::run),
         Some(Command::Chat(args)) => chat::run(&args),
         Some(Command::Plan(args)) => Config::resolve(*args).and_then(|config| plan::run(&config)),
+        Some(Command::Keys { command }) => keys::run(&command),
         Some(Command::Bench { command }) => measure::run(command),
     };
     match done {

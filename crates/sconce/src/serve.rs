@@ -5,8 +5,10 @@ use crate::config::Config;
 use crate::listen::{Bound, Listen, Place, raise_file_limit};
 use crate::load::{self, Loaded};
 use crate::notify::Notify;
+use crate::reload::Reload;
 use crate::signals::{self, Reloads};
 use anyhow::{Context, Result};
+use engine::EngineHandle;
 use server::{App, ServedModel};
 use std::collections::hash_map::RandomState;
 use std::future::{Future, pending};
@@ -14,6 +16,7 @@ use std::hash::BuildHasher;
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::thread;
+use text::TextModel;
 use tokio::sync::oneshot;
 use tracing_subscriber::EnvFilter;
 
@@ -27,20 +30,28 @@ pub(crate) fn run(mut config: Config) -> Result<()> {
     tracing::info!("listening on {url}, loading {name}");
     notify.status(&format!("loading {name}"));
     let is_open = bound.address().is_some_and(|address| !address.ip().is_loopback());
-    if is_open && config.server.api_keys.is_empty() {
-        tracing::warn!("everybody who reaches {url} may use the model: --api-key asks for a key");
+    let is_guarded = !config.server.api_keys.is_empty() || config.api_keys_file.is_some();
+    if is_open && !is_guarded {
+        tracing::warn!(
+            "everybody who reaches {url} may use the model: --api-key or --api-keys-file ask for a key"
+        );
     }
+    let config = Arc::new(config);
+    let app = App::new(config.server.clone());
+    let reload = Reload { app, config, files: Arc::default() };
+    reload.first()?;
     let mut reloads = Reloads::default();
     if let Some(tls) = bound.tls.clone() {
         reloads.add("TLS files", move || Ok(tls.reload()?));
     }
+    reload.again_by(&mut reloads);
     let signal = signals::listen(reloads)?;
     let stopping = notify.clone();
     let end = async move {
         signal.await;
         stopping.stopping();
     };
-    block_on(host(bound, config, notify, end))
+    block_on(host(bound, reload, notify, end))
 }
 
 /// A server of this process alone, for `sconce chat`.
@@ -61,7 +72,7 @@ pub(crate) fn start_local(mut config: Config) -> Result<Local> {
     let loaded = load::load(&config)?;
     thread::Builder::new().name("server".to_owned()).spawn(move || {
         let app = App::new(config.server.clone());
-        app.set_model(served(&config, loaded));
+        app.set_model(served(&config, loaded.engine, loaded.text));
         // Ends with the process; an error shows in the terminal as a refused connection.
         drop(block_on(async { serve(bound, app, pending()).await }));
     })?;
@@ -76,16 +87,16 @@ fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
 /// Listens while a thread loads the model; a model that cannot be loaded ends the server.
 async fn host(
     bound: Bound,
-    config: Config,
+    Reload { app, config, files }: Reload,
     notify: Notify,
     end: impl Future<Output = ()>,
 ) -> Result<()> {
-    let app = App::new(config.server.clone());
     let (failed, failure) = oneshot::channel();
     let loading = app.clone();
     thread::Builder::new().name("load".to_owned()).spawn(move || match load::load(&config) {
-        Ok(loaded) => {
-            loading.set_model(served(&config, loaded));
+        Ok(Loaded { engine, text, files: of_model }) => {
+            loading.set_model(served(&config, engine, text));
+            files.get_or_init(|| of_model);
             notify.ready(&format!("serving {}", config.model.name));
         }
         // Without a receiver the server has ended already.
@@ -106,12 +117,14 @@ async fn host(
 
 async fn serve(bound: Bound, app: App, end: impl Future<Output = ()>) -> Result<()> {
     let (listener, _file) = bound.into_listener().context("the listener")?;
-    server::serve(listener, app, end).await.context("serving")
+    let done = server::serve(listener, app.clone(), end).await.context("serving");
+    app.flush_access_log().await;
+    done
 }
 
-fn served(config: &Config, loaded: Loaded) -> ServedModel {
+fn served(config: &Config, engine: EngineHandle, text: TextModel) -> ServedModel {
     let names = config.model.served_names.clone();
-    ServedModel::new(names, Arc::new(loaded.engine), Arc::new(loaded.text))
+    ServedModel::new(names, Arc::new(engine), Arc::new(text))
 }
 
 fn start_log(config: &Config) -> Result<()> {

@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use std::future::{Future, pending};
-use std::io;
+use std::io::{self, IsTerminal};
 use std::thread;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -31,7 +31,10 @@ impl Reloads {
             match reload() {
                 Ok(true) => tracing::info!("{what}: reloaded"),
                 Ok(false) => tracing::info!("{what}: unchanged"),
-                Err(error) => tracing::error!("{what}: not reloaded: {error:#}"),
+                Err(error) => {
+                    let error = format!("{error:#}").replace('\n', " ");
+                    tracing::error!("{what}: not reloaded: {error}");
+                }
             }
         }
     }
@@ -61,11 +64,16 @@ async fn wait(reloads: &Reloads, first: oneshot::Sender<()>) -> io::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
     let mut first = Some(first);
+    let had_terminal = io::stderr().is_terminal();
     loop {
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
             _ = hang_up.recv() => {
+                // It was the terminal that hung up: nobody is left to end the server.
+                if had_terminal && !io::stderr().is_terminal() {
+                    std::process::exit(129);
+                }
                 // Reads files: nothing else waits on this thread.
                 reloads.run();
                 continue;

@@ -11,10 +11,10 @@ use axum::routing::{get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
+use crate::access;
 use crate::anthropic;
 use crate::config::ServerConfig;
 use crate::error::ApiError;
-use crate::guards;
 use crate::request_log;
 use crate::routes::{chat, completions, messages, metrics, models, responses, status, tokenize};
 use crate::state::App;
@@ -22,10 +22,10 @@ use crate::trace_context;
 
 impl App {
     /// All routes. From the outside in: CORS (errors carry its headers too, and a preflight needs
-    /// no key), Anthropic's error envelope, request id,
-    /// panics to 500, then for the API alone the key.
+    /// no key), Anthropic's error envelope, request id, key and limits for all that is not listed as
+    /// open, panics to 500.
     pub fn router(&self) -> Router {
-        let api = Router::new()
+        Router::new()
             .route("/v1/chat/completions", post(chat::create))
             .route("/v1/completions", post(completions::create))
             .route("/v1/messages", post(messages::create))
@@ -38,9 +38,6 @@ impl App {
             .route("/v1/models/{*id}", get(models::show))
             .route("/tokenize", post(tokenize::tokenize))
             .route("/detokenize", post(tokenize::detokenize))
-            .route_layer(from_fn_with_state(self.clone(), guards::api_key));
-        Router::new()
-            .merge(api)
             .route("/", get(status::index))
             .route("/health", get(status::health))
             .route("/ready", get(status::ready))
@@ -50,6 +47,7 @@ impl App {
             .method_not_allowed_fallback(wrong_method)
             .layer(DefaultBodyLimit::max(self.config().max_body_bytes))
             .layer(CatchPanicLayer::custom(panicked))
+            .layer(from_fn_with_state(self.clone(), access::guard))
             .layer(from_fn(request_log::follow))
             .layer(from_fn(anthropic::errors::envelope))
             .layer(cors(self.config()))
@@ -69,13 +67,18 @@ fn cors(config: &ServerConfig) -> CorsLayer {
         .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::DELETE, Method::OPTIONS])
         // SDKs send a dozen x-stainless-* headers and more; none of them is dangerous here.
         .allow_headers(AllowHeaders::mirror_request())
-        .expose_headers([
-            request_log::REQUEST_ID,
-            HeaderName::from_static("request-id"),
-            HeaderName::from_static("x-should-retry"),
-            header::RETRY_AFTER,
-            trace_context::HEADER,
-        ])
+        .expose_headers(
+            [
+                request_log::REQUEST_ID,
+                HeaderName::from_static("request-id"),
+                HeaderName::from_static("x-should-retry"),
+                header::RETRY_AFTER,
+                trace_context::HEADER,
+            ]
+            .into_iter()
+            .chain(access::LIMIT_HEADERS.into_iter().flatten().map(HeaderName::from_static))
+            .collect::<Vec<_>>(),
+        )
         .max_age(std::time::Duration::from_mins(10))
 }
 

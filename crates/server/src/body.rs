@@ -6,6 +6,7 @@ use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 use tokio::time::timeout;
 
+use crate::access::Call;
 use crate::error::ApiError;
 use crate::state::App;
 
@@ -23,7 +24,10 @@ impl FromRequest<App> for JsonBytes {
             return Err(too_large(limit));
         }
         match timeout(app.config().body_timeout, Bytes::from_request(request, app)).await {
-            Ok(Ok(bytes)) => Ok(Self(bytes)),
+            Ok(Ok(bytes)) => {
+                Call::current().keep_request(&bytes);
+                Ok(Self(bytes))
+            }
             Ok(Err(BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(
                 _,
             )))) => Err(too_large(limit)),

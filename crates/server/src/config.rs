@@ -26,8 +26,11 @@ pub struct ServerConfig {
     pub drain_timeout: Duration,
     /// Origins that browsers may call from; `None` allows any.
     pub allowed_origins: Option<Vec<String>>,
-    /// If not empty, `/v1`, `/tokenize` and `/detokenize` want one of these as a Bearer token.
+    /// Keys that may do everything. If there are any, or keys of a file, every route but `/health` and
+    /// `/ready` wants one.
     pub api_keys: Vec<String>,
+    /// Whether `/metrics` wants one, too.
+    pub guard_metrics: bool,
     /// Whether a request may bring its own `chat_template`. Templates run code: off by default.
     pub trust_request_chat_template: bool,
     /// How many requests may be parsed, templated and tokenised at once; 0 is one per core.
@@ -68,6 +71,7 @@ impl Default for ServerConfig {
             drain_timeout: Duration::from_secs(30),
             allowed_origins: None,
             api_keys: Vec::new(),
+            guard_metrics: false,
             trust_request_chat_template: false,
             num_text_threads: 0,
             response_store: StoreLimits::default(),

@@ -3,11 +3,12 @@
 //! One request: a route in `routes/` parses, templates and tokenises on the text pool, submits
 //! through the [`Generator`] seam; `generation/` turns the engine's events into deltas of text;
 //! `sse.rs` shows them one by one, or a response folds them. Everything on the wire is in `openai/`;
-//! `anthropic/` translates to and from it.
+//! `anthropic/` translates to and from it; `access/` is keys, limits and the access log around it.
 //!
 //! The binary makes an [`App`], calls [`serve()`], loads the model meanwhile and hands it over with
 //! [`App::set_model`].
 
+mod access;
 mod anthropic;
 mod app;
 mod body;
@@ -32,6 +33,7 @@ mod terms;
 mod text_pool;
 mod trace_context;
 
+pub use access::{AccessLogConfig, KeySpec, Scope, new_key};
 pub use config::{ServerConfig, StoreLimits};
 pub use generator::{Generator, Load};
 pub use listen::{ClientCerts, Listener, Tls, TlsError, TlsFiles, serve};

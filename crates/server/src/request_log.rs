@@ -27,8 +27,10 @@ const MAX_PATH_LEN: usize = 200;
 const QUIET: &[&str] = &["/health", "/ready", "/metrics", "/version"];
 
 /// Echoes `x-request-id`, or makes one up; goes on with the trace; logs the request under both.
-pub(crate) async fn follow(request: Request, next: Next) -> Response {
+pub(crate) async fn follow(mut request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
+    // The access log has the id that is answered.
+    request.headers_mut().insert(REQUEST_ID, id.clone());
     let trace = TraceContext::of(request.headers()).map(TraceContext::child);
     let span = tracing::info_span!("request", id = text(&id), trace_id = Empty);
     if let Some(trace) = trace {

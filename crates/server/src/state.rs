@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use text::TextModel;
 use tokio::sync::watch;
 
+use crate::access::{Access, Call};
 use crate::config::ServerConfig;
 use crate::error::ApiError;
 use crate::generator::Generator;
@@ -61,13 +62,14 @@ impl ServedModel {
         self.longest_token
     }
 
-    /// 404 unless a request may call the model so; without a name it means the only one.
+    /// 404 unless a request may call the model so, 403 unless its key may; without a name it means the
+    /// only one.
     pub(crate) fn check_name(&self, name: Option<&str>) -> Result<(), ApiError> {
         match name {
             Some(name) if !self.names.iter().any(|served| served == name) => {
                 Err(ApiError::unknown_model(name, &self.names))
             }
-            _ => Ok(()),
+            name => Call::current().check_model(name.unwrap_or(&self.names[0])),
         }
     }
 }
@@ -95,6 +97,7 @@ struct Inner {
     metrics: Arc<Metrics>,
     tenants: Tenants,
     text_pool: TextPool,
+    access: Access,
     responses: Responses,
 }
 
@@ -109,6 +112,7 @@ impl App {
     pub fn new(config: ServerConfig) -> Self {
         Self(Arc::new(Inner {
             text_pool: TextPool::new(config.num_text_threads),
+            access: Access::new(&config.api_keys),
             responses: Responses::new(config.response_store),
             config,
             model: RwLock::new(ModelState::Loading),
@@ -124,6 +128,20 @@ impl App {
     /// The model is loaded: `/ready` says so and requests are taken.
     pub fn set_model(&self, model: ServedModel) {
         self.set(ModelState::Loaded(Arc::new(model)));
+    }
+
+    /// Changes the text side of the model; requests that run go on with the one before. Whether there
+    /// is a model.
+    pub fn update_text<E>(
+        &self,
+        update: impl FnOnce(&TextModel) -> Result<TextModel, E>,
+    ) -> Result<bool, E> {
+        let Ok(model) = self.loaded() else { return Ok(false) };
+        let text = Arc::new(update(model.text())?);
+        let (names, generator) = (model.names.clone(), Arc::clone(&model.generator));
+        let ServedModel { created, longest_token, .. } = *model;
+        self.set_model(ServedModel { names, generator, text, created, longest_token });
+        Ok(true)
     }
 
     /// Loading failed: requests, `/ready` and `/health` say why.
@@ -226,6 +244,10 @@ impl App {
 
     pub(crate) fn text_pool(&self) -> &TextPool {
         &self.0.text_pool
+    }
+
+    pub(crate) fn access(&self) -> &Access {
+        &self.0.access
     }
 
     pub(crate) fn responses(&self) -> &Responses {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
+use crate::access::Call;
 use crate::error::ApiError;
 
 /// At most so many text jobs at once; the others wait in order of arrival.
@@ -29,9 +30,10 @@ impl TextPool {
     ) -> Result<T, ApiError> {
         let permit = Arc::clone(&self.permits).acquire_owned().await;
         let permit = permit.expect("the semaphore is never closed");
+        let call = Call::current();
         let job = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            job()
+            call.run_here(job)
         });
         match job.await {
             Ok(result) => result,

@@ -80,7 +80,7 @@ pub struct TextModel {
     tokenizer: Tokenizer,
     templates: ChatTemplates,
     generation: GenerationConfig,
-    grammars: GrammarCompiler,
+    grammars: Arc<GrammarCompiler>,
     output_format: OutputFormat,
     /// Special tokens that the output's parser must see.
     markers: Arc<[u32]>,
@@ -94,36 +94,52 @@ impl TextModel {
 
     /// Builds from files already in memory: an embedded model, or a folder with an override.
     pub fn from_files(files: &TextFiles) -> Result<Self, TextError> {
-        let json = |file: &str, bytes: &Option<Vec<u8>>| match bytes {
-            None => Ok(Value::Null),
-            Some(bytes) => {
-                serde_json::from_slice(bytes).map_err(|error| TextError::invalid(file, error))
-            }
-        };
-        let tokenizer_config: Value = json("tokenizer_config.json", &files.tokenizer_config)?;
-        let map = json("special_tokens_map.json", &files.special_tokens_map)?;
+        let tokenizer_config: Value =
+            json("tokenizer_config.json", files.tokenizer_config.as_ref())?;
+        let map = json("special_tokens_map.json", files.special_tokens_map.as_ref())?;
         let special = SpecialTokens::from_config(&tokenizer_config, &map)?;
         let tokenizer = Tokenizer::from_bytes(&files.tokenizer, special)?;
         let generation = GenerationConfig::from_json(
-            &json("generation_config.json", &files.generation_config)?,
-            &json("config.json", &files.config)?,
+            &json("generation_config.json", files.generation_config.as_ref())?,
+            &json("config.json", files.config.as_ref())?,
             tokenizer.special_id("eos_token"),
         )?;
-        let processor = json("chat_template.json", &files.chat_template_json)?;
+        let processor = json("chat_template.json", files.chat_template_json.as_ref())?;
         let templates = ChatTemplates::from_files(
             files,
             &tokenizer_config,
             &processor,
             tokenizer.special_tokens(),
         )?;
-        let grammars = GrammarCompiler::new(&tokenizer, &generation.eos_token_ids);
-        let model_type = json("config.json", &files.config)?["model_type"].take();
+        let grammars = Arc::new(GrammarCompiler::new(&tokenizer, &generation.eos_token_ids));
+        let model_type = json("config.json", files.config.as_ref())?["model_type"].take();
         let detected = OutputFormat::detect(&templates.text(), model_type.as_str());
         let mut model = Self {
             tokenizer,
             templates,
             generation,
             grammars,
+            output_format: OutputFormat::default(),
+            markers: Arc::default(),
+        };
+        model.set_output_format(detected);
+        Ok(model)
+    }
+
+    /// The same with the chat templates of `files`, and the output format that they show. Tokenizer and
+    /// defaults stay as they were loaded: the engine knows them, too.
+    pub fn with_templates_of(&self, files: &TextFiles) -> Result<Self, TextError> {
+        let config = json("tokenizer_config.json", files.tokenizer_config.as_ref())?;
+        let processor = json("chat_template.json", files.chat_template_json.as_ref())?;
+        let special = self.tokenizer.special_tokens();
+        let templates = ChatTemplates::from_files(files, &config, &processor, special)?;
+        let model_type = json("config.json", files.config.as_ref())?["model_type"].take();
+        let detected = OutputFormat::detect(&templates.text(), model_type.as_str());
+        let mut model = Self {
+            tokenizer: self.tokenizer.clone(),
+            templates,
+            generation: self.generation.clone(),
+            grammars: Arc::clone(&self.grammars),
             output_format: OutputFormat::default(),
             markers: Arc::default(),
         };
@@ -193,6 +209,15 @@ impl TextModel {
     /// A detokenizer for text that continues `prompt`. See [`Detokenizer::after`].
     pub fn detokenizer(&self, skip_special_tokens: bool, prompt: &[u32]) -> Detokenizer {
         Detokenizer::after(&self.tokenizer, skip_special_tokens, prompt)
+    }
+}
+
+fn json(file: &str, bytes: Option<&Vec<u8>>) -> Result<Value, TextError> {
+    match bytes {
+        None => Ok(Value::Null),
+        Some(bytes) => {
+            serde_json::from_slice(bytes).map_err(|error| TextError::invalid(file, error))
+        }
     }
 }
 

@@ -260,3 +260,19 @@ fn marks_are_shown_to_an_answer_that_continues_its_prompt_too() {
     }
     assert_eq!(model.detokenizer(true, &prompt).push(closing), "");
 }
+
+#[test]
+fn templates_can_be_read_again_and_a_broken_one_is_refused() {
+    let model = with_template("old {{ messages[0].content }}").unwrap();
+    let changed = |template: &str| {
+        let files = TextFiles { chat_template: Some(template.to_owned()), ..files() };
+        model.with_templates_of(&files)
+    };
+    let new = changed("new {{ messages[0].content }}<think></think>").unwrap();
+    assert_eq!(new.render_chat(&chat("hi")).unwrap(), "new hi<think></think>");
+    assert_eq!(new.encode("a b", true).unwrap(), model.encode("a b", true).unwrap());
+    assert!(model.output_format().reasoning.is_none());
+    assert!(new.output_format().reasoning.is_some(), "the new one thinks");
+    assert_eq!(model.render_chat(&chat("hi")).unwrap(), "old hi", "it is as it was");
+    assert!(changed("{% if %}").is_err());
+}

@@ -26,15 +26,11 @@ pub(crate) struct ModelInfo {
     max_tokens: usize,
 }
 
-/// All names of the model.
-pub(crate) fn page(model: &ServedModel) -> ModelPage {
-    let names = model.names();
-    ModelPage {
-        data: names.iter().map(|name| info(model, name)).collect(),
-        has_more: false,
-        first_id: names.first().cloned(),
-        last_id: names.last().cloned(),
-    }
+/// These names of the model.
+pub(crate) fn page<'a>(model: &ServedModel, names: impl Iterator<Item = &'a String>) -> ModelPage {
+    let data: Vec<_> = names.map(|name| info(model, name)).collect();
+    let id = |info: Option<&ModelInfo>| info.map(|info| info.id.clone());
+    ModelPage { has_more: false, first_id: id(data.first()), last_id: id(data.last()), data }
 }
 
 /// One of them.

@@ -22,6 +22,7 @@ pub(crate) use self::choice::{Delta, Echo, Finish, TokenOut};
 pub(crate) use self::output::OutputRules;
 use self::steer::steer;
 pub(crate) use self::thinking_budget::ThinkingBudget;
+use crate::access::{Account, Call, Tokens};
 use crate::error::ApiError;
 use crate::generator::{Generator, SeqId};
 use crate::metrics::{Ending, Metrics};
@@ -48,7 +49,8 @@ pub(crate) struct Job {
     pub(crate) output: Option<OutputRules>,
     /// The answer goes on with the prompt's text instead of starting its own.
     pub(crate) continues_prompt: bool,
-    pub(crate) priority: i32,
+    /// `None`: the key's.
+    pub(crate) priority: Option<i32>,
     pub(crate) cache_salt: Option<String>,
 }
 
@@ -88,6 +90,7 @@ pub(crate) struct Generation {
     metrics: Arc<Metrics>,
     /// What its tenant was served, if it has one.
     served: Option<Arc<Served>>,
+    account: Account,
     _in_flight: InFlight,
 }
 
@@ -108,9 +111,12 @@ impl Generation {
         let served = share.as_ref().map(|share| app.tenants().of(&share.tenant));
         let mut requests = Vec::with_capacity(job.prompts.len() * n);
         let mut choices = Vec::with_capacity(job.prompts.len() * n);
-        let mut prompt_tokens = 0;
+        let call = Call::current();
+        let priority = call.priority(job.priority)?;
+        let prompt_tokens = job.prompts.iter().map(|prompt| prompt.ids.len()).sum();
+        let longest: usize = job.prompts.iter().map(|prompt| prompt.max_tokens).sum();
+        let account = call.reserve(prompt_tokens, longest.saturating_mul(n))?;
         for (number, prompt) in job.prompts.iter().enumerate() {
-            prompt_tokens += prompt.ids.len();
             for i in 0..n {
                 let index = number * n + i;
                 let seed = match job.sampling.seed {
@@ -126,7 +132,7 @@ impl Generation {
                 requests.push(Request {
                     prompt: prompt.ids.clone(),
                     params,
-                    priority: job.priority,
+                    priority,
                     share: share.clone(),
                     deadline,
                     cache_salt: job.cache_salt.clone(),
@@ -152,6 +158,7 @@ impl Generation {
             generator,
             metrics: Arc::clone(app.metrics()),
             served,
+            account,
             _in_flight: in_flight,
         })
     }
@@ -218,6 +225,7 @@ impl Generation {
                 }
                 served.token();
             }
+            self.account.token();
         }
         let delta = choice.take(event)?;
         if let Some(finish) = delta.as_ref().and_then(|delta| delta.finish.as_ref()) {
@@ -227,6 +235,7 @@ impl Generation {
             }
             let ending = if finish.reason == "length" { Ending::Length } else { Ending::Stop };
             self.metrics.end(ending, self.arrived.elapsed());
+            self.account.end(finish.reason);
         }
         Ok(delta)
     }
@@ -241,15 +250,20 @@ impl Generation {
         for id in self.open.iter_mut().filter_map(Option::take) {
             self.generator.abort(id);
             self.metrics.end(ending, self.arrived.elapsed());
+            self.account.end(if ending == Ending::Error { "error" } else { "abort" });
         }
     }
 
     /// Tokens so far. Prompts count once, however many choices they have.
     pub(crate) fn usage(&self) -> Usage {
         let completion_tokens = self.choices.iter().map(|choice| choice.num_tokens).sum();
-        let cached = self.choices.iter().filter_map(|choice| choice.cached_tokens).max();
+        let cached = self.cached_tokens();
         let reasoning = self.choices.iter().map(Choice::reasoning_tokens).sum();
         Usage::new(self.prompt_tokens, completion_tokens, cached, reasoning)
+    }
+
+    fn cached_tokens(&self) -> Option<usize> {
+        self.choices.iter().filter_map(|choice| choice.cached_tokens).max()
     }
 
     /// Number of choices, over all prompts.
@@ -305,6 +319,12 @@ async fn cancellation(signal: Option<&mut watch::Receiver<bool>>) {
 impl Drop for Generation {
     fn drop(&mut self) {
         self.close(Ending::Abort);
+        let completion: usize = self.choices.iter().map(|choice| choice.num_tokens).sum();
+        self.account.used(Tokens {
+            prompt: self.prompt_tokens as u64,
+            cached: self.cached_tokens().unwrap_or(0) as u64,
+            completion: completion as u64,
+        });
     }
 }
 

@@ -117,7 +117,7 @@ pub(crate) fn job(
         thinking,
         output: Some(output),
         continues_prompt: continues,
-        priority: request.request.priority.unwrap_or(0),
+        priority: request.request.priority,
         cache_salt: request.request.cache_salt.clone(),
     })
 }

@@ -105,7 +105,7 @@ fn prepare(model: &ServedModel, body: &[u8]) -> Result<Prepared, ApiError> {
         thinking: None,
         output: None,
         continues_prompt: true,
-        priority: fields.priority.unwrap_or(0),
+        priority: fields.priority,
         cache_salt: fields.cache_salt.clone(),
     };
     Ok(Prepared { job, wire, stream: fields.stream_options() })

@@ -6,6 +6,7 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use crate::access::Call;
 use crate::anthropic::models::{info, page};
 use crate::error::ApiError;
 use crate::state::{App, ServedModel};
@@ -29,13 +30,15 @@ struct ModelCard {
     max_model_len: usize,
 }
 
-/// All names of the model, the reported one first.
+/// All names of the model that the key may use, the reported one first.
 pub(crate) async fn list(State(app): State<App>, headers: HeaderMap) -> Result<Response, ApiError> {
     let model = app.loaded()?;
+    let call = Call::current();
+    let names = model.names().iter().filter(|name| call.may_use(name));
     if is_anthropics(&headers) {
-        return Ok(Json(page(&model)).into_response());
+        return Ok(Json(page(&model, names)).into_response());
     }
-    let data = model.names().iter().map(|name| card(&model, name)).collect();
+    let data = names.map(|name| card(&model, name)).collect();
     Ok(Json(ModelList { object: "list", data }).into_response())
 }
 

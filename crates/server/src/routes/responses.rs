@@ -6,7 +6,7 @@ use std::time::Instant;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use serde_json::{Value, json};
 
@@ -31,14 +31,13 @@ type Parameters = Query<Vec<(String, String)>>;
 /// Handles one request. Dropping the future, as when the client goes away, aborts what runs.
 pub(crate) async fn create(
     State(app): State<App>,
-    headers: HeaderMap,
     terms: Terms,
     JsonBytes(body): JsonBytes,
 ) -> Result<Response, ApiError> {
     let arrived = Instant::now();
     let in_flight = app.enter(terms);
     let model = app.ready()?;
-    let owner = guards::owner(&app, &headers);
+    let owner = guards::owner(&app);
     let (job_model, store) = (model.clone(), Arc::clone(&app.responses().store));
     let prepared = app.text_pool().run(move || prepare(&job_model, &store, &body, owner)).await?;
     let Prepared { job, answer, streams, stores, input, previous } = prepared;
@@ -74,7 +73,6 @@ pub(crate) async fn retrieve(
     State(app): State<App>,
     Path(id): Path<String>,
     Query(parameters): Parameters,
-    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     for (name, value) in &parameters {
         match (name.as_str(), value.as_str()) {
@@ -82,7 +80,7 @@ pub(crate) async fn retrieve(
             (name, _) => return Err(ApiError::unsupported(name)),
         }
     }
-    let owner = guards::owner(&app, &headers);
+    let owner = guards::owner(&app);
     if let Some(response) = app.responses().store.response(Instant::now(), owner, &id) {
         return Ok(json_text(response.to_string()));
     }
@@ -96,9 +94,8 @@ pub(crate) async fn retrieve(
 pub(crate) async fn cancel(
     State(app): State<App>,
     Path(id): Path<String>,
-    headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let owner = guards::owner(&app, &headers);
+    let owner = guards::owner(&app);
     if let Some(running) = app.responses().running.get(owner, &id) {
         return Ok(json_text(running.cancel()));
     }
@@ -110,9 +107,8 @@ pub(crate) async fn cancel(
 pub(crate) async fn delete(
     State(app): State<App>,
     Path(id): Path<String>,
-    headers: HeaderMap,
 ) -> Result<Json<Value>, ApiError> {
-    let owner = guards::owner(&app, &headers);
+    let owner = guards::owner(&app);
     if app.responses().store.remove(Instant::now(), owner, &id) {
         return Ok(Json(json!({"id": id, "object": "response", "deleted": true})));
     }
@@ -128,10 +124,9 @@ pub(crate) async fn input_items(
     State(app): State<App>,
     Path(id): Path<String>,
     Query(parameters): Parameters,
-    headers: HeaderMap,
 ) -> Result<Json<Value>, ApiError> {
     let page = Page::read(&parameters)?;
-    let owner = guards::owner(&app, &headers);
+    let owner = guards::owner(&app);
     let turn = app.responses().store.turn(Instant::now(), owner, &id);
     let items = turn.ok_or_else(|| not_found(&id))?.input();
     page.of(items).map(Json)

@@ -157,9 +157,12 @@ async fn a_preflight_needs_no_key_and_allows_what_sdks_send() {
     let allowed = reply.headers["access-control-allow-headers"].to_str().unwrap();
     assert_eq!(allowed, "authorization,content-type,x-stainless-os");
     let reply = get(&app, "/version").await;
-    assert_eq!(
-        reply.headers["access-control-expose-headers"],
-        "x-request-id,request-id,x-should-retry,retry-after,traceparent"
+    let exposed = reply.headers["access-control-expose-headers"].to_str().unwrap();
+    assert!(
+        exposed.starts_with(
+            "x-request-id,request-id,x-should-retry,retry-after,traceparent,x-ratelimit-limit-requests,"
+        ),
+        "{exposed}"
     );
 }
 
@@ -179,8 +182,11 @@ async fn origins_can_be_restricted() {
 async fn keys_guard_the_api_and_leave_the_probes_open() {
     let config = ServerConfig { api_keys: vec!["first".into(), "second".into()], ..config() };
     let (app, _) = app_with(Fake::answering("x"), config);
-    for path in ["/", "/health", "/ready", "/version", "/metrics"] {
+    for path in ["/health", "/ready", "/metrics"] {
         assert_eq!(get(&app, path).await.status, 200, "{path}");
+    }
+    for path in ["/", "/version", "/v1/nothing"] {
+        assert_eq!(get(&app, path).await.status, 401, "{path}");
     }
     for (value, status) in [
         (None, 401),

@@ -140,8 +140,8 @@ async fn each_of_several_keys_is_a_tenant() {
     for (keys, given, expected) in [
         (vec![], "b", None),
         (vec!["b"], "b", None),
-        (vec!["a", "b"], "a", share("key-1")),
-        (vec!["a", "b"], "b", share("key-2")),
+        (vec!["a", "b"], "a", share("api-key-1")),
+        (vec!["a", "b"], "b", share("api-key-2")),
     ] {
         let api_keys = keys.iter().map(|key| (*key).to_owned()).collect();
         let (app, fake) = app_with(Fake::answering("xy"), ServerConfig { api_keys, ..config() });

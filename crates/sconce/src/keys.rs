@@ -1,0 +1,82 @@
+//! The keys file, and `sconce keys new`.
+
+use crate::cli::KeysCommand;
+use anyhow::{Context, Result, anyhow};
+use serde::{Deserialize, Serialize};
+use server::{KeySpec, new_key};
+use std::path::Path;
+
+/// `[[keys]]` in TOML, `{"keys": [...]}` in JSON.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeysFile {
+    keys: Vec<KeySpec>,
+}
+
+/// Reads the keys file. Its lines do not come into errors, which are logged: one of them may hold a
+/// key by mistake.
+pub(crate) fn read(path: &Path) -> Result<Vec<KeySpec>> {
+    let flag = || format!("--api-keys-file {}", path.display());
+    let text = std::fs::read_to_string(path).with_context(flag)?;
+    parse(&text, is_json(path)).with_context(flag)
+}
+
+fn is_json(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"))
+}
+
+fn parse(text: &str, json: bool) -> Result<Vec<KeySpec>> {
+    if json {
+        return Ok(serde_json::from_str::<KeysFile>(text)?.keys);
+    }
+    let file = toml::from_str::<KeysFile>(text).map_err(|error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        anyhow!("line {line}: {}", error.message().replace('\n', " "))
+    })?;
+    Ok(file.keys)
+}
+
+/// Prints a fresh key for the user on stderr, and on stdout what stands for it in the file, so that
+/// `>> keys.toml` puts no key into it.
+#[expect(clippy::print_stdout, reason = "this is what the command is for")]
+pub(crate) fn run(command: &KeysCommand) -> Result<()> {
+    let KeysCommand::New { name, json } = command;
+    let (key, spec) = new_key(name).map_err(|error| anyhow!("--name: {error}"))?;
+    eprintln!("{key}\n\nThis is the key, shown this once. For the file of --api-keys-file:\n");
+    if *json {
+        println!("{}", serde_json::to_string(&spec)?);
+    } else {
+        print!("\n{}", toml::to_string(&KeysFile { keys: vec![spec] })?);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_is_read_and_has_every_field() {
+        let example = include_str!("../../../deploy/keys.toml");
+        let keys = parse(example, false).unwrap();
+        let again = serde_json::to_string(&KeysFile { keys: keys.clone() }).unwrap();
+        assert_eq!(parse(&again, true).unwrap(), keys, "JSON says the same");
+        let first = serde_json::to_value(&keys[0]).unwrap();
+        assert_eq!(first.as_object().unwrap().len(), 10, "{first}");
+    }
+
+    #[test]
+    fn errors_name_line_and_field_and_show_no_key() {
+        let text = "[[keys]]\nname = \"a\"\nkey = \"sk-secret\"\n";
+        let error = format!("{:#}", parse(text, false).unwrap_err());
+        assert!(error.contains("line 3") && error.contains("`key`"), "{error}");
+        assert!(!error.contains("sk-secret"), "{error}");
+        let text = "{\"keys\": [{\"name\": \"a\", \"key\": \"sk-secret\"}]}";
+        let error = format!("{:#}", parse(text, true).unwrap_err());
+        assert!(error.contains("`key`") && !error.contains("sk-secret"), "{error}");
+        let text = "[[keys]]\nname = \"a\"\nsha256 = \"\"\nweight = 0\n";
+        let error = format!("{:#}", parse(text, false).unwrap_err());
+        assert!(error.contains("line 4"), "{error}");
+    }
+}
