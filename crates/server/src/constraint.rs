@@ -20,6 +20,15 @@ pub(crate) struct Constraint {
     pub(crate) parts: Vec<Part>,
 }
 
+/// What an answer is held to.
+#[derive(Debug)]
+pub(crate) struct Held {
+    /// The path of the field that asks for it.
+    pub(crate) field: String,
+    /// At the start of the answer.
+    pub(crate) matcher: Matcher,
+}
+
 /// Part of a constraint, with its path.
 #[derive(Debug)]
 pub(crate) enum Part {
@@ -38,9 +47,11 @@ impl Constraint {
 
 impl ServedModel {
     /// Compiles a constraint for `/v1/completions` and for chats.
-    pub(crate) fn matcher(&self, constraint: &Constraint) -> Result<Matcher, ApiError> {
+    pub(crate) fn hold(&self, constraint: &Constraint) -> Result<Held, ApiError> {
         let Constraint { field, grammar, parts } = constraint;
-        self.text().grammars().compile(grammar).map_err(|error| self.blame(parts, field, &error))
+        let matcher = self.text().grammars().compile(grammar);
+        let matcher = matcher.map_err(|error| self.blame(parts, field, &error))?;
+        Ok(Held { field: field.clone(), matcher })
     }
 
     /// The first of `parts` that cannot be followed on its own, or else the whole field.
@@ -106,7 +117,7 @@ impl ServedModel {
     ) -> Result<Constraint, ApiError> {
         if let Some(reply) = &reply {
             // Where a call must come it is of no use, and no less wrong for that.
-            self.matcher(reply)?;
+            self.hold(reply)?;
         }
         let reply = reply.filter(|_| !tools.forced);
         let (tokenizer, definitions) = (self.text().tokenizer(), &tools.definitions);

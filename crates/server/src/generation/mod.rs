@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use axum::http::StatusCode;
 use engine::{EngineError, Event, Request, SamplingParams};
-use text::{Detokenizer, Matcher};
+use text::Detokenizer;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch;
 
@@ -23,6 +23,7 @@ pub(crate) use self::output::OutputRules;
 use self::steer::steer;
 pub(crate) use self::thinking_budget::ThinkingBudget;
 use crate::access::{Account, Call, Tokens};
+use crate::constraint::Held;
 use crate::error::ApiError;
 use crate::generator::{Generator, SeqId};
 use crate::metrics::{Ending, Metrics};
@@ -41,8 +42,8 @@ const RETRY_AFTER_S: (f64, f64) = (1.0, 60.0);
 pub(crate) struct Job {
     pub(crate) prompts: Vec<JobPrompt>,
     pub(crate) sampling: Sampling,
-    /// What each answer must look like, at its start.
-    pub(crate) matcher: Option<Matcher>,
+    /// What each answer must look like.
+    pub(crate) held: Option<Held>,
     /// How long a chat may think.
     pub(crate) thinking: Option<ThinkingBudget>,
     /// How to read a chat; other outputs are text.
@@ -91,6 +92,8 @@ pub(crate) struct Generation {
     /// What its tenant was served, if it has one.
     served: Option<Arc<Served>>,
     account: Account,
+    /// The field of the request that says what the answers must look like.
+    held_by: Option<String>,
     _in_flight: InFlight,
 }
 
@@ -159,6 +162,7 @@ impl Generation {
             metrics: Arc::clone(app.metrics()),
             served,
             account,
+            held_by: job.held.as_ref().map(|held| held.field.clone()),
             _in_flight: in_flight,
         })
     }
@@ -227,7 +231,8 @@ impl Generation {
             }
             self.account.token();
         }
-        let delta = choice.take(event)?;
+        let field = &self.held_by;
+        let delta = choice.take(event).map_err(|error| named(error, field.as_deref()))?;
         if let Some(finish) = delta.as_ref().and_then(|delta| delta.finish.as_ref()) {
             let id = self.open[index].take().expect("an open choice");
             if !ended {
@@ -325,6 +330,17 @@ impl Drop for Generation {
             cached: self.cached_tokens().unwrap_or(0) as u64,
             completion: completion as u64,
         });
+    }
+}
+
+/// A constraint that fails on the way, told with the field that asked for it.
+fn named(error: ApiError, held_by: Option<&str>) -> ApiError {
+    match held_by {
+        Some(field) if error.code == Some("constraint_failed") => {
+            let message = format!("'{field}': {}", error.message);
+            ApiError { param: Some(field.to_owned()), message, ..error }
+        }
+        _ => error,
     }
 }
 

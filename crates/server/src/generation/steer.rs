@@ -14,7 +14,7 @@ pub(super) fn steer(
     job: &Job,
     prompt: &JobPrompt,
 ) -> Option<Box<dyn Constraint>> {
-    let grammar = job.matcher.as_ref().map(|matcher| Grammar(matcher.fork()));
+    let grammar = job.held.as_ref().map(|held| Grammar(held.matcher.fork()));
     let budget = job.thinking.as_ref().zip(job.output.as_ref());
     let Some((budget, output)) = budget else {
         return grammar.map(|grammar| Box::new(grammar) as Box<dyn Constraint>);

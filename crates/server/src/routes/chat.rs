@@ -99,7 +99,7 @@ pub(crate) fn job(
     let asked = request.structured.constraint(model.text().tokenizer())?;
     let is_plain = asked.is_some() && !tools.forced;
     let constraint = model.constraint(&text, asked, &tools)?;
-    let matcher = constraint.map(|constraint| model.matcher(&constraint)).transpose()?;
+    let held = constraint.map(|constraint| model.hold(&constraint)).transpose()?;
     let thinking = request.thinking_budget()?.map(|limit| budget(model, limit)).transpose()?;
     let format = *model.text().output_format();
     let output = OutputRules {
@@ -113,7 +113,7 @@ pub(crate) fn job(
     Ok(Job {
         prompts: vec![JobPrompt { ids, max_tokens, echo: None }],
         sampling,
-        matcher,
+        held,
         thinking,
         output: Some(output),
         continues_prompt: continues,

@@ -58,7 +58,7 @@ fn prepare(model: &ServedModel, body: &[u8]) -> Result<Prepared, ApiError> {
     let prompt_logprobs = sampling.params.prompt_logprobs;
     fields.check_prompt_logprobs(prompt_logprobs)?;
     let constraint = request.structured.constraint(model.text().tokenizer())?;
-    let matcher = constraint.map(|constraint| model.matcher(&constraint)).transpose()?;
+    let held = constraint.map(|constraint| model.hold(&constraint)).transpose()?;
     let echo = request.completion.echo == Some(true);
     if echo {
         sampling.params.prompt_logprobs = logprobs.max(prompt_logprobs);
@@ -101,7 +101,7 @@ fn prepare(model: &ServedModel, body: &[u8]) -> Result<Prepared, ApiError> {
     let job = Job {
         prompts,
         sampling,
-        matcher,
+        held,
         thinking: None,
         output: None,
         continues_prompt: true,

@@ -3,12 +3,13 @@
 
 use std::time::Duration;
 
+use engine::EngineError;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use server::ServerConfig;
 use tokio::time::timeout;
 
-use crate::fake::{Fake, chat, config, open, post, post_request, tool_app_with};
+use crate::fake::{Fake, chat, config, open, post, post_request, tool_app, tool_app_with};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -132,4 +133,28 @@ async fn many_large_tools_that_fit_are_taken() {
     more.push(tool("one_more", &large(10)));
     let reply = post(&app, CHAT, &chat(&json!({"tools": more}))).await;
     assert_eq!((reply.status.as_u16(), &reply.json()["error"]["param"]), (400, &json!("tools")));
+}
+
+/// What turns out too large only in the course of the answer names its field, too.
+#[tokio::test]
+async fn a_constraint_that_fails_on_the_way_is_told_by_its_path() {
+    let error = EngineError::Constraint("too many expressions".into());
+    for (extra, field) in [
+        (json!({"structured_outputs": {"regex": "a+"}}), Some("structured_outputs.regex")),
+        (json!({}), None),
+    ] {
+        let fake = Fake { failure: Some(error.clone()), ..Fake::answering("a") };
+        let (app, _) = tool_app(fake);
+        let reply = post(&app, "/v1/chat/completions", &chat(&extra)).await;
+        assert_eq!(reply.status, 400);
+        let error = &reply.json()["error"];
+        assert_eq!(error["code"], "constraint_failed");
+        assert_eq!(error["param"], json!(field));
+        let message = error["message"].as_str().unwrap();
+        assert_eq!(
+            message.starts_with("'structured_outputs.regex': the answer cannot"),
+            field.is_some(),
+            "{message}"
+        );
+    }
 }
