@@ -135,9 +135,8 @@ fn the_ai_sdk_is_content() {
 #[test]
 fn the_openai_package_is_content_with_responses() {
     let server = Server::start(&[]);
-    let python = root().join("target/test-env/bin/python");
     let script = root().join("tests/clients/openai_responses.py");
-    run(Command::new(python).arg(script).arg(format!("{}/v1", server.url)));
+    run(Command::new(python("python")).arg(script).arg(format!("{}/v1", server.url)));
 }
 
 #[test]
