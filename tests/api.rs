@@ -290,8 +290,8 @@ fn a_flood_with_one_key_does_not_delay_another() {
         let flood = order.lock().unwrap().len() - 1 - before;
         assert!(flood <= 8, "{flood} of the flood went first");
     });
-    assert_eq!(server.metric_with("sconce:tenant_generation_tokens_total", "key-1"), 1800.0);
-    assert_eq!(server.metric_with("sconce:tenant_generation_tokens_total", "key-2"), 60.0);
+    assert_eq!(server.metric_with("sconce:key_generation_tokens_total", "\"api-key-1\""), 1800.0);
+    assert_eq!(server.metric_with("sconce:key_generation_tokens_total", "\"api-key-2\""), 60.0);
 }
 
 #[test]

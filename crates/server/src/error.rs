@@ -43,6 +43,13 @@ impl ApiError {
         Self { param: Some(param.into()), code: Some("invalid_value"), ..error }
     }
 
+    /// 400 for a field that must be there.
+    pub(crate) fn missing(param: impl Into<String>) -> Self {
+        let param = param.into();
+        let message = format!("Missing required field '{param}'.");
+        Self { code: Some("missing_required_parameter"), ..Self::invalid(param, message) }
+    }
+
     /// 400 for a field that this server knows and does not honour.
     pub(crate) fn unsupported(param: &str) -> Self {
         let message = format!("'{param}' is not supported by this server yet; leave it out.");

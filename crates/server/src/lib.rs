@@ -28,7 +28,6 @@ mod responses;
 mod routes;
 mod sse;
 mod state;
-mod tenants;
 mod terms;
 mod text_pool;
 mod trace_context;

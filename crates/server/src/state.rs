@@ -14,7 +14,6 @@ use crate::error::ApiError;
 use crate::generator::Generator;
 use crate::metrics::Metrics;
 use crate::responses::Responses;
-use crate::tenants::Tenants;
 use crate::terms::Terms;
 use crate::text_pool::TextPool;
 
@@ -95,7 +94,6 @@ struct Inner {
     cut: watch::Sender<bool>,
     in_flight: watch::Sender<usize>,
     metrics: Arc<Metrics>,
-    tenants: Tenants,
     text_pool: TextPool,
     access: Access,
     responses: Responses,
@@ -121,7 +119,6 @@ impl App {
             cut: watch::Sender::new(false),
             in_flight: watch::Sender::new(0),
             metrics: Arc::new(Metrics::default()),
-            tenants: Tenants::default(),
         }))
     }
 
@@ -236,10 +233,6 @@ impl App {
 
     pub(crate) fn metrics(&self) -> &Arc<Metrics> {
         &self.0.metrics
-    }
-
-    pub(crate) fn tenants(&self) -> &Tenants {
-        &self.0.tenants
     }
 
     pub(crate) fn text_pool(&self) -> &TextPool {

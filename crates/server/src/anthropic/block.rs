@@ -126,7 +126,7 @@ impl Block {
         {
             return Err(ApiError::unsupported(&format!("{path}.citations")));
         }
-        let missing = |field: &str| missing(&format!("{path}.{field}"));
+        let missing = |field: &str| ApiError::missing(format!("{path}.{field}"));
         Ok(Some(match kind {
             "text" => Piece::Text(self.text.as_deref().ok_or_else(|| missing("text"))?),
             "thinking" => {
@@ -155,12 +155,6 @@ impl Block {
             (true, false) => format!("Error: {text}"),
         })
     }
-}
-
-/// 400 for a field that must be there.
-pub(crate) fn missing(path: &str) -> ApiError {
-    let code = Some("missing_required_parameter");
-    ApiError { code, ..ApiError::invalid(path, format!("Missing required field '{path}'.")) }
 }
 
 impl<'de> Deserialize<'de> for Content {

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
-use super::block::{Content, Role, missing};
+use super::block::{Content, Role};
 use super::tools::{Tool, ToolChoice};
 use crate::error::ApiError;
 use crate::openai::body::{AnyObject, check_fields, read};
@@ -183,7 +183,7 @@ impl MessagesRequest {
     /// The longest answer asked for.
     pub(crate) fn max_tokens(&self) -> Result<usize, ApiError> {
         let max_tokens = integer("max_tokens", self.max_tokens, 1, i64::MAX)?;
-        max_tokens.map(|count| count as usize).ok_or_else(|| missing("max_tokens"))
+        max_tokens.map(|count| count as usize).ok_or_else(|| ApiError::missing("max_tokens"))
     }
 
     /// Whether the model may think.
@@ -227,7 +227,7 @@ impl MessagesRequest {
             (None, None) => return Ok(None),
         };
         let OutputForm { r#type: OutputFormType::JsonSchema, schema } = form;
-        schema.as_ref().map(Some).ok_or_else(|| missing(path))
+        schema.as_ref().map(Some).ok_or_else(|| ApiError::missing(path))
     }
 
     /// How many of the assistant's last thoughts the model is shown; `None` for all.

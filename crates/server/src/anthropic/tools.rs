@@ -6,7 +6,6 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
 
-use super::block::missing;
 use super::errors::extra_input;
 use crate::error::ApiError;
 
@@ -78,9 +77,9 @@ impl Tool {
                 return Err(ApiError::unsupported(&format!("{path}.{field}")));
             }
         }
-        let name = self.name.as_ref().ok_or_else(|| missing(&format!("{path}.name")))?;
+        let name = self.name.as_ref().ok_or_else(|| ApiError::missing(format!("{path}.name")))?;
         let schema = self.input_schema.as_ref();
-        let schema = schema.ok_or_else(|| missing(&format!("{path}.input_schema")))?;
+        let schema = schema.ok_or_else(|| ApiError::missing(format!("{path}.input_schema")))?;
         let mut function = json!({"name": name});
         if let Some(description) = &self.description {
             function["description"] = json!(description);
@@ -100,7 +99,7 @@ impl ToolChoice {
             (ChoiceType::Auto, None) => Ok(json!("auto")),
             (ChoiceType::Any, None) => Ok(json!("required")),
             (ChoiceType::None, None) => Ok(json!("none")),
-            (ChoiceType::Tool, None) => Err(missing("tool_choice.name")),
+            (ChoiceType::Tool, None) => Err(ApiError::missing("tool_choice.name")),
             (ChoiceType::Tool, Some(name)) => {
                 Ok(json!({"type": "function", "function": {"name": name}}))
             }

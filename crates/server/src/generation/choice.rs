@@ -71,7 +71,6 @@ pub(crate) struct Choice {
     /// Characters so far, stop strings included.
     num_chars: usize,
     pub(crate) num_tokens: usize,
-    pub(crate) prompt_len: usize,
     pub(crate) cached_tokens: Option<usize>,
     pub(crate) last_token: Option<Instant>,
 }
@@ -128,7 +127,6 @@ impl Choice {
             num_chars: echo.as_ref().map_or(0, |echo| echo.text.chars().count()),
             echo,
             num_tokens: 0,
-            prompt_len: prompt.ids.len(),
             cached_tokens: None,
             last_token: None,
         }

@@ -31,7 +31,6 @@ use crate::openai::response::Usage;
 use crate::openai::sampling_fields::Sampling;
 use crate::random::random_u64;
 use crate::state::{App, InFlight, ServedModel};
-use crate::tenants::Served;
 use crate::terms::Terms;
 
 /// The least and the most that `Retry-After` says: a longer wait some clients take for a refusal.
@@ -89,8 +88,6 @@ pub(crate) struct Generation {
     cancelled: Option<watch::Receiver<bool>>,
     generator: Arc<dyn Generator>,
     metrics: Arc<Metrics>,
-    /// What its tenant was served, if it has one.
-    served: Option<Arc<Served>>,
     account: Account,
     /// The field of the request that says what the answers must look like.
     held_by: Option<String>,
@@ -111,7 +108,6 @@ impl Generation {
         // a request of its own with `seed + i` would give.
         let random = random_u64();
         let Terms { share, deadline } = in_flight.terms.clone();
-        let served = share.as_ref().map(|share| app.tenants().of(&share.tenant));
         let mut requests = Vec::with_capacity(job.prompts.len() * n);
         let mut choices = Vec::with_capacity(job.prompts.len() * n);
         let call = Call::current();
@@ -160,7 +156,6 @@ impl Generation {
             cancelled: None,
             generator,
             metrics: Arc::clone(app.metrics()),
-            served,
             account,
             held_by: job.held.as_ref().map(|held| held.field.clone()),
             _in_flight: in_flight,
@@ -221,14 +216,7 @@ impl Generation {
         let choice = &mut self.choices[index];
         if matches!(event, Event::Token { .. }) {
             let since = choice.last_token.replace(Instant::now()).unwrap_or(self.arrived);
-            let is_first = choice.num_tokens == 0;
-            self.metrics.token(since.elapsed(), is_first);
-            if let Some(served) = &self.served {
-                if is_first {
-                    served.prompt(choice.prompt_len);
-                }
-                served.token();
-            }
+            self.metrics.token(since.elapsed(), choice.num_tokens == 0);
             self.account.token();
         }
         let field = &self.held_by;

@@ -101,11 +101,7 @@ fn field_error(path: &str, error: &serde_json::Error) -> ApiError {
     let text = readable(&error.to_string());
     if let Some(name) = quoted_after(&text, "missing field ") {
         let param = join(path, name);
-        let message = format!("Missing required field '{param}'.");
-        return ApiError {
-            code: Some("missing_required_parameter"),
-            ..ApiError::invalid(param, message)
-        };
+        return ApiError::missing(param);
     }
     if quoted_after(&text, "unknown field ").is_some() {
         let message = format!("Unrecognized request argument supplied: {path}: {text}.");

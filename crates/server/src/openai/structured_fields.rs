@@ -109,9 +109,7 @@ impl ResponseFormat {
                     None => "response_format.json_schema",
                     Some(_) => "response_format.json_schema.schema",
                 };
-                let message = format!("Missing required field '{field}'.");
-                let code = Some("missing_required_parameter");
-                Err(ApiError { code, ..ApiError::invalid(field, message) })
+                Err(ApiError::missing(field))
             }
         }
     }

@@ -226,9 +226,7 @@ impl Format {
         for (field, given) in [("name", self.name.is_some()), ("schema", self.schema.is_some())] {
             let path = format!("text.format.{field}");
             if is_schema && !given {
-                let message = format!("Missing required field '{path}'.");
-                let code = Some("missing_required_parameter");
-                return Err(ApiError { code, ..ApiError::invalid(path, message) });
+                return Err(ApiError::missing(path));
             }
             if !is_schema && given {
                 let message = format!("'{path}' belongs to the type 'json_schema' only.");

@@ -12,10 +12,7 @@ const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub(crate) async fn show(State(app): State<App>) -> ([(HeaderName, &'static str); 1], String) {
     let model = app.loaded().ok();
     let model = model.as_ref().map(|model| (model.names()[0].as_str(), model.generator().load()));
-    let name = model.as_ref().map_or("", |(name, _)| *name);
-    let tenants = app.tenants().render(name);
     let mut page = app.metrics().render(model);
-    page.push_str(&tenants);
     app.access().render(&mut page);
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], page)
 }
