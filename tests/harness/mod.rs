@@ -90,14 +90,10 @@ impl Server {
         }
     }
 
-    /// What the server has logged since the last call.
+    /// The lines that the server has logged since the last call.
     pub fn log_so_far(&self) -> String {
-        self.log
-            .lock()
-            .expect("no test panics with the log")
-            .try_iter()
-            .collect::<Vec<_>>()
-            .join("\n")
+        let log = self.log.lock().expect("no test panics with the log");
+        log.try_iter().flat_map(|line| [line, "\n".to_owned()]).collect()
     }
 
     /// The process id.
