@@ -93,8 +93,14 @@ impl<'a> Pack<'a> {
         }
     }
 
-    /// Lays the spans out back to back.
-    pub(crate) fn tensors(&self, block_size: usize, device: &Device) -> Result<ForwardBatch> {
+    /// Lays the spans out back to back. `last_id` is asked for the last known id of an entry that
+    /// lacks it, because the step before has yet to give it.
+    pub(crate) fn tensors(
+        &self,
+        block_size: usize,
+        device: &Device,
+        last_id: impl Fn(&Entry) -> u32,
+    ) -> Result<ForwardBatch> {
         let spans = self.spans();
         let num_tokens = spans.iter().map(|span| span.len).sum();
         let width = spans.iter().map(|span| span.entry.blocks.len()).max().unwrap_or(0);
@@ -108,7 +114,9 @@ impl<'a> Pack<'a> {
         for span in spans {
             let blocks = &span.entry.blocks;
             let num_known = span.len - span.drafts.len();
-            ids.extend_from_slice(&span.entry.ids[span.offset..span.offset + num_known]);
+            let known = &span.entry.ids[span.offset..];
+            ids.extend_from_slice(&known[..num_known.min(known.len())]);
+            ids.extend((known.len()..num_known).map(|_| last_id(span.entry)));
             ids.extend_from_slice(span.drafts);
             for position in span.start()..span.end() {
                 let block = blocks[position / block_size].index();
@@ -178,7 +186,7 @@ mod tests {
         ]);
         let packs = divide(&plan, &[&[][..]; 3], 4);
         assert_eq!(packs.len(), 1);
-        let batch = packs[0].tensors(4, &Device::Cpu).unwrap();
+        let batch = packs[0].tensors(4, &Device::Cpu, |_| unreachable!()).unwrap();
         let read = |tensor: &Tensor| tensor.to_vec1::<u32>().unwrap();
         assert_eq!(read(&batch.ids), [50, 12, 13, 14, 20, 21]);
         assert_eq!(read(&batch.positions), [5, 2, 3, 4, 0, 1]);
@@ -207,7 +215,7 @@ mod tests {
             shapes,
             [(1, 0, 1, true), (0, 8, 11, false), (0, 11, 14, false), (0, 14, 15, true)]
         );
-        let batch = packs[2].tensors(4, &Device::Cpu).unwrap();
+        let batch = packs[2].tensors(4, &Device::Cpu, |_| unreachable!()).unwrap();
         assert_eq!(batch.logits_rows.to_vec1::<u32>().unwrap(), [0, 1, 2]);
         assert_eq!(batch.context_lens.to_vec1::<u32>().unwrap(), [14]);
         assert_eq!(batch.ids.to_vec1::<u32>().unwrap(), [4, 5, 6]);
@@ -229,19 +237,34 @@ mod tests {
         let packs = divide(&plan, &drafts, 4);
         let sizes: Vec<_> = packs.iter().map(|pack| pack.spans().len()).collect();
         assert_eq!(sizes, [2, 2], "five rows are more than four");
-        let batch = packs[0].tensors(4, &Device::Cpu).unwrap();
+        let batch = packs[0].tensors(4, &Device::Cpu, |_| unreachable!()).unwrap();
         let read = |tensor: &Tensor| tensor.to_vec1::<u32>().unwrap();
         assert_eq!(read(&batch.ids), [1, 2, 41, 7, 8]);
         assert_eq!(read(&batch.positions), [0, 1, 1, 2, 3]);
         assert_eq!(read(&batch.context_lens), [2, 4]);
         assert_eq!(read(&batch.logits_rows), [2, 3, 4]);
-        assert_eq!(read(&packs[1].tensors(4, &Device::Cpu).unwrap().logits_rows), [0, 1, 2]);
+        assert_eq!(
+            read(&packs[1].tensors(4, &Device::Cpu, |_| unreachable!()).unwrap().logits_rows),
+            [0, 1, 2]
+        );
+    }
+
+    #[test]
+    fn an_id_that_is_not_yet_known_is_asked_for() {
+        let mut entries = vec![entry(1, 3, &[], &[0], true), entry(2, 0, &[8, 9], &[1], false)];
+        entries[0].len = 1;
+        let plan = plan(entries);
+        let packs = divide(&plan, &[&[][..]; 2], 8);
+        let batch = packs[0].tensors(4, &Device::Cpu, |entry| 70 + entry.id.0 as u32).unwrap();
+        assert_eq!(batch.ids.to_vec1::<u32>().unwrap(), [71, 8, 9]);
+        assert_eq!(batch.positions.to_vec1::<u32>().unwrap(), [3, 0, 1]);
     }
 
     #[test]
     fn chunks_alone_want_no_logits() {
         let plan = plan(vec![entry(1, 0, &[1, 2], &[0], false)]);
-        let batch = divide(&plan, &[&[]], 8)[0].tensors(4, &Device::Cpu).unwrap();
+        let batch =
+            divide(&plan, &[&[]], 8)[0].tensors(4, &Device::Cpu, |_| unreachable!()).unwrap();
         assert_eq!(batch.logits_rows.dims(), [0]);
     }
 }

@@ -49,6 +49,9 @@ pub struct EngineOptions {
     pub num_speculative_tokens: Option<usize>,
     /// `--speculate-always`: guess whether it was measured to pay or not. Default off.
     pub speculate_always: Option<bool>,
+    /// `--async-scheduling`: plan and ask for a step while the one before it is computed, and
+    /// `--no-async-scheduling`. Default: on devices that compute by themselves.
+    pub async_scheduling: Option<bool>,
     /// `--num-threads`: of the kernels' pool. Default: one a core.
     pub num_threads: Option<usize>,
     /// `--seed`: of random weights and of requests that bring none. Default 0.
@@ -82,6 +85,8 @@ pub struct EngineConfig {
     pub num_speculative_tokens: usize,
     /// Whether guesses are made even where they do not pay.
     pub speculate_always: bool,
+    /// Whether a step is asked for before the one before it has been read, if the operator said so.
+    pub async_scheduling: Option<bool>,
     /// Threads of the kernels' pool; see [`start_pool`](EngineConfig::start_pool).
     pub num_threads: Option<usize>,
     /// Of random weights and of requests that bring none.
@@ -216,6 +221,7 @@ impl EngineConfig {
                 "guesses of a sequence in a step",
             )?,
             speculate_always: options.speculate_always.unwrap_or(false),
+            async_scheduling: options.async_scheduling,
             num_threads: options.num_threads,
             seed: options.seed.unwrap_or(0),
         })

@@ -5,119 +5,47 @@ use std::collections::{BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
-use std::{fmt, io, mem, thread};
+use std::{fmt, mem};
 
-use candle_core::Device;
-use scheduler::{Limits, LimitsError, Outcome, Plan, Scheduler, SeqId};
+use scheduler::{Outcome, Plan, Scheduler, SeqId};
 
 use crate::backlog::Left;
-use crate::config::OptionError;
-use crate::handle::{Commands, EngineHandle, Phase, Shared};
-use crate::kv_cache::CacheShape;
-use crate::limits::RequestLimits;
-use crate::memory::MemoryPlan;
-use crate::model::{CausalLm, ModelSpec};
+use crate::handle::{Commands, Phase, Shared};
 use crate::request::{EngineError, Event, Request};
-use crate::runner::{Runner, StepOutput};
+use crate::runner::{Launched, Runner, StepOutput};
 use crate::sequence::{Progress, Sequence};
-use crate::speculation::{DraftModel, Speculation};
+use crate::speculation::Speculation;
 
-/// The engine thread's state. Callers hold an [`EngineHandle`].
+/// The engine thread's state. Callers hold an [`EngineHandle`](crate::EngineHandle).
 pub struct Engine {
-    shared: Arc<Shared>,
-    scheduler: Scheduler,
-    runner: Runner,
-    speculation: Speculation,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) scheduler: Scheduler,
+    pub(crate) runner: Runner,
+    pub(crate) speculation: Speculation,
     /// All that arrived and have not had their last event.
-    sequences: HashMap<SeqId, Sequence>,
+    pub(crate) sequences: HashMap<SeqId, Sequence>,
     /// Deadlines of those that have not run, the next one first.
-    deadlines: BTreeSet<(Instant, SeqId)>,
+    pub(crate) deadlines: BTreeSet<(Instant, SeqId)>,
     /// Sequences that started or ended since the queue's length was last published.
-    left_queue: Vec<Left>,
+    pub(crate) left_queue: Vec<Left>,
+    /// Whether a step is asked for before the one before it has been read.
+    pub(crate) runs_ahead: bool,
+    /// The step that has been asked for and not read.
+    pub(crate) flight: Option<Flight>,
 }
 
-/// Why an engine could not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The memory plan does not hold.
-    #[error(transparent)]
-    Plan(#[from] OptionError),
-    /// The limits make no scheduler.
-    #[error(transparent)]
-    Limits(#[from] LimitsError),
-    /// The cache could not be allocated.
-    #[error("cannot allocate the KV cache: {0}")]
-    Cache(#[from] candle_core::Error),
-    /// The system gave no thread.
-    #[error("cannot start the engine thread: {0}")]
-    Thread(#[from] io::Error),
+/// A step that the device computes.
+pub(crate) struct Flight {
+    plan: Plan,
+    launched: Launched,
 }
 
 impl Engine {
-    /// Allocates the cache on `device`, where the model's weights are, and starts the thread.
-    /// Tokens of `eos_token_ids` end a sequence.
-    pub fn start(
-        model: Box<dyn CausalLm>,
-        spec: &ModelSpec,
-        plan: &MemoryPlan,
-        device: &Device,
-        eos_token_ids: &[u32],
-    ) -> Result<EngineHandle, StartError> {
-        Self::start_with_draft((model, spec), None, plan, device, eos_token_ids)
-    }
-
-    /// The same with a draft model, which `plan` must [know of](MemoryPlan::with_draft).
-    pub fn start_with_draft(
-        (model, spec): (Box<dyn CausalLm>, &ModelSpec),
-        draft: Option<(Box<dyn CausalLm>, &ModelSpec)>,
-        plan: &MemoryPlan,
-        device: &Device,
-        eos_token_ids: &[u32],
-    ) -> Result<EngineHandle, StartError> {
-        plan.check()?;
-        let config = &plan.config;
-        let scheduler = Scheduler::new(Limits {
-            num_blocks: plan.num_blocks,
-            block_size: config.block_size,
-            max_num_seqs: config.max_num_seqs,
-            max_num_batched_tokens: config.max_num_batched_tokens,
-            max_model_len: config.max_model_len,
-            enable_prefix_caching: config.enable_prefix_caching,
-        })?;
-        let max_rows = config.max_logits_rows();
-        let has_draft = draft.is_some();
-        let draft = draft.map(|(model, spec)| {
-            let limits = (config.max_num_batched_tokens, max_rows);
-            DraftModel::new(model, CacheShape::of(spec, plan), device.clone(), limits)
-        });
-        let draft = draft.transpose()?;
-        let shape = CacheShape::of(spec, plan);
-        let limits = RequestLimits {
-            max_model_len: config.max_model_len,
-            vocab_size: spec.vocab_size,
-            max_num_queued_reqs: config.max_num_queued_reqs,
-            max_num_queued_tokens: config.max_num_queued_tokens,
-            block_size: config.block_size,
-        };
-        let shared = Arc::new(Shared::new(limits, eos_token_ids.to_vec()));
-        let mut engine = Self {
-            shared: Arc::clone(&shared),
-            scheduler,
-            runner: Runner::new(model, shape, device.clone(), max_rows, draft)?,
-            speculation: Speculation::new(config, has_draft),
-            sequences: HashMap::new(),
-            deadlines: BTreeSet::new(),
-            left_queue: Vec::new(),
-        };
-        engine.publish();
-        let thread = thread::Builder::new().name("engine".into()).spawn(move || engine.run())?;
-        Ok(EngineHandle::new(shared, thread))
-    }
-
     /// Until told to end. Without sequences it sleeps in [`Shared::take`].
-    fn run(mut self) {
+    pub(crate) fn run(mut self) {
         loop {
-            let commands = self.shared.take(self.sequences.is_empty());
+            let is_idle = self.sequences.is_empty() && self.flight.is_none();
+            let commands = self.shared.take(is_idle);
             let phase = commands.phase;
             self.apply(commands);
             if phase >= Phase::Stopping || phase == Phase::Draining && self.sequences.is_empty() {
@@ -171,41 +99,88 @@ impl Engine {
         self.fail(&expired, &EngineError::DeadlineExceeded);
     }
 
-    /// One step. It runs to its end before the next is planned; a device that can be kept busy
-    /// meanwhile changes this function alone: plan the next step between `run` and `settle`.
+    /// Asks for one step and reads one: the same, or the one before, which the device has computed
+    /// meanwhile. Then it computes the next while the host settles, plans and emits.
     fn step(&mut self) {
         let begun = Instant::now();
-        let planned = guarded(|| {
-            self.expire();
-            self.speculation.propose(&mut self.sequences, &mut self.scheduler);
-            let plan = self.scheduler.schedule();
-            assert!(plan.is_some() || self.sequences.is_empty(), "sequences wait but none can run");
-            plan
-        });
+        if self.speculation.is_due() {
+            self.land();
+        }
+        let planned = guarded(|| self.plan());
         let plan = match planned {
-            Ok(Some(plan)) => plan,
-            Ok(None) => return,
+            Ok(plan) => plan,
             Err(panic) => {
                 let everyone: Vec<_> = self.sequences.keys().copied().collect();
                 return self.restart(&everyone, &panic);
             }
         };
         self.shared.counters.schedule_ns.add_since(begun);
+        let Some(plan) = plan else { return self.land() };
         self.begin(&plan);
-        let ids: Vec<_> = plan.entries.iter().map(|entry| entry.id).collect();
-        match guarded(|| self.runner.run(&plan, &self.sequences)) {
-            Ok(Ok(output)) => {
-                if let Err(panic) = guarded(|| self.settle(&plan, output)) {
-                    self.restart(&ids, &panic);
-                }
+        let before = self.flight.as_ref().map(|flight| (&flight.plan, &flight.launched));
+        let launched = guarded(|| self.runner.launch(&plan, &self.sequences, before));
+        self.land();
+        if self.scheduler.is_in_flight(&plan) {
+            self.sample(plan, launched);
+            if !self.runs_ahead {
+                self.land();
             }
-            Ok(Err(error)) => match guarded(|| self.scheduler.fail(&plan)) {
-                Ok(_) => self.fail_step(&ids, &error.to_string()),
-                Err(panic) => self.restart(&ids, &panic),
-            },
-            Err(panic) => self.restart(&ids, &panic),
         }
         self.shared.counters.step_ns.add_since(begun);
+    }
+
+    fn plan(&mut self) -> Option<Plan> {
+        self.expire();
+        let in_flight = self.flight.is_some();
+        self.speculation.propose(&mut self.sequences, &mut self.scheduler, in_flight);
+        let plan = self.scheduler.schedule();
+        let can_wait = self.sequences.is_empty() || in_flight;
+        assert!(plan.is_some() || can_wait, "sequences wait but none can run");
+        plan
+    }
+
+    /// Asks for the tokens of a step; all before it have landed.
+    fn sample(&mut self, plan: Plan, launched: Result<candle_core::Result<Launched>, String>) {
+        let sampled = launched.and_then(|launched| {
+            guarded(|| {
+                let mut launched = launched?;
+                self.runner.sample(&plan, &mut launched, &self.sequences)?;
+                candle_core::Result::Ok(launched)
+            })
+        });
+        match sampled {
+            Ok(Ok(launched)) => {
+                let is_pending = launched.is_pending();
+                self.flight = Some(Flight { plan, launched });
+                if !is_pending {
+                    self.land();
+                }
+            }
+            Ok(Err(error)) => self.fail_plan(&plan, &error.to_string()),
+            Err(panic) => self.restart(&ids_of(&plan), &panic),
+        }
+    }
+
+    /// Waits for the step in flight, if there is one, and takes in what it gave.
+    fn land(&mut self) {
+        let Some(Flight { plan, launched }) = self.flight.take() else { return };
+        match guarded(|| self.runner.read(&plan, launched)) {
+            Ok(Ok(output)) => {
+                if let Err(panic) = guarded(|| self.settle(&plan, output)) {
+                    self.restart(&ids_of(&plan), &panic);
+                }
+            }
+            Ok(Err(error)) => self.fail_plan(&plan, &error.to_string()),
+            Err(panic) => self.restart(&ids_of(&plan), &panic),
+        }
+    }
+
+    /// Ends the sequences of a step that gave an error.
+    fn fail_plan(&mut self, plan: &Plan, message: &str) {
+        match guarded(|| self.scheduler.fail(plan)) {
+            Ok(_) => self.fail_step(&ids_of(plan), message),
+            Err(panic) => self.restart(&ids_of(plan), &panic),
+        }
     }
 
     /// Counts the step and lets those that run for the first time out of the queue.
@@ -242,7 +217,11 @@ impl Engine {
         let mut messages = Vec::with_capacity(plan.entries.len());
         let (mut num_generated, mut num_finished, mut num_failed) = (0, 0, 0);
         for (entry, given) in plan.entries.iter().zip(output.entries) {
-            let sequence = live(&mut self.sequences, entry.id);
+            let Some(sequence) = self.sequences.get_mut(&entry.id) else {
+                // It ended while the step was in flight: the scheduler looks only at the id.
+                outcomes.push(Outcome { id: entry.id, tokens: Vec::new(), finished: true });
+                continue;
+            };
             let num_drafts = given.drafts.len();
             let progress = sequence.advance(entry, given);
             let (drafts, accepted) = counters.drafts(sequence.draft_source());
@@ -298,6 +277,7 @@ impl Engine {
     /// After a panic nothing is known of scheduler and cache: `ids` fail, and all others begin
     /// anew with an empty cache, keeping the tokens they have.
     fn restart(&mut self, ids: &[SeqId], panic: &str) {
+        self.flight = None;
         self.clear_scheduler();
         self.fail_step(ids, panic);
         if let Err(error) = self.runner.reset() {
@@ -331,7 +311,7 @@ impl Engine {
     }
 
     /// Sets the gauges and frees places in the queue.
-    fn publish(&mut self) {
+    pub(crate) fn publish(&mut self) {
         let stats = self.scheduler.stats();
         let counters = &self.shared.counters;
         counters.num_running.set(stats.running);
@@ -361,6 +341,10 @@ impl Drop for Engine {
         let everyone: Vec<_> = self.sequences.keys().copied().collect();
         self.fail(&everyone, &EngineError::Stopped);
     }
+}
+
+fn ids_of(plan: &Plan) -> Vec<SeqId> {
+    plan.entries.iter().map(|entry| entry.id).collect()
 }
 
 fn live(sequences: &mut HashMap<SeqId, Sequence>, id: SeqId) -> &mut Sequence {

@@ -17,16 +17,18 @@ mod runner;
 mod sampler;
 mod sequence;
 mod speculation;
+mod start;
 mod stats;
 mod steering;
 pub mod weights;
 
 pub use config::{EngineConfig, EngineOptions, OptionError};
-pub use engine::{Engine, StartError};
+pub use engine::Engine;
 pub use handle::EngineHandle;
 pub use memory::MemoryPlan;
 pub use request::{
     Constraint, EngineError, Event, FinishReason, Request, SamplingParams, Sink, TokenLogprobs,
 };
 pub use scheduler::{SeqId, Share};
+pub use start::StartError;
 pub use stats::EngineStats;

@@ -1,9 +1,15 @@
 //! From a plan to tokens: pack, forward, score, sample.
+//!
+//! In three parts, so that a device can compute a step while the host is busy with the one before:
+//! [`Runner::launch`] asks for the logits, [`Runner::sample`] for the tokens, once the sequences know
+//! all tokens of the step before, and [`Runner::read`] waits for them.
 
 use std::collections::HashMap;
+use std::mem;
 use std::time::{Duration, Instant};
 
 use candle_core::{Device, Result, Tensor};
+use kernels::resolve_ids::{pending, resolve_ids};
 use kernels::sample::{SampledRow, read_records, score};
 use scheduler::{Plan, SeqId};
 
@@ -24,13 +30,37 @@ pub(crate) struct Runner {
     draft_model: Option<DraftModel>,
     /// Most rows of logits in a forward pass.
     max_logits_rows: usize,
+    /// When the last step was read: a device that works ahead began the next one then.
+    last_read: Instant,
+}
+
+/// A step that the device has been asked for.
+pub(crate) struct Launched {
+    begun: Instant,
+    /// Guesses of each entry.
+    drafts: Vec<Vec<u32>>,
+    /// Of a step that is one forward pass, until they are sampled from. `[rows, vocab]` f32
+    logits: Option<Tensor>,
+    /// What was sampled from them. `[rows, width]`
+    records: Option<Tensor>,
+    output: StepOutput,
+}
+
+impl Launched {
+    /// Whether the next step can be asked for before this one is read.
+    pub(crate) fn is_pending(&self) -> bool {
+        self.records.is_some()
+    }
 }
 
 /// What a step gave, an element an entry of the plan.
 #[derive(Debug)]
 pub(crate) struct StepOutput {
     pub(crate) entries: Vec<EntryOutput>,
+    /// From the start of the step, or the end of the one before it if that was later, until all that
+    /// sampling needs was there.
     pub(crate) forward: Duration,
+    /// From then until the tokens were.
     pub(crate) sample: Duration,
     /// Time in the draft model, and for one of its guesses.
     pub(crate) guess: Duration,
@@ -58,7 +88,8 @@ impl Runner {
     ) -> Result<Self> {
         let cache = shape.allocate(&device)?;
         let sampler = Sampler::default();
-        Ok(Self { model, shape, cache, device, sampler, draft_model, max_logits_rows })
+        let last_read = Instant::now();
+        Ok(Self { model, shape, cache, device, sampler, draft_model, max_logits_rows, last_read })
     }
 
     /// Forgets a sequence that has ended or lost its blocks.
@@ -76,13 +107,16 @@ impl Runner {
         self.draft_model.as_mut().map_or(Ok(()), DraftModel::reset)
     }
 
-    /// Runs the plan. On an error nothing of it counts, though slots of the cache that belong to
-    /// its entries alone may have been written.
-    pub(crate) fn run(
+    /// Asks for the logits of `plan`. `before` is the step in flight, whose tokens are not yet known.
+    ///
+    /// On an error, here or later, nothing of the step counts, though slots of the cache that belong
+    /// to its entries alone may have been written.
+    pub(crate) fn launch(
         &mut self,
         plan: &Plan,
         sequences: &HashMap<SeqId, Sequence>,
-    ) -> Result<StepOutput> {
+        before: Option<(&Plan, &Launched)>,
+    ) -> Result<Launched> {
         let mut output = StepOutput {
             entries: vec![EntryOutput::default(); plan.entries.len()],
             forward: Duration::ZERO,
@@ -91,18 +125,80 @@ impl Runner {
             each_guess: None,
         };
         let drafts = self.drafts(plan, sequences, &mut output)?;
-        let drafts: Vec<_> = drafts.iter().map(Vec::as_slice).collect();
-        for pack in divide(plan, &drafts, self.max_logits_rows) {
-            let begun = Instant::now();
-            let batch = pack.tensors(self.shape.block_size, &self.device)?;
-            let logits = self.model.forward(&batch, &self.cache)?; // [rows, vocab]
-            let computed = Instant::now();
-            self.read(&pack, &logits, sequences, &mut output.entries)?;
-            output.forward += computed - begun;
-            output.sample += computed.elapsed();
+        let begun = Instant::now();
+        let mut launched = Launched { begun, drafts, logits: None, records: None, output };
+        let drafts: Vec<_> = launched.drafts.iter().map(Vec::as_slice).collect();
+        // Where a step is several passes each is sampled from before the next, in `sample`.
+        if let [pack @ Pack::Sampling(_)] = &divide(plan, &drafts, self.max_logits_rows)[..] {
+            launched.logits = Some(self.forward(pack, before)?);
         }
+        Ok(launched)
+    }
+
+    fn forward(&self, pack: &Pack, before: Option<(&Plan, &Launched)>) -> Result<Tensor> {
+        let rows = before.map_or_else(HashMap::new, |(plan, launched)| first_rows(plan, launched));
+        let mut batch = pack.tensors(self.shape.block_size, &self.device, |entry| {
+            pending(*rows.get(&entry.id).expect("the step in flight samples what is missing"))
+        })?;
+        if let Some(records) = before.and_then(|(_, launched)| launched.records.as_ref()) {
+            batch.ids = resolve_ids(&batch.ids, records)?;
+        }
+        self.model.forward(&batch, &self.cache)
+    }
+
+    /// Asks for the tokens of a step. All tokens before it are known now: masks, penalties and scores
+    /// look at them. Sequences that have ended since it was launched get any token.
+    pub(crate) fn sample(
+        &mut self,
+        plan: &Plan,
+        launched: &mut Launched,
+        sequences: &HashMap<SeqId, Sequence>,
+    ) -> Result<()> {
+        let drafts = mem::take(&mut launched.drafts);
+        let slices: Vec<_> = drafts.iter().map(Vec::as_slice).collect();
+        let packs = divide(plan, &slices, self.max_logits_rows);
+        let mut begun = launched.begun.max(self.last_read);
+        if let (Some(logits), [pack]) = (launched.logits.take(), &packs[..]) {
+            let sampled_from = Instant::now();
+            launched.output.forward = sampled_from.saturating_duration_since(begun);
+            launched.records = self.draw(pack, &logits, sequences)?;
+            launched.begun = sampled_from;
+        } else {
+            for pack in &packs {
+                let batch = pack.tensors(self.shape.block_size, &self.device, |entry| {
+                    let last = entry.start + entry.len - entry.num_drafts - 1;
+                    sequences.get(&entry.id).map_or(0, |sequence| sequence.tokens()[last])
+                })?;
+                let logits = self.model.forward(&batch, &self.cache)?; // [rows, vocab]
+                let computed = Instant::now();
+                let entries = &mut launched.output.entries;
+                let logits = score_prompt(pack, logits, sequences, entries)?;
+                if let Some(records) = self.draw(pack, &logits, sequences)? {
+                    distribute(pack, read_records(&records)?, entries);
+                }
+                launched.output.forward += computed - begun;
+                begun = Instant::now();
+                launched.output.sample += begun - computed;
+            }
+            launched.begun = begun;
+        }
+        launched.drafts = drafts;
+        Ok(())
+    }
+
+    /// Waits for what was sampled.
+    pub(crate) fn read(&mut self, plan: &Plan, launched: Launched) -> Result<StepOutput> {
+        let Launched { begun, drafts, records, mut output, .. } = launched;
+        if let Some(records) = records {
+            let slices: Vec<_> = drafts.iter().map(Vec::as_slice).collect();
+            // Records are only left for a step of one pack.
+            let packs = divide(plan, &slices, self.max_logits_rows);
+            distribute(&packs[0], read_records(&records)?, &mut output.entries);
+        }
+        self.last_read = Instant::now();
+        output.sample += self.last_read - begun;
         for (entry, drafts) in output.entries.iter_mut().zip(drafts) {
-            entry.drafts = drafts.to_vec();
+            entry.drafts = drafts;
         }
         Ok(output)
     }
@@ -127,33 +223,57 @@ impl Runner {
         Ok(drafts)
     }
 
-    /// Samples from the logits of a pack and scores with them.
-    fn read(
+    /// Asks for a token of each row that gives one, if any does. `[rows, width]`
+    fn draw(
         &mut self,
         pack: &Pack,
         logits: &Tensor, // [rows, vocab]
         sequences: &HashMap<SeqId, Sequence>,
-        output: &mut [EntryOutput],
-    ) -> Result<()> {
-        let mut logits = logits.clone();
-        if let Pack::Scoring(span) = pack {
-            let sequence = &sequences[&span.entry.id];
-            if let Some((targets, num_top)) = sequence.score_targets(span.start(), span.end()) {
-                let scored = logits.narrow(0, 0, targets.len())?;
-                let scored = read_records(&score(&scored, targets, num_top)?)?;
-                output[span.index].scores.extend(scored);
-            }
-            logits = logits.narrow(0, span.len - 1, 1)?;
+    ) -> Result<Option<Tensor>> {
+        let sampling: Vec<_> = pack.spans().iter().filter(|span| span.samples()).collect();
+        if sampling.is_empty() {
+            return Ok(None);
         }
-        let sampling = || pack.spans().iter().filter(|span| span.samples());
-        if sampling().next().is_none() {
-            return Ok(());
-        }
-        let rows = sampling().map(|span| (&sequences[&span.entry.id], span.drafts));
-        let mut sampled = self.sampler.sample(&logits, rows)?.into_iter();
-        for span in sampling() {
-            output[span.index].sampled = sampled.by_ref().take(1 + span.drafts.len()).collect();
-        }
-        Ok(())
+        let rows = sampling.iter().map(|span| (sequences.get(&span.entry.id), span.drafts));
+        self.sampler.sample(logits, rows).map(Some)
+    }
+}
+
+/// The row from which each sequence of a step that is one pass gets its first token.
+fn first_rows(plan: &Plan, launched: &Launched) -> HashMap<SeqId, u32> {
+    let mut row = 0;
+    let sampling = plan.entries.iter().zip(&launched.drafts).filter(|(entry, _)| entry.samples);
+    let first_row = sampling.map(|(entry, drafts)| {
+        let first = row;
+        row += 1 + drafts.len() as u32;
+        (entry.id, first)
+    });
+    first_row.collect()
+}
+
+/// Scores the prompt that a pack is a piece of. Returns the logits of the rows that may be sampled
+/// from.
+fn score_prompt(
+    pack: &Pack,
+    logits: Tensor, // [rows, vocab]
+    sequences: &HashMap<SeqId, Sequence>,
+    output: &mut [EntryOutput],
+) -> Result<Tensor> {
+    let Pack::Scoring(span) = pack else { return Ok(logits) };
+    let sequence = sequences.get(&span.entry.id);
+    let targets = sequence.and_then(|it| it.score_targets(span.start(), span.end()));
+    if let Some((targets, num_top)) = targets {
+        let scored = logits.narrow(0, 0, targets.len())?;
+        let scored = read_records(&score(&scored, targets, num_top)?)?;
+        output[span.index].scores.extend(scored);
+    }
+    logits.narrow(0, span.len - 1, 1)
+}
+
+/// Gives the rows of a pack to its entries.
+fn distribute(pack: &Pack, rows: Vec<SampledRow>, output: &mut [EntryOutput]) {
+    let mut rows = rows.into_iter();
+    for span in pack.spans().iter().filter(|span| span.samples()) {
+        output[span.index].sampled = rows.by_ref().take(1 + span.drafts.len()).collect();
     }
 }

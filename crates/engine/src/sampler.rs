@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 use kernels::pool::for_each_part;
-use kernels::sample::{RaggedVec, SampleBatch, SampleRow, SampledRow, read_records, sample};
+use kernels::sample::{RaggedVec, SampleBatch, SampleRow, read_records, sample};
 
 use crate::sequence::Sequence;
 use crate::steering::Mask;
@@ -23,19 +23,24 @@ pub(crate) struct Sampler {
 
 impl Sampler {
     /// Samples the next token of each sequence from its row, and those after each of its drafts from
-    /// the rows behind. logits `[rows, vocab]` f32
+    /// the rows behind. A sequence that is no more gets any. logits `[rows, vocab]` f32, records as
+    /// [`sample`] gives them.
     ///
     /// Masks are computed here, after the forward pass was asked for: a device that works by itself
     /// is busy with it meanwhile.
     pub(crate) fn sample<'a>(
         &mut self,
         logits: &Tensor,
-        sequences: impl Iterator<Item = (&'a Sequence, &'a [u32])>,
-    ) -> Result<Vec<SampledRow>> {
+        sequences: impl Iterator<Item = (Option<&'a Sequence>, &'a [u32])>,
+    ) -> Result<Tensor> {
         self.clear();
         let mut masks = Vec::new();
         let mut num_masks = 0;
         for (sequence, drafts) in sequences {
+            let Some(sequence) = sequence else {
+                (0..=drafts.len()).for_each(|_| self.push_any());
+                continue;
+            };
             let mask = sequence.mask(drafts);
             for num_drafts in 0..=drafts.len() {
                 let row_of_mask = mask.as_ref().map(|_| num_masks + num_drafts as u32);
@@ -61,10 +66,11 @@ impl Sampler {
             self.push(sequence, drafts, None);
         }
         self.rows.iter_mut().for_each(|row| row.num_top = None);
-        Ok(self.draw(logits)?.into_iter().map(|row| Some(row.ok()?.id)).collect())
+        let rows = read_records(&self.draw(logits)?)?;
+        Ok(rows.into_iter().map(|row| Some(row.ok()?.id)).collect())
     }
 
-    fn draw(&self, logits: &Tensor) -> Result<Vec<SampledRow>> {
+    fn draw(&self, logits: &Tensor) -> Result<Tensor> {
         let batch = SampleBatch {
             rows: &self.rows,
             prompt_tokens: self.prompt_tokens.view(),
@@ -73,7 +79,7 @@ impl Sampler {
             banned: self.banned.view(),
             masks: &self.masks,
         };
-        read_records(&sample(logits, &batch)?)
+        sample(logits, &batch)
     }
 
     fn clear(&mut self) {
@@ -83,6 +89,15 @@ impl Sampler {
         self.bias.clear();
         self.banned.clear();
         self.masks.clear();
+    }
+
+    /// A row that nobody reads.
+    fn push_any(&mut self) {
+        self.rows.push(SampleRow { temperature: 0.0, ..SampleRow::default() });
+        self.prompt_tokens.push_row([]);
+        self.output_counts.push_row([]);
+        self.bias.push_row([]);
+        self.banned.push_row([]);
     }
 
     /// The row that follows `drafts`.

@@ -19,6 +19,7 @@ pub mod linear;
 pub mod paged_attention;
 pub mod pages;
 pub mod pool;
+pub mod resolve_ids;
 pub mod rms_norm;
 pub mod rope_kv_write;
 pub mod sample;

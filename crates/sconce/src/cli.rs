@@ -256,6 +256,17 @@ pub(crate) struct ServeArgs {
     #[arg(require_equals = true, default_missing_value = "true")]
     pub(crate) speculate_always: Option<bool>,
 
+    /// Ask the device for a step before the one before it has been read, so that it never waits for
+    /// the host; the text stays the same [default: on GPUs]
+    #[arg(long, env = "SCONCE_ASYNC_SCHEDULING", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "true", overrides_with = "no_async_scheduling")]
+    pub(crate) async_scheduling: Option<bool>,
+
+    /// Read each step before the next is asked for.
+    #[arg(long, overrides_with = "async_scheduling")]
+    #[serde(skip)]
+    pub(crate) no_async_scheduling: bool,
+
     /// Threads that compute [default: the number of cores]
     #[arg(long, env = "SCONCE_NUM_THREADS")]
     pub(crate) num_threads: Option<usize>,

@@ -172,6 +172,9 @@ fn token_file(home: &Path) -> Option<String> {
 
 /// Overlays what was typed (and the environment, which clap has read) on the file.
 fn merge(mut typed: ServeArgs) -> Result<ServeArgs> {
+    if typed.no_async_scheduling {
+        typed.async_scheduling = Some(false);
+    }
     if typed.no_enable_prefix_caching {
         typed.enable_prefix_caching = Some(false);
     }
@@ -244,6 +247,7 @@ fn engine_options(args: &ServeArgs) -> Result<EngineOptions> {
         max_num_queued_tokens: args.max_num_queued_tokens,
         num_speculative_tokens: args.num_speculative_tokens,
         speculate_always: args.speculate_always,
+        async_scheduling: args.async_scheduling,
         num_threads: args.num_threads,
         seed: args.seed,
     })

@@ -37,6 +37,8 @@ pub(crate) struct Speculation {
     /// Whether guesses are free, as far as the decision goes.
     always: bool,
     pace: Pace,
+    /// Whether somebody could guess when last asked.
+    is_due: bool,
 }
 
 /// What guesses must promise to be worth their time: how likely they must be right.
@@ -56,18 +58,31 @@ impl Speculation {
             has_model,
             always: config.speculate_always,
             pace: Pace::default(),
+            is_due: false,
         }
     }
 
+    /// Whether the next step should wait until all tokens before it are known, because guesses gain
+    /// more than a step that is asked for ahead.
+    pub(crate) fn is_due(&self) -> bool {
+        self.is_due
+    }
+
     /// Lets the running sequences guess, first in rank first, and asks for room in the next plan.
+    ///
+    /// With a step in flight the first guess would be for what that step samples, so no plan has room
+    /// for guesses: then this only finds out whether they are [due](Self::is_due).
     pub(crate) fn propose(
-        &self,
+        &mut self,
         sequences: &mut HashMap<SeqId, Sequence>,
         scheduler: &mut Scheduler,
+        in_flight: bool,
     ) {
         if self.max_drafts == 0 {
             return;
         }
+        self.is_due = false;
+        let num_known = usize::from(in_flight);
         let running: Vec<_> = scheduler.running().collect();
         let price = self.price(running.len().max(1));
         let mut room = self.max_rows.saturating_sub(running.len());
@@ -75,6 +90,7 @@ impl Speculation {
             let sequence = sequences.get_mut(&id).expect("the scheduler runs living sequences");
             let count = sequence.propose(price, room.min(self.max_drafts));
             scheduler.want_drafts(id, count);
+            self.is_due |= count > num_known;
             room -= count;
         }
     }

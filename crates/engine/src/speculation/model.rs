@@ -183,7 +183,9 @@ impl DraftModel {
         let mut drawn = vec![None; entries.len()];
         let none: Vec<&[u32]> = vec![&[]; entries.len()];
         for pack in divide(&plan, &none, self.max_rows) {
-            let batch = pack.tensors(self.shape.block_size, &self.device)?;
+            let batch = pack.tensors(self.shape.block_size, &self.device, |entry| {
+                unreachable!("sequence {} guesses before its last token is known", entry.id)
+            })?;
             let logits = self.model.forward(&batch, &self.cache)?; // [rows, vocab]
             let sampling: Vec<_> = pack.spans().iter().filter(|span| span.samples()).collect();
             if sampling.is_empty() {

@@ -2,8 +2,9 @@
 
 use engine::{Constraint, EngineError, EngineOptions, FinishReason, SamplingParams};
 
+use super::{NUM_AHEAD, options};
 use crate::client::{Answer, ask, collect, greedy, request};
-use crate::fake::{EOS, Kind, VOCAB, options, start};
+use crate::fake::{EOS, Kind, VOCAB, start};
 
 /// Allows what a list says for each position, and then nothing more.
 struct Script {
@@ -116,10 +117,12 @@ fn what_is_forced_comes_in_one_step() {
     let (answer, stats) = answer_of(None);
     assert_eq!(answer.tokens, [9, 3, 40, 50, 8, EOS]);
     assert_eq!(answer.reason, Some(FinishReason::Stop(None)));
-    // The prompt, the three and what follows them, the end.
-    assert_eq!((stats.steps, stats.grammar_drafts, stats.grammar_drafts_accepted), (3, 4, 4));
+    // The prompt, the three and what follows them, the end. Asked for ahead, the first of the three
+    // runs alone before it is seen that it brings others.
+    let expected = [(3, 4, 4), (5, 2, 2)][NUM_AHEAD];
+    assert_eq!((stats.steps, stats.grammar_drafts, stats.grammar_drafts_accepted), expected);
     let (without, stats) = answer_of(Some(0));
-    assert_eq!((without, stats.steps, stats.grammar_drafts), (answer, 6, 0));
+    assert_eq!((without, stats.steps, stats.grammar_drafts), (answer, 6 + NUM_AHEAD as u64, 0));
 }
 
 /// A fault in a mask behind a guess counts once the text is there, not before.

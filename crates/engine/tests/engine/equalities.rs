@@ -4,8 +4,9 @@ use std::sync::atomic::Ordering;
 
 use engine::{EngineHandle, EngineOptions, SamplingParams};
 
+use super::options;
 use crate::client::{Answer, Random, ask, collect, eventually, request, submit};
-use crate::fake::{Control, EOS, Kind, VOCAB, options, start, start_with_draft};
+use crate::fake::{Control, EOS, Kind, VOCAB, start, start_with_draft};
 
 type Ask = (Vec<u32>, SamplingParams);
 

@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use engine::{EngineError, EngineHandle, EngineOptions, SamplingParams};
 
+use super::options;
 use crate::client::{Answer, Random, ask, collect, eventually, greedy, request, submit};
-use crate::fake::{BROKEN, Control, Kind, options, start};
+use crate::fake::{BROKEN, Control, Kind, start};
 
 fn two_at_a_time() -> EngineOptions {
     EngineOptions { max_num_seqs: Some(2), ..options() }

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use engine::{EngineError, EngineHandle, EngineOptions, Event, Request, Share};
 
+use super::options;
 use crate::client::{ask, collect, eventually, greedy, request, submit};
-use crate::fake::{Kind, options, start};
+use crate::fake::{Kind, start};
 
 fn of(tenant: &str, prompt: &[u32], max_tokens: usize) -> (Request, Receiver<Event>) {
     let (request, events) = request(prompt, greedy(max_tokens));
@@ -68,7 +69,13 @@ fn a_flood_of_one_tenant_leaves_places_in_the_queue() {
     control.open();
     collect(&running);
     eventually("all are done", || engine.is_idle());
+    control.close();
+    let running = submit(&engine, &[1], greedy(1));
+    control.wait_until_stuck();
+    eventually("it left the queue", || engine.stats().num_waiting == 0);
     assert_eq!(flood("flood"), 80, "all places are given back");
+    control.open();
+    collect(&running);
 }
 
 #[test]

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use engine::{EngineError, EngineOptions, Event, FinishReason};
 
+use super::{NUM_AHEAD, options};
 use crate::client::{ask, collect, eventually, greedy, request, submit};
-use crate::fake::{Kind, options, start};
+use crate::fake::{Kind, start};
 
 #[test]
 fn an_abort_midway_frees_everything() {
@@ -18,12 +19,12 @@ fn an_abort_midway_frees_everything() {
     let (request, events) = request(&[1; 20], greedy(100));
     let id = engine.submit(request).unwrap();
     let other = submit(&engine, &[4], greedy(8));
-    control.allow(3);
+    control.allow(3 + NUM_AHEAD);
     assert!(events.iter().take(3).all(|event| matches!(event, Event::Token { .. })));
     control.wait_until_stuck();
     assert_eq!(engine.stats().num_running, 2);
     engine.abort(id);
-    control.allow(2);
+    control.allow(2 + NUM_AHEAD);
     // The pass at the gate may still give one token; then the sink is dropped without an end.
     let rest: Vec<_> = events.iter().collect();
     assert!(rest.len() <= 1 && rest.iter().all(|event| matches!(event, Event::Token { .. })));

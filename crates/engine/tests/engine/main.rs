@@ -1,12 +1,44 @@
 //! The engine loop over a model that costs nothing and remembers everything.
 
 #![expect(clippy::unwrap_used, reason = "a test stops where it cannot go on")]
+#![expect(clippy::duplicate_mod, reason = "each test runs with two kinds of engine")]
 
 mod client;
-mod constraints;
-mod equalities;
-mod failures;
-mod fairness;
 mod fake;
-mod lifecycle;
-mod rules;
+
+/// All tests, of an engine that reads each step before it asks for the next, or not.
+macro_rules! all_tests {
+    ($async_scheduling:literal) => {
+        /// How many steps are asked for before the first of them is read, less that one: so many
+        /// more run before a test sees what one gave, and one that ended goes through as many in vain.
+        const NUM_AHEAD: usize = $async_scheduling as usize;
+
+        fn options() -> engine::EngineOptions {
+            let async_scheduling = Some($async_scheduling);
+            engine::EngineOptions { async_scheduling, ..crate::fake::options() }
+        }
+
+        #[path = "constraints.rs"]
+        mod constraints;
+        #[path = "equalities.rs"]
+        mod equalities;
+        #[path = "failures.rs"]
+        mod failures;
+        #[path = "fairness.rs"]
+        mod fairness;
+        #[path = "lifecycle.rs"]
+        mod lifecycle;
+        #[path = "rules.rs"]
+        mod rules;
+    };
+}
+
+#[path = "."]
+mod step_by_step {
+    all_tests!(false);
+}
+
+#[path = "."]
+mod ahead {
+    all_tests!(true);
+}

@@ -2,8 +2,9 @@
 
 use engine::{EngineError, EngineOptions, FinishReason, SamplingParams};
 
+use super::options;
 use crate::client::{ask, collect, greedy, request, submit};
-use crate::fake::{EOS, Kind, VOCAB, options, start};
+use crate::fake::{EOS, Kind, VOCAB, start};
 
 fn counting(params: SamplingParams, from: u32) -> (Vec<u32>, Option<FinishReason>) {
     let (engine, _) = start(Kind::Count, &options());

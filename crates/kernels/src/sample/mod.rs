@@ -29,6 +29,7 @@ mod scan;
 mod tests;
 
 pub use batch::{Ragged, RaggedVec, SampleBatch, SampleRow};
+pub(crate) use record::is_fault;
 pub use record::read_records;
 
 use crate::views::slice;

@@ -43,6 +43,11 @@ pub(super) fn write(rows: &[SampledRow], width: usize) -> Vec<u32> {
     words
 }
 
+/// Whether the first word of a row says that it gave no token.
+pub(crate) fn is_fault(word: u32) -> bool {
+    word >= NOTHING_POSSIBLE
+}
+
 /// Reads back what [`sample`](super::sample) or [`score`](super::score) gave: waits for the device.
 ///
 /// records `[rows, width]` u32.

@@ -1,0 +1,99 @@
+//! Starting an engine: the scheduler, the cache and the thread.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::{io, thread};
+
+use candle_core::Device;
+use scheduler::{Limits, LimitsError, Scheduler};
+
+use crate::config::OptionError;
+use crate::engine::Engine;
+use crate::handle::{EngineHandle, Shared};
+use crate::kv_cache::CacheShape;
+use crate::limits::RequestLimits;
+use crate::memory::MemoryPlan;
+use crate::model::{CausalLm, ModelSpec};
+use crate::runner::Runner;
+use crate::speculation::{DraftModel, Speculation};
+
+/// Why an engine could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The memory plan does not hold.
+    #[error(transparent)]
+    Plan(#[from] OptionError),
+    /// The limits make no scheduler.
+    #[error(transparent)]
+    Limits(#[from] LimitsError),
+    /// The cache could not be allocated.
+    #[error("cannot allocate the KV cache: {0}")]
+    Cache(#[from] candle_core::Error),
+    /// The system gave no thread.
+    #[error("cannot start the engine thread: {0}")]
+    Thread(#[from] io::Error),
+}
+
+impl Engine {
+    /// Allocates the cache on `device`, where the model's weights are, and starts the thread.
+    /// Tokens of `eos_token_ids` end a sequence.
+    pub fn start(
+        model: Box<dyn CausalLm>,
+        spec: &ModelSpec,
+        plan: &MemoryPlan,
+        device: &Device,
+        eos_token_ids: &[u32],
+    ) -> Result<EngineHandle, StartError> {
+        Self::start_with_draft((model, spec), None, plan, device, eos_token_ids)
+    }
+
+    /// The same with a draft model, which `plan` must [know of](MemoryPlan::with_draft).
+    pub fn start_with_draft(
+        (model, spec): (Box<dyn CausalLm>, &ModelSpec),
+        draft: Option<(Box<dyn CausalLm>, &ModelSpec)>,
+        plan: &MemoryPlan,
+        device: &Device,
+        eos_token_ids: &[u32],
+    ) -> Result<EngineHandle, StartError> {
+        plan.check()?;
+        let config = &plan.config;
+        let scheduler = Scheduler::new(Limits {
+            num_blocks: plan.num_blocks,
+            block_size: config.block_size,
+            max_num_seqs: config.max_num_seqs,
+            max_num_batched_tokens: config.max_num_batched_tokens,
+            max_model_len: config.max_model_len,
+            enable_prefix_caching: config.enable_prefix_caching,
+        })?;
+        let max_rows = config.max_logits_rows();
+        let has_draft = draft.is_some();
+        let draft = draft.map(|(model, spec)| {
+            let limits = (config.max_num_batched_tokens, max_rows);
+            DraftModel::new(model, CacheShape::of(spec, plan), device.clone(), limits)
+        });
+        let draft = draft.transpose()?;
+        let shape = CacheShape::of(spec, plan);
+        let limits = RequestLimits {
+            max_model_len: config.max_model_len,
+            vocab_size: spec.vocab_size,
+            max_num_queued_reqs: config.max_num_queued_reqs,
+            max_num_queued_tokens: config.max_num_queued_tokens,
+            block_size: config.block_size,
+        };
+        let shared = Arc::new(Shared::new(limits, eos_token_ids.to_vec()));
+        let mut engine = Self {
+            shared: Arc::clone(&shared),
+            scheduler,
+            runner: Runner::new(model, shape, device.clone(), max_rows, draft)?,
+            speculation: Speculation::new(config, has_draft),
+            sequences: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            left_queue: Vec::new(),
+            runs_ahead: config.async_scheduling.unwrap_or(!device.is_cpu()),
+            flight: None,
+        };
+        engine.publish();
+        let thread = thread::Builder::new().name("engine".into()).spawn(move || engine.run())?;
+        Ok(EngineHandle::new(shared, thread))
+    }
+}

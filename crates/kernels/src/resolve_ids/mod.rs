@@ -1,0 +1,63 @@
+//! Token ids that are not known on the host yet: those that the step before is about to sample.
+//!
+//! An input id with the highest bit set stands for the id that a row of the sampler's records will
+//! hold. So a step can be asked for before the one before it has been read back.
+
+mod cpu;
+#[cfg(test)]
+mod tests;
+
+use crate::views::slice;
+use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
+
+/// Marks an id as the number of a row.
+const PENDING: u32 = 1 << 31;
+
+/// The stand-in for the id in a row of the records.
+pub fn pending(row: u32) -> u32 {
+    row | PENDING
+}
+
+/// Puts ids for their stand-ins. ids `[tokens]` u32, records `[rows, width]` u32 as
+/// [`sample`](crate::sample::sample) gives them. Returns `[tokens]` u32.
+///
+/// A row that gave no token stands for id 0: its sequence has failed, and what is computed for it is
+/// thrown away.
+///
+/// # Errors
+/// A shape or dtype that does not fit, a strided input, a row beyond the records.
+pub fn resolve_ids(ids: &Tensor, records: &Tensor) -> Result<Tensor> {
+    ids.dims1()?;
+    let (_, width) = records.dims2()?;
+    if width == 0 {
+        bail!("records must have a column for the ids");
+    }
+    for (tensor, name) in [(ids, "ids"), (records, "records")] {
+        if tensor.dtype() != DType::U32 {
+            bail!("{name} must be U32, they are {:?}", tensor.dtype());
+        }
+    }
+    ids.apply_op2_no_bwd(records, &ResolveIds)
+}
+
+struct ResolveIds;
+
+impl CustomOp2 for ResolveIds {
+    fn name(&self) -> &'static str {
+        "resolve_ids"
+    }
+
+    fn cpu_fwd(
+        &self,
+        ids: &CpuStorage,
+        ids_layout: &Layout,
+        records: &CpuStorage,
+        records_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let width = records_layout.dims()[1];
+        let ids = slice(ids, ids_layout, "ids")?;
+        let records = slice(records, records_layout, "records")?;
+        let out = cpu::resolve(ids, records, width)?;
+        Ok((CpuStorage::U32(out), ids_layout.shape().clone()))
+    }
+}
