@@ -55,7 +55,9 @@ impl Reload {
     fn read_templates(&self) -> Result<bool> {
         // A model that is still loading reads them anyway.
         let Some(files) = self.files.get() else { return Ok(false) };
-        let updated = self.app.update_text(|text| files.with_templates(&self.config.model, text));
+        let choice = &self.config.model;
+        let name = &choice.served_names[0];
+        let updated = self.app.update_text(name, |text| files.with_templates(choice, text));
         updated.context("chat template")
     }
 }

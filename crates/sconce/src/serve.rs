@@ -38,6 +38,7 @@ pub(crate) fn run(mut config: Config) -> Result<()> {
     }
     let config = Arc::new(config);
     let app = App::new(config.server.clone());
+    app.expect_model(config.model.served_names.clone());
     let reload = Reload { app, config, files: Arc::default() };
     reload.first()?;
     let mut reloads = Reloads::default();

@@ -8,7 +8,7 @@ use text::{Calls, Grammar, GrammarError, Matcher, ToolFormat};
 
 use crate::error::ApiError;
 use crate::openai::tool_fields::Tools;
-use crate::state::ServedModel;
+use crate::served_model::ServedModel;
 
 /// A grammar, and where in the request it comes from.
 #[derive(Debug)]

@@ -57,11 +57,18 @@ impl ApiError {
     }
 
     /// 404 for a model that is not served, naming those that are.
-    pub(crate) fn unknown_model(name: &str, served: &[String]) -> Self {
-        let served = served.join("', '");
-        let message = format!("The model '{name}' does not exist. Served here: '{served}'.");
+    pub(crate) fn unknown_model<'a>(name: &str, served: impl Iterator<Item = &'a str>) -> Self {
+        let served = list(served);
+        let message = format!("The model '{name}' does not exist. Served here: {served}.");
         let error = Self::new(StatusCode::NOT_FOUND, message);
         Self { param: Some("model".into()), code: Some("model_not_found"), ..error }
+    }
+
+    /// 400 for a request that names none of several models.
+    pub(crate) fn which_model<'a>(served: impl Iterator<Item = &'a str>) -> Self {
+        let served = list(served);
+        let message = format!("Missing required field 'model'. Served here: {served}.");
+        Self { message, ..Self::missing("model") }
     }
 
     /// 503 with a reason for programs (`loading`, `draining`) and a hint when to come back.
@@ -84,6 +91,10 @@ impl ApiError {
             "code": self.code,
         }})
     }
+}
+
+fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names.map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ")
 }
 
 impl From<EngineError> for ApiError {

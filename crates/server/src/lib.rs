@@ -5,7 +5,7 @@
 //! `sse.rs` shows them one by one, or a response folds them. Everything on the wire is in `openai/`;
 //! `anthropic/` translates to and from it; `access/` is keys, limits and the access log around it.
 //!
-//! The binary makes an [`App`], calls [`serve()`], loads the model meanwhile and hands it over with
+//! The binary makes an [`App`], calls [`serve()`], loads the models meanwhile and hands them over with
 //! [`App::set_model`].
 
 mod access;
@@ -23,9 +23,11 @@ mod metrics;
 mod openai;
 mod prompt;
 mod random;
+mod registry;
 mod request_log;
 mod responses;
 mod routes;
+mod served_model;
 mod sse;
 mod state;
 mod terms;
@@ -36,4 +38,5 @@ pub use access::{AccessLogConfig, KeySpec, Scope, new_key};
 pub use config::{ServerConfig, StoreLimits};
 pub use generator::{Generator, Load};
 pub use listen::{ClientCerts, Listener, Tls, TlsError, TlsFiles, serve};
-pub use state::{App, ServedModel};
+pub use served_model::ServedModel;
+pub use state::App;

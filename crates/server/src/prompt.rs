@@ -8,7 +8,7 @@ use crate::openai::chat_request::Conversation;
 use crate::openai::message::check_results;
 use crate::openai::sampling_fields::check_ids;
 use crate::openai::tool_fields::{ToolFields, Tools};
-use crate::state::ServedModel;
+use crate::served_model::ServedModel;
 
 /// Normalisation may shrink a text before it is tokenised, though never by more than this.
 const NORMALISATION: usize = 4;

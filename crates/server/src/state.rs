@@ -1,83 +1,22 @@
-//! What every handler shares: the configuration, the model once it is loaded, how far the server
+//! What every handler shares: the configuration, the models as they are loaded, how far the server
 //! is from its end, and how many requests are in flight.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use engine::EngineError;
 use text::TextModel;
 use tokio::sync::watch;
 
-use crate::access::{Access, Call};
+use crate::access::Access;
 use crate::config::ServerConfig;
 use crate::error::ApiError;
-use crate::generator::Generator;
-use crate::metrics::Metrics;
+use crate::registry::Registry;
 use crate::responses::Responses;
+use crate::served_model::ServedModel;
 use crate::terms::Terms;
 use crate::text_pool::TextPool;
-
-/// A model that answers requests.
-pub struct ServedModel {
-    names: Vec<String>,
-    generator: Arc<dyn Generator>,
-    text: Arc<TextModel>,
-    created: u64,
-    longest_token: usize,
-}
-
-impl ServedModel {
-    /// `names` are what requests may call it; the first is what responses say. At least one.
-    pub fn new(names: Vec<String>, generator: Arc<dyn Generator>, text: Arc<TextModel>) -> Self {
-        assert!(!names.is_empty(), "a served model has a name");
-        let tokenizer = text.tokenizer();
-        let ids = 0..tokenizer.vocab_size() as u32;
-        let longest_token = ids.map(|id| tokenizer.token_bytes(id).len()).max().unwrap_or(1);
-        Self { names, generator, text, created: unix_seconds(), longest_token }
-    }
-
-    /// The names requests may use, the reported one first.
-    pub fn names(&self) -> &[String] {
-        &self.names
-    }
-
-    /// The engine.
-    pub fn generator(&self) -> &Arc<dyn Generator> {
-        &self.generator
-    }
-
-    /// Tokenizer, templates, defaults.
-    pub fn text(&self) -> &Arc<TextModel> {
-        &self.text
-    }
-
-    /// When it was loaded, in seconds since 1970.
-    pub(crate) fn created(&self) -> u64 {
-        self.created
-    }
-
-    /// No token stands for more bytes than this.
-    pub(crate) fn longest_token(&self) -> usize {
-        self.longest_token
-    }
-
-    /// 404 unless a request may call the model so, 403 unless its key may; without a name it means the
-    /// only one.
-    pub(crate) fn check_name(&self, name: Option<&str>) -> Result<(), ApiError> {
-        match name {
-            Some(name) if !self.names.iter().any(|served| served == name) => {
-                Err(ApiError::unknown_model(name, &self.names))
-            }
-            name => Call::current().check_model(name.unwrap_or(&self.names[0])),
-        }
-    }
-}
-
-impl std::fmt::Debug for ServedModel {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ServedModel").field("names", &self.names).finish_non_exhaustive()
-    }
-}
 
 /// The server's state. Clones share it.
 #[derive(Clone)]
@@ -85,7 +24,8 @@ pub struct App(Arc<Inner>);
 
 struct Inner {
     config: ServerConfig,
-    model: RwLock<ModelState>,
+    /// Replaced as a whole, so that a request reads it without a lock.
+    registry: RwLock<Arc<Registry>>,
     /// `/ready` says no, so that nothing more is sent here.
     stopping: AtomicBool,
     /// What is sent here all the same is refused.
@@ -93,61 +33,66 @@ struct Inner {
     /// Turns true when requests still in flight must end.
     cut: watch::Sender<bool>,
     in_flight: watch::Sender<usize>,
-    metrics: Arc<Metrics>,
     text_pool: TextPool,
     access: Access,
     responses: Responses,
 }
 
-enum ModelState {
-    Loading,
-    Loaded(Arc<ServedModel>),
-    Failed(String),
-}
-
 impl App {
-    /// A server that listens while its model loads.
+    /// A server that listens while its models load.
     pub fn new(config: ServerConfig) -> Self {
         Self(Arc::new(Inner {
             text_pool: TextPool::new(config.num_text_threads),
             access: Access::new(&config.api_keys),
             responses: Responses::new(config.response_store),
             config,
-            model: RwLock::new(ModelState::Loading),
+            registry: RwLock::default(),
             stopping: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             cut: watch::Sender::new(false),
             in_flight: watch::Sender::new(0),
-            metrics: Arc::new(Metrics::default()),
         }))
     }
 
-    /// The model is loaded: `/ready` says so and requests are taken.
-    pub fn set_model(&self, model: ServedModel) {
-        self.set(ModelState::Loaded(Arc::new(model)));
+    /// A model of these names, the reported one first, is going to be loaded: `/ready` waits for it.
+    pub fn expect_model(&self, names: Vec<String>) {
+        self.change(|registry| registry.expect(names));
     }
 
-    /// Changes the text side of the model; requests that run go on with the one before. Whether there
-    /// is a model.
+    /// The model is loaded, and requests for it are taken. It takes the place of one of the same
+    /// names.
+    pub fn set_model(&self, model: ServedModel) {
+        self.change(|registry| registry.set(model));
+    }
+
+    /// Changes the text side of the model of this name; requests that run go on with the one before.
+    /// Whether there is such a model.
     pub fn update_text<E>(
         &self,
+        name: &str,
         update: impl FnOnce(&TextModel) -> Result<TextModel, E>,
     ) -> Result<bool, E> {
-        let Ok(model) = self.loaded() else { return Ok(false) };
-        let text = Arc::new(update(model.text())?);
-        let (names, generator) = (model.names.clone(), Arc::clone(&model.generator));
-        let ServedModel { created, longest_token, .. } = *model;
-        self.set_model(ServedModel { names, generator, text, created, longest_token });
+        let registry = self.registry();
+        let is_meant = |model: &&Arc<ServedModel>| model.names().iter().any(|own| own == name);
+        let Some(model) = registry.loaded().find(is_meant) else { return Ok(false) };
+        let text = update(model.text())?;
+        self.set_model(model.with_text(text));
         Ok(true)
     }
 
-    /// Loading failed: requests, `/ready` and `/health` say why.
-    pub fn set_failed(&self, reason: impl Into<String>) {
-        self.set(ModelState::Failed(reason.into()));
+    /// Loading the model of these names failed: requests for it, `/ready` and `/health` say why.
+    pub fn set_failed(&self, names: Vec<String>, reason: impl Into<String>) {
+        self.change(|registry| registry.set_failed(names, reason.into()));
     }
 
-    fn set(&self, state: ModelState) {
-        *self.0.model.write().unwrap_or_else(PoisonError::into_inner) = state;
+    fn change(&self, change: impl FnOnce(&mut Registry)) {
+        let mut registry = self.0.registry.write().unwrap_or_else(PoisonError::into_inner);
+        change(Arc::make_mut(&mut registry));
+    }
+
+    /// The models as they are now.
+    pub(crate) fn registry(&self) -> Arc<Registry> {
+        Arc::clone(&self.0.registry.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Says on `/ready` that nothing more should be sent here. What is sent is still served.
@@ -173,52 +118,36 @@ impl App {
         let _ = in_flight.wait_for(|count| *count == 0).await;
     }
 
-    /// The model, or 503 with the reason why there is none. A draining server still has one.
-    pub(crate) fn loaded(&self) -> Result<Arc<ServedModel>, ApiError> {
-        match &*self.0.model.read().unwrap_or_else(PoisonError::into_inner) {
-            ModelState::Loaded(model) => Ok(Arc::clone(model)),
-            ModelState::Loading => {
-                Err(ApiError::unavailable("loading", "The model is still loading."))
-            }
-            ModelState::Failed(reason) => {
-                let message = format!("The model could not be loaded: {reason}");
-                Err(ApiError { retry_after: None, ..ApiError::unavailable("failed", message) })
-            }
-        }
+    /// The models, or 503 with the reason if none is loaded. A draining server still has them.
+    pub(crate) fn loaded(&self) -> Result<Arc<Registry>, ApiError> {
+        let registry = self.registry();
+        registry.check_any()?;
+        Ok(registry)
     }
 
-    /// The model, if new requests are taken.
-    pub(crate) fn ready(&self) -> Result<Arc<ServedModel>, ApiError> {
-        self.unless(&self.0.draining)
+    /// The models, if new requests are taken and one at least is loaded.
+    pub(crate) fn ready(&self) -> Result<Arc<Registry>, ApiError> {
+        let registry = self.loaded()?;
+        unless(&self.0.draining)?;
+        Ok(registry)
     }
 
-    /// Whether new requests should be sent here.
+    /// Whether new requests should be sent here, for whatever model.
     pub(crate) fn wants_requests(&self) -> Result<(), ApiError> {
-        self.unless(&self.0.stopping).map(drop)
+        let registry = self.registry();
+        registry.check_all()?;
+        unless(&self.0.stopping)?;
+        if registry.is_alive() { Ok(()) } else { Err(EngineError::Stopped.into()) }
     }
 
-    fn unless(&self, ending: &AtomicBool) -> Result<Arc<ServedModel>, ApiError> {
-        let model = self.loaded()?;
-        if ending.load(Ordering::Acquire) {
-            let message = "The server is shutting down and takes no more requests.";
-            return Err(ApiError::unavailable("draining", message));
-        }
-        if !model.generator.is_alive() {
-            return Err(engine::EngineError::Stopped.into());
-        }
-        Ok(model)
-    }
-
-    /// Why the process is of no more use, if so: loading failed or the engine has ended.
+    /// Why the process is of no more use, if so: loading failed or an engine has ended.
     pub(crate) fn fault(&self) -> Option<ApiError> {
-        match self.loaded() {
-            Ok(model) if model.generator.is_alive() => None,
-            // Draining ends the engine too, in good order.
-            Ok(_) if self.0.draining.load(Ordering::Acquire) => None,
-            Ok(_) => Some(engine::EngineError::Stopped.into()),
-            Err(error) if error.code == Some("loading") => None,
-            Err(error) => Some(error),
+        let registry = self.registry();
+        // Draining ends the engines, too, in good order.
+        if !registry.is_alive() && !self.0.draining.load(Ordering::Acquire) {
+            return Some(EngineError::Stopped.into());
         }
+        registry.check_all().err().filter(|error| error.code != Some("loading"))
     }
 
     /// Counts a request, which runs on these terms, until the guard is dropped.
@@ -229,10 +158,6 @@ impl App {
 
     pub(crate) fn config(&self) -> &ServerConfig {
         &self.0.config
-    }
-
-    pub(crate) fn metrics(&self) -> &Arc<Metrics> {
-        &self.0.metrics
     }
 
     pub(crate) fn text_pool(&self) -> &TextPool {
@@ -256,6 +181,15 @@ impl std::fmt::Debug for App {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("App").field("config", &self.0.config).finish_non_exhaustive()
     }
+}
+
+/// 503 once the server is ending.
+fn unless(ending: &AtomicBool) -> Result<(), ApiError> {
+    if ending.load(Ordering::Acquire) {
+        let message = "The server is shutting down and takes no more requests.";
+        return Err(ApiError::unavailable("draining", message));
+    }
+    Ok(())
 }
 
 /// A request in flight; shutting down waits for it.

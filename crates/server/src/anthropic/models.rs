@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::state::ServedModel;
+use crate::served_model::ServedModel;
 
 /// All models on one page, as there are few.
 #[derive(Serialize)]
@@ -26,14 +26,14 @@ pub(crate) struct ModelInfo {
     max_tokens: usize,
 }
 
-/// These names of the model.
-pub(crate) fn page<'a>(model: &ServedModel, names: impl Iterator<Item = &'a String>) -> ModelPage {
-    let data: Vec<_> = names.map(|name| info(model, name)).collect();
-    let id = |info: Option<&ModelInfo>| info.map(|info| info.id.clone());
-    ModelPage { has_more: false, first_id: id(data.first()), last_id: id(data.last()), data }
+impl ModelPage {
+    pub(crate) fn new(data: Vec<ModelInfo>) -> Self {
+        let id = |info: Option<&ModelInfo>| info.map(|info| info.id.clone());
+        Self { has_more: false, first_id: id(data.first()), last_id: id(data.last()), data }
+    }
 }
 
-/// One of them.
+/// The model by one of its names.
 pub(crate) fn info(model: &ServedModel, id: &str) -> ModelInfo {
     let created = jiff::Timestamp::from_second(model.created() as i64);
     let max_model_len = model.generator().max_model_len();

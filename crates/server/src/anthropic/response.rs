@@ -13,8 +13,8 @@ use crate::error::ApiError;
 use crate::generation::{Delta, Finish};
 use crate::openai::response::Usage;
 use crate::random::random_id;
+use crate::served_model::ServedModel;
 use crate::sse::{self, Event, UsageField};
-use crate::state::ServedModel;
 
 /// Thoughts are not signed here. Clients drop a block of thinking that has no signature from what
 /// they send next, and with it what the model had thought.

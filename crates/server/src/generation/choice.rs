@@ -11,7 +11,7 @@ use super::output::OutputReader;
 use super::{Job, JobPrompt};
 use crate::error::ApiError;
 use crate::openai::sampling_fields::TextRules;
-use crate::state::ServedModel;
+use crate::served_model::ServedModel;
 
 /// What one event adds to a choice.
 #[derive(Debug, Default)]

@@ -30,7 +30,8 @@ use crate::metrics::{Ending, Metrics};
 use crate::openai::response::Usage;
 use crate::openai::sampling_fields::Sampling;
 use crate::random::random_u64;
-use crate::state::{App, InFlight, ServedModel};
+use crate::served_model::ServedModel;
+use crate::state::{App, InFlight};
 use crate::terms::Terms;
 
 /// The least and the most that `Retry-After` says: a longer wait some clients take for a refusal.
@@ -143,9 +144,8 @@ impl Generation {
             }
         }
         let generator = Arc::clone(model.generator());
-        let ids =
-            generator.submit_all(requests).map_err(|error| refused(app, &error, &*generator))?;
-        app.metrics().prompt(prompt_tokens * n);
+        let ids = generator.submit_all(requests).map_err(|error| refused(model, &error))?;
+        model.metrics().prompt(prompt_tokens * n);
         Ok(Self {
             choices,
             open: ids.into_iter().map(Some).collect(),
@@ -155,7 +155,7 @@ impl Generation {
             cut: app.cut_signal(),
             cancelled: None,
             generator,
-            metrics: Arc::clone(app.metrics()),
+            metrics: Arc::clone(model.metrics()),
             account,
             held_by: job.held.as_ref().map(|held| held.field.clone()),
             _in_flight: in_flight,
@@ -333,13 +333,13 @@ fn named(error: ApiError, held_by: Option<&str>) -> ApiError {
 }
 
 /// The engine took none of the sequences.
-fn refused(app: &App, error: &EngineError, generator: &dyn Generator) -> ApiError {
+fn refused(model: &ServedModel, error: &EngineError) -> ApiError {
     let error = ApiError::from(error.clone());
     if error.status != StatusCode::TOO_MANY_REQUESTS {
         return error;
     }
-    app.metrics().rejection();
-    let seconds = generator.time_to_drain().as_secs_f64().ceil();
+    model.metrics().rejection();
+    let seconds = model.generator().time_to_drain().as_secs_f64().ceil();
     let (least, most) = RETRY_AFTER_S;
     ApiError { retry_after: Some(seconds.clamp(least, most) as u64), ..error }
 }

@@ -6,7 +6,7 @@ use text::{GrammarError, Matcher};
 
 use super::thinking_budget::Thinking;
 use super::{Job, JobPrompt};
-use crate::state::ServedModel;
+use crate::served_model::ServedModel;
 
 /// The constraint of one answer, at its start.
 pub(super) fn steer(

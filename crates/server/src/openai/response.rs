@@ -6,7 +6,8 @@ use serde_json::{Map, Value, json};
 use text::Tokenizer;
 
 use crate::random::random_id;
-use crate::state::{ServedModel, unix_seconds};
+use crate::served_model::ServedModel;
+use crate::state::unix_seconds;
 
 /// JSON knows no infinity; vLLM writes this for a token that cannot be.
 const LEAST_LOGPROB: f32 = -9999.0;

@@ -8,7 +8,8 @@ use super::tools::ToolSet;
 use crate::generation::Job;
 use crate::openai::response::Usage;
 use crate::random::random_id;
-use crate::state::{ServedModel, unix_seconds};
+use crate::served_model::ServedModel;
+use crate::state::unix_seconds;
 
 /// What stays the same from the first event to the last. Every field that OpenAI's types and those
 /// of Open Responses ask for is there, with the value that was in effect.

@@ -16,9 +16,10 @@ use super::tools::ToolSet;
 use crate::error::ApiError;
 use crate::generation::Job;
 use crate::openai::chat_request::ChatRequest;
+use crate::registry::Registry;
 use crate::responses::answer::Answer;
 use crate::routes::chat;
-use crate::state::ServedModel;
+use crate::served_model::ServedModel;
 
 /// What a chat's fields are called here.
 const NAMES: &[(&str, &str)] = &[
@@ -33,6 +34,7 @@ const NAMES: &[(&str, &str)] = &[
 
 /// A request that has passed every check.
 pub(crate) struct Prepared {
+    pub(crate) model: Arc<ServedModel>,
     pub(crate) job: Job,
     pub(crate) answer: Answer,
     pub(crate) streams: bool,
@@ -44,13 +46,13 @@ pub(crate) struct Prepared {
 
 /// The part that takes time with large inputs.
 pub(crate) fn prepare(
-    model: &ServedModel,
+    models: &Registry,
     store: &ResponseStore,
     body: &[u8],
     owner: Owner,
 ) -> Result<Prepared, ApiError> {
     let (fields, passed) = Fields::parse(body)?;
-    model.check_name(fields.model.as_deref())?;
+    let model = models.find(fields.model.as_deref())?;
     let previous = previous(store, fields.previous_response_id.as_deref(), owner)?;
     let input = resolve(input::read(fields.input.as_ref())?, store, owner)?;
     let mut items = previous.as_deref().map(Turn::items).unwrap_or_default();
@@ -60,16 +62,16 @@ pub(crate) fn prepare(
     let mut body = chat_body(&fields, passed, messages);
     let given = fields.tools.as_deref().unwrap_or_default();
     let mut tools = ToolSet::read(given, true)?;
-    let mut chat = chat_of(model, &fields, &mut body, &tools);
+    let mut chat = chat_of(&model, &fields, &mut body, &tools);
     if tools.has_defaults && chat.as_ref().is_err_and(is_about_tools) {
         tools = ToolSet::read(given, false)?;
-        chat = chat_of(model, &fields, &mut body, &tools);
+        chat = chat_of(&model, &fields, &mut body, &tools);
     }
     let chat = chat.map_err(|error| renamed(error, &tools))?;
     let (streams, stores) = (fields.streams(), fields.stores());
-    let echo = Echo::new(fields, &tools, &chat.job, model);
+    let echo = Echo::new(fields, &tools, &chat.job, &model);
     let answer = Answer::new(echo, chat.wire, tools.names(), streams);
-    Ok(Prepared { job: chat.job, answer, streams, stores, input, previous })
+    Ok(Prepared { model, job: chat.job, answer, streams, stores, input, previous })
 }
 
 /// Whether a tool's schema, or the way in which the model calls, is at fault.

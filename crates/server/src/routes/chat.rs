@@ -16,8 +16,9 @@ use crate::openai::request_fields::StreamOptions;
 use crate::openai::response::{Head, TokenNames};
 use crate::openai::sampling_fields::Sampling;
 use crate::prompt::{ChatPrompt, PromptField, truncate};
+use crate::served_model::ServedModel;
 use crate::sse;
-use crate::state::{App, ServedModel};
+use crate::state::App;
 use crate::terms::Terms;
 
 /// A request that has passed every check, ready to be submitted.
@@ -35,11 +36,14 @@ pub(crate) async fn create(
 ) -> Result<Response, ApiError> {
     let arrived = Instant::now();
     let in_flight = app.enter(terms);
-    let model = app.ready()?;
-    let (job_model, trust_template) = (model.clone(), app.config().trust_request_chat_template);
-    let prepared = move || prepare(&job_model, ChatRequest::parse(&body)?, trust_template);
-    let prepared = app.text_pool().run(prepared).await?;
-    let Prepared { job, wire, stream } = prepared;
+    let models = app.ready()?;
+    let trust_template = app.config().trust_request_chat_template;
+    let prepared = move || {
+        let request = ChatRequest::parse(&body)?;
+        let model = models.find(request.request.model.as_deref())?;
+        Ok((prepare(&model, request, trust_template)?, model))
+    };
+    let (Prepared { job, wire, stream }, model) = app.text_pool().run(prepared).await?;
     let generation = Generation::start(&app, &model, &job, (in_flight, arrived))?;
     sse::answer(generation, wire, stream, app.config().heartbeat).await
 }
@@ -50,7 +54,6 @@ pub(crate) fn prepare(
     mut request: ChatRequest,
     trust_template: bool,
 ) -> Result<Prepared, ApiError> {
-    model.check_name(request.request.model.as_deref())?;
     let sampling = sampling(model, &request)?;
     let requested = request.max_tokens()?;
     request.request.check_prompt_logprobs(sampling.params.prompt_logprobs)?;

@@ -14,8 +14,9 @@ use crate::openai::completion_response::CompletionWire;
 use crate::openai::request_fields::StreamOptions;
 use crate::openai::response::{Head, TokenNames};
 use crate::prompt::{PromptField, PromptIds, truncate};
+use crate::served_model::ServedModel;
 use crate::sse;
-use crate::state::{App, ServedModel};
+use crate::state::App;
 use crate::terms::Terms;
 
 /// Most choices of one request, over all prompts.
@@ -36,19 +37,20 @@ pub(crate) async fn create(
 ) -> Result<Response, ApiError> {
     let arrived = Instant::now();
     let in_flight = app.enter(terms);
-    let model = app.ready()?;
-    let job_model = model.clone();
-    let prepared = app.text_pool().run(move || prepare(&job_model, &body)).await?;
-    let Prepared { job, wire, stream } = prepared;
+    let models = app.ready()?;
+    let prepared = move || {
+        let request = CompletionRequest::parse(&body)?;
+        let model = models.find(request.request.model.as_deref())?;
+        Ok((prepare(&model, request)?, model))
+    };
+    let (Prepared { job, wire, stream }, model) = app.text_pool().run(prepared).await?;
     let generation = Generation::start(&app, &model, &job, (in_flight, arrived))?;
     sse::answer(generation, wire, stream, app.config().heartbeat).await
 }
 
 /// The part that takes time with large inputs: it runs on the text pool.
-fn prepare(model: &ServedModel, body: &[u8]) -> Result<Prepared, ApiError> {
-    let request = CompletionRequest::parse(body)?;
+fn prepare(model: &ServedModel, request: CompletionRequest) -> Result<Prepared, ApiError> {
     let fields = &request.request;
-    model.check_name(fields.model.as_deref())?;
     let defaults = model.text().generation();
     let mut sampling = request.sampling.validate(defaults, model.generator().vocab_size())?;
     request.check_best_of(sampling.n)?;

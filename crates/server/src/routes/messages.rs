@@ -19,8 +19,9 @@ use crate::generation::{Generation, Job};
 use crate::openai::chat_request::ChatRequest;
 use crate::openai::request_fields::StreamOptions;
 use crate::prompt::{ChatPrompt, PromptField};
+use crate::served_model::ServedModel;
 use crate::sse;
-use crate::state::{App, ServedModel};
+use crate::state::App;
 use crate::terms::Terms;
 
 /// A request that has passed every check, ready to be submitted.
@@ -44,10 +45,14 @@ pub(crate) async fn create(
 ) -> Result<Response, ApiError> {
     let arrived = Instant::now();
     let in_flight = app.enter(terms);
-    let model = app.ready()?;
-    let job_model = model.clone();
-    let job = move || prepare(&job_model, &body).map_err(|error| respelled(&error));
-    let Prepared { job, wire, stream } = app.text_pool().run(job).await?;
+    let models = app.ready()?;
+    let prepared = move || {
+        let request = MessagesRequest::parse(&body)?;
+        let model = models.find(Some(&request.model))?;
+        Ok((prepare(&model, &request)?, model))
+    };
+    let prepared = move || prepared().map_err(|error| respelled(&error));
+    let (Prepared { job, wire, stream }, model) = app.text_pool().run(prepared).await?;
     let generation = Generation::start(&app, &model, &job, (in_flight, arrived))?;
     sse::answer(generation, wire, stream, app.config().heartbeat).await
 }
@@ -57,21 +62,19 @@ pub(crate) async fn count_tokens(
     State(app): State<App>,
     JsonBytes(body): JsonBytes,
 ) -> Result<Json<TokenCount>, ApiError> {
-    let model = app.ready()?;
+    let models = app.ready()?;
     let job = move || {
         let request = MessagesRequest::parse(&body).map_err(|error| respelled(&error))?;
-        model.check_name(Some(&request.model))?;
+        let model = models.find(Some(&request.model))?;
         let (_, prompt) = read(&model, &request).map_err(|error| respelled(&error))?;
         Ok(TokenCount { input_tokens: prompt.ids.len() })
     };
     app.text_pool().run(job).await.map(Json)
 }
 
-fn prepare(model: &ServedModel, body: &[u8]) -> Result<Prepared, ApiError> {
-    let request = MessagesRequest::parse(body)?;
-    model.check_name(Some(&request.model))?;
+fn prepare(model: &ServedModel, request: &MessagesRequest) -> Result<Prepared, ApiError> {
     let asked = request.max_tokens()?;
-    let (chat, prompt) = read(model, &request)?;
+    let (chat, prompt) = read(model, request)?;
     let sampling = chat::sampling(model, &chat)?;
     let (num_tokens, context) = (prompt.ids.len(), model.generator().max_model_len());
     if num_tokens >= context {

@@ -3,16 +3,15 @@
 use axum::extract::State;
 use axum::http::{HeaderName, header};
 
+use crate::metrics;
 use crate::state::App;
 
 /// Prometheus 3 refuses a scrape whose type is not exactly this.
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Reads atomics only; never waits for the engine.
+/// Reads atomics only; never waits for an engine.
 pub(crate) async fn show(State(app): State<App>) -> ([(HeaderName, &'static str); 1], String) {
-    let model = app.loaded().ok();
-    let model = model.as_ref().map(|model| (model.names()[0].as_str(), model.generator().load()));
-    let mut page = app.metrics().render(model);
+    let mut page = metrics::render(app.registry().loaded().map(|model| &**model));
     app.access().render(&mut page);
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], page)
 }

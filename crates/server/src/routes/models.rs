@@ -7,9 +7,10 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use crate::access::Call;
-use crate::anthropic::models::{info, page};
+use crate::anthropic::models::{ModelPage, info};
 use crate::error::ApiError;
-use crate::state::{App, ServedModel};
+use crate::served_model::ServedModel;
+use crate::state::App;
 
 #[derive(Serialize)]
 struct ModelList {
@@ -30,15 +31,17 @@ struct ModelCard {
     max_model_len: usize,
 }
 
-/// All names of the model that the key may use, the reported one first.
+/// All names of the models that are loaded and that the key may use, of each the reported one first.
 pub(crate) async fn list(State(app): State<App>, headers: HeaderMap) -> Result<Response, ApiError> {
-    let model = app.loaded()?;
+    let models = app.loaded()?;
     let call = Call::current();
-    let names = model.names().iter().filter(|name| call.may_use(name));
+    let names = models.loaded().flat_map(|model| model.names().iter().map(move |id| (model, id)));
+    let names = names.filter(|(_, name)| call.may_use(name));
     if is_anthropics(&headers) {
-        return Ok(Json(page(&model, names)).into_response());
+        let data = names.map(|(model, name)| info(model, name)).collect();
+        return Ok(Json(ModelPage::new(data)).into_response());
     }
-    let data = names.map(|name| card(&model, name)).collect();
+    let data = names.map(|(model, name)| card(model, name)).collect();
     Ok(Json(ModelList { object: "list", data }).into_response())
 }
 
@@ -48,8 +51,7 @@ pub(crate) async fn show(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let model = app.loaded()?;
-    model.check_name(Some(&id))?;
+    let model = app.loaded()?.named(Some(&id))?;
     if is_anthropics(&headers) {
         return Ok(Json(info(&model, &id)).into_response());
     }

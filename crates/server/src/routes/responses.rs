@@ -36,11 +36,11 @@ pub(crate) async fn create(
 ) -> Result<Response, ApiError> {
     let arrived = Instant::now();
     let in_flight = app.enter(terms);
-    let model = app.ready()?;
+    let models = app.ready()?;
     let owner = guards::owner(&app);
-    let (job_model, store) = (model.clone(), Arc::clone(&app.responses().store));
-    let prepared = app.text_pool().run(move || prepare(&job_model, &store, &body, owner)).await?;
-    let Prepared { job, answer, streams, stores, input, previous } = prepared;
+    let store = Arc::clone(&app.responses().store);
+    let prepared = app.text_pool().run(move || prepare(&models, &store, &body, owner)).await?;
+    let Prepared { model, job, answer, streams, stores, input, previous } = prepared;
     let mut generation = Generation::start(&app, &model, &job, (in_flight, arrived))?;
     let store = Arc::clone(&app.responses().store);
     let keep = stores.then_some(Keep { store, previous, input });

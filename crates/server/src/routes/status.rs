@@ -9,11 +9,12 @@ use crate::state::App;
 
 /// `GET /`: what this is and where to go on.
 pub(crate) async fn index(State(app): State<App>) -> Json<Value> {
-    let model = app.loaded().ok().map(|model| model.names()[0].clone());
+    let registry = app.registry();
+    let models: Vec<_> = registry.loaded().map(|model| &model.names()[0]).collect();
     Json(json!({
         "name": "sconce",
         "version": env!("CARGO_PKG_VERSION"),
-        "model": model,
+        "models": models,
         "links": {
             "chat": "/v1/chat/completions",
             "completions": "/v1/completions",

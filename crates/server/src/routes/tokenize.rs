@@ -13,7 +13,8 @@ use crate::openai::refused::Route;
 use crate::openai::sampling_fields::check_ids;
 use crate::openai::tool_fields::ToolFields;
 use crate::prompt::PromptField;
-use crate::state::{App, ServedModel};
+use crate::served_model::ServedModel;
+use crate::state::App;
 
 /// Fields of `/tokenize` beside those of a conversation.
 #[derive(Debug, Deserialize)]
@@ -49,7 +50,7 @@ pub(crate) async fn tokenize(
     State(app): State<App>,
     JsonBytes(body): JsonBytes,
 ) -> Result<Json<Tokenized>, ApiError> {
-    let model = app.ready()?;
+    let models = app.ready()?;
     let trust_template = app.config().trust_request_chat_template;
     let job = move || {
         let honoured = [
@@ -60,7 +61,7 @@ pub(crate) async fn tokenize(
         check_fields(&body, Route::Tokenize, &honoured)?;
         let fields: TokenizeFields = read(&body)?;
         let conversation: Conversation = read(&body)?;
-        model.check_name(fields.model.as_deref())?;
+        let model = models.find(fields.model.as_deref())?;
         let tokens = match fields.prompt {
             Some(_) if conversation.messages.is_some() => {
                 let message = "Give 'prompt' or 'messages', not both.";
@@ -100,11 +101,11 @@ pub(crate) async fn detokenize(
     State(app): State<App>,
     JsonBytes(body): JsonBytes,
 ) -> Result<Json<Detokenized>, ApiError> {
-    let model = app.ready()?;
+    let models = app.ready()?;
     let job = move || {
         check_fields(&body, Route::Tokenize, &[field_names::<DetokenizeFields>()])?;
         let fields: DetokenizeFields = read(&body)?;
-        model.check_name(fields.model.as_deref())?;
+        let model = models.find(fields.model.as_deref())?;
         check_ids("tokens", &fields.tokens, model.generator().vocab_size())?;
         let prompt = model.text().decode(&fields.tokens, false);
         let prompt = prompt.map_err(|error| ApiError::invalid("tokens", error.to_string()))?;

@@ -19,7 +19,7 @@ async fn before_the_model_is_loaded() {
     let app = App::new(config());
     assert_eq!(get(&app, "/health").await.status, 200);
     assert_eq!(get(&app, "/metrics").await.status, 200);
-    assert_eq!(get(&app, "/").await.json()["model"], Value::Null);
+    assert_eq!(get(&app, "/").await.json()["models"], json!([]));
     for reply in [
         get(&app, "/ready").await,
         get(&app, "/v1/models").await,
@@ -34,7 +34,7 @@ async fn before_the_model_is_loaded() {
 #[tokio::test]
 async fn when_loading_failed() {
     let app = App::new(config());
-    app.set_failed("config.json is missing");
+    app.set_failed(vec!["tiny".into()], "config.json is missing");
     for path in ["/ready", "/health", "/v1/models"] {
         let reply = get(&app, path).await;
         assert_eq!(reply.status, 503, "{path}");

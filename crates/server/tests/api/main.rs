@@ -15,6 +15,7 @@ mod messages;
 mod nginx;
 mod other_routes;
 mod responses;
+mod several;
 mod terms;
 mod thinking_budget;
 mod tools;

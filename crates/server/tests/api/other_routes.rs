@@ -85,7 +85,7 @@ async fn tokenize_refuses_what_it_cannot_do() {
 async fn the_front_page_and_the_version() {
     let (app, _) = app(Fake::default());
     let index = get(&app, "/").await.json();
-    assert_eq!((&index["name"], &index["model"]), (&json!("sconce"), &json!("tiny")));
+    assert_eq!((&index["name"], &index["models"]), (&json!("sconce"), &json!(["tiny"])));
     assert!(get(&app, "/version").await.json()["version"].is_string());
     let head = Request::builder().method(Method::HEAD).uri("/").body(Body::empty()).unwrap();
     let reply = send(&app, head).await;
