@@ -143,6 +143,18 @@ pub enum OptionError {
         /// Free memory of the device.
         available: Size,
     },
+    /// Several models exceed the memory.
+    #[error(
+        "the models need {needed} together, caches of a given size included, but {available} are \
+         available: serve fewer or smaller ones, or lower their --kv-cache-memory-bytes or \
+         --max-num-batched-tokens"
+    )]
+    ModelsTooLarge {
+        /// Weights, activations, runtime, and the caches whose size is given.
+        needed: Size,
+        /// Free memory of the device.
+        available: Size,
+    },
     /// The cache that was asked for exceeds the memory.
     #[error(
         "the KV cache would take {cache} but {remaining} remain beside the model: lower \

@@ -11,6 +11,7 @@ mod kv_cache;
 pub mod layers;
 mod limits;
 pub mod memory;
+mod memory_shares;
 pub mod model;
 pub mod request;
 mod runner;
@@ -26,6 +27,7 @@ pub use config::{EngineConfig, EngineOptions, OptionError};
 pub use engine::Engine;
 pub use handle::EngineHandle;
 pub use memory::MemoryPlan;
+pub use memory_shares::share_memory;
 pub use request::{
     Constraint, EngineError, Event, FinishReason, Request, SamplingParams, Sink, TokenLogprobs,
 };

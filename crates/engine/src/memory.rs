@@ -111,6 +111,12 @@ impl MemoryPlan {
         Ok(self)
     }
 
+    /// The same beside other models that leave it `share_bytes`.
+    pub(crate) fn within(&mut self, share_bytes: usize) {
+        self.available_bytes = share_bytes;
+        self.num_blocks = self.choose_blocks();
+    }
+
     fn choose_blocks(&self) -> usize {
         let config = &self.config;
         if let Some(blocks) = config.num_gpu_blocks_override {
@@ -132,7 +138,7 @@ impl MemoryPlan {
     }
 
     /// Everything but the cache.
-    fn fixed_bytes(&self) -> usize {
+    pub(crate) fn fixed_bytes(&self) -> usize {
         self.weight_bytes
             + self.table_bytes
             + self.activation_bytes

@@ -1,7 +1,7 @@
 //! `sconce chat`: a conversation in the terminal, with a server elsewhere or one in this process.
 //! Both go over the same API, so that what is seen here is what a client sees.
 
-use crate::cli::ChatArgs;
+use crate::cli::{ChatArgs, ServeArgs};
 use crate::config::Config;
 use crate::serve;
 use anyhow::{Context, Result, bail};
@@ -34,6 +34,15 @@ pub(crate) fn run(args: &ChatArgs) -> Result<()> {
     }
 }
 
+/// The model to talk to on a server, if one is given.
+fn named_model(args: &ServeArgs) -> Result<Option<String>> {
+    match args.model.as_ref().or(args.model_flag.as_ref()).map(Vec::as_slice) {
+        None | Some([]) => Ok(None),
+        Some([model]) => Ok(Some(model.clone())),
+        Some(_) => bail!("MODEL: a conversation is with one model"),
+    }
+}
+
 /// What a line asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Next {
@@ -62,7 +71,7 @@ impl Chat {
     fn connect(args: &ChatArgs) -> Result<Self> {
         let (base, key, model) = if let Some(url) = &args.url {
             let key = args.serve.api_key.as_ref().and_then(|keys| keys.first().cloned());
-            (url.trim_end_matches('/').to_owned(), key, args.serve.model.clone())
+            (url.trim_end_matches('/').to_owned(), key, named_model(&args.serve)?)
         } else {
             let local = serve::start_local(Config::resolve(args.serve.clone())?)?;
             (local.base, Some(local.key), None)

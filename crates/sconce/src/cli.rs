@@ -1,7 +1,7 @@
 //! The command line, as typed. Names follow vLLM's where it has one.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
 
@@ -20,11 +20,11 @@ pub(crate) struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Serve a model over the OpenAI API.
+    /// Serve one or several models over the OpenAI API.
     Serve(Box<ServeArgs>),
     /// Talk to a model in the terminal, in this process or on a server.
     Chat(Box<ChatArgs>),
-    /// Print the memory plan of a model without loading its weights.
+    /// Print the memory plan without loading weights.
     Plan(Box<ServeArgs>),
     /// Make keys for `--api-keys-file`.
     Keys {
@@ -82,8 +82,19 @@ pub(crate) struct EngineBench<A: Args> {
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) struct ServeArgs {
     /// Hugging Face id (org/name), a local folder, or `spark`, the embedded demo model (default).
-    #[arg(value_name = "MODEL", env = "SCONCE_MODEL")]
-    pub(crate) model: Option<String>,
+    /// Several are served side by side, each with a share of the memory.
+    #[arg(value_name = "MODEL", env = "SCONCE_MODEL", value_delimiter = ',')]
+    #[serde(deserialize_with = "one_or_several")]
+    pub(crate) model: Option<Vec<String>>,
+
+    /// The same as MODEL, as a flag; may be repeated.
+    #[arg(id = "model_flag", long = "model", value_name = "MODEL", conflicts_with = "model")]
+    #[serde(skip)]
+    pub(crate) model_flag: Option<Vec<String>>,
+
+    /// `[[models]]` of the configuration file: models with settings of their own.
+    #[arg(skip)]
+    pub(crate) models: Option<Vec<toml::Table>>,
 
     /// TOML file with any of these settings, e.g. `max-num-seqs = 64`.
     #[arg(long, env = "SCONCE_CONFIG", value_name = "FILE")]
@@ -92,6 +103,7 @@ pub(crate) struct ServeArgs {
 
     /// Names that clients may use for the model; the first one is reported.
     #[arg(long, env = "SCONCE_SERVED_MODEL_NAME", num_args = 1.., value_delimiter = ',')]
+    #[serde(deserialize_with = "one_or_several")]
     pub(crate) served_model_name: Option<Vec<String>>,
 
     /// Branch, tag or commit on the hub.
@@ -292,6 +304,20 @@ pub(crate) struct ServeArgs {
     /// Log lines for people or as JSON [default: pretty]
     #[arg(long, env = "SCONCE_LOG_FORMAT")]
     pub(crate) log_format: Option<LogFormat>,
+}
+
+/// A text, or a list of texts.
+fn one_or_several<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<String>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged, expecting = "a text or a list of texts")]
+    enum Given {
+        One(String),
+        Several(Vec<String>),
+    }
+    Ok(Some(match Given::deserialize(from)? {
+        Given::One(text) => vec![text],
+        Given::Several(texts) => texts,
+    }))
 }
 
 /// `sconce chat`.

@@ -1,46 +1,27 @@
 //! From flags, environment and file to one checked configuration. The only reader of the
 //! environment (with `cli.rs`, where clap reads the `SCONCE_*` variables).
 
-use crate::cli::{DtypeKind, LoadFormat, LogFormat, ServeArgs};
+use crate::cli::{LogFormat, ServeArgs};
 use crate::listen::Listen;
+use crate::model_choice::ModelChoice;
 use anyhow::{Context, Result, bail};
-use candle_core::DType;
-use engine::config::EngineOptions;
 use server::AccessLogConfig;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use text::{ReasoningFormat, ToolFormat};
-
-/// Name of the embedded model.
-pub(crate) const SPARK: &str = "spark";
 
 /// A complete, checked configuration.
 #[derive(Debug)]
 pub(crate) struct Config {
-    pub(crate) model: ModelChoice,
+    /// What is served, at least one.
+    pub(crate) models: Vec<ModelChoice>,
     pub(crate) listen: Listen,
     pub(crate) server: server::ServerConfig,
     pub(crate) api_keys_file: Option<PathBuf>,
     pub(crate) access_log: Option<AccessLogConfig>,
-    pub(crate) engine: EngineOptions,
     pub(crate) log_level: String,
     pub(crate) log_format: LogFormat,
     /// Where systemd wants to hear how far the service is.
     pub(crate) notify_socket: Option<String>,
-}
-
-/// Which model, and where it comes from.
-#[derive(Debug)]
-pub(crate) struct ModelChoice {
-    pub(crate) name: String,
-    /// The model that guesses tokens ahead.
-    pub(crate) draft: Option<String>,
-    pub(crate) served_names: Vec<String>,
-    pub(crate) load_format: LoadFormat,
-    pub(crate) chat_template: Option<String>,
-    pub(crate) tool_call_parser: ParserChoice<ToolFormat>,
-    pub(crate) reasoning_parser: ParserChoice<ReasoningFormat>,
-    pub(crate) hub: HubConfig,
 }
 
 /// The Hugging Face variables that users already have.
@@ -57,93 +38,27 @@ impl Config {
     /// Merges and checks. Errors name the flag, variable or file key at fault.
     pub(crate) fn resolve(typed: ServeArgs) -> Result<Self> {
         let args = merge(typed)?;
-        let model = ModelChoice::resolve(&args)?;
+        let models = ModelChoice::resolve_all(&args)?;
         Ok(Self {
             listen: Listen::resolve(&args)?,
             server: server_config(&args),
             api_keys_file: args.api_keys_file.clone(),
             access_log: access_log(&args)?,
-            engine: engine_options(&args)?,
             log_level: args.log_level.unwrap_or_else(|| "info".to_owned()),
             log_format: args.log_format.unwrap_or(LogFormat::Pretty),
             notify_socket: variable("NOTIFY_SOCKET"),
-            model,
+            models,
         })
     }
-}
 
-/// How an output format is chosen.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum ParserChoice<T> {
-    /// By the chat template.
-    Detected,
-    /// Nothing is looked for.
-    None,
-    /// By name.
-    Named(T),
-}
-
-impl<T> ParserChoice<T> {
-    /// What a flag says; `known` are the names that it takes beside `none`.
-    fn resolve(
-        flag: &str,
-        name: Option<&str>,
-        from_name: impl Fn(&str) -> Option<T>,
-        known: impl Iterator<Item = &'static str>,
-    ) -> Result<Self> {
-        let Some(name) = name else { return Ok(Self::Detected) };
-        match from_name(name) {
-            Some(format) => Ok(Self::Named(format)),
-            None if name == "none" => Ok(Self::None),
-            None => {
-                let known = known.collect::<Vec<_>>().join(", ");
-                bail!("{flag} {name} is not known: give none or one of {known}")
-            }
-        }
-    }
-
-    /// The format, given what the template shows.
-    pub(crate) fn or(self, detected: Option<T>) -> Option<T> {
-        match self {
-            Self::Detected => detected,
-            Self::None => None,
-            Self::Named(format) => Some(format),
-        }
-    }
-}
-
-impl ModelChoice {
-    fn resolve(args: &ServeArgs) -> Result<Self> {
-        let name = args.model.clone().unwrap_or_else(|| SPARK.to_owned());
-        let served_names = args.served_model_name.clone().unwrap_or_default();
-        if served_names.iter().any(|name| name.trim().is_empty()) {
-            bail!("--served-model-name has an empty name: give at least one character");
-        }
-        Ok(Self {
-            served_names: if served_names.is_empty() { vec![name.clone()] } else { served_names },
-            name,
-            draft: args.draft_model.clone(),
-            load_format: args.load_format.unwrap_or(LoadFormat::Auto),
-            chat_template: args.chat_template.clone(),
-            tool_call_parser: ParserChoice::resolve(
-                "--tool-call-parser",
-                args.tool_call_parser.as_deref(),
-                ToolFormat::from_name,
-                ToolFormat::ALL.iter().flat_map(|format| format.names().iter().copied()),
-            )?,
-            reasoning_parser: ParserChoice::resolve(
-                "--reasoning-parser",
-                args.reasoning_parser.as_deref(),
-                ReasoningFormat::from_name,
-                ReasoningFormat::ALL.iter().flat_map(|format| format.names().iter().copied()),
-            )?,
-            hub: HubConfig::resolve(args)?,
-        })
+    /// Of all models, for people.
+    pub(crate) fn model_names(&self) -> String {
+        self.models.iter().map(|model| model.name.as_str()).collect::<Vec<_>>().join(", ")
     }
 }
 
 impl HubConfig {
-    fn resolve(args: &ServeArgs) -> Result<Self> {
+    pub(crate) fn resolve(args: &ServeArgs) -> Result<Self> {
         let home = variable("HF_HOME").map(PathBuf::from).or_else(|| {
             let cache = variable("XDG_CACHE_HOME").map(PathBuf::from);
             let cache = cache.or_else(|| Some(PathBuf::from(variable("HOME")?).join(".cache")));
@@ -178,6 +93,8 @@ fn merge(mut typed: ServeArgs) -> Result<ServeArgs> {
     if typed.no_enable_prefix_caching {
         typed.enable_prefix_caching = Some(false);
     }
+    // Clap lets one of both be given only.
+    typed.model = typed.model.or(typed.model_flag.take());
     let Some(path) = typed.config.clone() else { return Ok(typed) };
     let show = path.display();
     let text = std::fs::read_to_string(&path).with_context(|| {
@@ -228,50 +145,6 @@ fn access_log(args: &ServeArgs) -> Result<Option<AccessLogConfig>> {
     Ok(Some(AccessLogConfig { path, bodies }))
 }
 
-fn engine_options(args: &ServeArgs) -> Result<EngineOptions> {
-    let bytes = args.kv_cache_memory_bytes.as_deref().map(parse_bytes).transpose();
-    Ok(EngineOptions {
-        dtype: match args.dtype {
-            None | Some(DtypeKind::Auto) => None,
-            Some(DtypeKind::Bfloat16) => Some(DType::BF16),
-            Some(DtypeKind::Float32) => Some(DType::F32),
-        },
-        block_size: args.block_size,
-        max_num_seqs: args.max_num_seqs,
-        max_num_batched_tokens: args.max_num_batched_tokens,
-        max_model_len: args.max_model_len,
-        kv_cache_memory_bytes: bytes.context("--kv-cache-memory-bytes")?,
-        num_gpu_blocks_override: args.num_gpu_blocks_override,
-        enable_prefix_caching: args.enable_prefix_caching,
-        max_num_queued_reqs: args.max_num_queued_reqs,
-        max_num_queued_tokens: args.max_num_queued_tokens,
-        num_speculative_tokens: args.num_speculative_tokens,
-        speculate_always: args.speculate_always,
-        async_scheduling: args.async_scheduling,
-        num_threads: args.num_threads,
-        seed: args.seed,
-    })
-}
-
-/// Bytes from `512M`, `4GiB`, `1_000_000` and the like.
-fn parse_bytes(text: &str) -> Result<usize> {
-    let text: String = text.chars().filter(|c| !matches!(c, '_' | ' ')).collect();
-    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let scale = match unit.to_ascii_lowercase().as_str() {
-        "" | "b" => 1.0,
-        "k" | "kb" => 1e3,
-        "m" | "mb" => 1e6,
-        "g" | "gb" => 1e9,
-        "kib" => 1024.0,
-        "mib" => 1024.0 * 1024.0,
-        "gib" => 1024.0 * 1024.0 * 1024.0,
-        _ => bail!("unknown unit `{unit}`: use K, M, G, KiB, MiB or GiB"),
-    };
-    let number: f64 = number.parse().with_context(|| format!("`{number}` is not a number"))?;
-    Ok((number * scale) as usize)
-}
-
 /// As huggingface_hub reads its switches.
 fn truthy(value: &str) -> bool {
     matches!(value.to_ascii_uppercase().as_str(), "1" | "ON" | "YES" | "TRUE")
@@ -285,15 +158,6 @@ fn variable(name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn bytes_with_units() {
-        assert_eq!(parse_bytes("4GiB").unwrap(), 4 << 30);
-        assert_eq!(parse_bytes("1.5 M").unwrap(), 1_500_000);
-        assert_eq!(parse_bytes("1_000").unwrap(), 1000);
-        assert!(parse_bytes("4 parsecs").unwrap_err().to_string().contains("parsecs"));
-        assert!(parse_bytes("GiB").is_err());
-    }
 
     #[test]
     fn a_flag_is_stronger_than_the_file() {

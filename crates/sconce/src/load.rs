@@ -1,15 +1,16 @@
 //! From the choice of a model to a running engine and its text side.
 
 use crate::cli::LoadFormat;
-use crate::config::{Config, ModelChoice, SPARK};
+use crate::config::Config;
 use crate::hub::{self, Files};
+use crate::model_choice::{ModelChoice, SPARK};
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use engine::architecture::Architecture;
 use engine::memory::{MemoryPlan, available_bytes};
 use engine::model::{CausalLm, ModelSpec};
 use engine::weights::{Progress, Weights};
-use engine::{Engine, EngineConfig, EngineHandle};
+use engine::{Engine, EngineConfig, EngineHandle, share_memory};
 use indicatif::{ProgressBar, ProgressStyle};
 use models::spark;
 use serde_json::Value;
@@ -29,10 +30,11 @@ pub(crate) struct Loaded {
 
 /// What is known of a model before its weights are read.
 #[derive(Debug)]
-pub(crate) struct Planned {
+pub(crate) struct Planned<'a> {
+    choice: &'a ModelChoice,
     model: Described,
     draft: Option<Described>,
-    pub(crate) engine: EngineConfig,
+    engine: EngineConfig,
     pub(crate) memory: MemoryPlan,
 }
 
@@ -141,54 +143,90 @@ fn with_parsers(mut text: TextModel, choice: &ModelChoice) -> TextModel {
     text
 }
 
-/// Reads the model's description, checks the settings against it and plans the memory.
-pub(crate) fn plan(config: &Config, files: Files) -> Result<Planned> {
-    let choice = &config.model;
-    let model = Described::read(&choice.name, choice, files)?;
-    let draft = choice.draft.as_ref().map(|name| Described::read(name, choice, files));
-    let draft = draft.transpose().context("--draft-model")?;
-    let engine = EngineConfig::resolve(&config.engine, &model.spec)?;
+/// Reads the descriptions of all models, checks the settings against them and plans the memory.
+pub(crate) fn plan(config: &Config, files: Files) -> Result<Vec<Planned<'_>>> {
     let available = available_bytes().context("the machine's free memory")?;
-    let mut memory = MemoryPlan::compute(&model.spec, &engine, available);
-    if let Some(draft) = &draft {
-        memory = memory.with_draft(&model.spec, &draft.spec)?;
-    }
-    Ok(Planned { model, draft, engine, memory })
+    let planned = config.models.iter().map(|choice| Planned::read(choice, files, available));
+    let mut planned = planned.collect::<Result<Vec<_>>>()?;
+    let mut plans: Vec<_> = planned.iter_mut().map(|planned| &mut planned.memory).collect();
+    share_memory(&mut plans, available)?;
+    Ok(planned)
 }
 
-/// Loads text side and weights and starts the engine. `progress` gets fractions of the weights.
-pub(crate) fn load(config: &Config) -> Result<Loaded> {
-    let started = Instant::now();
+/// Loads every model and starts its engine; each is handed over when it is ready. Those behind one
+/// that cannot be loaded are not tried.
+pub(crate) fn load(config: &Config, mut ready: impl FnMut(usize, Loaded)) -> Result<()> {
     let planned = plan(config, Files::All)?;
-    let name = &config.model.name;
-    tracing::info!("memory plan of {name}:\n{}", planned.memory);
-    planned.memory.check()?;
-    planned.engine.start_pool()?;
-    // The tokenizer of a large vocabulary takes as long as a small model's weights.
-    let (text, models) = std::thread::scope(|scope| {
-        let text = scope.spawn(|| planned.text(&config.model));
-        let models = planned.load_models(&config.model);
-        let text = text.join().map_err(|_| anyhow::anyhow!("reading the tokenizer panicked"));
-        (text.and_then(|text| text), models)
-    });
-    let (text, (model, draft)) = (text?, models?);
-    let eos = text.eos_token_ids();
-    let model = (model, planned.spec());
-    let draft = draft.zip(planned.draft.as_ref().map(|draft| &draft.spec));
-    let engine = Engine::start_with_draft(model, draft, &planned.memory, &Device::Cpu, eos)?;
-    tracing::info!("{name} is ready after {:.2} s", started.elapsed().as_secs_f64());
-    Ok(Loaded { engine, text, files: planned.model.files })
+    for planned in &planned {
+        tracing::info!("memory plan of {}:\n{}", planned.name(), planned.memory);
+    }
+    for planned in &planned {
+        planned.memory.check().with_context(|| format!("model {}", planned.name()))?;
+    }
+    for (index, planned) in planned.into_iter().enumerate() {
+        let name = planned.name().to_owned();
+        ready(index, planned.load().with_context(|| format!("model {name}"))?);
+    }
+    Ok(())
 }
 
-impl Planned {
+/// Loads the only model.
+pub(crate) fn load_only(config: &Config) -> Result<Loaded> {
+    if let [first, second, ..] = config.models.as_slice() {
+        bail!("this is for one model: give {} or {}", first.name, second.name);
+    }
+    let mut loaded = None;
+    load(config, |_, model| loaded = Some(model))?;
+    loaded.context("no model is configured")
+}
+
+impl<'a> Planned<'a> {
+    fn read(choice: &'a ModelChoice, files: Files, available: usize) -> Result<Self> {
+        let model = Described::read(&choice.name, choice, files)?;
+        let draft = choice.draft.as_ref().map(|name| Described::read(name, choice, files));
+        let draft = draft.transpose().context("--draft-model")?;
+        let of_model = || format!("model {}", choice.name);
+        let engine = EngineConfig::resolve(&choice.engine, &model.spec).with_context(of_model)?;
+        let mut memory = MemoryPlan::compute(&model.spec, &engine, available);
+        if let Some(draft) = &draft {
+            memory = memory.with_draft(&model.spec, &draft.spec).with_context(of_model)?;
+        }
+        Ok(Self { choice, model, draft, engine, memory })
+    }
+
+    /// Loads text side and weights and starts the engine.
+    fn load(self) -> Result<Loaded> {
+        let started = Instant::now();
+        self.engine.start_pool()?;
+        // The tokenizer of a large vocabulary takes as long as a small model's weights.
+        let (text, models) = std::thread::scope(|scope| {
+            let text = scope.spawn(|| self.text());
+            let models = self.load_models();
+            let text = text.join().map_err(|_| anyhow::anyhow!("reading the tokenizer panicked"));
+            (text.and_then(|text| text), models)
+        });
+        let (text, (model, draft)) = (text?, models?);
+        let eos = text.eos_token_ids();
+        let model = (model, self.spec());
+        let draft = draft.zip(self.draft.as_ref().map(|draft| &draft.spec));
+        let engine = Engine::start_with_draft(model, draft, &self.memory, &Device::Cpu, eos)?;
+        tracing::info!("{} is ready after {:.2} s", self.name(), started.elapsed().as_secs_f64());
+        Ok(Loaded { engine, text, files: self.model.files })
+    }
+
+    /// As it was asked for.
+    pub(crate) fn name(&self) -> &str {
+        &self.model.name
+    }
+
     pub(crate) fn spec(&self) -> &ModelSpec {
         &self.model.spec
     }
 
     /// The text side. A draft model's must be the same, or its guesses would mean something else.
-    fn text(&self, choice: &ModelChoice) -> Result<TextModel> {
+    fn text(&self) -> Result<TextModel> {
         let read = |described: &Described| {
-            described.files.text(choice).with_context(|| described.name.clone())
+            described.files.text(self.choice).with_context(|| described.name.clone())
         };
         let text = read(&self.model)?;
         text.grammars().prepare();
@@ -203,9 +241,9 @@ impl Planned {
         Ok(text)
     }
 
-    fn load_models(&self, choice: &ModelChoice) -> Result<(Model, Option<Model>)> {
+    fn load_models(&self) -> Result<(Model, Option<Model>)> {
         let load = |described: &Described| {
-            load_model(described, choice, &self.engine).with_context(|| described.name.clone())
+            load_model(described, self.choice, &self.engine).with_context(|| described.name.clone())
         };
         Ok((load(&self.model)?, self.draft.as_ref().map(load).transpose()?))
     }

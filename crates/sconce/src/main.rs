@@ -8,6 +8,7 @@ mod keys;
 mod listen;
 mod load;
 mod measure;
+mod model_choice;
 mod notify;
 mod plan;
 mod reload;

@@ -26,8 +26,8 @@ fn with_engine(
     measure: impl FnOnce(&EngineHandle, &str) -> Result<()>,
 ) -> Result<()> {
     let config = Config::resolve(serve)?;
-    let loaded = load::load(&config)?;
-    let done = measure(&loaded.engine, &config.model.name);
+    let loaded = load::load_only(&config)?;
+    let done = measure(&loaded.engine, &config.models[0].name);
     loaded.engine.shutdown();
     loaded.engine.join();
     done

@@ -1,25 +1,34 @@
-//! `sconce plan`: the memory plan of a model, from its `config.json` alone.
+//! `sconce plan`: the memory plan of each model, from its `config.json` alone.
 
 use crate::config::Config;
 use crate::hub::Files;
 use crate::load;
 use anyhow::Result;
+use engine::memory::{MemoryPlan, Size};
 
-/// Prints the plan; fails as `serve` would if the model does not fit.
+/// Prints the plans; fails as `serve` would if the models do not fit together.
 #[expect(clippy::print_stdout, reason = "this is what the command is for")]
 pub(crate) fn run(config: &Config) -> Result<()> {
     let planned = load::plan(config, Files::Metadata)?;
-    let spec = planned.spec();
-    println!(
-        "{}: {}, {:.2} billion parameters, {} layers, {} query and {} key-value heads of {}",
-        config.model.name,
-        spec.architecture,
-        spec.num_parameters as f64 / 1e9,
-        spec.num_layers,
-        spec.num_heads,
-        spec.num_kv_heads,
-        spec.head_dim,
-    );
-    println!("{}", planned.memory);
+    for planned in &planned {
+        let spec = planned.spec();
+        println!(
+            "{}: {}, {:.2} billion parameters, {} layers, {} query and {} key-value heads of {}",
+            planned.name(),
+            spec.architecture,
+            spec.num_parameters as f64 / 1e9,
+            spec.num_layers,
+            spec.num_heads,
+            spec.num_kv_heads,
+            spec.head_dim,
+        );
+        println!("{}", planned.memory);
+    }
+    if planned.len() > 1 {
+        let sum = |bytes: fn(&MemoryPlan) -> usize| planned.iter().map(|p| bytes(&p.memory)).sum();
+        let total = Size(sum(MemoryPlan::total_bytes));
+        let available = Size(sum(|plan| plan.available_bytes));
+        println!("{} models: {total} of {available}, in shares", planned.len());
+    }
     Ok(())
 }

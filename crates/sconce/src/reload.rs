@@ -15,8 +15,8 @@ use std::sync::{Arc, OnceLock};
 pub(crate) struct Reload {
     pub(crate) app: App,
     pub(crate) config: Arc<Config>,
-    /// Of the model, once it is loaded.
-    pub(crate) files: Arc<OnceLock<ModelFiles>>,
+    /// Of each model, once it is loaded.
+    pub(crate) files: Arc<[OnceLock<ModelFiles>]>,
 }
 
 impl Reload {
@@ -53,11 +53,14 @@ impl Reload {
     }
 
     fn read_templates(&self) -> Result<bool> {
-        // A model that is still loading reads them anyway.
-        let Some(files) = self.files.get() else { return Ok(false) };
-        let choice = &self.config.model;
-        let name = &choice.served_names[0];
-        let updated = self.app.update_text(name, |text| files.with_templates(choice, text));
-        updated.context("chat template")
+        let mut is_any = false;
+        for (choice, files) in self.config.models.iter().zip(&*self.files) {
+            // A model that is still loading reads them anyway.
+            let Some(files) = files.get() else { continue };
+            let name = &choice.served_names[0];
+            let updated = self.app.update_text(name, |text| files.with_templates(choice, text));
+            is_any |= updated.with_context(|| format!("chat template of {name}"))?;
+        }
+        Ok(is_any)
     }
 }

@@ -4,6 +4,7 @@ use crate::cli::LogFormat;
 use crate::config::Config;
 use crate::listen::{Bound, Listen, Place, raise_file_limit};
 use crate::load::{self, Loaded};
+use crate::model_choice::ModelChoice;
 use crate::notify::Notify;
 use crate::reload::Reload;
 use crate::signals::{self, Reloads};
@@ -14,7 +15,7 @@ use std::collections::hash_map::RandomState;
 use std::future::{Future, pending};
 use std::hash::BuildHasher;
 use std::io::IsTerminal;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use text::TextModel;
 use tokio::sync::oneshot;
@@ -26,20 +27,23 @@ pub(crate) fn run(mut config: Config) -> Result<()> {
     let notify = Notify::new(config.notify_socket.as_deref()).context("NOTIFY_SOCKET")?;
     config.server.max_connections = raise_file_limit(config.server.max_connections);
     let bound = Bound::new(&config.listen)?;
-    let (url, name) = (bound.url(&config.listen), &config.model.name);
-    tracing::info!("listening on {url}, loading {name}");
-    notify.status(&format!("loading {name}"));
+    let (url, names) = (bound.url(&config.listen), config.model_names());
+    tracing::info!("listening on {url}, loading {names}");
+    notify.status(&format!("loading {names}"));
     let is_open = bound.address().is_some_and(|address| !address.ip().is_loopback());
     let is_guarded = !config.server.api_keys.is_empty() || config.api_keys_file.is_some();
     if is_open && !is_guarded {
         tracing::warn!(
-            "everybody who reaches {url} may use the model: --api-key or --api-keys-file ask for a key"
+            "everybody who reaches {url} may use what is served: --api-key or --api-keys-file ask for a key"
         );
     }
     let config = Arc::new(config);
     let app = App::new(config.server.clone());
-    app.expect_model(config.model.served_names.clone());
-    let reload = Reload { app, config, files: Arc::default() };
+    for model in &config.models {
+        app.expect_model(model.served_names.clone());
+    }
+    let files = config.models.iter().map(|_| OnceLock::new()).collect();
+    let reload = Reload { app, config, files };
     reload.first()?;
     let mut reloads = Reloads::default();
     if let Some(tls) = bound.tls.clone() {
@@ -70,10 +74,10 @@ pub(crate) fn start_local(mut config: Config) -> Result<Local> {
     config.server.api_keys = vec![key.clone()];
     let bound = Bound::new(&Listen { place: Place::Tcp(([127, 0, 0, 1], 0).into()), tls: None })?;
     let base = format!("http://{}/v1", bound.address().context("the listener's address")?);
-    let loaded = load::load(&config)?;
+    let loaded = load::load_only(&config)?;
     thread::Builder::new().name("server".to_owned()).spawn(move || {
         let app = App::new(config.server.clone());
-        app.set_model(served(&config, loaded.engine, loaded.text));
+        app.set_model(served(&config.models[0], loaded.engine, loaded.text));
         // Ends with the process; an error shows in the terminal as a refused connection.
         drop(block_on(async { serve(bound, app, pending()).await }));
     })?;
@@ -85,7 +89,7 @@ fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
     runtime.context("the network threads cannot be started")?.block_on(future)
 }
 
-/// Listens while a thread loads the model; a model that cannot be loaded ends the server.
+/// Listens while a thread loads the models; one that cannot be loaded ends the server.
 async fn host(
     bound: Bound,
     Reload { app, config, files }: Reload,
@@ -94,14 +98,16 @@ async fn host(
 ) -> Result<()> {
     let (failed, failure) = oneshot::channel();
     let loading = app.clone();
-    thread::Builder::new().name("load".to_owned()).spawn(move || match load::load(&config) {
-        Ok(Loaded { engine, text, files: of_model }) => {
-            loading.set_model(served(&config, engine, text));
-            files.get_or_init(|| of_model);
-            notify.ready(&format!("serving {}", config.model.name));
+    thread::Builder::new().name("load".to_owned()).spawn(move || {
+        let loaded = load::load(&config, |index, Loaded { engine, text, files: of_model }| {
+            loading.set_model(served(&config.models[index], engine, text));
+            files[index].get_or_init(|| of_model);
+        });
+        match loaded {
+            Ok(()) => notify.ready(&format!("serving {}", config.model_names())),
+            // Without a receiver the server has ended already.
+            Err(error) => drop(failed.send(error)),
         }
-        // Without a receiver the server has ended already.
-        Err(error) => drop(failed.send(error)),
     })?;
     let failure = async {
         match failure.await {
@@ -123,9 +129,8 @@ async fn serve(bound: Bound, app: App, end: impl Future<Output = ()>) -> Result<
     done
 }
 
-fn served(config: &Config, engine: EngineHandle, text: TextModel) -> ServedModel {
-    let names = config.model.served_names.clone();
-    ServedModel::new(names, Arc::new(engine), Arc::new(text))
+fn served(choice: &ModelChoice, engine: EngineHandle, text: TextModel) -> ServedModel {
+    ServedModel::new(choice.served_names.clone(), Arc::new(engine), Arc::new(text))
 }
 
 fn start_log(config: &Config) -> Result<()> {
