@@ -168,7 +168,7 @@ fn sighup_reloads_keys_templates_and_log_without_dropping_a_stream() {
     let mut said = String::new();
     wait_until("the fault is logged", || {
         said += &server.log_so_far();
-        said.contains("chat template:")
+        said.contains("chat template of spark:")
     });
     let errors: Vec<_> = said.lines().filter(|line| line.contains("ERROR")).collect();
     assert_eq!(errors.len(), 2, "one line each: {said}");
