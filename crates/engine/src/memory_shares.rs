@@ -134,7 +134,7 @@ mod tests {
         let error = share(&mut plans, available).unwrap_err().to_string();
         assert!(error.contains("8.00 GiB are available"), "{error}");
         // Both fit, but the second has no room for one sequence.
-        let mut plans = [plan(28, Some(7 * GIB), available), plan(28, None, available)];
+        let mut plans = [plan(28, Some(7 * GIB + GIB / 4), available), plan(28, None, available)];
         share(&mut plans, available).unwrap();
         assert!(plans[1].check().is_err());
     }
