@@ -189,7 +189,7 @@ impl Driver {
                     }
                 }
                 Event::Failed(error) => return Err(error.into()),
-                Event::Finished { .. } | Event::PromptScored(_) => {}
+                Event::Started { .. } | Event::Finished { .. } | Event::PromptScored(_) => {}
             }
         }
         Ok(times)

@@ -98,6 +98,7 @@ fn collect(events: &Receiver<Event>) -> Answer {
     let mut answer = Answer::default();
     for event in events {
         match event {
+            Event::Started { .. } => {}
             Event::PromptScored(scores) => answer.prompt_scores = scores,
             Event::Token { id, logprobs } => {
                 answer.tokens.push(id);

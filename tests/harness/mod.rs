@@ -109,7 +109,18 @@ impl Server {
     }
 
     /// Waits for the process to end.
-    pub fn wait(mut self) -> ExitStatus {
+    pub fn wait(self) -> ExitStatus {
+        self.wait_with_log().0
+    }
+
+    /// The same, with what it logged since [`log_so_far`](Self::log_so_far) was last called.
+    pub fn wait_with_log(mut self) -> (ExitStatus, String) {
+        let status = self.ended();
+        let log = self.log.lock().expect("no test panics with the log");
+        (status, log.iter().flat_map(|line| [line, "\n".to_owned()]).collect())
+    }
+
+    fn ended(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().expect("the child is ours") {

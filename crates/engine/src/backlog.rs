@@ -43,6 +43,14 @@ pub(crate) struct Left {
     pub(crate) started: bool,
 }
 
+impl Left {
+    /// One that has not run.
+    pub(crate) fn waiting(request: &Request) -> Self {
+        let tenant = request.share.as_ref().map(|share| Arc::clone(&share.tenant));
+        Self { tenant, prompt_len: request.prompt.len(), started: false }
+    }
+}
+
 impl Backlog {
     /// Prompt tokens of those who wait.
     pub(crate) fn num_tokens(&self) -> usize {
@@ -142,6 +150,18 @@ impl Backlog {
                     *slot = (second, 0);
                 }
                 slot.1 += prompt_len;
+            }
+        }
+    }
+
+    /// Exactly these wait.
+    pub(crate) fn recount(&mut self, waiting: impl Iterator<Item = Left>) {
+        self.all = Held::default();
+        self.tenants.clear();
+        for Left { tenant, prompt_len, .. } in waiting {
+            self.all.add(prompt_len);
+            if let Some(tenant) = tenant {
+                self.tenants.entry(tenant).or_default().add(prompt_len);
             }
         }
     }

@@ -1,8 +1,6 @@
 //! The loop: drain commands, schedule, run, commit, emit. One thread owns all of it.
 
-use std::any::Any;
-use std::collections::{BTreeSet, HashMap};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 use std::{fmt, mem};
@@ -10,7 +8,8 @@ use std::{fmt, mem};
 use scheduler::{Outcome, Plan, Scheduler, SeqId};
 
 use crate::backlog::Left;
-use crate::handle::{Commands, Phase, Shared};
+use crate::handle::{Phase, Shared};
+use crate::recovery::{Faults, Reload};
 use crate::request::{EngineError, Event, Request};
 use crate::runner::{Launched, Runner, StepOutput};
 use crate::sequence::{Progress, Sequence};
@@ -22,7 +21,10 @@ pub struct Engine {
     pub(crate) scheduler: Scheduler,
     pub(crate) runner: Runner,
     pub(crate) speculation: Speculation,
-    /// All that arrived and have not had their last event.
+    /// Taken from the mailbox, not yet looked at.
+    pub(crate) arrived: VecDeque<(SeqId, Request)>,
+    pub(crate) aborted: Vec<SeqId>,
+    /// All that were accepted and have not had their last event.
     pub(crate) sequences: HashMap<SeqId, Sequence>,
     /// Deadlines of those that have not run, the next one first.
     pub(crate) deadlines: BTreeSet<(Instant, SeqId)>,
@@ -32,6 +34,11 @@ pub struct Engine {
     pub(crate) runs_ahead: bool,
     /// The step that has been asked for and not read.
     pub(crate) flight: Option<Flight>,
+    /// Whom the engine is at work on, and may have left half done if it panics; empty while it is
+    /// at work on nobody or on all.
+    pub(crate) at_hand: Vec<SeqId>,
+    pub(crate) faults: Faults,
+    pub(crate) reload: Option<Reload>,
 }
 
 /// A step that the device computes.
@@ -41,38 +48,49 @@ pub(crate) struct Flight {
 }
 
 impl Engine {
-    /// Until told to end. Without sequences it sleeps in [`Shared::take`].
-    pub(crate) fn run(mut self) {
+    /// Until told to end; without sequences it sleeps in [`Shared::take`]. An error is the reason
+    /// why there is no point in going on.
+    pub(crate) fn serve(&mut self) -> Result<(), String> {
         loop {
-            let is_idle = self.sequences.is_empty() && self.flight.is_none();
-            let commands = self.shared.take(is_idle);
+            let commands = self.shared.take(self.is_empty() && self.flight.is_none());
+            self.arrived.extend(commands.submitted);
+            self.aborted.extend(commands.aborted);
+            self.apply();
             let phase = commands.phase;
-            self.apply(commands);
-            if phase >= Phase::Stopping || phase == Phase::Draining && self.sequences.is_empty() {
-                return;
+            if phase >= Phase::Stopping || phase == Phase::Draining && self.is_empty() {
+                return Ok(());
             }
-            self.step();
+            self.step()?;
             self.publish();
         }
     }
 
-    fn apply(&mut self, commands: Commands) {
-        for (id, request) in commands.submitted {
-            self.accept(id, request);
+    fn is_empty(&self) -> bool {
+        self.sequences.is_empty() && self.arrived.is_empty()
+    }
+
+    fn apply(&mut self) {
+        while let Some((id, request)) = self.arrived.pop_front() {
+            let sequence = Sequence::new(request, &self.shared.limits, &self.shared.eos_token_ids);
+            self.deadlines.extend(sequence.deadline.map(|deadline| (deadline, id)));
+            self.sequences.insert(id, sequence);
+            self.enqueue(id);
         }
-        for id in commands.aborted {
+        while let Some(id) = self.aborted.pop() {
+            self.at_hand.push(id);
             self.abort(id);
+            self.at_hand.clear();
         }
     }
 
-    fn accept(&mut self, id: SeqId, request: Request) {
-        let sequence = Sequence::new(request, &self.shared.limits, &self.shared.eos_token_ids);
-        let submitted = self.scheduler.submit(sequence.to_schedule(id));
-        self.deadlines.extend(sequence.deadline.map(|deadline| (deadline, id)));
-        self.sequences.insert(id, sequence);
+    /// Hands a sequence to the scheduler.
+    pub(crate) fn enqueue(&mut self, id: SeqId) {
+        self.at_hand.push(id);
+        let submitted = self.scheduler.submit(self.sequences[&id].to_schedule(id));
         if let Err(error) = submitted {
             self.fail(&[id], &EngineError::Rejected(error.to_string()));
         }
+        self.at_hand.clear();
     }
 
     fn abort(&mut self, id: SeqId) {
@@ -96,37 +114,42 @@ impl Engine {
             expired.push(id);
         }
         self.shared.counters.expired.add(expired.len());
+        self.at_hand.extend(&expired);
         self.fail(&expired, &EngineError::DeadlineExceeded);
+        self.at_hand.clear();
     }
 
     /// Asks for one step and reads one: the same, or the one before, which the device has computed
     /// meanwhile. Then it computes the next while the host settles, plans and emits.
-    fn step(&mut self) {
+    ///
+    /// A panic on the way is caught in [`run`](Self::run).
+    fn step(&mut self) -> Result<(), String> {
         let begun = Instant::now();
         if self.speculation.is_due() {
-            self.land();
+            self.land()?;
         }
-        let planned = guarded(|| self.plan());
-        let plan = match planned {
-            Ok(plan) => plan,
-            Err(panic) => {
-                let everyone: Vec<_> = self.sequences.keys().copied().collect();
-                return self.restart(&everyone, &panic);
-            }
-        };
+        let plan = self.plan();
         self.shared.counters.schedule_ns.add_since(begun);
         let Some(plan) = plan else { return self.land() };
+        self.work_on(&plan);
         self.begin(&plan);
         let before = self.flight.as_ref().map(|flight| (&flight.plan, &flight.launched));
-        let launched = guarded(|| self.runner.launch(&plan, &self.sequences, before));
-        self.land();
+        let launched = self.runner.launch(&plan, &self.sequences, before);
+        self.land()?;
         if self.scheduler.is_in_flight(&plan) {
-            self.sample(plan, launched);
+            self.sample(plan, launched)?;
             if !self.runs_ahead {
-                self.land();
+                self.land()?;
             }
         }
+        self.at_hand.clear();
         self.shared.counters.step_ns.add_since(begun);
+        Ok(())
+    }
+
+    fn work_on(&mut self, plan: &Plan) {
+        self.at_hand.clear();
+        self.at_hand.extend(plan.entries.iter().map(|entry| entry.id));
     }
 
     fn plan(&mut self) -> Option<Plan> {
@@ -140,47 +163,36 @@ impl Engine {
     }
 
     /// Asks for the tokens of a step; all before it have landed.
-    fn sample(&mut self, plan: Plan, launched: Result<candle_core::Result<Launched>, String>) {
-        let sampled = launched.and_then(|launched| {
-            guarded(|| {
-                let mut launched = launched?;
-                self.runner.sample(&plan, &mut launched, &self.sequences)?;
-                candle_core::Result::Ok(launched)
-            })
+    fn sample(
+        &mut self,
+        plan: Plan,
+        launched: candle_core::Result<Launched>,
+    ) -> Result<(), String> {
+        self.work_on(&plan);
+        let sampled = launched.and_then(|mut launched| {
+            self.runner.sample(&plan, &mut launched, &self.sequences)?;
+            Ok(launched)
         });
         match sampled {
-            Ok(Ok(launched)) => {
+            Ok(launched) => {
                 let is_pending = launched.is_pending();
                 self.flight = Some(Flight { plan, launched });
-                if !is_pending {
-                    self.land();
-                }
+                if is_pending { Ok(()) } else { self.land() }
             }
-            Ok(Err(error)) => self.fail_plan(&plan, &error.to_string()),
-            Err(panic) => self.restart(&ids_of(&plan), &panic),
+            Err(error) => self.fail_step(&plan, &error.to_string()),
         }
     }
 
     /// Waits for the step in flight, if there is one, and takes in what it gave.
-    fn land(&mut self) {
-        let Some(Flight { plan, launched }) = self.flight.take() else { return };
-        match guarded(|| self.runner.read(&plan, launched)) {
-            Ok(Ok(output)) => {
-                if let Err(panic) = guarded(|| self.settle(&plan, output)) {
-                    self.restart(&ids_of(&plan), &panic);
-                }
-            }
-            Ok(Err(error)) => self.fail_plan(&plan, &error.to_string()),
-            Err(panic) => self.restart(&ids_of(&plan), &panic),
+    fn land(&mut self) -> Result<(), String> {
+        let Some(Flight { plan, launched }) = self.flight.take() else { return Ok(()) };
+        self.work_on(&plan);
+        match self.runner.read(&plan, launched) {
+            Ok(output) => self.settle(&plan, output),
+            Err(error) => self.fail_step(&plan, &error.to_string())?,
         }
-    }
-
-    /// Ends the sequences of a step that gave an error.
-    fn fail_plan(&mut self, plan: &Plan, message: &str) {
-        match guarded(|| self.scheduler.fail(plan)) {
-            Ok(_) => self.fail_step(&ids_of(plan), message),
-            Err(panic) => self.restart(&ids_of(plan), &panic),
-        }
+        self.at_hand.clear();
+        Ok(())
     }
 
     /// Counts the step and lets those that run for the first time out of the queue.
@@ -189,7 +201,12 @@ impl Engine {
         counters.steps.add(1);
         counters.batched_tokens.add(plan.num_tokens);
         counters.preemptions.add(plan.preempted.len());
-        plan.preempted.iter().for_each(|id| self.runner.forget(*id));
+        for id in &plan.preempted {
+            self.runner.forget(*id);
+            if let Some(sequence) = self.sequences.get_mut(id) {
+                sequence.num_preemptions += 1;
+            }
+        }
         for entry in &plan.entries {
             let sequence = live(&mut self.sequences, entry.id);
             if !mem::replace(&mut sequence.started, true) {
@@ -198,6 +215,8 @@ impl Engine {
                     self.deadlines.remove(&(deadline, entry.id));
                 }
                 self.left_queue.push(sequence.left_queue(true));
+                // Whether anybody listens shows with what comes next.
+                sequence.emit(Event::Started { cached_tokens: entry.cached_tokens });
                 counters.prompt_tokens.add(sequence.prompt_len());
                 counters.cached_prompt_tokens.add(entry.cached_tokens);
             }
@@ -245,6 +264,7 @@ impl Engine {
         for (id, events, finished) in messages {
             self.emit(id, events, finished);
         }
+        self.faults.succeeded();
     }
 
     fn emit(&mut self, id: SeqId, events: Vec<Event>, finished: bool) {
@@ -258,7 +278,7 @@ impl Engine {
     }
 
     /// The last event of sequences that the scheduler no longer knows.
-    fn fail(&mut self, ids: &[SeqId], error: &EngineError) {
+    pub(crate) fn fail(&mut self, ids: &[SeqId], error: &EngineError) {
         self.publish();
         for id in ids {
             if let Some(mut sequence) = self.remove(*id) {
@@ -266,36 +286,6 @@ impl Engine {
                 sequence.emit(Event::Failed(error.clone()));
             }
         }
-    }
-
-    fn fail_step(&mut self, ids: &[SeqId], message: &str) {
-        tracing::error!(sequences = ids.len(), "a step failed: {message}");
-        self.shared.counters.failed_steps.add(1);
-        self.fail(ids, &EngineError::Step(message.to_owned()));
-    }
-
-    /// After a panic nothing is known of scheduler and cache: `ids` fail, and all others begin
-    /// anew with an empty cache, keeping the tokens they have.
-    fn restart(&mut self, ids: &[SeqId], panic: &str) {
-        self.flight = None;
-        self.clear_scheduler();
-        self.fail_step(ids, panic);
-        if let Err(error) = self.runner.reset() {
-            tracing::error!("cannot allocate the KV cache again, the engine stops: {error}");
-            return self.shared.enter(Phase::Stopping);
-        }
-        let mut others: Vec<_> = self.sequences.keys().copied().collect();
-        others.sort_unstable();
-        for id in others {
-            let again = self.sequences[&id].to_schedule(id);
-            if let Err(error) = self.scheduler.submit(again) {
-                self.fail(&[id], &EngineError::Rejected(error.to_string()));
-            }
-        }
-    }
-
-    fn clear_scheduler(&mut self) {
-        self.scheduler = Scheduler::new(*self.scheduler.limits()).expect("they were valid before");
     }
 
     fn remove(&mut self, id: SeqId) -> Option<Sequence> {
@@ -327,37 +317,6 @@ impl fmt::Debug for Engine {
     }
 }
 
-impl Drop for Engine {
-    /// However the thread ends, every request hears of it.
-    fn drop(&mut self) {
-        self.shared.enter(Phase::Ended);
-        for (_, mut request) in self.shared.take(false).submitted {
-            // The receiver may be gone; either way this was its last event.
-            let _ = catch_unwind(AssertUnwindSafe(|| {
-                (request.sink)(Event::Failed(EngineError::Stopped))
-            }));
-        }
-        self.clear_scheduler();
-        let everyone: Vec<_> = self.sequences.keys().copied().collect();
-        self.fail(&everyone, &EngineError::Stopped);
-    }
-}
-
-fn ids_of(plan: &Plan) -> Vec<SeqId> {
-    plan.entries.iter().map(|entry| entry.id).collect()
-}
-
 fn live(sequences: &mut HashMap<SeqId, Sequence>, id: SeqId) -> &mut Sequence {
     sequences.get_mut(&id).expect("the scheduler plans only sequences that are alive")
-}
-
-/// Turns a panic into its message.
-fn guarded<T>(f: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(f)).map_err(|panic| message_of(panic.as_ref()))
-}
-
-fn message_of(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-    format!("panic: {}", text.unwrap_or("without a message"))
 }

@@ -4,7 +4,8 @@
 //! to take a list, so neither ever waits for the other's work. Its length is bounded: submissions
 //! by the backlog's limits, aborts by the sequences alive.
 
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -52,6 +53,10 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     pub(crate) limits: RequestLimits,
     pub(crate) eos_token_ids: Vec<u32>,
+    /// Between a fault and the next step.
+    restarting: AtomicBool,
+    /// Why the engine gave up.
+    fault: OnceLock<String>,
 }
 
 impl Shared {
@@ -64,10 +69,12 @@ impl Shared {
             counters: Counters::default(),
             limits,
             eos_token_ids,
+            restarting: AtomicBool::new(false),
+            fault: OnceLock::new(),
         }
     }
 
-    /// Nothing panics while it holds the lock, so a poisoned one is still consistent.
+    /// What a panic of the engine may leave wrong in it, [`recount`](Self::recount) puts right.
     fn mailbox(&self) -> MutexGuard<'_, Mailbox> {
         self.mailbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -95,6 +102,24 @@ impl Shared {
             self.counters.num_waiting_tokens.set(mailbox.backlog.num_tokens());
         }
         self.counters.num_waiting.set(num_waiting + mailbox.commands.submitted.len());
+    }
+
+    /// Counts anew who waits, here and at the engine's: a fault may have lost count.
+    pub(crate) fn recount(&self, engines: impl Iterator<Item = Left>) {
+        let mut mailbox = self.mailbox();
+        let Mailbox { commands, backlog, .. } = &mut *mailbox;
+        let ours = commands.submitted.iter().map(|(_, request)| Left::waiting(request));
+        backlog.recount(ours.chain(engines));
+        self.counters.num_waiting_tokens.set(backlog.num_tokens());
+    }
+
+    pub(crate) fn set_restarting(&self, restarting: bool) {
+        self.restarting.store(restarting, Ordering::Release);
+    }
+
+    /// Says why the engine ends.
+    pub(crate) fn set_fault(&self, reason: String) {
+        self.fault.get_or_init(|| reason);
     }
 
     /// Moves on to `phase`, never back, and wakes the engine.
@@ -229,6 +254,16 @@ impl EngineHandle {
     /// Whether accepted requests are still answered.
     pub fn is_alive(&self) -> bool {
         self.phase() < Phase::Ended
+    }
+
+    /// Whether the engine is getting up again after a fault. Requests are still accepted.
+    pub fn is_restarting(&self) -> bool {
+        self.shared().restarting.load(Ordering::Acquire)
+    }
+
+    /// Why the engine has ended, if nobody asked it to: it failed again and again.
+    pub fn fault(&self) -> Option<&str> {
+        self.shared().fault.get().map(String::as_str)
     }
 
     /// Most tokens of a sequence, prompt and answer together.

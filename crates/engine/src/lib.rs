@@ -13,6 +13,7 @@ mod limits;
 pub mod memory;
 mod memory_shares;
 pub mod model;
+mod recovery;
 pub mod request;
 mod runner;
 mod sampler;
@@ -28,6 +29,7 @@ pub use engine::Engine;
 pub use handle::EngineHandle;
 pub use memory::MemoryPlan;
 pub use memory_shares::share_memory;
+pub use recovery::Reload;
 pub use request::{
     Constraint, EngineError, Event, FinishReason, Request, SamplingParams, Sink, TokenLogprobs,
 };

@@ -120,13 +120,18 @@ impl fmt::Debug for Request {
 }
 
 /// Takes events on the engine thread; it must not block. Returns `false` once nobody listens,
-/// which aborts the sequence. At most `max_tokens` + 2 events arrive.
+/// which aborts the sequence. At most `max_tokens` + 3 events arrive.
 pub type Sink = Box<dyn FnMut(Event) -> bool + Send>;
 
-/// What the engine tells a request, in order: `PromptScored` (only if asked for), tokens, and
-/// exactly one of `Finished` and `Failed`. After an abort nothing more comes.
+/// What the engine tells a request, in order: `Started`, `PromptScored` (only if asked for), tokens,
+/// and exactly one of `Finished` and `Failed`. After an abort nothing more comes.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
+    /// The sequence has left the queue: its first step begins.
+    Started {
+        /// Prompt tokens that come from the prefix cache.
+        cached_tokens: usize,
+    },
     /// Log-probabilities of the prompt tokens, one entry a token, `None` for the first.
     PromptScored(Vec<Option<TokenLogprobs>>),
     /// One sampled token. A token that ends the sequence is reported too.
@@ -142,6 +147,8 @@ pub enum Event {
         reason: FinishReason,
         /// Prompt tokens that came from the prefix cache when it first ran.
         cached_tokens: usize,
+        /// Times it lost its blocks and was computed again.
+        num_preemptions: usize,
     },
     /// The step that held this sequence failed; nothing more comes.
     Failed(EngineError),
@@ -221,7 +228,7 @@ pub enum EngineError {
     /// The model gave this sequence no numbers to sample from; neighbours go on.
     #[error("the model failed on this sequence: {0}")]
     Logits(String),
-    /// A step failed or panicked; the text says how.
+    /// A step failed, or the engine panicked in one or between two; the text says how.
     #[error("a step of the engine failed: {0}")]
     Step(String),
 }

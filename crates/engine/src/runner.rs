@@ -8,21 +8,23 @@ use std::collections::HashMap;
 use std::mem;
 use std::time::{Duration, Instant};
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor, bail};
 use kernels::resolve_ids::{pending, resolve_ids};
 use kernels::sample::{SampledRow, read_records, score};
 use scheduler::{Plan, SeqId};
 
 use crate::batch::{Pack, divide};
 use crate::kv_cache::CacheShape;
-use crate::model::{CausalLm, KvCache};
+use crate::model::{CausalLm, ForwardBatch, KvCache};
+use crate::recovery::Reload;
 use crate::sampler::Sampler;
 use crate::sequence::Sequence;
 use crate::speculation::{DraftModel, Guesses};
 
 /// Owns what a step computes with: the model, the cache, the sampler's memory.
 pub(crate) struct Runner {
-    model: Box<dyn CausalLm>,
+    /// `None` after a reload that failed.
+    pub(crate) model: Option<Box<dyn CausalLm>>,
     shape: CacheShape,
     cache: KvCache,
     device: Device,
@@ -87,7 +89,7 @@ impl Runner {
         draft_model: Option<DraftModel>,
     ) -> Result<Self> {
         let cache = shape.allocate(&device)?;
-        let sampler = Sampler::default();
+        let (model, sampler) = (Some(model), Sampler::default());
         let last_read = Instant::now();
         Ok(Self { model, shape, cache, device, sampler, draft_model, max_logits_rows, last_read })
     }
@@ -99,12 +101,31 @@ impl Runner {
         }
     }
 
-    /// Replaces the cache, whose tensors a panic may have left locked for good.
+    /// Replaces all but the weights. No step writes to those, so they are what they were; tensors of
+    /// the cache a panic may have left locked for good.
+    ///
+    /// # Errors
+    /// A device that gives no memory, or a model that was lost: then only a reload helps.
     pub(crate) fn reset(&mut self) -> Result<()> {
         self.cache.layers.clear();
+        if self.model.is_none() {
+            bail!("the model is not loaded");
+        }
         self.cache = self.shape.allocate(&self.device)?;
         self.sampler = Sampler::default();
         self.draft_model.as_mut().map_or(Ok(()), DraftModel::reset)
+    }
+
+    /// Takes newly loaded models. Memory has no room for two, so the old ones go before.
+    pub(crate) fn reload(&mut self, load: &mut Reload) -> std::result::Result<(), String> {
+        self.model = None;
+        self.draft_model.iter_mut().for_each(DraftModel::unload);
+        let (model, draft) = load()?;
+        self.model = Some(model);
+        if let (Some(draft_model), Some(draft)) = (&mut self.draft_model, draft) {
+            draft_model.set(draft);
+        }
+        self.reset().map_err(|error| format!("the KV cache cannot be allocated: {error}"))
     }
 
     /// Asks for the logits of `plan`. `before` is the step in flight, whose tokens are not yet known.
@@ -143,7 +164,13 @@ impl Runner {
         if let Some(records) = before.and_then(|(_, launched)| launched.records.as_ref()) {
             batch.ids = resolve_ids(&batch.ids, records)?;
         }
-        self.model.forward(&batch, &self.cache)
+        self.logits(&batch)
+    }
+
+    /// `[rows, vocab]` f32
+    fn logits(&self, batch: &ForwardBatch) -> Result<Tensor> {
+        let model = self.model.as_ref().expect("a model that is lost is loaded before a step");
+        model.forward(batch, &self.cache)
     }
 
     /// Asks for the tokens of a step. All tokens before it are known now: masks, penalties and scores
@@ -169,7 +196,7 @@ impl Runner {
                     let last = entry.start + entry.len - entry.num_drafts - 1;
                     sequences.get(&entry.id).map_or(0, |sequence| sequence.tokens()[last])
                 })?;
-                let logits = self.model.forward(&batch, &self.cache)?; // [rows, vocab]
+                let logits = self.logits(&batch)?; // [rows, vocab]
                 let computed = Instant::now();
                 let entries = &mut launched.output.entries;
                 let logits = score_prompt(pack, logits, sequences, entries)?;

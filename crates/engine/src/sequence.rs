@@ -40,6 +40,9 @@ pub(crate) struct Sequence {
     pub(crate) started: bool,
     /// Prompt tokens found in the prefix cache at the first step.
     pub(crate) cached_tokens: usize,
+    pub(crate) num_preemptions: usize,
+    /// Faults of unknown cause while it waited.
+    pub(crate) num_faults: usize,
 }
 
 /// What the sampler reads beside the numbers, kept up to date token by token.
@@ -80,6 +83,8 @@ impl Sequence {
             drafter: Drafter::default(),
             started: false,
             cached_tokens: 0,
+            num_preemptions: 0,
+            num_faults: 0,
         }
     }
 
@@ -225,8 +230,8 @@ impl Sequence {
             }
         }
         if let Some(reason) = reason {
-            let cached_tokens = self.cached_tokens;
-            progress.events.push(Event::Finished { reason, cached_tokens });
+            let Self { cached_tokens, num_preemptions, .. } = *self;
+            progress.events.push(Event::Finished { reason, cached_tokens, num_preemptions });
             progress.finished = true;
         }
         progress

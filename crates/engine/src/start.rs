@@ -1,6 +1,6 @@
 //! Starting an engine: the scheduler, the cache and the thread.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::{io, thread};
 
@@ -14,6 +14,7 @@ use crate::kv_cache::CacheShape;
 use crate::limits::RequestLimits;
 use crate::memory::MemoryPlan;
 use crate::model::{CausalLm, ModelSpec};
+use crate::recovery::{Faults, Reload};
 use crate::runner::Runner;
 use crate::speculation::{DraftModel, Speculation};
 
@@ -44,17 +45,32 @@ impl Engine {
         device: &Device,
         eos_token_ids: &[u32],
     ) -> Result<EngineHandle, StartError> {
-        Self::start_with_draft((model, spec), None, plan, device, eos_token_ids)
+        Self::start_with_draft((model, spec), None, plan, device, eos_token_ids, None)
     }
 
-    /// The same with a draft model, which `plan` must [know of](MemoryPlan::with_draft).
+    /// The same with a draft model, which `plan` must [know of](MemoryPlan::with_draft), and with a
+    /// way to load both again, should a fault have cost them.
     pub fn start_with_draft(
+        model: (Box<dyn CausalLm>, &ModelSpec),
+        draft: Option<(Box<dyn CausalLm>, &ModelSpec)>,
+        plan: &MemoryPlan,
+        device: &Device,
+        eos_token_ids: &[u32],
+        reload: Option<Reload>,
+    ) -> Result<EngineHandle, StartError> {
+        let mut engine = Self::new(model, draft, plan, device, eos_token_ids)?;
+        engine.reload = reload;
+        engine.spawn()
+    }
+
+    /// The state without its thread.
+    pub(crate) fn new(
         (model, spec): (Box<dyn CausalLm>, &ModelSpec),
         draft: Option<(Box<dyn CausalLm>, &ModelSpec)>,
         plan: &MemoryPlan,
         device: &Device,
         eos_token_ids: &[u32],
-    ) -> Result<EngineHandle, StartError> {
+    ) -> Result<Self, StartError> {
         plan.check()?;
         let config = &plan.config;
         let scheduler = Scheduler::new(Limits {
@@ -80,20 +96,28 @@ impl Engine {
             max_num_queued_tokens: config.max_num_queued_tokens,
             block_size: config.block_size,
         };
-        let shared = Arc::new(Shared::new(limits, eos_token_ids.to_vec()));
-        let mut engine = Self {
-            shared: Arc::clone(&shared),
+        Ok(Self {
+            shared: Arc::new(Shared::new(limits, eos_token_ids.to_vec())),
             scheduler,
             runner: Runner::new(model, shape, device.clone(), max_rows, draft)?,
             speculation: Speculation::new(config, has_draft),
+            arrived: VecDeque::new(),
+            aborted: Vec::new(),
             sequences: HashMap::new(),
             deadlines: BTreeSet::new(),
             left_queue: Vec::new(),
             runs_ahead: config.async_scheduling.unwrap_or(!device.is_cpu()),
             flight: None,
-        };
-        engine.publish();
-        let thread = thread::Builder::new().name("engine".into()).spawn(move || engine.run())?;
+            at_hand: Vec::new(),
+            faults: Faults::default(),
+            reload: None,
+        })
+    }
+
+    pub(crate) fn spawn(mut self) -> Result<EngineHandle, StartError> {
+        self.publish();
+        let shared = Arc::clone(&self.shared);
+        let thread = thread::Builder::new().name("engine".into()).spawn(move || self.run())?;
         Ok(EngineHandle::new(shared, thread))
     }
 }

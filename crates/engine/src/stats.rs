@@ -69,6 +69,8 @@ counters! {
     steps,
     /// Steps that failed.
     failed_steps,
+    /// Times the engine began anew after a panic.
+    restarts,
     /// Tokens computed, in all steps together.
     batched_tokens,
     /// Time in the scheduler: planning and committing.

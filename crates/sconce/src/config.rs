@@ -25,7 +25,7 @@ pub(crate) struct Config {
 }
 
 /// The Hugging Face variables that users already have.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct HubConfig {
     pub(crate) revision: String,
     pub(crate) cache_dir: PathBuf,

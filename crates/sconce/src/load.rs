@@ -10,11 +10,12 @@ use engine::architecture::Architecture;
 use engine::memory::{MemoryPlan, available_bytes};
 use engine::model::{CausalLm, ModelSpec};
 use engine::weights::{Progress, Weights};
-use engine::{Engine, EngineConfig, EngineHandle, share_memory};
+use engine::{Engine, EngineConfig, EngineHandle, Reload, share_memory};
 use indicatif::{ProgressBar, ProgressStyle};
 use models::spark;
 use serde_json::Value;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use text::{OutputFormat, TextFiles, TextModel};
 
@@ -30,8 +31,8 @@ pub(crate) struct Loaded {
 
 /// What is known of a model before its weights are read.
 #[derive(Debug)]
-pub(crate) struct Planned<'a> {
-    choice: &'a ModelChoice,
+pub(crate) struct Planned {
+    choice: ModelChoice,
     model: Described,
     draft: Option<Described>,
     engine: EngineConfig,
@@ -60,7 +61,7 @@ impl Described {
 }
 
 /// Where the files of a model are.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum ModelFiles {
     /// In this program.
     Embedded,
@@ -144,7 +145,7 @@ fn with_parsers(mut text: TextModel, choice: &ModelChoice) -> TextModel {
 }
 
 /// Reads the descriptions of all models, checks the settings against them and plans the memory.
-pub(crate) fn plan(config: &Config, files: Files) -> Result<Vec<Planned<'_>>> {
+pub(crate) fn plan(config: &Config, files: Files) -> Result<Vec<Planned>> {
     let available = available_bytes().context("the machine's free memory")?;
     let planned = config.models.iter().map(|choice| Planned::read(choice, files, available));
     let mut planned = planned.collect::<Result<Vec<_>>>()?;
@@ -165,7 +166,7 @@ pub(crate) fn load(config: &Config, mut ready: impl FnMut(usize, Loaded)) -> Res
     }
     for (index, planned) in planned.into_iter().enumerate() {
         let name = planned.name().to_owned();
-        ready(index, planned.load().with_context(|| format!("model {name}"))?);
+        ready(index, Arc::new(planned).load().with_context(|| format!("model {name}"))?);
     }
     Ok(())
 }
@@ -180,8 +181,8 @@ pub(crate) fn load_only(config: &Config) -> Result<Loaded> {
     loaded.context("no model is configured")
 }
 
-impl<'a> Planned<'a> {
-    fn read(choice: &'a ModelChoice, files: Files, available: usize) -> Result<Self> {
+impl Planned {
+    fn read(choice: &ModelChoice, files: Files, available: usize) -> Result<Self> {
         let model = Described::read(&choice.name, choice, files)?;
         let draft = choice.draft.as_ref().map(|name| Described::read(name, choice, files));
         let draft = draft.transpose().context("--draft-model")?;
@@ -191,11 +192,11 @@ impl<'a> Planned<'a> {
         if let Some(draft) = &draft {
             memory = memory.with_draft(&model.spec, &draft.spec).with_context(of_model)?;
         }
-        Ok(Self { choice, model, draft, engine, memory })
+        Ok(Self { choice: choice.clone(), model, draft, engine, memory })
     }
 
-    /// Loads text side and weights and starts the engine.
-    fn load(self) -> Result<Loaded> {
+    /// Loads text side and weights and starts the engine, which may load the weights again.
+    fn load(self: Arc<Self>) -> Result<Loaded> {
         let started = Instant::now();
         self.engine.start_pool()?;
         // The tokenizer of a large vocabulary takes as long as a small model's weights.
@@ -209,9 +210,12 @@ impl<'a> Planned<'a> {
         let eos = text.eos_token_ids();
         let model = (model, self.spec());
         let draft = draft.zip(self.draft.as_ref().map(|draft| &draft.spec));
-        let engine = Engine::start_with_draft(model, draft, &self.memory, &Device::Cpu, eos)?;
+        let (planned, plan, device) = (Arc::clone(&self), &self.memory, Device::Cpu);
+        let reload: Reload =
+            Box::new(move || planned.load_models().map_err(|error| format!("{error:#}")));
+        let engine = Engine::start_with_draft(model, draft, plan, &device, eos, Some(reload))?;
         tracing::info!("{} is ready after {:.2} s", self.name(), started.elapsed().as_secs_f64());
-        Ok(Loaded { engine, text, files: self.model.files })
+        Ok(Loaded { engine, text, files: self.model.files.clone() })
     }
 
     /// As it was asked for.
@@ -226,7 +230,7 @@ impl<'a> Planned<'a> {
     /// The text side. A draft model's must be the same, or its guesses would mean something else.
     fn text(&self) -> Result<TextModel> {
         let read = |described: &Described| {
-            described.files.text(self.choice).with_context(|| described.name.clone())
+            described.files.text(&self.choice).with_context(|| described.name.clone())
         };
         let text = read(&self.model)?;
         text.grammars().prepare();
@@ -243,7 +247,8 @@ impl<'a> Planned<'a> {
 
     fn load_models(&self) -> Result<(Model, Option<Model>)> {
         let load = |described: &Described| {
-            load_model(described, self.choice, &self.engine).with_context(|| described.name.clone())
+            load_model(described, &self.choice, &self.engine)
+                .with_context(|| described.name.clone())
         };
         Ok((load(&self.model)?, self.draft.as_ref().map(load).transpose()?))
     }

@@ -13,7 +13,7 @@ use text::{ReasoningFormat, ToolFormat};
 pub(crate) const SPARK: &str = "spark";
 
 /// Which model, and where it comes from.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct ModelChoice {
     pub(crate) name: String,
     /// The model that guesses tokens ahead.

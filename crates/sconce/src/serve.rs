@@ -8,7 +8,7 @@ use crate::model_choice::ModelChoice;
 use crate::notify::Notify;
 use crate::reload::Reload;
 use crate::signals::{self, Reloads};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use engine::EngineHandle;
 use server::{App, ServedModel};
 use std::collections::hash_map::RandomState;
@@ -18,7 +18,7 @@ use std::io::IsTerminal;
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use text::TextModel;
-use tokio::sync::oneshot;
+use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
 
 /// Serves until a signal ends the process, or the model cannot be loaded.
@@ -89,37 +89,57 @@ fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
     runtime.context("the network threads cannot be started")?.block_on(future)
 }
 
-/// Listens while a thread loads the models; one that cannot be loaded ends the server.
+/// Listens while a thread loads the models. One that cannot be loaded, or whose engine fails for good,
+/// ends the server: whoever started it starts it again.
 async fn host(
     bound: Bound,
     Reload { app, config, files }: Reload,
     notify: Notify,
     end: impl Future<Output = ()>,
 ) -> Result<()> {
-    let (failed, failure) = oneshot::channel();
+    // The first failure is reason enough; what comes after it is not waited for.
+    let (failed, mut failure) = mpsc::channel(1);
+    let fail = move |error: anyhow::Error| drop(failed.try_send(error));
     let loading = app.clone();
     thread::Builder::new().name("load".to_owned()).spawn(move || {
+        let mut num_loaded = 0;
         let loaded = load::load(&config, |index, Loaded { engine, text, files: of_model }| {
-            loading.set_model(served(&config.models[index], engine, text));
+            let choice = &config.models[index];
+            watch(choice.name.clone(), engine.clone(), fail.clone());
+            loading.set_model(served(choice, engine, text));
             files[index].get_or_init(|| of_model);
+            num_loaded = index + 1;
         });
         match loaded {
             Ok(()) => notify.ready(&format!("serving {}", config.model_names())),
-            // Without a receiver the server has ended already.
-            Err(error) => drop(failed.send(error)),
+            Err(error) => {
+                let names = config.models[num_loaded].served_names.clone();
+                loading.set_failed(names, format!("{error:#}"));
+                fail(error);
+            }
         }
     })?;
-    let failure = async {
-        match failure.await {
-            Ok(error) => error,
-            // Dropped unused: loaded, or the loader panicked, which its message on stderr tells.
-            Err(_) => pending().await,
+    let mut fault = None;
+    let end = async {
+        tokio::select! {
+            () = end => {}
+            Some(error) = failure.recv() => fault = Some(error),
         }
     };
-    tokio::select! {
-        done = serve(bound, app, end) => done,
-        error = failure => Err(error),
-    }
+    let done = serve(bound, app, end).await;
+    fault.map_or(done, Err)
+}
+
+/// Waits for the end of an engine, and tells of it if nobody asked for it.
+fn watch(name: String, engine: EngineHandle, fail: impl FnOnce(anyhow::Error) + Send + 'static) {
+    let wait = move || {
+        engine.join();
+        if let Some(fault) = engine.fault() {
+            fail(anyhow!("the engine of {name} ended: {fault}"));
+        }
+    };
+    let started = thread::Builder::new().name("watch".to_owned()).spawn(wait);
+    started.map(drop).unwrap_or_else(|error| tracing::error!("an engine is not watched: {error}"));
 }
 
 async fn serve(bound: Bound, app: App, end: impl Future<Output = ()>) -> Result<()> {

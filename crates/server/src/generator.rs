@@ -44,6 +44,8 @@ pub trait Generator: Send + Sync + 'static {
     fn time_to_drain(&self) -> Duration;
     /// Whether accepted requests are still answered.
     fn is_alive(&self) -> bool;
+    /// Whether it is getting up again after a fault; requests are accepted and wait.
+    fn is_restarting(&self) -> bool;
     /// Tokens that prompt and answer may have together.
     fn max_model_len(&self) -> usize;
     /// Ids are below this.
@@ -85,6 +87,10 @@ impl Generator for EngineHandle {
 
     fn is_alive(&self) -> bool {
         Self::is_alive(self)
+    }
+
+    fn is_restarting(&self) -> bool {
+        Self::is_restarting(self)
     }
 
     fn max_model_len(&self) -> usize {

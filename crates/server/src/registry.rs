@@ -102,6 +102,11 @@ impl Registry {
         self.loaded().all(|model| model.generator().is_alive())
     }
 
+    /// Whether an engine is getting up again after a fault.
+    pub(crate) fn is_restarting(&self) -> bool {
+        self.loaded().any(|model| model.generator().is_restarting())
+    }
+
     fn names(&self) -> impl Iterator<Item = &str> {
         self.places.iter().flat_map(|place| &place.names).map(String::as_str)
     }

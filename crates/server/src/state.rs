@@ -137,7 +137,19 @@ impl App {
         let registry = self.registry();
         registry.check_all()?;
         unless(&self.0.stopping)?;
-        if registry.is_alive() { Ok(()) } else { Err(EngineError::Stopped.into()) }
+        if !registry.is_alive() {
+            return Err(EngineError::Stopped.into());
+        }
+        if registry.is_restarting() {
+            let message = "The engine is restarting after a fault.";
+            return Err(ApiError::unavailable("restarting", message));
+        }
+        Ok(())
+    }
+
+    /// Whether an engine is getting up again after a fault; what is sent meanwhile waits.
+    pub(crate) fn is_restarting(&self) -> bool {
+        self.registry().is_restarting()
     }
 
     /// Why the process is of no more use, if so: loading failed or an engine has ended.

@@ -62,6 +62,12 @@ impl Speculation {
         }
     }
 
+    /// Forgets what was measured.
+    pub(crate) fn reset(&mut self) {
+        self.pace = Pace::default();
+        self.is_due = false;
+    }
+
     /// Whether the next step should wait until all tokens before it are known, because guesses gain
     /// more than a step that is asked for ahead.
     pub(crate) fn is_due(&self) -> bool {

@@ -24,7 +24,8 @@ use crate::sequence::Sequence;
 
 /// The model, its cache, and how far it has read.
 pub(crate) struct DraftModel {
-    model: Box<dyn CausalLm>,
+    /// `None` after a reload that failed.
+    model: Option<Box<dyn CausalLm>>,
     shape: CacheShape,
     cache: KvCache,
     device: Device,
@@ -78,8 +79,19 @@ impl DraftModel {
         (max_tokens, max_rows): (usize, usize),
     ) -> Result<Self> {
         let cache = shape.allocate(&device)?;
-        let (sampler, progress) = (Sampler::default(), HashMap::new());
+        let (model, sampler, progress) = (Some(model), Sampler::default(), HashMap::new());
         Ok(Self { model, shape, cache, device, sampler, max_tokens, max_rows, progress })
+    }
+
+    /// Frees the weights.
+    pub(crate) fn unload(&mut self) {
+        self.model = None;
+        self.cache.layers.clear();
+    }
+
+    /// Takes the same model, loaded again.
+    pub(crate) fn set(&mut self, model: Box<dyn CausalLm>) {
+        self.model = Some(model);
     }
 
     /// Replaces the cache after a panic.
@@ -186,7 +198,8 @@ impl DraftModel {
             let batch = pack.tensors(self.shape.block_size, &self.device, |entry| {
                 unreachable!("sequence {} guesses before its last token is known", entry.id)
             })?;
-            let logits = self.model.forward(&batch, &self.cache)?; // [rows, vocab]
+            let model = self.model.as_ref().expect("a model that is lost is loaded before a step");
+            let logits = model.forward(&batch, &self.cache)?; // [rows, vocab]
             let sampling: Vec<_> = pack.spans().iter().filter(|span| span.samples()).collect();
             if sampling.is_empty() {
                 continue;

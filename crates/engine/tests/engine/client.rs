@@ -17,6 +17,7 @@ pub(crate) struct Answer {
     pub(crate) logprobs: Vec<Option<TokenLogprobs>>,
     pub(crate) prompt_scores: Option<Vec<Option<TokenLogprobs>>>,
     pub(crate) reason: Option<FinishReason>,
+    pub(crate) started: bool,
     pub(crate) cached_tokens: usize,
     pub(crate) failed: Option<EngineError>,
 }
@@ -52,17 +53,24 @@ pub(crate) fn collect(events: &Receiver<Event>) -> Answer {
     for event in events {
         assert!(answer.reason.is_none() && answer.failed.is_none(), "{event:?} after the end");
         match event {
+            Event::Started { cached_tokens } => {
+                assert!(!answer.started && answer.prompt_scores.is_none());
+                (answer.started, answer.cached_tokens) = (true, cached_tokens);
+            }
             Event::PromptScored(scores) => {
-                assert!(answer.tokens.is_empty() && answer.prompt_scores.is_none());
+                assert!(
+                    answer.started && answer.tokens.is_empty() && answer.prompt_scores.is_none()
+                );
                 answer.prompt_scores = Some(scores);
             }
             Event::Token { id, logprobs } => {
+                assert!(answer.started);
                 answer.tokens.push(id);
                 answer.logprobs.push(logprobs);
             }
-            Event::Finished { reason, cached_tokens } => {
+            Event::Finished { reason, cached_tokens, .. } => {
                 answer.reason = Some(reason);
-                answer.cached_tokens = cached_tokens;
+                assert_eq!(cached_tokens, answer.cached_tokens, "as it was told at the start");
             }
             Event::Failed(error) => answer.failed = Some(error),
         }

@@ -13,7 +13,7 @@ fn two_at_a_time() -> EngineOptions {
 }
 
 /// Two run and one waits when the pass that `choose` names fails.
-fn fails_only_its_own(choose: fn(&Control) -> &AtomicUsize, message: &str) {
+fn fails_only_its_own(choose: fn(&Control) -> &AtomicUsize, message: &str, is_panic: bool) {
     let (engine, control) = start(Kind::Count, &two_at_a_time());
     control.close();
     choose(&control).store(3, Ordering::Relaxed);
@@ -28,18 +28,20 @@ fn fails_only_its_own(choose: fn(&Control) -> &AtomicUsize, message: &str) {
     assert_eq!(third.tokens, [13, 14, 15, 16, 17], "it waited and is served");
     assert_eq!(ask(&engine, &[20], greedy(2)).tokens, [21, 22]);
     let stats = engine.stats();
-    assert_eq!((stats.failed, stats.failed_steps, stats.finished), (2, 1, 2));
+    let (steps, restarts) = if is_panic { (0, 1) } else { (1, 0) };
+    assert_eq!((stats.failed_steps, stats.restarts), (steps, restarts));
+    assert_eq!((stats.failed, stats.finished), (2, 2));
     assert_eq!((stats.num_running, stats.num_waiting, stats.kv_blocks_used), (0, 0, 0));
 }
 
 #[test]
 fn an_error_fails_the_step() {
-    fails_only_its_own(|control| &control.err_at, "pass 3 fails");
+    fails_only_its_own(|control| &control.err_at, "pass 3 fails", false);
 }
 
 #[test]
 fn a_panic_fails_the_step() {
-    fails_only_its_own(|control| &control.panic_at, "panic: pass 3 panics");
+    fails_only_its_own(|control| &control.panic_at, "panic: pass 3 panics", true);
 }
 
 /// With a starved cache, sequences that were preempted with half an answer survive, too.

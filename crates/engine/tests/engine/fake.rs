@@ -33,6 +33,10 @@ pub(crate) struct Control {
     pub(crate) err_at: AtomicUsize,
     /// Forward pass that panics.
     pub(crate) panic_at: AtomicUsize,
+    /// Forward pass from which on all return an error.
+    pub(crate) err_from: AtomicUsize,
+    /// Forward pass from which on all panic.
+    pub(crate) panic_from: AtomicUsize,
     /// Sequences in the pass that failed.
     pub(crate) num_failed: AtomicUsize,
     /// Most rows of logits in a pass.
@@ -123,6 +127,11 @@ impl CausalLm for FakeLm {
                 assert!(at == 0, "pass {pass} panics");
                 candle_core::bail!("pass {pass} fails");
             }
+        }
+        let is_broken = |from: &AtomicUsize| (1..=pass).contains(&from.load(Ordering::Relaxed));
+        assert!(!is_broken(&self.control.panic_from), "pass {pass} panics, as all do");
+        if is_broken(&self.control.err_from) {
+            candle_core::bail!("pass {pass} fails, as all do");
         }
         let memory: Vec<f32> = memory.to_vec1()?;
         let mut logits = Vec::with_capacity(rows.len() * VOCAB);
@@ -225,5 +234,6 @@ pub(crate) fn start_with_draft(
     let fake = |kind, control| Box::new(FakeLm { kind, control }) as Box<dyn CausalLm>;
     let model = (fake(kind, Arc::clone(&control)), &spec);
     let draft = draft.map(|kind| (fake(kind, Arc::default()), &spec));
-    (Engine::start_with_draft(model, draft, &plan, &Device::Cpu, &[EOS]).unwrap(), control)
+    let engine = Engine::start_with_draft(model, draft, &plan, &Device::Cpu, &[EOS], None);
+    (engine.unwrap(), control)
 }

@@ -20,6 +20,7 @@ fn an_abort_midway_frees_everything() {
     let id = engine.submit(request).unwrap();
     let other = submit(&engine, &[4], greedy(8));
     control.allow(3 + NUM_AHEAD);
+    assert_eq!(events.recv(), Ok(Event::Started { cached_tokens: 0 }));
     assert!(events.iter().take(3).all(|event| matches!(event, Event::Token { .. })));
     control.wait_until_stuck();
     assert_eq!(engine.stats().num_running, 2);

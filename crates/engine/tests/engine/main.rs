@@ -28,6 +28,8 @@ macro_rules! all_tests {
         mod fairness;
         #[path = "lifecycle.rs"]
         mod lifecycle;
+        #[path = "recovery.rs"]
+        mod recovery;
         #[path = "rules.rs"]
         mod rules;
     };

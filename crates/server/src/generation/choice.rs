@@ -140,13 +140,14 @@ impl Choice {
     /// What `event` adds, if anything; the error of a failed sequence.
     pub(crate) fn take(&mut self, event: Event) -> Result<Option<Delta>, ApiError> {
         let mut delta = Delta::empty(self.index);
-        if !matches!(event, Event::Failed(_)) {
+        if !matches!(event, Event::Started { .. } | Event::Failed(_)) {
             self.show_echo(&mut delta, &event);
         }
         match event {
+            Event::Started { .. } => return Ok(None),
             Event::PromptScored(logprobs) => delta.prompt_logprobs = Some(logprobs),
             Event::Token { id, logprobs } => self.token(&mut delta, id, logprobs),
-            Event::Finished { reason, cached_tokens } => {
+            Event::Finished { reason, cached_tokens, .. } => {
                 self.cached_tokens = Some(cached_tokens);
                 self.finish(&mut delta, reason);
             }

@@ -67,7 +67,10 @@ pub async fn serve(
     let ended = async {
         shutdown.await;
         app.start_stopping();
-        sleep(app.config().drain_delay).await;
+        // Where nothing can be served nothing is worth waiting for.
+        if app.fault().is_none() {
+            sleep(app.config().drain_delay).await;
+        }
     };
     let refreshed = async {
         match &tls {

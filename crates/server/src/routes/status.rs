@@ -28,9 +28,10 @@ pub(crate) async fn index(State(app): State<App>) -> Json<Value> {
     }))
 }
 
-/// `GET /health`: 200 while a restart would not help.
+/// `GET /health`: 200 while a restart of the process would not help.
 pub(crate) async fn health(State(app): State<App>) -> Result<Json<Value>, ApiError> {
     match app.fault() {
+        None if app.is_restarting() => Ok(Json(json!({"status": "restarting"}))),
         None => Ok(Json(json!({"status": "ok"}))),
         Some(error) => Err(error),
     }

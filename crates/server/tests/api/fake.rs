@@ -58,6 +58,7 @@ pub(crate) struct Fake {
     /// Until the queue is empty.
     pub(crate) time_to_drain: Duration,
     pub(crate) dead: AtomicBool,
+    pub(crate) restarting: AtomicBool,
     pub(crate) seen: Mutex<Vec<Seen>>,
     pub(crate) sinks: Mutex<Vec<Sink>>,
     /// Of held sequences that have one.
@@ -93,7 +94,7 @@ impl Fake {
 
     pub(crate) fn finish(&self, sequence: usize) {
         let reason = FinishReason::Length;
-        self.send(sequence, Event::Finished { reason, cached_tokens: 0 });
+        self.send(sequence, Event::Finished { reason, cached_tokens: 0, num_preemptions: 0 });
     }
 
     fn run(&self, request: engine::Request) {
@@ -126,7 +127,7 @@ impl Fake {
         }
         match &self.failure {
             Some(error) => sink(Event::Failed(error.clone())),
-            None => sink(Event::Finished { reason, cached_tokens: 16 }),
+            None => sink(Event::Finished { reason, cached_tokens: 16, num_preemptions: 0 }),
         };
     }
 }
@@ -220,6 +221,10 @@ impl Generator for Fake {
 
     fn is_alive(&self) -> bool {
         !self.dead.load(Ordering::Relaxed)
+    }
+
+    fn is_restarting(&self) -> bool {
+        self.restarting.load(Ordering::Relaxed)
     }
 
     fn max_model_len(&self) -> usize {

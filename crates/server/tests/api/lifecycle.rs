@@ -54,6 +54,23 @@ async fn when_the_engine_has_ended() {
 }
 
 #[tokio::test]
+async fn while_the_engine_restarts() {
+    let (app, fake) = app(Fake::answering("x"));
+    fake.restarting.store(true, std::sync::atomic::Ordering::Relaxed);
+    let reply = get(&app, "/ready").await;
+    assert_eq!(
+        (reply.status.as_u16(), &reply.headers["retry-after"]),
+        (503, &"1".parse().unwrap())
+    );
+    assert_eq!(reply.json()["error"]["code"], "restarting");
+    assert_eq!(get(&app, "/health").await.json(), json!({"status": "restarting"}));
+    assert_eq!(post(&app, CHAT, &chat(&json!({}))).await.status, 200, "it waits its turn");
+    fake.restarting.store(false, std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(get(&app, "/ready").await.status, 200);
+    assert_eq!(get(&app, "/health").await.json(), json!({"status": "ok"}));
+}
+
+#[tokio::test]
 async fn while_draining() {
     let (app, _) = app(Fake::answering("x"));
     app.start_draining();
