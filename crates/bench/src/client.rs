@@ -30,7 +30,8 @@ const MAX_ANSWER_BYTES: usize = 64 << 20;
 
 type Sender = SendRequest<Full<Bytes>>;
 
-trait Transport: AsyncRead + AsyncWrite + Send {}
+/// A connection's bytes, in TLS or in clear.
+pub(crate) trait Transport: AsyncRead + AsyncWrite + Send {}
 impl<T: AsyncRead + AsyncWrite + Send> Transport for T {}
 
 /// Where requests go, and the connections there.
@@ -158,15 +159,31 @@ impl Client {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
     }
 
-    async fn connect(&self) -> Result<Sender, Failure> {
-        let show = format!("{}:{}", self.host, self.port);
-        let failed = |error: &dyn std::fmt::Display| {
-            Failure::new(FailureKind::Connect, format!("{show}: {error}"))
-        };
+    /// A connection on which nothing has been said.
+    pub(crate) async fn open(&self) -> Result<Pin<Box<dyn Transport>>, Failure> {
         let transport = tokio::time::timeout(CONNECT_TIMEOUT, self.transport()).await;
-        let transport = transport.map_err(|_| failed(&"no connection within 10 s"))?;
-        let io = TokioIo::new(transport.map_err(|error| failed(&error))?);
-        let (sender, connection) = handshake(io).await.map_err(|error| failed(&error))?;
+        let transport = transport.map_err(|_| self.no_connection(&"no connection within 10 s"))?;
+        transport.map_err(|error| self.no_connection(&error))
+    }
+
+    /// The head of a POST of so many bytes as it is written on a connection of [`Self::open`].
+    pub(crate) fn post_head(&self, path: &str, length: usize) -> Vec<u8> {
+        let mut head = format!("POST {path} HTTP/1.1\r\n").into_bytes();
+        for (name, value) in &self.headers {
+            head.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+        }
+        head.extend(format!("content-length: {length}\r\n\r\n").into_bytes());
+        head
+    }
+
+    fn no_connection(&self, why: &dyn std::fmt::Display) -> Failure {
+        Failure::new(FailureKind::Connect, format!("{}:{}: {why}", self.host, self.port))
+    }
+
+    async fn connect(&self) -> Result<Sender, Failure> {
+        let io = TokioIo::new(self.open().await?);
+        let shaken = handshake(io).await;
+        let (sender, connection) = shaken.map_err(|error| self.no_connection(&error))?;
         self.num_opened.fetch_add(1, Ordering::Relaxed);
         // What goes wrong on the connection reaches the request that is on it.
         tokio::spawn(async move { drop(connection.await) });
@@ -251,6 +268,10 @@ impl Answer {
 
     pub(crate) fn status(&self) -> u16 {
         self.response.status().as_u16()
+    }
+
+    pub(crate) fn headers(&self) -> &HeaderMap {
+        self.response.headers()
     }
 
     /// The whole body.

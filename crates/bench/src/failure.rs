@@ -106,6 +106,11 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+/// A connection that broke.
+pub(crate) fn broken_io(error: &std::io::Error) -> Failure {
+    Failure::new(FailureKind::StreamCut, format!("the connection broke: {error}"))
+}
+
 /// One kind of failure over a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FailureCount {

@@ -1,4 +1,5 @@
-//! `sconce bench`: puts OpenAI-compatible servers under load and measures them.
+//! `sconce bench`: puts OpenAI-compatible servers under load and measures them. `sconce doctor`
+//! (`doctor`) examines their answers, one at a time.
 //!
 //! `serve.rs` is the way through a benchmark. `schedule.rs` says when requests are due, `workload`
 //! what they ask; `drive.rs` sends them, `request.rs` follows one, `collect.rs` makes figures of
@@ -34,6 +35,7 @@ mod tests;
 mod workload;
 
 pub mod cli;
+pub mod doctor;
 
 use anyhow::{Context, Result};
 use cli::{BenchCommand, LatencyArgs, ReportArgs, ThroughputArgs};

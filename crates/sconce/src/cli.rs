@@ -38,6 +38,8 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: BenchCommand,
     },
+    /// Examine a server: would its answers break clients of the OpenAI API?
+    Doctor(bench::doctor::DoctorArgs),
 }
 
 /// `sconce keys`.

@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         Some(Command::Plan(args)) => Config::resolve(*args).and_then(|config| plan::run(&config)),
         Some(Command::Keys { command }) => keys::run(&command),
         Some(Command::Bench { command }) => measure::run(command),
+        Some(Command::Doctor(args)) => bench::doctor::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
