@@ -10,7 +10,9 @@ use syn::visit::Visit;
 
 /// Who may depend on whom. `benches` and `tests` may know everybody.
 const GRAPH: &[(&str, &[&str])] = &[
-    ("kernels", &[]),
+    ("cuda-host", &[]),
+    // In its tests.
+    ("kernels", &["cuda-host"]),
     ("scheduler", &[]),
     ("text", &[]),
     ("engine", &["kernels", "scheduler"]),
@@ -79,6 +81,7 @@ fn is_test(path: &Path) -> bool {
     path.contains("/tests/")
         || path.starts_with("tests/")
         || path.ends_with("/tests.rs")
+        || path.ends_with("/cuda_tests.rs")
         || path.ends_with("/testing.rs")
 }
 
@@ -225,6 +228,7 @@ fn unsafe_code_stays_in_its_rooms() {
     for path in rust_files() {
         let name = relative(&path);
         let allowed = name.starts_with("crates/kernels/")
+            || name.starts_with("crates/cuda-host/")
             || name.starts_with("crates/engine/src/weights/")
             || name == "tests/tidy.rs";
         if !allowed && read(&path).contains("unsafe {") {
@@ -241,8 +245,8 @@ fn op_folders_are_complete() {
     let mut broken = Vec::new();
     for entry in fs::read_dir(&source).unwrap() {
         let folder = entry.unwrap().path();
-        // `simd` is what the ops' CPU forwards are written in.
-        if !folder.is_dir() || folder.ends_with("simd") {
+        // `simd` and `cuda` are what the ops' forwards are written in.
+        if !folder.is_dir() || folder.ends_with("simd") || folder.ends_with("cuda") {
             continue;
         }
         ops += 1;

@@ -24,6 +24,8 @@ pub mod rms_norm;
 pub mod rope_kv_write;
 pub mod sample;
 
+#[cfg(any(feature = "cuda", test))]
+mod cuda;
 mod disjoint;
 mod simd;
 #[cfg(test)]

@@ -49,9 +49,13 @@ pub(crate) fn to_bits(tensor: &Tensor) -> Result<Vec<u32>> {
 }
 
 /// Compares with a reference: the error may be `relative` of the value plus that of 1, in f32 as
-/// stated by the op, in bf16 half a unit in the last place (2^-9) for each of the op's roundings.
+/// stated by the op, in bf16 half a unit in the last place (2^-9) for each of the op's roundings, in f16 an eighth of that.
 pub(crate) fn assert_close(actual: &Tensor, expected: &[f64], relative: Tolerance) {
-    let allowed = if actual.dtype() == DType::BF16 { relative.bf16 } else { relative.f32 };
+    let allowed = match actual.dtype() {
+        DType::BF16 => relative.bf16,
+        DType::F16 => relative.bf16 / 8.0,
+        _ => relative.f32,
+    };
     let actual = to_f64(actual).expect("a tensor converts to f64");
     assert_eq!(actual.len(), expected.len());
     for (i, (a, e)) in actual.iter().zip(expected).enumerate() {

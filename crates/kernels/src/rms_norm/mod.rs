@@ -6,12 +6,18 @@
 //! does, and costs nothing. In bf16 the result is so equal to theirs but for the order of the sum.
 
 mod cpu;
+#[cfg(any(feature = "cuda", test))]
+mod cuda;
+#[cfg(test)]
+mod cuda_tests;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use cpu::{norm_factor, scale_row};
 
 use crate::views::{expect_dims, match_element};
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
@@ -80,6 +86,18 @@ impl CustomOp2 for RmsNorm {
         });
         Ok((out, x_layout.shape().clone()))
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        x_layout: &Layout,
+        weight: &CudaStorage,
+        weight_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let out = cuda::forward::rms_norm((x, x_layout), (weight, weight_layout), self.eps)?;
+        Ok((out, x_layout.shape().clone()))
+    }
 }
 
 /// Returns the normed sum and the sum as one tensor, because an op has one output.
@@ -103,6 +121,19 @@ impl CustomOp2 for AddRmsNorm<'_> {
         let out = match_element!(x.dtype(), "x", E => {
             cpu::add_rms_norm::<E>((x, x_layout), (residual, residual_layout), self.weight, self.eps)?
         });
+        Ok((out, [&[2], x_layout.dims()].concat().into()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        x_layout: &Layout,
+        residual: &CudaStorage,
+        residual_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let residual = (residual, residual_layout);
+        let out = cuda::forward::add_rms_norm((x, x_layout), residual, self.weight, self.eps)?;
         Ok((out, [&[2], x_layout.dims()].concat().into()))
     }
 }

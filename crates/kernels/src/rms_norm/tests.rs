@@ -4,10 +4,10 @@ use super::{add_rms_norm, rms_norm};
 use crate::testing::{DTYPES, Tolerance, assert_close, devices, message, tensor, to_bits, to_f64};
 use candle_core::{DType, Device, Result, Tensor};
 
-const TOLERANCE: Tolerance = Tolerance { f32: 1e-6, bf16: 8e-3 };
+pub(super) const TOLERANCE: Tolerance = Tolerance { f32: 1e-6, bf16: 8e-3 };
 const SHAPES: [&[usize]; 6] = [&[1], &[1, 1], &[3, 7], &[2, 3, 64], &[5, 896], &[2, 1027]];
 
-fn reference(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Vec<f64>> {
+pub(super) fn reference(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Vec<f64>> {
     let (x, weight) = (to_f64(x)?, to_f64(weight)?);
     Ok(x.chunks(weight.len())
         .flat_map(|row| {

@@ -1,0 +1,472 @@
+// The scheduler: runs the blocks of a launch one after the other, the threads of a block as fibers
+// that change only where the kernel waits.
+#include "shim.h"
+
+#include <csetjmp>
+#include <csignal>
+#include <cstdarg>
+#include <cstdio>
+#include <cstdlib>
+#include <sys/mman.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include <mutex>
+#include <vector>
+
+#include "memory.h"
+
+__thread uint3 threadIdx, blockIdx;
+__thread dim3 blockDim, gridDim;
+
+namespace {
+
+constexpr size_t STACK_SIZE = 256 << 10;
+constexpr unsigned MAX_THREADS = 1024;
+constexpr unsigned MAX_BARRIERS = 16;
+// What a block may have on Hopper; Ampere has 163 KiB.
+constexpr size_t MAX_SHARED = 227 << 10;
+constexpr size_t RED_ZONE = 64;
+
+struct Copy {
+    void* to;
+    const void* from;
+    size_t size, valid;
+    unsigned group;
+};
+
+struct Fiber {
+    ucontext_t start;
+    jmp_buf resume;
+    bool is_started = false;
+    bool is_done = true;
+    uint3 index;
+    unsigned linear;
+    // Waits while the counter has this value.
+    const unsigned* counter = nullptr;
+    unsigned value;
+    const char* waits_for;
+    std::vector<Copy> copies;
+    unsigned copy_group;
+};
+
+// Where lanes of one warp with one mask meet.
+struct Meeting {
+    unsigned mask, arrived, generation;
+    size_t size;
+    shim::Slot slots[2][32];
+};
+
+struct Warp {
+    unsigned lanes;  // that exist
+    unsigned num_meetings;
+    Meeting meetings[8];
+};
+
+struct Barrier {
+    unsigned arrived, expected, generation;
+};
+
+struct StaticShared {
+    const void* key;
+    unsigned char* data;
+    size_t size;
+};
+
+struct Launch {
+    const shim::Kernel* kernel;
+    const void* params;
+    unsigned char poison;
+    bool is_backward;
+    char* error;
+    size_t error_size;
+    sigjmp_buf abort;
+};
+
+// A system thread's fibers and shared memory, kept from launch to launch.
+struct Machine {
+    Fiber* fibers = nullptr;
+    unsigned char* stacks = nullptr;
+    unsigned char* shared = nullptr;   // dynamic: ends at a guard page
+    unsigned char* statics = nullptr;  // variables, with red zones between them
+    size_t dynamic_size = 0, statics_used = 0;
+    std::vector<StaticShared> variables;
+    std::vector<Warp> warps;
+    Barrier barriers[MAX_BARRIERS];
+    unsigned num_threads = 0;
+    Launch* launch = nullptr;
+    Fiber* current = nullptr;
+    jmp_buf scheduler;
+};
+
+__thread Machine* machine = nullptr;
+shim::Kernel* kernels = nullptr;
+struct sigaction old_actions[32];
+
+size_t page() { return size_t(sysconf(_SC_PAGESIZE)); }
+
+// `size` bytes between guard pages.
+unsigned char* map(size_t size) {
+    size_t pages = (size + page() - 1) / page() * page();
+    void* base = mmap(nullptr, pages + 2 * page(), PROT_NONE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (base == MAP_FAILED) abort();
+    unsigned char* start = static_cast<unsigned char*>(base) + page();
+    if (mprotect(start, pages, PROT_READ | PROT_WRITE) != 0) abort();
+    return start;
+}
+
+void fiber_main() {
+    Machine* m = machine;
+    for (;;) {
+        m->launch->kernel->run(m->launch->params);
+        m->current->is_done = true;
+        if (_setjmp(m->current->resume) == 0) _longjmp(m->scheduler, 1);
+    }
+}
+
+void start_fibers(Machine* m) {
+    if (!m->stacks) m->stacks = map(STACK_SIZE * MAX_THREADS);
+    delete[] m->fibers;
+    m->fibers = new Fiber[MAX_THREADS];
+    for (unsigned i = 0; i < MAX_THREADS; i++) {
+        // The lowest page of each stack is a guard.
+        unsigned char* stack = m->stacks + i * STACK_SIZE;
+        mprotect(stack, page(), PROT_NONE);
+        getcontext(&m->fibers[i].start);
+        m->fibers[i].start.uc_stack.ss_sp = stack + page();
+        m->fibers[i].start.uc_stack.ss_size = STACK_SIZE - page();
+        m->fibers[i].start.uc_link = nullptr;
+        makecontext(&m->fibers[i].start, fiber_main, 0);
+    }
+}
+
+// Runs a fiber until it waits or is done.
+void resume(Machine* m, Fiber* fiber) {
+    m->current = fiber;
+    threadIdx = fiber->index;
+    if (_setjmp(m->scheduler) == 0) {
+        if (fiber->is_started) _longjmp(fiber->resume, 1);
+        fiber->is_started = true;
+        setcontext(&fiber->start);
+    }
+    m->current = nullptr;
+}
+
+// Leaves the fiber until the counter has another value.
+void wait_while(const unsigned* counter, unsigned value, const char* what) {
+    Fiber* fiber = machine->current;
+    fiber->counter = counter;
+    fiber->value = value;
+    fiber->waits_for = what;
+    if (_setjmp(fiber->resume) == 0) _longjmp(machine->scheduler, 1);
+}
+
+[[noreturn]] void abort_launch(const char* message) {
+    Machine* m = machine;
+    Launch* launch = m->launch;
+    int used = snprintf(launch->error, launch->error_size, "%s, block (%u, %u, %u)",
+                        launch->kernel->name, blockIdx.x, blockIdx.y, blockIdx.z);
+    size_t at = size_t(used) < launch->error_size ? size_t(used) : launch->error_size - 1;
+    if (m->current) {
+        uint3 t = m->current->index;
+        int more = snprintf(launch->error + at, launch->error_size - at, ", thread (%u, %u, %u)",
+                            t.x, t.y, t.z);
+        at = at + size_t(more) < launch->error_size ? at + size_t(more) : launch->error_size - 1;
+    }
+    snprintf(launch->error + at, launch->error_size - at, ": %s", message);
+    siglongjmp(launch->abort, 1);
+}
+
+void on_signal(int signal, siginfo_t* info, void* context) {
+    if (!machine || !machine->launch) {
+        // Not ours: as it was before.
+        sigaction(signal, &old_actions[signal], nullptr);
+        raise(signal);
+        return;
+    }
+    (void)context;
+    char text[200];
+    if (signal == SIGSEGV || signal == SIGBUS) {
+        char where[160];
+        shim::describe(info->si_addr, where, sizeof where);
+        snprintf(text, sizeof text, "it touches %s", where);
+    } else {
+        snprintf(text, sizeof text, "undefined behaviour: a misaligned access, an index or a shift "
+                                    "out of range, or an overflow");
+    }
+    abort_launch(text);
+}
+
+void catch_signals() {
+    static std::once_flag once;
+    std::call_once(once, [] {
+        struct sigaction action = {};
+        action.sa_sigaction = on_signal;
+        action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+        for (int signal : {SIGSEGV, SIGBUS, SIGILL, SIGFPE}) {
+            sigaction(signal, &action, &old_actions[signal]);
+        }
+    });
+}
+
+void begin_block(Machine* m) {
+    const Launch& launch = *m->launch;
+    memset(m->shared + (MAX_SHARED - m->dynamic_size), launch.poison, m->dynamic_size);
+    memset(m->statics, launch.poison, m->statics_used);
+    m->statics_used = 0;
+    m->variables.clear();
+    memset(m->barriers, 0, sizeof m->barriers);
+    for (unsigned i = 0; i < m->warps.size(); i++) {
+        unsigned in_warp = m->num_threads - 32 * i;
+        m->warps[i].lanes = in_warp >= 32 ? ~0u : (1u << in_warp) - 1;
+        m->warps[i].num_meetings = 0;
+    }
+    for (unsigned i = 0; i < m->num_threads; i++) {
+        Fiber& fiber = m->fibers[i];
+        fiber.is_done = false;
+        fiber.counter = nullptr;
+        fiber.linear = i;
+        fiber.index = {i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y};
+        fiber.copies.clear();
+        fiber.copy_group = 0;
+    }
+}
+
+void report_deadlock(Machine* m) {
+    unsigned num_done = 0;
+    const Fiber* waiting = nullptr;
+    for (unsigned i = 0; i < m->num_threads; i++) {
+        num_done += m->fibers[i].is_done;
+        if (!m->fibers[i].is_done && !waiting) waiting = &m->fibers[i];
+    }
+    char text[200];
+    snprintf(text, sizeof text, "deadlock: %u of %u threads have returned, thread %u waits at %s",
+             num_done, m->num_threads, waiting->linear, waiting->waits_for);
+    abort_launch(text);
+}
+
+void end_block(Machine* m) {
+    for (const StaticShared& variable : m->variables) {
+        for (size_t i = 0; i < RED_ZONE; i++) {
+            if (variable.data[variable.size + i] != m->launch->poison) {
+                abort_launch("it writes behind a shared variable");
+            }
+        }
+    }
+}
+
+void run_block(Machine* m) {
+    begin_block(m);
+    unsigned left = m->num_threads;
+    while (left > 0) {
+        bool has_progress = false;
+        for (unsigned i = 0; i < m->num_threads; i++) {
+            Fiber* fiber = &m->fibers[m->launch->is_backward ? m->num_threads - 1 - i : i];
+            if (fiber->is_done || (fiber->counter && *fiber->counter == fiber->value)) continue;
+            fiber->counter = nullptr;
+            resume(m, fiber);
+            has_progress = true;
+            left -= fiber->is_done;
+        }
+        if (!has_progress) report_deadlock(m);
+    }
+    end_block(m);
+}
+
+void perform(const Copy& copy) {
+    memset(copy.to, 0, copy.size);
+    memcpy(copy.to, copy.from, copy.valid);
+}
+
+}  // namespace
+
+namespace shim {
+
+Kernel::Kernel(const char* name, size_t size, unsigned max_threads, void (*run)(const void*))
+    : name(name), params_size(size), max_threads(max_threads), run(run), next(kernels) {
+    kernels = this;
+}
+
+void fail(const char* format, ...) {
+    char text[400];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    abort_launch(text);
+}
+
+unsigned lane() { return machine->current->linear % 32; }
+
+const Slot* exchange(unsigned mask, const void* value, size_t size) {
+    Machine* m = machine;
+    Warp& warp = m->warps[m->current->linear / 32];
+    unsigned bit = 1u << lane();
+    check(mask & bit, "a lane calls a warp function with a mask that it is not in");
+    mask &= warp.lanes;
+    unsigned i = 0;
+    while (i < warp.num_meetings && warp.meetings[i].mask != mask) i++;
+    check(i < 8, "a warp uses more than 8 masks");
+    Meeting& meeting = warp.meetings[i];
+    if (i == warp.num_meetings) {
+        warp.num_meetings++;
+        meeting.mask = mask;
+        meeting.arrived = meeting.generation = 0;
+    }
+    if (meeting.arrived == 0) meeting.size = size;
+    check(meeting.size == size, "lanes of a warp meet at different functions");
+    unsigned generation = meeting.generation;
+    Slot* slots = meeting.slots[generation & 1];
+    if (size > 0) memcpy(slots[lane()].bytes, value, size);
+    meeting.arrived |= bit;
+    if (meeting.arrived == mask) {
+        meeting.arrived = 0;
+        meeting.generation++;
+    } else {
+        wait_while(&meeting.generation, generation, "a warp function");
+    }
+    return slots;
+}
+
+void barrier(unsigned id, unsigned count) {
+    Machine* m = machine;
+    check(id < MAX_BARRIERS, "a block has 16 barriers");
+    if (count == 0) count = m->num_threads;
+    Barrier& barrier = m->barriers[id];
+    if (barrier.arrived == 0) barrier.expected = count;
+    check(barrier.expected == count, "threads meet at one barrier with different counts");
+    unsigned generation = barrier.generation;
+    if (++barrier.arrived == count) {
+        barrier.arrived = 0;
+        barrier.generation++;
+    } else {
+        wait_while(&barrier.generation, generation, "a barrier of the block");
+    }
+}
+
+void* static_shared(const void* key, size_t size, size_t alignment) {
+    Machine* m = machine;
+    for (const StaticShared& variable : m->variables) {
+        if (variable.key == key) return variable.data;
+    }
+    if (alignment < 16) alignment = 16;
+    size_t at = (m->statics_used + alignment - 1) / alignment * alignment;
+    size_t used = at + size + RED_ZONE;
+    check(at + size + m->dynamic_size <= MAX_SHARED, "more shared memory than a block may have");
+    memset(m->statics + m->statics_used, m->launch->poison, used - m->statics_used);
+    m->statics_used = used;
+    m->variables.push_back({key, m->statics + at, size});
+    return m->statics + at;
+}
+
+unsigned char* dynamic_shared() { return machine->shared + (MAX_SHARED - machine->dynamic_size); }
+
+bool is_shared(const void* address, size_t size) {
+    const unsigned char* at = static_cast<const unsigned char*>(address);
+    const Machine* m = machine;
+    const unsigned char* dynamic = dynamic_shared();
+    return (at >= dynamic && at + size <= dynamic + m->dynamic_size) ||
+           (at >= m->statics && at + size <= m->statics + m->statics_used);
+}
+
+void copy_later(void* to, const void* from, size_t size, size_t valid) {
+    check(is_shared(to, size), "an asynchronous copy goes elsewhere than to shared memory");
+    bool is_aligned = reinterpret_cast<uintptr_t>(to) % size == 0 &&
+                      (valid == 0 || reinterpret_cast<uintptr_t>(from) % size == 0);
+    check(is_aligned, "an asynchronous copy is not aligned");
+    Fiber* fiber = machine->current;
+    fiber->copies.push_back({to, from, size, valid, fiber->copy_group});
+}
+
+void commit_copies() { machine->current->copy_group++; }
+
+void wait_copies(unsigned newest_left) {
+    Fiber* fiber = machine->current;
+    size_t num_kept = 0;
+    for (const Copy& copy : fiber->copies) {
+        if (copy.group + newest_left < fiber->copy_group) {
+            perform(copy);
+        } else {
+            fiber->copies[num_kept++] = copy;
+        }
+    }
+    fiber->copies.resize(num_kept);
+}
+
+}  // namespace shim
+
+// One predicate a thread; all get the number of true ones.
+int __syncthreads_count(int predicate) {
+    SHARED(counts, int[2]);
+    if (machine->current->linear == 0) counts[0] = 0;
+    __syncthreads();
+    counts[0] += predicate != 0;
+    __syncthreads();
+    int count = counts[0];
+    __syncthreads();
+    return count;
+}
+int __syncthreads_or(int predicate) { return __syncthreads_count(predicate) > 0; }
+int __syncthreads_and(int predicate) {
+    return __syncthreads_count(predicate) == int(machine->num_threads);
+}
+
+extern "C" {
+
+// Runs a kernel to its end. Returns 0, or 1 with a message in `error`.
+int sconce_launch(const char* name, const unsigned* grid, const unsigned* block,
+                  size_t shared_bytes, const void* params, size_t params_size,
+                  unsigned char poison, bool is_backward, char* error, size_t error_size) {
+    const shim::Kernel* kernel = kernels;
+    while (kernel && strcmp(kernel->name, name) != 0) kernel = kernel->next;
+    auto refuse = [&](const char* why) {
+        snprintf(error, error_size, "%s: %s", name, why);
+        return 1;
+    };
+    if (!kernel) return refuse("there is no such kernel");
+    if (kernel->params_size != params_size) return refuse("its parameters have another size");
+    size_t num_threads = size_t(block[0]) * block[1] * block[2];
+    if (num_threads == 0 || num_threads > kernel->max_threads || num_threads > MAX_THREADS) {
+        return refuse("a block has no threads, or more than the kernel's launch bounds");
+    }
+    for (int i = 0; i < 3; i++) {
+        if (grid[i] == 0 || (i > 0 && grid[i] > 65535)) return refuse("the grid is out of range");
+    }
+    if (shared_bytes > MAX_SHARED) return refuse("more shared memory than a block may have");
+
+    catch_signals();
+    if (!machine) {
+        machine = new Machine;
+        machine->shared = map(MAX_SHARED);
+        // Dynamic memory ends where the guard page starts.
+        machine->shared += (MAX_SHARED + page() - 1) / page() * page() - MAX_SHARED;
+        machine->statics = map(2 * MAX_SHARED);
+        start_fibers(machine);
+    }
+    Machine* m = machine;
+    Launch launch = {kernel, params, poison, is_backward, error, error_size, {}};
+    m->launch = &launch;
+    m->dynamic_size = (shared_bytes + 127) / 128 * 128;
+    m->num_threads = unsigned(num_threads);
+    m->warps.resize((num_threads + 31) / 32);
+    blockDim = {block[0], block[1], block[2]};
+    gridDim = {grid[0], grid[1], grid[2]};
+    if (sigsetjmp(launch.abort, 1) != 0) {
+        // The fibers are somewhere in the kernel.
+        machine->launch = nullptr;
+        machine->current = nullptr;
+        start_fibers(machine);
+        return 1;
+    }
+    size_t num_blocks = size_t(grid[0]) * grid[1] * grid[2];
+    for (size_t i = 0; i < num_blocks; i++) {
+        size_t block_id = is_backward ? num_blocks - 1 - i : i;
+        blockIdx = {unsigned(block_id % grid[0]), unsigned(block_id / grid[0] % grid[1]),
+                    unsigned(block_id / grid[0] / grid[1])};
+        run_block(m);
+    }
+    m->launch = nullptr;
+    return 0;
+}
+}

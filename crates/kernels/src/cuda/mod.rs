@@ -1,0 +1,58 @@
+//! What the CUDA forwards share: a launch as plain data, computed without a device, and with the
+//! feature the way to run it.
+//!
+//! The kernels are in `kernel.cu` beside each op's CPU forward, their vocabulary in `device.cuh`. They
+//! run on the host too, in tests (`crates/cuda-host`).
+
+#[cfg(feature = "cuda")]
+mod module;
+#[cfg(test)]
+pub(crate) mod testing;
+
+#[cfg(feature = "cuda")]
+pub(crate) use module::{Module, address, allocate, launch, module, tensor_address};
+
+use candle_core::{DType, Result, bail};
+
+/// One kernel launch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Launch {
+    /// Name of the kernel.
+    pub(crate) function: &'static str,
+    /// Blocks; of y and z at most 65535.
+    pub(crate) grid: [u32; 3],
+    /// Threads of a block.
+    pub(crate) block: [u32; 3],
+    /// Dynamic shared memory of a block.
+    pub(crate) shared_bytes: u32,
+}
+
+impl Launch {
+    /// Blocks and threads along x alone, no dynamic shared memory.
+    pub(crate) fn one_dimensional(function: &'static str, blocks: usize, threads: usize) -> Self {
+        let (blocks, threads) = (blocks as u32, threads as u32);
+        Self { function, grid: [blocks, 1, 1], block: [threads, 1, 1], shared_bytes: 0 }
+    }
+}
+
+/// Threads of a warp.
+pub(crate) const WARP: usize = 32;
+
+/// Elements in 16 bytes.
+pub(crate) fn pack_len(dtype: DType) -> usize {
+    16 / dtype.size_in_bytes()
+}
+
+/// The kernel for a storage type, of those for f32, f16 and bf16.
+pub(crate) fn of_dtype(
+    dtype: DType,
+    [f32, f16, bf16]: [&'static str; 3],
+    name: &str,
+) -> Result<&'static str> {
+    match dtype {
+        DType::F32 => Ok(f32),
+        DType::F16 => Ok(f16),
+        DType::BF16 => Ok(bf16),
+        other => bail!("{name} must be f32, f16 or bf16, it is {other:?}"),
+    }
+}

@@ -1,0 +1,165 @@
+//! Compiled kernels on a device: embedded at build time, loaded at first use, launched on the
+//! device's stream.
+
+use super::Launch;
+use crate::views::contiguous;
+use candle_core::backend::BackendStorage;
+use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute;
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaFunction, CudaStream, DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg,
+};
+use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
+use candle_core::cuda_backend::{CudaStorageSlice, WrapErr};
+use candle_core::{CudaDevice, CudaStorage, DType, Layout, Result, Storage, Tensor, bail};
+use half::{bf16, f16};
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// The fat binary of one `kernel.cu` with what has been loaded of it.
+pub(crate) struct Module {
+    image: &'static [u8],
+    loaded: RwLock<Vec<Loaded>>,
+}
+
+/// A kernel on one device.
+#[derive(Clone)]
+struct Loaded {
+    ordinal: usize,
+    name: &'static str,
+    function: Arc<CudaFunction>,
+    /// Dynamic shared memory that launches may ask for.
+    shared_bytes: u32,
+}
+
+/// The module of the op in this folder.
+macro_rules! module {
+    ($op:literal) => {
+        $crate::cuda::Module::new(include_bytes!(concat!(env!("OUT_DIR"), "/", $op, ".fatbin")))
+    };
+}
+pub(crate) use module;
+
+/// What every function may have without asking.
+const UNASKED_SHARED_BYTES: u32 = 48 << 10;
+
+impl Module {
+    pub(crate) const fn new(image: &'static [u8]) -> Self {
+        Self { image, loaded: RwLock::new(Vec::new()) }
+    }
+
+    /// The function of a launch, allowed its shared memory. A module has few functions, and the names
+    /// are constants: a scan is quick.
+    fn function(&self, stream: &Arc<CudaStream>, launch: &Launch) -> Result<Arc<CudaFunction>> {
+        let ordinal = stream.context().ordinal();
+        let is_it = |loaded: &&Loaded| loaded.ordinal == ordinal && loaded.name == launch.function;
+        let known = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(loaded) = known.iter().find(is_it)
+            && launch.shared_bytes <= loaded.shared_bytes
+        {
+            return Ok(Arc::clone(&loaded.function));
+        }
+        drop(known);
+
+        let mut known = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
+        let index = match known.iter().position(|loaded| is_it(&loaded)) {
+            Some(index) => index,
+            None => {
+                let function = self.load(stream, launch.function)?;
+                let name = launch.function;
+                let shared_bytes = UNASKED_SHARED_BYTES;
+                known.push(Loaded { ordinal, name, function, shared_bytes });
+                known.len() - 1
+            }
+        };
+        let loaded = &mut known[index];
+        if launch.shared_bytes > loaded.shared_bytes {
+            let most = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            loaded.function.set_attribute(most, launch.shared_bytes as i32).w()?;
+            loaded.shared_bytes = launch.shared_bytes;
+        }
+        Ok(Arc::clone(&loaded.function))
+    }
+
+    /// Loads the image once more for a function that is new; a function keeps its module alive.
+    fn load(&self, stream: &Arc<CudaStream>, name: &str) -> Result<Arc<CudaFunction>> {
+        let module = stream.context().load_module(Ptx::from_binary(self.image.to_vec())).w()?;
+        Ok(Arc::new(module.load_function(name).w()?))
+    }
+}
+
+/// Parameters as an argument of a kernel.
+#[repr(transparent)]
+struct Argument<P>(P);
+
+// SAFETY: a parameter struct is `#[repr(C)]` and the twin of the kernel's (tests on the host compare
+// the sizes, and the results).
+unsafe impl<P: Copy> DeviceRepr for Argument<P> {}
+
+/// Starts a kernel on the device's stream. It only launches: no copy, no wait, so that a graph can be
+/// captured; `params` has addresses of memory that lives until the stream has run the kernel.
+pub(crate) fn launch<P: Copy>(
+    device: &CudaDevice,
+    module: &Module,
+    launch: &Launch,
+    params: &P,
+) -> Result<()> {
+    let stream = device.cuda_stream();
+    let function = module.function(&stream, launch)?;
+    let ([gx, gy, gz], [bx, by, bz]) = (launch.grid, launch.block);
+    let config = LaunchConfig {
+        grid_dim: (gx, gy, gz),
+        block_dim: (bx, by, bz),
+        shared_mem_bytes: launch.shared_bytes,
+    };
+    let argument = Argument(*params);
+    let mut builder = stream.launch_builder(&function);
+    builder.arg(&argument);
+    // SAFETY: the caller computes launch and parameters together from checked shapes; memory is freed
+    // in the order of the stream.
+    unsafe { builder.launch(config) }.w()?;
+    Ok(())
+}
+
+/// Device address of the first element of a contiguous view.
+pub(crate) fn address(storage: &CudaStorage, layout: &Layout, name: &str) -> Result<u64> {
+    let (start, _) = contiguous(layout, name)?;
+    let stream = storage.device().cuda_stream();
+    let base = match &storage.slice {
+        CudaStorageSlice::U8(slice) => slice.device_ptr(&stream).0,
+        CudaStorageSlice::U32(slice) => slice.device_ptr(&stream).0,
+        CudaStorageSlice::BF16(slice) => slice.device_ptr(&stream).0,
+        CudaStorageSlice::F16(slice) => slice.device_ptr(&stream).0,
+        CudaStorageSlice::F32(slice) => slice.device_ptr(&stream).0,
+        CudaStorageSlice::F8E4M3(slice) => slice.device_ptr(&stream).0,
+        _ => bail!("{name} has the dtype {:?}, which no kernel takes", storage.dtype()),
+    };
+    Ok(base + (start * storage.dtype().size_in_bytes()) as u64)
+}
+
+/// As [`address`], of a tensor that an op holds beside its arguments.
+pub(crate) fn tensor_address(tensor: &Tensor, name: &str) -> Result<u64> {
+    let (storage, layout) = tensor.storage_and_layout();
+    match &*storage {
+        Storage::Cuda(storage) => address(storage, layout, name),
+        _ => bail!("{name} must be on the CUDA device, as the other inputs are"),
+    }
+}
+
+/// An output that nobody wrote yet, and its address.
+pub(crate) fn allocate(
+    device: &CudaDevice,
+    dtype: DType,
+    len: usize,
+) -> Result<(CudaStorage, u64)> {
+    // SAFETY: every kernel writes all of its output.
+    let storage = unsafe {
+        match dtype {
+            DType::F32 => CudaStorage::wrap_cuda_slice(device.alloc::<f32>(len)?, device.clone()),
+            DType::F16 => CudaStorage::wrap_cuda_slice(device.alloc::<f16>(len)?, device.clone()),
+            DType::BF16 => CudaStorage::wrap_cuda_slice(device.alloc::<bf16>(len)?, device.clone()),
+            DType::U32 => CudaStorage::wrap_cuda_slice(device.alloc::<u32>(len)?, device.clone()),
+            other => bail!("no kernel writes {other:?}"),
+        }
+    };
+    let at = address(&storage, &Layout::contiguous(len), "an output")?;
+    Ok((storage, at))
+}
