@@ -1,9 +1,10 @@
 //! Packing: from a plan's entries to the tensors of a forward pass.
 
 use candle_core::{Device, Result, Tensor};
+use kernels::device::upload;
 use scheduler::{Entry, Plan};
 
-use crate::model::ForwardBatch;
+use crate::model::{ForwardBatch, NO_SLOT};
 
 /// Consecutive tokens of one entry.
 #[derive(Debug, Clone, Copy)]
@@ -95,59 +96,119 @@ impl<'a> Pack<'a> {
 
     /// Lays the spans out back to back. `last_id` is asked for the last known id of an entry that
     /// lacks it, because the step before has yet to give it.
-    pub(crate) fn tensors(
-        &self,
-        block_size: usize,
-        device: &Device,
-        last_id: impl Fn(&Entry) -> u32,
-    ) -> Result<ForwardBatch> {
+    pub(crate) fn lists(&self, block_size: usize, last_id: impl Fn(&Entry) -> u32) -> BatchLists {
         let spans = self.spans();
-        let num_tokens = spans.iter().map(|span| span.len).sum();
-        let width = spans.iter().map(|span| span.entry.blocks.len()).max().unwrap_or(0);
-        let mut ids = Vec::with_capacity(num_tokens);
-        let mut positions = Vec::with_capacity(num_tokens);
-        let mut slots = Vec::with_capacity(num_tokens);
-        let mut q_starts = vec![0];
-        let mut context_lens = Vec::with_capacity(spans.len());
-        let mut block_tables = Vec::with_capacity(spans.len() * width);
-        let mut logits_rows = Vec::with_capacity(spans.len());
+        let table_width = spans.iter().map(|span| span.entry.blocks.len()).max().unwrap_or(0);
+        let mut lists = BatchLists { q_starts: vec![0], table_width, ..BatchLists::default() };
         for span in spans {
             let blocks = &span.entry.blocks;
             let num_known = span.len - span.drafts.len();
             let known = &span.entry.ids[span.offset..];
-            ids.extend_from_slice(&known[..num_known.min(known.len())]);
-            ids.extend((known.len()..num_known).map(|_| last_id(span.entry)));
-            ids.extend_from_slice(span.drafts);
+            lists.ids.extend_from_slice(&known[..num_known.min(known.len())]);
+            lists.ids.extend((known.len()..num_known).map(|_| last_id(span.entry)));
+            lists.ids.extend_from_slice(span.drafts);
             for position in span.start()..span.end() {
                 let block = blocks[position / block_size].index();
-                positions.push(position as u32);
-                slots.push((block * block_size + position % block_size) as u32);
+                lists.positions.push(position as u32);
+                lists.slots.push((block * block_size + position % block_size) as u32);
             }
-            let first = q_starts[q_starts.len() - 1];
+            let first = lists.q_starts[lists.q_starts.len() - 1];
             let next = first + span.len as u32;
-            q_starts.push(next);
-            context_lens.push(span.end() as u32);
-            block_tables.extend(blocks.iter().map(|block| block.0));
-            block_tables.resize(context_lens.len() * width, 0);
+            lists.q_starts.push(next);
+            lists.context_lens.push(span.end() as u32);
+            lists.block_tables.extend(blocks.iter().map(|block| block.0));
+            lists.block_tables.resize(lists.context_lens.len() * table_width, 0);
             match self {
                 Self::Sampling(_) => {
-                    logits_rows.extend(next - span.num_sampled_rows() as u32..next);
+                    lists.logits_rows.extend(next - span.num_sampled_rows() as u32..next);
                 }
-                Self::Scoring(_) => logits_rows.extend(first..next),
+                Self::Scoring(_) => lists.logits_rows.extend(first..next),
             }
         }
-        let vector = |values: Vec<u32>| {
-            let len = values.len();
-            Tensor::from_vec(values, len, device)
+        lists
+    }
+
+    /// Whether each sequence has one row and samples from it.
+    pub(crate) fn only_decodes(&self) -> bool {
+        match self {
+            Self::Sampling(spans) => spans.iter().all(|span| span.len == 1 && span.samples()),
+            Self::Scoring(_) => false,
+        }
+    }
+}
+
+/// A [`ForwardBatch`] on the host.
+#[derive(Debug, Default)]
+pub(crate) struct BatchLists {
+    ids: Vec<u32>,
+    positions: Vec<u32>,
+    slots: Vec<u32>,
+    q_starts: Vec<u32>,
+    context_lens: Vec<u32>,
+    logits_rows: Vec<u32>,
+    block_tables: Vec<u32>,
+    table_width: usize,
+}
+
+impl BatchLists {
+    /// Adds sequences of one row that read and write nothing, and columns to the block tables, up to
+    /// `num_seqs` and `table_width`. All sequences must have one row.
+    pub(crate) fn pad(&mut self, num_seqs: usize, table_width: usize) {
+        let mut tables = Vec::with_capacity(num_seqs * table_width);
+        for table in self.block_tables.chunks(self.table_width.max(1)) {
+            tables.extend_from_slice(table);
+            tables.resize(tables.len() + table_width - self.table_width, 0);
+        }
+        tables.resize(num_seqs * table_width, 0);
+        (self.block_tables, self.table_width) = (tables, table_width);
+        self.ids.resize(num_seqs, 0);
+        self.positions.resize(num_seqs, 0);
+        self.slots.resize(num_seqs, NO_SLOT);
+        self.context_lens.resize(num_seqs, 0);
+        self.q_starts = (0..=num_seqs as u32).collect();
+        self.logits_rows = (0..num_seqs as u32).collect();
+    }
+
+    /// All lists behind one another.
+    pub(crate) fn words(&self) -> Vec<u32> {
+        self.parts().concat()
+    }
+
+    fn parts(&self) -> [&[u32]; 7] {
+        [
+            &self.ids,
+            &self.positions,
+            &self.slots,
+            &self.q_starts,
+            &self.context_lens,
+            &self.logits_rows,
+            &self.block_tables,
+        ]
+    }
+
+    /// Copies them to the device in one go: each copy costs a device more than the few bytes do.
+    pub(crate) fn upload(&self, device: &Device) -> Result<ForwardBatch> {
+        self.divide(&upload(&self.words(), device)?)
+    }
+
+    /// The batch in a tensor that has, or will have, the [words](Self::words) of lists of these lengths.
+    pub(crate) fn divide(&self, words: &Tensor) -> Result<ForwardBatch> {
+        let mut start = 0;
+        let mut next = |len| {
+            start += len;
+            words.narrow(0, start - len, len)
         };
+        let [ids, positions, slots, q_starts, context_lens, logits_rows, block_tables] =
+            self.parts().map(<[u32]>::len);
         Ok(ForwardBatch {
-            ids: vector(ids)?,
-            positions: vector(positions)?,
-            slots: vector(slots)?,
-            q_starts: vector(q_starts)?,
-            context_lens: vector(context_lens)?,
-            block_tables: Tensor::from_vec(block_tables, (spans.len(), width), device)?,
-            logits_rows: vector(logits_rows)?,
+            ids: next(ids)?,
+            positions: next(positions)?,
+            slots: next(slots)?,
+            q_starts: next(q_starts)?,
+            context_lens: next(context_lens)?,
+            logits_rows: next(logits_rows)?,
+            block_tables: next(block_tables)?
+                .reshape((self.context_lens.len(), self.table_width))?,
         })
     }
 }
@@ -186,7 +247,7 @@ mod tests {
         ]);
         let packs = divide(&plan, &[&[][..]; 3], 4);
         assert_eq!(packs.len(), 1);
-        let batch = packs[0].tensors(4, &Device::Cpu, |_| unreachable!()).unwrap();
+        let batch = packs[0].lists(4, |_| unreachable!()).upload(&Device::Cpu).unwrap();
         let read = |tensor: &Tensor| tensor.to_vec1::<u32>().unwrap();
         assert_eq!(read(&batch.ids), [50, 12, 13, 14, 20, 21]);
         assert_eq!(read(&batch.positions), [5, 2, 3, 4, 0, 1]);
@@ -215,7 +276,7 @@ mod tests {
             shapes,
             [(1, 0, 1, true), (0, 8, 11, false), (0, 11, 14, false), (0, 14, 15, true)]
         );
-        let batch = packs[2].tensors(4, &Device::Cpu, |_| unreachable!()).unwrap();
+        let batch = packs[2].lists(4, |_| unreachable!()).upload(&Device::Cpu).unwrap();
         assert_eq!(batch.logits_rows.to_vec1::<u32>().unwrap(), [0, 1, 2]);
         assert_eq!(batch.context_lens.to_vec1::<u32>().unwrap(), [14]);
         assert_eq!(batch.ids.to_vec1::<u32>().unwrap(), [4, 5, 6]);
@@ -237,14 +298,14 @@ mod tests {
         let packs = divide(&plan, &drafts, 4);
         let sizes: Vec<_> = packs.iter().map(|pack| pack.spans().len()).collect();
         assert_eq!(sizes, [2, 2], "five rows are more than four");
-        let batch = packs[0].tensors(4, &Device::Cpu, |_| unreachable!()).unwrap();
+        let batch = packs[0].lists(4, |_| unreachable!()).upload(&Device::Cpu).unwrap();
         let read = |tensor: &Tensor| tensor.to_vec1::<u32>().unwrap();
         assert_eq!(read(&batch.ids), [1, 2, 41, 7, 8]);
         assert_eq!(read(&batch.positions), [0, 1, 1, 2, 3]);
         assert_eq!(read(&batch.context_lens), [2, 4]);
         assert_eq!(read(&batch.logits_rows), [2, 3, 4]);
         assert_eq!(
-            read(&packs[1].tensors(4, &Device::Cpu, |_| unreachable!()).unwrap().logits_rows),
+            read(&packs[1].lists(4, |_| unreachable!()).upload(&Device::Cpu).unwrap().logits_rows),
             [0, 1, 2]
         );
     }
@@ -255,16 +316,34 @@ mod tests {
         entries[0].len = 1;
         let plan = plan(entries);
         let packs = divide(&plan, &[&[][..]; 2], 8);
-        let batch = packs[0].tensors(4, &Device::Cpu, |entry| 70 + entry.id.0 as u32).unwrap();
+        let batch = packs[0].lists(4, |entry| 70 + entry.id.0 as u32).upload(&Device::Cpu).unwrap();
         assert_eq!(batch.ids.to_vec1::<u32>().unwrap(), [71, 8, 9]);
         assert_eq!(batch.positions.to_vec1::<u32>().unwrap(), [3, 0, 1]);
+    }
+
+    #[test]
+    fn padding_reads_and_writes_nothing() {
+        let plan = plan(vec![entry(1, 5, &[50], &[7, 2], true), entry(2, 0, &[9], &[3], true)]);
+        let packs = divide(&plan, &[&[][..]; 2], 8);
+        assert!(packs[0].only_decodes());
+        let mut lists = packs[0].lists(4, |_| unreachable!());
+        lists.pad(4, 3);
+        let batch = lists.upload(&Device::Cpu).unwrap();
+        let read = |tensor: &Tensor| tensor.to_vec1::<u32>().unwrap();
+        assert_eq!(read(&batch.ids), [50, 9, 0, 0]);
+        assert_eq!(read(&batch.slots), [9, 12, NO_SLOT, NO_SLOT]);
+        assert_eq!(read(&batch.context_lens), [6, 1, 0, 0]);
+        assert_eq!(read(&batch.q_starts), [0, 1, 2, 3, 4]);
+        assert_eq!(read(&batch.logits_rows), [0, 1, 2, 3]);
+        let tables = batch.block_tables.to_vec2::<u32>().unwrap();
+        assert_eq!(tables, [[7, 2, 0], [3, 0, 0], [0; 3], [0; 3]]);
     }
 
     #[test]
     fn chunks_alone_want_no_logits() {
         let plan = plan(vec![entry(1, 0, &[1, 2], &[0], false)]);
         let batch =
-            divide(&plan, &[&[]], 8)[0].tensors(4, &Device::Cpu, |_| unreachable!()).unwrap();
+            divide(&plan, &[&[]], 8)[0].lists(4, |_| unreachable!()).upload(&Device::Cpu).unwrap();
         assert_eq!(batch.logits_rows.dims(), [0]);
     }
 }

@@ -11,18 +11,30 @@ use crate::model::ModelSpec;
 const DEFAULT_BATCHED_TOKENS: usize = 512;
 /// Each may take `max_model_len` tokens of a cache that is held from the start.
 const DEFAULT_NUM_SEQS: usize = 64;
+/// Of a GPU, whose arithmetic larger chunks keep busy and whose memory holds more sequences.
+const DEFAULT_GPU_BATCHED_TOKENS: usize = 8192;
+const DEFAULT_GPU_NUM_SEQS: usize = 256;
+const DEFAULT_GPU_MEMORY_UTILIZATION: f64 = 0.9;
 const DEFAULT_BLOCK_SIZE: usize = 16;
 const MAX_BLOCK_SIZE: usize = 1024;
 const DEFAULT_QUEUED_REQS: usize = 1024;
 /// How many of them pay is measured; this bounds what a wrong estimate can cost.
 const DEFAULT_SPECULATIVE_TOKENS: usize = 16;
 const MIN_LOGITS_ROWS: usize = 32;
+const DEFAULT_CAPTURE_SIZES: &[usize] =
+    &[1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512];
+/// Steps of more sequences take so long that asking for their operations one by one is hidden.
+const MAX_CAPTURED_SEQS: usize = 512;
 
 /// The options as typed: `None` leaves the choice to [`EngineConfig::resolve`].
 ///
 /// The names are vLLM's flags with `_` for `-`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct EngineOptions {
+    /// Whether the engine computes on a GPU, from which other defaults follow.
+    pub on_gpu: bool,
+    /// `--gpu-memory-utilization`: share of a GPU's memory, of 1. Default 0.9.
+    pub gpu_memory_utilization: Option<f64>,
     /// `--dtype`: of weights, activations and cache. Default: the checkpoint's.
     pub dtype: Option<DType>,
     /// `--block-size`: tokens of a cache block. Default 16.
@@ -52,15 +64,33 @@ pub struct EngineOptions {
     /// `--async-scheduling`: plan and ask for a step while the one before it is computed, and
     /// `--no-async-scheduling`. Default: on devices that compute by themselves.
     pub async_scheduling: Option<bool>,
+    /// `--cudagraph-capture-sizes`: numbers of sequences whose decode steps are recorded and launched
+    /// whole; none for no recording. Default: on a GPU a dozen up to `max_num_seqs`.
+    pub cudagraph_capture_sizes: Option<Vec<usize>>,
     /// `--num-threads`: of the kernels' pool. Default: one a core.
     pub num_threads: Option<usize>,
     /// `--seed`: of random weights and of requests that bring none. Default 0.
     pub seed: Option<u64>,
 }
 
+impl EngineOptions {
+    /// Share of a GPU's memory that the engine may take, of 1.
+    ///
+    /// # Errors
+    /// [`OptionError::Utilization`]
+    pub fn memory_share(&self) -> Result<f64, OptionError> {
+        let share = self.gpu_memory_utilization.unwrap_or(DEFAULT_GPU_MEMORY_UTILIZATION);
+        if share > 0.0 && share <= 1.0 { Ok(share) } else { Err(OptionError::Utilization(share)) }
+    }
+}
+
 /// The options checked and complete: what the engine runs with.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EngineConfig {
+    /// Whether the engine computes on a GPU.
+    pub on_gpu: bool,
+    /// Share of a GPU's memory that the engine may take, of 1.
+    pub gpu_memory_utilization: f64,
     /// Of weights, activations and cache.
     pub dtype: DType,
     /// Tokens of a cache block.
@@ -87,6 +117,8 @@ pub struct EngineConfig {
     pub speculate_always: bool,
     /// Whether a step is asked for before the one before it has been read, if the operator said so.
     pub async_scheduling: Option<bool>,
+    /// Numbers of sequences whose decode steps are recorded, if the operator gave them.
+    pub cudagraph_capture_sizes: Option<Vec<usize>>,
     /// Threads of the kernels' pool; see [`start_pool`](EngineConfig::start_pool).
     pub num_threads: Option<usize>,
     /// Of random weights and of requests that bring none.
@@ -94,7 +126,7 @@ pub struct EngineConfig {
 }
 
 /// An option that cannot be honoured. The message names the flag and says what would be accepted.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum OptionError {
     /// A number outside its range.
     #[error("{flag} is {value} but must be between {least} and {most} ({why})")]
@@ -110,6 +142,9 @@ pub enum OptionError {
         /// Where the bound comes from.
         why: &'static str,
     },
+    /// A share of memory that is none.
+    #[error("--gpu-memory-utilization is {0} but must be above 0 and at most 1")]
+    Utilization(f64),
     /// A dtype that this build cannot compute in.
     #[error("--dtype {0} is not supported: use auto, float32 or bfloat16")]
     Dtype(&'static str),
@@ -176,6 +211,20 @@ impl EngineConfig {
         self.max_num_seqs.max(MIN_LOGITS_ROWS).min(self.max_num_batched_tokens)
     }
 
+    /// Numbers of sequences whose decode steps are recorded, rising. By default on a GPU: small steps
+    /// exactly, larger ones in strides that a step hardly takes longer for.
+    pub fn capture_sizes(&self) -> Vec<usize> {
+        match &self.cudagraph_capture_sizes {
+            Some(sizes) => sizes.clone(),
+            None if self.on_gpu => {
+                let most = self.max_num_seqs.min(MAX_CAPTURED_SEQS);
+                let sizes = DEFAULT_CAPTURE_SIZES.iter().copied().filter(|size| *size < most);
+                sizes.chain([most]).collect()
+            }
+            None => Vec::new(),
+        }
+    }
+
     /// Starts the kernels' pool with `num_threads`, if given. To be called once, before the weights
     /// are loaded: the first op starts the pool, too, with a thread for each core.
     pub fn start_pool(&self) -> Result<(), OptionError> {
@@ -200,6 +249,8 @@ impl EngineConfig {
             in_range("--num-threads", threads, (1, 4096), "threads of one machine")?;
         }
         Ok(Self {
+            on_gpu: options.on_gpu,
+            gpu_memory_utilization: options.memory_share()?,
             dtype: resolve_dtype(options.dtype, spec.dtype)?,
             block_size: in_range(
                 "--block-size",
@@ -234,6 +285,7 @@ impl EngineConfig {
             )?,
             speculate_always: options.speculate_always.unwrap_or(false),
             async_scheduling: options.async_scheduling,
+            cudagraph_capture_sizes: capture_sizes(options, max_num_seqs)?,
             num_threads: options.num_threads,
             seed: options.seed.unwrap_or(0),
         })
@@ -242,18 +294,43 @@ impl EngineConfig {
 
 /// Sequences and tokens of a step. A default gives way to the other flag's explicit value.
 fn step_limits(options: &EngineOptions) -> Result<(usize, usize), OptionError> {
+    let (default_seqs, default_tokens) = if options.on_gpu {
+        (DEFAULT_GPU_NUM_SEQS, DEFAULT_GPU_BATCHED_TOKENS)
+    } else {
+        (DEFAULT_NUM_SEQS, DEFAULT_BATCHED_TOKENS)
+    };
     let seqs = options.max_num_seqs.unwrap_or_else(|| {
-        DEFAULT_NUM_SEQS.min(options.max_num_batched_tokens.unwrap_or(DEFAULT_NUM_SEQS))
+        default_seqs.min(options.max_num_batched_tokens.unwrap_or(default_seqs))
     });
     let most = 1 << 20;
     let tokens = in_range(
         "--max-num-batched-tokens",
-        options.max_num_batched_tokens.unwrap_or(DEFAULT_BATCHED_TOKENS.max(seqs)),
+        options.max_num_batched_tokens.unwrap_or(default_tokens.max(seqs)),
         (1, most),
         "tokens of one step",
     )?;
     let why = "--max-num-batched-tokens gives every running sequence a token";
     Ok((in_range("--max-num-seqs", seqs, (1, tokens), why)?, tokens))
+}
+
+/// Sorted, each once, no more than run together.
+fn capture_sizes(
+    options: &EngineOptions,
+    max_num_seqs: usize,
+) -> Result<Option<Vec<usize>>, OptionError> {
+    let Some(sizes) = &options.cudagraph_capture_sizes else { return Ok(None) };
+    let mut sizes = sizes.clone();
+    for &size in &sizes {
+        in_range(
+            "--cudagraph-capture-sizes",
+            size,
+            (1, max_num_seqs),
+            "--max-num-seqs run together",
+        )?;
+    }
+    sizes.sort_unstable();
+    sizes.dedup();
+    Ok(Some(sizes))
 }
 
 /// A checkpoint in f16 runs in f32, which holds its values exactly; bf16 would not.
@@ -315,6 +392,24 @@ mod tests {
     }
 
     #[test]
+    fn a_gpu_has_defaults_of_its_own() {
+        let on_gpu = EngineOptions { on_gpu: true, ..EngineOptions::default() };
+        let config = EngineConfig::resolve(&on_gpu, &spec()).unwrap();
+        assert_eq!((config.max_num_seqs, config.max_num_batched_tokens), (256, 8192));
+        let sizes = config.capture_sizes();
+        assert!(sizes.is_sorted() && sizes[..3] == [1, 2, 4] && sizes.last() == Some(&256));
+        let few = EngineOptions { max_num_seqs: Some(20), ..on_gpu };
+        let config = EngineConfig::resolve(&few, &spec()).unwrap();
+        assert_eq!(config.capture_sizes(), [1, 2, 4, 8, 16, 20]);
+        let given = EngineOptions {
+            cudagraph_capture_sizes: Some(vec![8, 3, 8]),
+            ..EngineOptions::default()
+        };
+        let config = EngineConfig::resolve(&given, &spec()).unwrap();
+        assert_eq!(config.capture_sizes(), [3, 8]);
+    }
+
+    #[test]
     fn half_precision_checkpoints_are_widened() {
         let f16 = ModelSpec { dtype: DType::F16, ..spec() };
         let config = EngineConfig::resolve(&EngineOptions::default(), &f16).unwrap();
@@ -341,6 +436,14 @@ mod tests {
             (EngineOptions { max_num_queued_tokens: Some(0), ..none() }, "--max-num-queued-tokens"),
             (EngineOptions { num_gpu_blocks_override: Some(0), ..none() }, "--num-gpu-blocks"),
             (EngineOptions { num_threads: Some(0), ..none() }, "--num-threads is 0"),
+            (
+                EngineOptions { gpu_memory_utilization: Some(1.5), ..none() },
+                "--gpu-memory-utilization is 1.5 but must be above 0",
+            ),
+            (
+                EngineOptions { cudagraph_capture_sizes: Some(vec![1, 65]), ..none() },
+                "--cudagraph-capture-sizes is 65 but must be between 1 and 64",
+            ),
             (EngineOptions { dtype: Some(DType::F16), ..none() }, "--dtype f16 is not supported"),
         ];
         for (options, needle) in cases {

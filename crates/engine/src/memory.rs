@@ -14,6 +14,10 @@ use crate::model::ModelSpec;
 /// less that model's own lines below (x86-64 Linux, 28 MiB of a debug and 20 of a release build).
 const RUNTIME_BYTES: usize = 24 << 20;
 
+/// Of a GPU, beside what its context takes before it is asked for its free memory: code of the
+/// kernels, the workspace of cuBLASLt, and what the allocator keeps in pieces.
+const GPU_RUNTIME_BYTES: usize = 256 << 20;
+
 /// What `tokenizers` keeps for a token of a byte-level BPE vocabulary, merges and maps included:
 /// 21 MiB for 32,000 tokens, 104 MiB for 152,000.
 const TOKENIZER_BYTES_PER_TOKEN: usize = 700;
@@ -41,7 +45,9 @@ pub struct MemoryPlan {
     pub tokenizer_bytes: usize,
     /// Everything of a draft model but its cache, which is in the blocks.
     pub draft_bytes: usize,
-    /// The process itself.
+    /// What recorded decode steps write to, and what kernels work in.
+    pub workspace_bytes: usize,
+    /// The process itself, or what the libraries of a GPU take of its memory.
     pub runtime_bytes: usize,
     /// Keys and values of a block, all layers together.
     pub block_bytes: usize,
@@ -71,9 +77,13 @@ impl MemoryPlan {
             table_bytes: config.max_model_len * spec.head_dim * DType::F32.size_in_bytes(),
             activation_bytes: activation_bytes(spec, config),
             logits_bytes,
-            tokenizer_bytes: spec.vocab_size * TOKENIZER_BYTES_PER_TOKEN,
+            tokenizer_bytes: match config.on_gpu {
+                true => 0,
+                false => spec.vocab_size * TOKENIZER_BYTES_PER_TOKEN,
+            },
             draft_bytes: 0,
-            runtime_bytes: RUNTIME_BYTES,
+            workspace_bytes: workspace_bytes(spec, config),
+            runtime_bytes: if config.on_gpu { GPU_RUNTIME_BYTES } else { RUNTIME_BYTES },
             block_bytes: bytes_per_token(spec, config.dtype) * config.block_size,
             num_blocks: 0,
             available_bytes,
@@ -126,6 +136,10 @@ impl MemoryPlan {
             return bytes / self.block_bytes;
         }
         let remaining = self.available_bytes.saturating_sub(self.fixed_bytes());
+        if config.on_gpu {
+            // The operator said how much of the GPU is ours, and nothing else could use the rest.
+            return remaining / self.block_bytes;
+        }
         let share = |percent| remaining / 100 * percent / self.block_bytes;
         let one = self.blocks_of_longest();
         let few = share(CACHE_PERCENT).min(CACHE_BYTES / self.block_bytes);
@@ -145,6 +159,7 @@ impl MemoryPlan {
             + self.logits_bytes
             + self.tokenizer_bytes
             + self.draft_bytes
+            + self.workspace_bytes
             + self.runtime_bytes
     }
 
@@ -192,6 +207,15 @@ impl MemoryPlan {
     }
 }
 
+/// The logits that recorded steps write to, and their inputs.
+fn workspace_bytes(spec: &ModelSpec, config: &EngineConfig) -> usize {
+    let sizes = config.capture_sizes();
+    let table_width = config.max_model_len.div_ceil(config.block_size);
+    let words: usize = sizes.iter().map(|size| size * (6 + table_width) + 1).sum();
+    let largest = sizes.last().copied().unwrap_or(0);
+    (largest * spec.vocab_size + words) * DType::F32.size_in_bytes()
+}
+
 /// Counts what `layers::Decoder::forward` holds at its two widest points, in elements of a token.
 ///
 /// Through a layer live: the stream and the normalised input of its attention, both with the halves
@@ -222,6 +246,9 @@ impl fmt::Display for MemoryPlan {
         row("tokenizer".into(), self.tokenizer_bytes)?;
         if self.draft_bytes > 0 {
             row("draft model".into(), self.draft_bytes)?;
+        }
+        if self.workspace_bytes > 0 {
+            row("recorded steps and workspaces".into(), self.workspace_bytes)?;
         }
         row("runtime".into(), self.runtime_bytes)?;
         let blocks = format!("KV cache, {} blocks of {}", self.num_blocks, config.block_size);

@@ -2,6 +2,7 @@
 
 use candle_core::{DType, Result, Tensor};
 pub use kernels::paged_attention::KvCacheLayer;
+pub use kernels::rope_kv_write::NO_SLOT;
 
 /// What the engine must know of a model before it is loaded; all from `config.json`.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,11 +38,11 @@ pub struct ForwardBatch {
     pub ids: Tensor,
     /// Position of each token in its sequence. `[tokens]` u32
     pub positions: Tensor,
-    /// Where each token's key and value go: block * block_size + offset. `[tokens]` u32
+    /// Where each token's key and value go: block * block_size + offset, or [`NO_SLOT`]. `[tokens]` u32
     pub slots: Tensor,
     /// Rows of each sequence: `q_starts[i]..q_starts[i + 1]`. `[seqs + 1]` u32
     pub q_starts: Tensor,
-    /// Keys each sequence's last row sees, itself included. `[seqs]` u32
+    /// Keys each sequence's last row sees, itself included; 0 for padding. `[seqs]` u32
     pub context_lens: Tensor,
     /// Blocks of each sequence in order, padded with 0. `[seqs, max_blocks]` u32
     pub block_tables: Tensor,

@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 
 use candle_core::{Device, Result, Tensor, bail};
 use kernels::resolve_ids::{pending, resolve_ids};
-use kernels::sample::{SampledRow, read_records, score};
+use kernels::sample::{PendingRecords, SampledRow, read_records, score};
 use scheduler::{Plan, SeqId};
 
 use crate::batch::{Pack, divide};
+use crate::graphs::DecodeGraphs;
 use crate::kv_cache::CacheShape;
-use crate::model::{CausalLm, ForwardBatch, KvCache};
+use crate::model::{CausalLm, KvCache};
 use crate::recovery::Reload;
 use crate::sampler::Sampler;
 use crate::sequence::Sequence;
@@ -32,8 +33,19 @@ pub(crate) struct Runner {
     draft_model: Option<DraftModel>,
     /// Most rows of logits in a forward pass.
     max_logits_rows: usize,
+    recording: Recording,
+    graphs: Option<DecodeGraphs>,
     /// When the last step was read: a device that works ahead began the next one then.
     last_read: Instant,
+}
+
+/// Which decode steps are recorded, and for which model.
+#[derive(Debug)]
+pub(crate) struct Recording {
+    /// Sequences, rising; none at all for no recording.
+    pub(crate) sizes: Vec<usize>,
+    pub(crate) max_model_len: usize,
+    pub(crate) vocab_size: usize,
 }
 
 /// A step that the device has been asked for.
@@ -45,6 +57,8 @@ pub(crate) struct Launched {
     logits: Option<Tensor>,
     /// What was sampled from them. `[rows, width]`
     records: Option<Tensor>,
+    /// The same on its way to the host.
+    pending: Option<PendingRecords>,
     output: StepOutput,
 }
 
@@ -87,11 +101,46 @@ impl Runner {
         device: Device,
         max_logits_rows: usize,
         draft_model: Option<DraftModel>,
+        recording: Recording,
     ) -> Result<Self> {
-        let cache = shape.allocate(&device)?;
-        let (model, sampler) = (Some(model), Sampler::default());
-        let last_read = Instant::now();
-        Ok(Self { model, shape, cache, device, sampler, draft_model, max_logits_rows, last_read })
+        let mut runner = Self {
+            model: Some(model),
+            cache: shape.allocate(&device)?,
+            shape,
+            device,
+            sampler: Sampler::default(),
+            draft_model,
+            max_logits_rows,
+            recording,
+            graphs: None,
+            last_read: Instant::now(),
+        };
+        runner.record()?;
+        Ok(runner)
+    }
+
+    /// Records decode steps with the model and the cache as they are now.
+    fn record(&mut self) -> Result<()> {
+        self.graphs = None;
+        let Recording { sizes, max_model_len, vocab_size } = &self.recording;
+        if !sizes.is_empty() {
+            let begun = Instant::now();
+            let shape = (max_model_len.div_ceil(self.shape.block_size), *vocab_size);
+            let (model, cache) = (self.model()?, &self.cache);
+            let graphs = DecodeGraphs::record(model, cache, sizes, shape, &self.device)?;
+            self.graphs = Some(graphs);
+            let seconds = begun.elapsed().as_secs_f64();
+            tracing::info!(
+                "{} decode steps recorded in {seconds:.2} s",
+                self.recording.sizes.len()
+            );
+        }
+        Ok(())
+    }
+
+    fn model(&self) -> Result<&dyn CausalLm> {
+        let Some(model) = &self.model else { bail!("the model is not loaded") };
+        Ok(model.as_ref())
     }
 
     /// Forgets a sequence that has ended or lost its blocks.
@@ -107,18 +156,18 @@ impl Runner {
     /// # Errors
     /// A device that gives no memory, or a model that was lost: then only a reload helps.
     pub(crate) fn reset(&mut self) -> Result<()> {
+        self.graphs = None;
         self.cache.layers.clear();
-        if self.model.is_none() {
-            bail!("the model is not loaded");
-        }
+        self.model()?;
         self.cache = self.shape.allocate(&self.device)?;
         self.sampler = Sampler::default();
+        self.record()?;
         self.draft_model.as_mut().map_or(Ok(()), DraftModel::reset)
     }
 
     /// Takes newly loaded models. Memory has no room for two, so the old ones go before.
     pub(crate) fn reload(&mut self, load: &mut Reload) -> std::result::Result<(), String> {
-        self.model = None;
+        (self.model, self.graphs) = (None, None);
         self.draft_model.iter_mut().for_each(DraftModel::unload);
         let (model, draft) = load()?;
         self.model = Some(model);
@@ -147,7 +196,8 @@ impl Runner {
         };
         let drafts = self.drafts(plan, sequences, &mut output)?;
         let begun = Instant::now();
-        let mut launched = Launched { begun, drafts, logits: None, records: None, output };
+        let mut launched =
+            Launched { begun, drafts, logits: None, records: None, pending: None, output };
         let drafts: Vec<_> = launched.drafts.iter().map(Vec::as_slice).collect();
         // Where a step is several passes each is sampled from before the next, in `sample`.
         if let [pack @ Pack::Sampling(_)] = &divide(plan, &drafts, self.max_logits_rows)[..] {
@@ -158,19 +208,21 @@ impl Runner {
 
     fn forward(&self, pack: &Pack, before: Option<(&Plan, &Launched)>) -> Result<Tensor> {
         let rows = before.map_or_else(HashMap::new, |(plan, launched)| first_rows(plan, launched));
-        let mut batch = pack.tensors(self.shape.block_size, &self.device, |entry| {
+        let lists = pack.lists(self.shape.block_size, |entry| {
             pending(*rows.get(&entry.id).expect("the step in flight samples what is missing"))
-        })?;
-        if let Some(records) = before.and_then(|(_, launched)| launched.records.as_ref()) {
-            batch.ids = resolve_ids(&batch.ids, records)?;
+        });
+        let records = before.and_then(|(_, launched)| launched.records.as_ref());
+        let resolve = |ids: &Tensor| records.map_or(Ok(()), |records| resolve_ids(ids, records));
+        if let Some(graphs) = self.graphs.as_ref().filter(|_| pack.only_decodes()) {
+            let num_rows = pack.spans().len();
+            if let Some(size) = graphs.size_for(num_rows) {
+                let model = (self.model()?, &self.cache);
+                return graphs.launch(size, lists, model, resolve)?.narrow(0, 0, num_rows);
+            }
         }
-        self.logits(&batch)
-    }
-
-    /// `[rows, vocab]` f32
-    fn logits(&self, batch: &ForwardBatch) -> Result<Tensor> {
-        let model = self.model.as_ref().expect("a model that is lost is loaded before a step");
-        model.forward(batch, &self.cache)
+        let batch = lists.upload(&self.device)?;
+        resolve(&batch.ids)?;
+        self.model()?.forward(&batch, &self.cache)
     }
 
     /// Asks for the tokens of a step. All tokens before it are known now: masks, penalties and scores
@@ -189,14 +241,16 @@ impl Runner {
             let sampled_from = Instant::now();
             launched.output.forward = sampled_from.saturating_duration_since(begun);
             launched.records = self.draw(pack, &logits, sequences)?;
+            launched.pending = launched.records.as_ref().map(PendingRecords::start).transpose()?;
             launched.begun = sampled_from;
         } else {
             for pack in &packs {
-                let batch = pack.tensors(self.shape.block_size, &self.device, |entry| {
+                let lists = pack.lists(self.shape.block_size, |entry| {
                     let last = entry.start + entry.len - entry.num_drafts - 1;
                     sequences.get(&entry.id).map_or(0, |sequence| sequence.tokens()[last])
-                })?;
-                let logits = self.logits(&batch)?; // [rows, vocab]
+                });
+                let batch = lists.upload(&self.device)?;
+                let logits = self.model()?.forward(&batch, &self.cache)?; // [rows, vocab]
                 let computed = Instant::now();
                 let entries = &mut launched.output.entries;
                 let logits = score_prompt(pack, logits, sequences, entries)?;
@@ -215,12 +269,12 @@ impl Runner {
 
     /// Waits for what was sampled.
     pub(crate) fn read(&mut self, plan: &Plan, launched: Launched) -> Result<StepOutput> {
-        let Launched { begun, drafts, records, mut output, .. } = launched;
-        if let Some(records) = records {
+        let Launched { begun, drafts, pending, mut output, .. } = launched;
+        if let Some(pending) = pending {
             let slices: Vec<_> = drafts.iter().map(Vec::as_slice).collect();
             // Records are only left for a step of one pack.
             let packs = divide(plan, &slices, self.max_logits_rows);
-            distribute(&packs[0], read_records(&records)?, &mut output.entries);
+            distribute(&packs[0], pending.wait()?, &mut output.entries);
         }
         self.last_read = Instant::now();
         output.sample += self.last_read - begun;

@@ -15,7 +15,7 @@ use crate::limits::RequestLimits;
 use crate::memory::MemoryPlan;
 use crate::model::{CausalLm, ModelSpec};
 use crate::recovery::{Faults, Reload};
-use crate::runner::Runner;
+use crate::runner::{Recording, Runner};
 use crate::speculation::{DraftModel, Speculation};
 
 /// Why an engine could not start.
@@ -96,17 +96,22 @@ impl Engine {
             max_num_queued_tokens: config.max_num_queued_tokens,
             block_size: config.block_size,
         };
+        let recording = Recording {
+            sizes: config.capture_sizes(),
+            max_model_len: config.max_model_len,
+            vocab_size: spec.vocab_size,
+        };
         Ok(Self {
             shared: Arc::new(Shared::new(limits, eos_token_ids.to_vec())),
             scheduler,
-            runner: Runner::new(model, shape, device.clone(), max_rows, draft)?,
+            runner: Runner::new(model, shape, device.clone(), max_rows, draft, recording)?,
             speculation: Speculation::new(config, has_draft),
             arrived: VecDeque::new(),
             aborted: Vec::new(),
             sequences: HashMap::new(),
             deadlines: BTreeSet::new(),
             left_queue: Vec::new(),
-            runs_ahead: config.async_scheduling.unwrap_or(!device.is_cpu()),
+            runs_ahead: config.async_scheduling.unwrap_or(config.on_gpu),
             flight: None,
             at_hand: Vec::new(),
             faults: Faults::default(),

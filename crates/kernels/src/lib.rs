@@ -14,6 +14,7 @@
     reason = "std::arch names say where they come from; not linted in tests"
 )]
 
+pub mod device;
 pub mod gated_activation;
 pub mod linear;
 pub mod paged_attention;

@@ -1,6 +1,7 @@
 //! The command line, as typed. Names follow vLLM's where it has one.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use engine::device::DeviceKind;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::PathBuf;
@@ -180,9 +181,23 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "SCONCE_ALLOWED_ORIGINS", num_args = 1.., value_delimiter = ',')]
     pub(crate) allowed_origins: Option<Vec<String>>,
 
-    /// Where the model runs [default: cpu]
-    #[arg(long, env = "SCONCE_DEVICE")]
+    /// Where the model runs: cpu, cuda, cuda:N, or auto for a GPU if there is one [default: auto]
+    #[arg(long, env = "SCONCE_DEVICE", value_name = "DEVICE")]
     pub(crate) device: Option<DeviceKind>,
+
+    /// Share of a GPU's memory that is used, of 1 [default: 0.9]
+    #[arg(long, env = "SCONCE_GPU_MEMORY_UTILIZATION", value_name = "SHARE")]
+    pub(crate) gpu_memory_utilization: Option<f64>,
+
+    /// Numbers of sequences whose decode steps are recorded as CUDA graphs [default: a dozen up to
+    /// --max-num-seqs on a GPU]
+    #[arg(long, env = "SCONCE_CUDAGRAPH_CAPTURE_SIZES", value_delimiter = ',', value_name = "N")]
+    pub(crate) cudagraph_capture_sizes: Option<Vec<usize>>,
+
+    /// Record no decode steps: each operation is asked for by itself.
+    #[arg(long, env = "SCONCE_ENFORCE_EAGER", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "true", conflicts_with = "cudagraph_capture_sizes")]
+    pub(crate) enforce_eager: Option<bool>,
 
     /// Data type of weights, activations and cache [default: auto, the checkpoint's own]
     #[arg(long, env = "SCONCE_DTYPE")]
@@ -344,14 +359,6 @@ pub(crate) struct ChatArgs {
     /// The model, and how to run it. With `--url`, MODEL is a name on that server.
     #[command(flatten)]
     pub(crate) serve: ServeArgs,
-}
-
-/// `--device`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum DeviceKind {
-    /// The processor.
-    Cpu,
 }
 
 /// `--dtype`.

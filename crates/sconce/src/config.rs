@@ -5,6 +5,7 @@ use crate::cli::{LogFormat, ServeArgs};
 use crate::listen::Listen;
 use crate::model_choice::ModelChoice;
 use anyhow::{Context, Result, bail};
+use engine::device::DeviceKind;
 use server::AccessLogConfig;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,6 +15,8 @@ use std::time::Duration;
 pub(crate) struct Config {
     /// What is served, at least one.
     pub(crate) models: Vec<ModelChoice>,
+    /// Where all of them run.
+    pub(crate) device: DeviceKind,
     pub(crate) listen: Listen,
     pub(crate) server: server::ServerConfig,
     pub(crate) api_keys_file: Option<PathBuf>,
@@ -40,6 +43,7 @@ impl Config {
         let args = merge(typed)?;
         let models = ModelChoice::resolve_all(&args)?;
         Ok(Self {
+            device: args.device.unwrap_or_default(),
             listen: Listen::resolve(&args)?,
             server: server_config(&args),
             api_keys_file: args.api_keys_file.clone(),

@@ -7,7 +7,8 @@ use crate::model_choice::{ModelChoice, SPARK};
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use engine::architecture::Architecture;
-use engine::memory::{MemoryPlan, available_bytes};
+use engine::device::{self, available_bytes};
+use engine::memory::MemoryPlan;
 use engine::model::{CausalLm, ModelSpec};
 use engine::weights::{Progress, Weights};
 use engine::{Engine, EngineConfig, EngineHandle, Reload, share_memory};
@@ -33,6 +34,7 @@ pub(crate) struct Loaded {
 #[derive(Debug)]
 pub(crate) struct Planned {
     choice: ModelChoice,
+    device: Device,
     model: Described,
     draft: Option<Described>,
     engine: EngineConfig,
@@ -123,13 +125,17 @@ impl ModelFiles {
         Ok(files)
     }
 
-    fn weights(&self, choice: &ModelChoice, engine: &EngineConfig) -> Result<Weights> {
-        let device = Device::Cpu;
+    fn weights(
+        &self,
+        choice: &ModelChoice,
+        engine: &EngineConfig,
+        device: &Device,
+    ) -> Result<Weights> {
         let dtype = engine.dtype;
         Ok(match (choice.load_format, self) {
-            (LoadFormat::Dummy, _) => Weights::dummy(engine.seed, &device, dtype)?,
-            (_, Self::Embedded) => Weights::embedded(SPARK, spark::WEIGHTS, &device, dtype)?,
-            (_, Self::Folder(folder)) => Weights::open(folder, &device, dtype)?,
+            (LoadFormat::Dummy, _) => Weights::dummy(engine.seed, device, dtype)?,
+            (_, Self::Embedded) => Weights::embedded(SPARK, spark::WEIGHTS, device, dtype)?,
+            (_, Self::Folder(folder)) => Weights::open(folder, device, dtype)?,
         })
     }
 }
@@ -146,8 +152,11 @@ fn with_parsers(mut text: TextModel, choice: &ModelChoice) -> TextModel {
 
 /// Reads the descriptions of all models, checks the settings against them and plans the memory.
 pub(crate) fn plan(config: &Config, files: Files) -> Result<Vec<Planned>> {
-    let available = available_bytes().context("the machine's free memory")?;
-    let planned = config.models.iter().map(|choice| Planned::read(choice, files, available));
+    let device = device::open(config.device)?;
+    let share = config.models.first().map_or(Ok(1.0), |choice| choice.engine.memory_share())?;
+    let available = available_bytes(&device, share).context("the device's free memory")?;
+    let read = |choice| Planned::read(choice, files, &device, available);
+    let planned = config.models.iter().map(read);
     let mut planned = planned.collect::<Result<Vec<_>>>()?;
     let mut plans: Vec<_> = planned.iter_mut().map(|planned| &mut planned.memory).collect();
     share_memory(&mut plans, available)?;
@@ -182,7 +191,11 @@ pub(crate) fn load_only(config: &Config) -> Result<Loaded> {
 }
 
 impl Planned {
-    fn read(choice: &ModelChoice, files: Files, available: usize) -> Result<Self> {
+    fn read(choice: &ModelChoice, files: Files, device: &Device, available: usize) -> Result<Self> {
+        let device = device.clone();
+        let mut choice = choice.clone();
+        choice.engine.on_gpu = !device.is_cpu();
+        let choice = &choice;
         let model = Described::read(&choice.name, choice, files)?;
         let draft = choice.draft.as_ref().map(|name| Described::read(name, choice, files));
         let draft = draft.transpose().context("--draft-model")?;
@@ -192,7 +205,7 @@ impl Planned {
         if let Some(draft) = &draft {
             memory = memory.with_draft(&model.spec, &draft.spec).with_context(of_model)?;
         }
-        Ok(Self { choice: choice.clone(), model, draft, engine, memory })
+        Ok(Self { choice: choice.clone(), device, model, draft, engine, memory })
     }
 
     /// Loads text side and weights and starts the engine, which may load the weights again.
@@ -210,10 +223,10 @@ impl Planned {
         let eos = text.eos_token_ids();
         let model = (model, self.spec());
         let draft = draft.zip(self.draft.as_ref().map(|draft| &draft.spec));
-        let (planned, plan, device) = (Arc::clone(&self), &self.memory, Device::Cpu);
+        let (planned, plan, device) = (Arc::clone(&self), &self.memory, &self.device);
         let reload: Reload =
             Box::new(move || planned.load_models().map_err(|error| format!("{error:#}")));
-        let engine = Engine::start_with_draft(model, draft, plan, &device, eos, Some(reload))?;
+        let engine = Engine::start_with_draft(model, draft, plan, device, eos, Some(reload))?;
         tracing::info!("{} is ready after {:.2} s", self.name(), started.elapsed().as_secs_f64());
         Ok(Loaded { engine, text, files: self.model.files.clone() })
     }
@@ -247,22 +260,28 @@ impl Planned {
 
     fn load_models(&self) -> Result<(Model, Option<Model>)> {
         let load = |described: &Described| {
-            load_model(described, &self.choice, &self.engine)
+            load_model(described, &self.choice, &self.engine, &self.device)
                 .with_context(|| described.name.clone())
         };
         Ok((load(&self.model)?, self.draft.as_ref().map(load).transpose()?))
     }
 }
 
-fn load_model(described: &Described, choice: &ModelChoice, engine: &EngineConfig) -> Result<Model> {
+fn load_model(
+    described: &Described,
+    choice: &ModelChoice,
+    engine: &EngineConfig,
+    device: &Device,
+) -> Result<Model> {
     let started = Instant::now();
     let bar = progress_bar();
     let shown = bar.clone();
-    let mut weights =
-        described.files.weights(choice, engine)?.with_progress(move |progress: Progress| {
+    let mut weights = described.files.weights(choice, engine, device)?.with_progress(
+        move |progress: Progress| {
             shown.set_length(progress.total_bytes.max(progress.loaded_bytes));
             shown.set_position(progress.loaded_bytes);
-        });
+        },
+    );
     let max_model_len = engine.max_model_len;
     let model = (described.architecture.load)(&described.config_json, &mut weights, max_model_len);
     bar.finish_and_clear();

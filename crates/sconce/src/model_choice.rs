@@ -222,6 +222,13 @@ fn engine_options(args: &ServeArgs) -> Result<EngineOptions> {
         num_speculative_tokens: args.num_speculative_tokens,
         speculate_always: args.speculate_always,
         async_scheduling: args.async_scheduling,
+        gpu_memory_utilization: args.gpu_memory_utilization,
+        cudagraph_capture_sizes: match args.enforce_eager {
+            Some(true) => Some(Vec::new()),
+            _ => args.cudagraph_capture_sizes.clone(),
+        },
+        // Known when the device is open.
+        on_gpu: false,
         num_threads: args.num_threads,
         seed: args.seed,
     })

@@ -195,9 +195,10 @@ impl DraftModel {
         let mut drawn = vec![None; entries.len()];
         let none: Vec<&[u32]> = vec![&[]; entries.len()];
         for pack in divide(&plan, &none, self.max_rows) {
-            let batch = pack.tensors(self.shape.block_size, &self.device, |entry| {
+            let lists = pack.lists(self.shape.block_size, |entry| {
                 unreachable!("sequence {} guesses before its last token is known", entry.id)
-            })?;
+            });
+            let batch = lists.upload(&self.device)?;
             let model = self.model.as_ref().expect("a model that is lost is loaded before a step");
             let logits = model.forward(&batch, &self.cache)?; // [rows, vocab]
             let sampling: Vec<_> = pack.spans().iter().filter(|span| span.samples()).collect();

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
 use candle_core::{DType, Device, Result, Tensor};
-use engine::model::{CausalLm, ForwardBatch, KvCache, ModelSpec};
+use engine::model::{CausalLm, ForwardBatch, KvCache, ModelSpec, NO_SLOT};
 use engine::{Engine, EngineConfig, EngineHandle, EngineOptions, MemoryPlan};
 
 pub(crate) const VOCAB: usize = 64;
@@ -114,7 +114,7 @@ impl CausalLm for FakeLm {
         let layer = &cache.layers[0];
         let block_size = layer.key.dim(2)?;
         let memory = layer.key.flatten_all()?;
-        for (id, slot) in ids.iter().zip(&slots) {
+        for (id, slot) in ids.iter().zip(&slots).filter(|(_, slot)| **slot != NO_SLOT) {
             memory.slice_set(
                 &Tensor::new(&[*id as f32 + 1.0], &Device::Cpu)?,
                 0,
@@ -123,7 +123,8 @@ impl CausalLm for FakeLm {
         }
         for (at, failing) in [&self.control.err_at, &self.control.panic_at].iter().enumerate() {
             if failing.load(Ordering::Relaxed) == pass {
-                self.control.num_failed.store(context_lens.len(), Ordering::Relaxed);
+                let num_seqs = context_lens.iter().filter(|len| **len > 0).count();
+                self.control.num_failed.store(num_seqs, Ordering::Relaxed);
                 assert!(at == 0, "pass {pass} panics");
                 candle_core::bail!("pass {pass} fails");
             }
@@ -137,6 +138,10 @@ impl CausalLm for FakeLm {
         let mut logits = Vec::with_capacity(rows.len() * VOCAB);
         for row in rows {
             let seq = starts.partition_point(|start| *start <= row) - 1;
+            if context_lens[seq] == 0 {
+                logits.extend([0.0; VOCAB]);
+                continue;
+            }
             let position = positions[row as usize];
             let last = context_lens[seq] - 1;
             assert_eq!(last - position, starts[seq + 1] - 1 - row, "rows count back from the end");
@@ -225,7 +230,11 @@ pub(crate) fn start_with_draft(
     options: &EngineOptions,
 ) -> (EngineHandle, Arc<Control>) {
     let spec = spec();
-    let config = EngineConfig::resolve(options, &spec).unwrap();
+    let mut options = options.clone();
+    let bounds = [options.max_num_seqs, options.max_num_batched_tokens];
+    let most = bounds.into_iter().flatten().min().unwrap_or(usize::MAX);
+    options.cudagraph_capture_sizes.iter_mut().for_each(|sizes| sizes.retain(|size| *size <= most));
+    let config = EngineConfig::resolve(&options, &spec).unwrap();
     let mut plan = MemoryPlan::compute(&spec, &config, 1 << 30);
     if draft.is_some() {
         plan = plan.with_draft(&spec, &spec).unwrap();

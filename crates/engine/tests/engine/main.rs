@@ -6,16 +6,20 @@
 mod client;
 mod fake;
 
-/// All tests, of an engine that reads each step before it asks for the next, or not.
+/// All tests, of an engine that reads each step before it asks for the next, or of one that works as
+/// on a GPU: it asks ahead, and steps that only decode are padded to a recorded size.
 macro_rules! all_tests {
-    ($async_scheduling:literal) => {
+    ($async_scheduling:literal, $capture_sizes:expr) => {
         /// How many steps are asked for before the first of them is read, less that one: so many
         /// more run before a test sees what one gave, and one that ended goes through as many in vain.
         const NUM_AHEAD: usize = $async_scheduling as usize;
 
         fn options() -> engine::EngineOptions {
-            let async_scheduling = Some($async_scheduling);
-            engine::EngineOptions { async_scheduling, ..crate::fake::options() }
+            engine::EngineOptions {
+                async_scheduling: Some($async_scheduling),
+                cudagraph_capture_sizes: Some($capture_sizes),
+                ..crate::fake::options()
+            }
         }
 
         #[path = "constraints.rs"]
@@ -37,10 +41,10 @@ macro_rules! all_tests {
 
 #[path = "."]
 mod step_by_step {
-    all_tests!(false);
+    all_tests!(false, Vec::new());
 }
 
 #[path = "."]
 mod ahead {
-    all_tests!(true);
+    all_tests!(true, vec![1, 2, 5, 16]);
 }

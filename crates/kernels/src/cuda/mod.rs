@@ -5,10 +5,18 @@
 //! run on the host too, in tests (`crates/cuda-host`).
 
 #[cfg(feature = "cuda")]
+mod context;
+#[cfg(feature = "cuda")]
+pub(crate) mod graph;
+#[cfg(feature = "cuda")]
 mod module;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(feature = "cuda")]
+pub(crate) mod transfer;
 
+#[cfg(feature = "cuda")]
+pub(crate) use context::{memory, open};
 #[cfg(feature = "cuda")]
 pub(crate) use module::{Module, address, allocate, launch, module, tensor_address};
 

@@ -1,10 +1,12 @@
-//! The linear layer: `y = x W^T + b`, with the weight packed once for this processor.
+//! The linear layer: `y = x W^T + b`. On the CPU the weight is packed once for this processor.
 //!
-//! An output element is one sum over `in`, in ascending order, in one accumulator, whatever the
+//! There an output element is one sum over `in`, in ascending order, in one accumulator, whatever the
 //! number of rows, the tile it falls into and the thread that computes it: a row's result is the
 //! same bits alone and in any batch.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cublas;
 mod element;
 mod multiply;
 mod pack;
@@ -15,6 +17,8 @@ mod tests;
 mod x86;
 
 use crate::views::{cpu_slice, match_element, slice};
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor, WithDType, bail,
@@ -28,8 +32,17 @@ use pack::Packed;
 ///
 /// It is the only copy that is needed: [`Matrix::gather`] reads embedding rows back out of it.
 pub struct Matrix {
-    packed: Packed,
+    form: Form,
     dtype: DType,
+}
+
+/// How a weight lies in memory.
+enum Form {
+    /// On the CPU.
+    Packed(Packed),
+    /// On a CUDA device, as it came. `[out, in]`
+    #[cfg(feature = "cuda")]
+    Rows(Tensor),
 }
 
 impl std::fmt::Debug for Matrix {
@@ -41,11 +54,10 @@ impl std::fmt::Debug for Matrix {
 
 impl Matrix {
     /// Packs a weight `[out, in]`, f32 or bf16, on all threads of the pool. The tensor can be
-    /// dropped afterwards.
+    /// dropped afterwards. On a CUDA device, where it may be f16, too, it is kept as it is.
     ///
     /// # Errors
-    /// Another number of dimensions or dtype, an empty or strided tensor, one that is not on the
-    /// CPU.
+    /// Another number of dimensions or dtype, an empty or strided tensor, another device.
     pub fn new(weight: &Tensor) -> Result<Self> {
         let &[out_features, in_features] = weight.dims() else {
             bail!("weight must be [out, in], its shape is {:?}", weight.dims())
@@ -53,23 +65,35 @@ impl Matrix {
         if out_features == 0 || in_features == 0 {
             bail!("weight must not be empty, its shape is {:?}", weight.dims());
         }
-        expect_cpu(weight, "weight")?;
         let (storage, layout) = weight.storage_and_layout();
         let dtype = weight.dtype();
+        #[cfg(feature = "cuda")]
+        if weight.device().is_cuda() {
+            crate::views::contiguous(layout, "weight")?;
+            return Ok(Self { form: Form::Rows(weight.clone()), dtype });
+        }
         let packed = match_element!(dtype, "weight", E => {
             Packed::new::<E>(cpu_slice(&storage, layout, "weight")?, in_features)
         });
-        Ok(Self { packed, dtype })
+        Ok(Self { form: Form::Packed(packed), dtype })
     }
 
     /// Rows of the weight: the width of an output.
     pub fn out_features(&self) -> usize {
-        self.packed.out_features()
+        match &self.form {
+            Form::Packed(packed) => packed.out_features(),
+            #[cfg(feature = "cuda")]
+            Form::Rows(rows) => rows.dims()[0],
+        }
     }
 
     /// Columns of the weight: the width of an input.
     pub fn in_features(&self) -> usize {
-        self.packed.in_features()
+        match &self.form {
+            Form::Packed(packed) => packed.in_features(),
+            #[cfg(feature = "cuda")]
+            Form::Rows(rows) => rows.dims()[1],
+        }
     }
 
     /// Of the weight, of inputs and of outputs.
@@ -79,14 +103,18 @@ impl Matrix {
 
     /// Memory held, padding included.
     pub fn size_in_bytes(&self) -> usize {
-        self.packed.size_in_bytes()
+        match &self.form {
+            Form::Packed(packed) => packed.size_in_bytes(),
+            #[cfg(feature = "cuda")]
+            Form::Rows(rows) => rows.elem_count() * rows.dtype().size_in_bytes(),
+        }
     }
 
     /// x `[tokens, in]` and bias `[out]`, both of the weight's dtype, to `[tokens, out]` of that
     /// dtype, rounded once.
     ///
     /// # Errors
-    /// Another shape or dtype, a strided input, one that is not on the CPU.
+    /// Another shape, dtype or device, a strided input.
     pub fn forward(&self, x: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         self.check_input(x)?;
         let op = self.op(self.dtype);
@@ -144,21 +172,31 @@ impl Matrix {
     }
 }
 
-fn expect_cpu(tensor: &Tensor, name: &str) -> Result<()> {
-    if !tensor.device().is_cpu() {
-        bail!(
-            "{name} must be on the CPU: linear layers have no form for {:?} yet",
-            tensor.device()
-        );
-    }
-    Ok(())
-}
-
 /// The op behind [`Matrix::forward`], of checked inputs.
 struct Linear<'a> {
     weight: &'a Matrix,
     out_dtype: DType,
     path: Path,
+}
+
+impl Matrix {
+    /// For an input on the CPU.
+    fn packed(&self) -> Result<&Packed> {
+        match &self.form {
+            Form::Packed(packed) => Ok(packed),
+            #[cfg(feature = "cuda")]
+            Form::Rows(_) => bail!("the weight is on a CUDA device, the input is not"),
+        }
+    }
+
+    /// For an input on a CUDA device. `[out, in]`
+    #[cfg(feature = "cuda")]
+    fn rows(&self) -> Result<&Tensor> {
+        match &self.form {
+            Form::Packed(_) => bail!("the weight is on the CPU, the input is not"),
+            Form::Rows(rows) => Ok(rows),
+        }
+    }
 }
 
 impl Linear<'_> {
@@ -168,7 +206,7 @@ impl Linear<'_> {
         x_layout: &Layout,
         bias: Option<(&CpuStorage, &Layout)>,
     ) -> Result<(CpuStorage, Shape)> {
-        let weight = &self.weight.packed;
+        let weight = self.weight.packed()?;
         let y = match_element!(x.dtype(), "x", E => {
             let x: &[E] = slice(x, x_layout, "x")?;
             let bias = bias.map(|(bias, layout)| slice::<E>(bias, layout, "bias")).transpose()?;
@@ -190,6 +228,11 @@ impl CustomOp1 for Linear<'_> {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         self.cpu_fwd(x, layout, None)
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        cublas::forward(self.weight.rows()?, (x, layout), None, self.out_dtype)
+    }
 }
 
 impl CustomOp2 for Linear<'_> {
@@ -206,6 +249,18 @@ impl CustomOp2 for Linear<'_> {
     ) -> Result<(CpuStorage, Shape)> {
         self.cpu_fwd(x, x_layout, Some((bias, bias_layout)))
     }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        x_layout: &Layout,
+        bias: &CudaStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let bias = Some((bias, bias_layout));
+        cublas::forward(self.weight.rows()?, (x, x_layout), bias, self.out_dtype)
+    }
 }
 
 /// The op behind [`Matrix::gather`].
@@ -219,7 +274,7 @@ impl CustomOp1 for Gather<'_> {
     }
 
     fn cpu_fwd(&self, ids: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let weight = &self.weight.packed;
+        let weight = self.weight.packed()?;
         let ids: &[u32] = slice(ids, layout, "ids")?;
         let num_rows = weight.out_features();
         if let Some(id) = ids.iter().find(|id| **id as usize >= num_rows) {

@@ -85,7 +85,8 @@ impl Sequence<'_> {
     /// Refuses keys that are not there.
     fn check(&self, index: usize, num_blocks: usize, block_size: usize) -> Result<()> {
         let Self { num_rows, context_len, table, .. } = self;
-        if context_len < num_rows {
+        // No keys at all: padding, whose rows stay zero.
+        if context_len < num_rows && *context_len > 0 {
             bail!("sequence {index} has {num_rows} rows and only {context_len} keys");
         }
         if *num_rows > 0 && *context_len > table.len() * block_size {
@@ -107,7 +108,7 @@ impl Sequence<'_> {
 fn tiles<'a>(sequences: &[Sequence<'a>], num_kv_heads: usize, group_size: usize) -> Vec<Tile<'a>> {
     let tokens_per_tile = (ROWS_PER_TILE / group_size).max(1);
     let mut tiles = Vec::new();
-    for sequence in sequences {
+    for sequence in sequences.iter().filter(|sequence| sequence.context_len > 0) {
         for kv_head in 0..num_kv_heads {
             for first in (0..sequence.num_rows).step_by(tokens_per_tile) {
                 tiles.push(Tile {

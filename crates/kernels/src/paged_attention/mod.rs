@@ -37,7 +37,8 @@ pub struct PagedAttention<'a> {
     pub scale: f32,
     /// Rows of each sequence: `q_starts[i]..q_starts[i + 1]`. `[seqs + 1]` u32
     pub q_starts: &'a Tensor,
-    /// Keys each sequence's last row sees, itself included. `[seqs]` u32
+    /// Keys each sequence's last row sees, itself included; 0 for padding, whose rows become zeros.
+    /// `[seqs]` u32
     pub context_lens: &'a Tensor,
     /// Blocks of each sequence in order, padded with anything. `[seqs, max_blocks]` u32
     pub block_tables: &'a Tensor,

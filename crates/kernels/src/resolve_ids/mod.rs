@@ -7,8 +7,8 @@ mod cpu;
 #[cfg(test)]
 mod tests;
 
-use crate::views::slice;
-use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
+use crate::views::{contiguous, slice};
+use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Result, Tensor, bail};
 
 /// Marks an id as the number of a row.
 const PENDING: u32 = 1 << 31;
@@ -18,15 +18,15 @@ pub fn pending(row: u32) -> u32 {
     row | PENDING
 }
 
-/// Puts ids for their stand-ins. ids `[tokens]` u32, records `[rows, width]` u32 as
-/// [`sample`](crate::sample::sample) gives them. Returns `[tokens]` u32.
+/// Puts ids for their stand-ins, in place. ids `[tokens]` u32, records `[rows, width]` u32 as
+/// [`sample`](crate::sample::sample) gives them.
 ///
 /// A row that gave no token stands for id 0: its sequence has failed, and what is computed for it is
 /// thrown away.
 ///
 /// # Errors
-/// A shape or dtype that does not fit, a strided input, a row beyond the records.
-pub fn resolve_ids(ids: &Tensor, records: &Tensor) -> Result<Tensor> {
+/// A shape or dtype that does not fit, a strided input; on the CPU a row beyond the records.
+pub fn resolve_ids(ids: &Tensor, records: &Tensor) -> Result<()> {
     ids.dims1()?;
     let (_, width) = records.dims2()?;
     if width == 0 {
@@ -36,28 +36,29 @@ pub fn resolve_ids(ids: &Tensor, records: &Tensor) -> Result<Tensor> {
         if tensor.dtype() != DType::U32 {
             bail!("{name} must be U32, they are {:?}", tensor.dtype());
         }
+        contiguous(tensor.layout(), name)?;
     }
-    ids.apply_op2_no_bwd(records, &ResolveIds)
+    ids.inplace_op2(records, &ResolveIds)
 }
 
 struct ResolveIds;
 
-impl CustomOp2 for ResolveIds {
+impl InplaceOp2 for ResolveIds {
     fn name(&self) -> &'static str {
         "resolve_ids"
     }
 
     fn cpu_fwd(
         &self,
-        ids: &CpuStorage,
+        ids: &mut CpuStorage,
         ids_layout: &Layout,
         records: &CpuStorage,
         records_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
+    ) -> Result<()> {
         let width = records_layout.dims()[1];
-        let ids = slice(ids, ids_layout, "ids")?;
         let records = slice(records, records_layout, "records")?;
-        let out = cpu::resolve(ids, records, width)?;
-        Ok((CpuStorage::U32(out), ids_layout.shape().clone()))
+        let (start, end) = contiguous(ids_layout, "ids")?;
+        let CpuStorage::U32(ids) = ids else { bail!("ids must be U32") };
+        cpu::resolve(&mut ids[start..end], records, width)
     }
 }

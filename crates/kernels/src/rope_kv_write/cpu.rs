@@ -1,6 +1,6 @@
 //! Rotation and cache write on the CPU: queries in parallel over tokens, cache over heads.
 
-use super::{HeadShape, RopeKvWrite, WriteHeads};
+use super::{HeadShape, NO_SLOT, RopeKvWrite, WriteHeads};
 use crate::disjoint::DisjointMut;
 use crate::pool::{for_each_row, for_each_task};
 use crate::rms_norm::{norm_factor, scale_row};
@@ -10,12 +10,15 @@ use candle_core::{CpuStorage, Layout, Result, Tensor, bail};
 
 /// Refuses positions beyond the tables and slots beyond the cache.
 pub(super) fn check_values(args: &RopeKvWrite, num_slots: usize) -> Result<()> {
-    let limits =
-        [(args.positions, args.cos.dims()[0], "position"), (args.slots, num_slots, "slot")];
-    for (tensor, limit, name) in limits {
+    let limits = [
+        (args.positions, args.cos.dims()[0], "position", None),
+        (args.slots, num_slots, "slot", Some(NO_SLOT)),
+    ];
+    for (tensor, limit, name, exception) in limits {
         let (storage, layout) = tensor.storage_and_layout();
         let values: &[u32] = cpu_slice(&storage, layout, &format!("{name}s"))?;
-        if let Some(token) = values.iter().position(|&value| value as usize >= limit) {
+        let is_beyond = |&value: &u32| value as usize >= limit && Some(value) != exception;
+        if let Some(token) = values.iter().position(is_beyond) {
             bail!("{name} {} of token {token} is out of range: there are {limit}", values[token]);
         }
     }
@@ -66,7 +69,7 @@ pub(super) fn write_heads<E: Element>(
     with_rotation(op.args, op.norm, |rotation| {
         let work = 4 * slots.len() * num_kv_heads * head_dim;
         for_each_task(num_kv_heads, work, |head| {
-            for (token, &slot) in slots.iter().enumerate() {
+            for (token, &slot) in slots.iter().enumerate().filter(|(_, slot)| **slot != NO_SLOT) {
                 let (block, offset) = (slot as usize / block_size, slot as usize % block_size);
                 let row = (block * num_kv_heads + head) * block_size + offset;
                 let x = &qkv[token * qkv_width + (op.first_head + head) * head_dim..][..head_dim];

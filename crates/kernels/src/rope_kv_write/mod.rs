@@ -19,6 +19,9 @@ use crate::views::{expect_dims, match_element};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, DType, InplaceOp2, Layout, Result, Shape, Tensor, bail};
 
+/// The slot of a token whose key and value are not kept: padding.
+pub const NO_SLOT: u32 = u32::MAX;
+
 /// How a packed qkv row divides into heads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeadShape {
@@ -47,7 +50,8 @@ pub struct RopeKvWrite<'a> {
     pub sin: &'a Tensor,
     /// Row of `cos` and `sin` for each token. `[tokens]` u32
     pub positions: &'a Tensor,
-    /// Where each token's key and value go: block * block_size + offset; distinct. `[tokens]` u32
+    /// Where each token's key and value go: block * block_size + offset, distinct, or [`NO_SLOT`].
+    /// `[tokens]` u32
     pub slots: &'a Tensor,
 }
 

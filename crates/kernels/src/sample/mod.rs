@@ -30,7 +30,7 @@ mod tests;
 
 pub use batch::{Ragged, RaggedVec, SampleBatch, SampleRow};
 pub(crate) use record::is_fault;
-pub use record::read_records;
+pub use record::{PendingRecords, read_records};
 
 use crate::views::slice;
 use std::fmt;

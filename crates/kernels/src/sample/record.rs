@@ -6,6 +6,7 @@
 //! gives no token has a number in place of the id that no vocabulary reaches.
 
 use super::{RowFault, RowLogprobs, Sampled, SampledRow};
+use crate::device::Readback;
 use candle_core::{Result, Tensor};
 
 const NONE: u32 = u32::MAX;
@@ -48,14 +49,43 @@ pub(crate) fn is_fault(word: u32) -> bool {
     word >= NOTHING_POSSIBLE
 }
 
+/// Records on their way to the host.
+#[derive(Debug)]
+pub struct PendingRecords {
+    readback: Readback,
+    width: usize,
+}
+
+impl PendingRecords {
+    /// Asks for what [`sample`](super::sample) or [`score`](super::score) gave, without waiting.
+    ///
+    /// records `[rows, width]` u32.
+    ///
+    /// # Errors
+    /// A shape or dtype that no sampler gives.
+    pub fn start(records: &Tensor) -> Result<Self> {
+        let (_, width) = records.dims2()?;
+        Ok(Self { readback: Readback::start(records)?, width })
+    }
+
+    /// Waits for them. An element a row.
+    ///
+    /// # Errors
+    /// A fault of the device.
+    pub fn wait(self) -> Result<Vec<SampledRow>> {
+        let words = self.readback.wait()?;
+        Ok(words.chunks_exact(self.width.max(1)).map(read_row).collect())
+    }
+}
+
 /// Reads back what [`sample`](super::sample) or [`score`](super::score) gave: waits for the device.
 ///
 /// records `[rows, width]` u32.
 ///
 /// # Errors
-/// A shape or dtype that no sampler gives.
+/// A shape or dtype that no sampler gives, a fault of the device.
 pub fn read_records(records: &Tensor) -> Result<Vec<SampledRow>> {
-    Ok(records.to_vec2::<u32>()?.iter().map(|words| read_row(words)).collect())
+    PendingRecords::start(records)?.wait()
 }
 
 fn read_row(words: &[u32]) -> SampledRow {

@@ -1,0 +1,125 @@
+//! Where an engine computes: the processor, or a GPU with memory of its own.
+
+use std::fmt;
+use std::str::FromStr;
+
+use candle_core::{Device, Error, Result};
+use kernels::device::{HAS_CUDA, memory, open_cuda};
+use serde::{Deserialize, Serialize};
+
+use crate::host_memory;
+
+/// `--device`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum DeviceKind {
+    /// The first GPU if there is one and this build can use it, otherwise the processor.
+    #[default]
+    Auto,
+    /// The processor.
+    Cpu,
+    /// A GPU by its number.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let number = |digits: &str| digits.parse().map(Self::Cuda).ok();
+        match text {
+            "auto" => Some(Self::Auto),
+            "cpu" => Some(Self::Cpu),
+            "cuda" => Some(Self::Cuda(0)),
+            _ => text.strip_prefix("cuda:").and_then(number),
+        }
+        .ok_or_else(|| format!("unknown device `{text}`: use auto, cpu, cuda or cuda:N"))
+    }
+}
+
+impl TryFrom<String> for DeviceKind {
+    type Error = String;
+
+    fn try_from(text: String) -> std::result::Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<DeviceKind> for String {
+    fn from(kind: DeviceKind) -> Self {
+        kind.to_string()
+    }
+}
+
+impl fmt::Display for DeviceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+        }
+    }
+}
+
+/// Opens a device.
+///
+/// # Errors
+/// A GPU that was asked for by name and cannot be had: in one line, with what to do.
+pub fn open(kind: DeviceKind) -> Result<Device> {
+    match kind {
+        DeviceKind::Cpu => Ok(Device::Cpu),
+        DeviceKind::Cuda(ordinal) => open_cuda(ordinal)
+            .map_err(|error| Error::Msg(format!("--device {kind}: {}", first_line(&error)))),
+        DeviceKind::Auto if !HAS_CUDA => Ok(Device::Cpu),
+        DeviceKind::Auto => open_cuda(0).or_else(|error| {
+            tracing::warn!("the model runs on the processor: {}", first_line(&error));
+            Ok(Device::Cpu)
+        }),
+    }
+}
+
+/// Without the backtrace that candle appends.
+fn first_line(error: &Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}
+
+/// Bytes that an engine may take: of a GPU's memory `gpu_memory_utilization` (of 1) less what is taken
+/// already, of the host's what is free.
+///
+/// # Errors
+/// A driver or a system that does not say.
+pub fn available_bytes(device: &Device, gpu_memory_utilization: f64) -> Result<usize> {
+    let Some(memory) = memory(device)? else {
+        return host_memory::available_bytes().map_err(Error::wrap);
+    };
+    let ours = (memory.total as f64 * gpu_memory_utilization) as usize;
+    Ok(ours.saturating_sub(memory.total - memory.free))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_as_they_are_written() {
+        for kind in [DeviceKind::Auto, DeviceKind::Cpu, DeviceKind::Cuda(0), DeviceKind::Cuda(7)] {
+            assert_eq!(kind.to_string().parse(), Ok(kind));
+        }
+        assert_eq!("cuda".parse(), Ok(DeviceKind::Cuda(0)));
+        for wrong in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "CPU"] {
+            let error = wrong.parse::<DeviceKind>().unwrap_err();
+            assert!(error.contains("use auto, cpu, cuda or cuda:N"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_gpu_that_cannot_be_had_is_refused_in_one_line() {
+        if HAS_CUDA {
+            return; // On a machine with one it opens: the tests of the feature look at that.
+        }
+        let error = open(DeviceKind::Cuda(3)).unwrap_err().to_string();
+        assert!(error.contains("--device cuda:3: this sconce was built for the CPU"), "{error}");
+        assert_eq!(error.lines().count(), 1);
+        assert!(open(DeviceKind::Auto).unwrap().is_cpu());
+    }
+}

@@ -1,0 +1,297 @@
+//! Dense products on a CUDA device, by cuBLASLt: for more rows than the bandwidth-bound kernel takes.
+//!
+//! A product of few shapes is asked for over and over, so the algorithm that the library's heuristic
+//! chooses is kept by shape, with the rows rounded up to a power of two; the workspace is allocated
+//! once. Nothing is allocated and nothing is waited for later, so that a graph can be captured.
+
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::sync::{Mutex, PoisonError};
+
+use candle_core::backend::BackendStorage;
+use candle_core::cuda_backend::WrapErr;
+use candle_core::cuda_backend::cudarc::cublaslt::{result, sys};
+use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr};
+use candle_core::{CudaDevice, CudaStorage, DType, Error, Layout, Result, Shape, Tensor, bail};
+
+use crate::cuda::{address, allocate, tensor_address};
+
+/// What NVIDIA recommends for Hopper; other GPUs use less of it.
+const WORKSPACE_BYTES: usize = 32 << 20;
+/// Of fresh allocations, and the most that an algorithm makes use of.
+const ALIGNMENT: u64 = 256;
+
+/// `y = x W^T + b`; addresses of contiguous rows on the device.
+#[derive(Debug, Clone, Copy)]
+struct Product {
+    /// `[rows, inner]`
+    x: u64,
+    /// `[out, inner]` of the dtype of x
+    weight: u64,
+    /// `[out]` of the dtype of y, 0 for none
+    bias: u64,
+    /// `[rows, out]`
+    y: u64,
+    rows: usize,
+    out: usize,
+    inner: usize,
+    /// f32, f16 or bf16
+    dtype: DType,
+    /// The same, or f32.
+    out_dtype: DType,
+}
+
+/// weight `[out, inner]`, x `[rows, inner]` and bias `[out]` to `[rows, out]`; shapes are checked.
+pub(super) fn forward(
+    weight: &Tensor,
+    (x, x_layout): (&CudaStorage, &Layout),
+    bias: Option<(&CudaStorage, &Layout)>,
+    out_dtype: DType,
+) -> Result<(CudaStorage, Shape)> {
+    let (rows, (out, inner)) = (x_layout.dims()[0], weight.dims2()?);
+    let (storage, y) = allocate(x.device(), out_dtype, rows * out)?;
+    let product = Product {
+        x: address(x, x_layout, "x")?,
+        weight: tensor_address(weight, "weight")?,
+        bias: bias.map_or(Ok(0), |(bias, layout)| address(bias, layout, "bias"))?,
+        y,
+        rows,
+        out,
+        inner,
+        dtype: x.dtype(),
+        out_dtype,
+    };
+    if rows > 0 {
+        multiply(x.device(), &product)?;
+    }
+    Ok((storage, (rows, out).into()))
+}
+
+/// What a product is computed with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Shape {
+    /// A power of two.
+    rows: usize,
+    out: usize,
+    inner: usize,
+    dtype: DType,
+    out_dtype: DType,
+    has_bias: bool,
+    /// Of x in bytes.
+    alignment: u64,
+}
+
+/// The library on one stream: a workspace must not be shared by products that run at once.
+struct Blas {
+    stream: usize,
+    handle: sys::cublasLtHandle_t,
+    workspace: CudaSlice<u8>,
+    algorithms: HashMap<Shape, sys::cublasLtMatmulAlgo_t>,
+}
+
+// SAFETY: the handle may be used from any thread, one at a time.
+unsafe impl Send for Blas {}
+
+/// One a stream, for the life of the process.
+static STREAMS: Mutex<Vec<Blas>> = Mutex::new(Vec::new());
+
+/// Asks the device's stream for a product of at least one row.
+fn multiply(device: &CudaDevice, product: &Product) -> Result<()> {
+    let mut streams = STREAMS.lock().unwrap_or_else(PoisonError::into_inner);
+    let stream = device.cuda_stream();
+    let key = stream.cu_stream().addr();
+    let at = match streams.iter().position(|blas| blas.stream == key) {
+        Some(at) => at,
+        None => {
+            let handle = result::create_handle().map_err(failed)?;
+            // SAFETY: what a product leaves in it is read by no other.
+            let workspace = unsafe { stream.alloc::<u8>(WORKSPACE_BYTES) }.w()?;
+            streams.push(Blas { stream: key, handle, workspace, algorithms: HashMap::new() });
+            streams.len() - 1
+        }
+    };
+    streams[at].multiply(device, product)
+}
+
+impl Blas {
+    fn multiply(&mut self, device: &CudaDevice, product: &Product) -> Result<()> {
+        let stream = device.cuda_stream();
+        let algorithm = self.algorithm(product)?;
+        let problem = Problem::new(product, product.rows)?;
+        let (workspace, _guard) = self.workspace.device_ptr(&stream);
+        let (one, zero) = (1f32, 0f32);
+        // SAFETY: the caller's addresses have the shapes that the problem says; memory is freed in the
+        // order of the stream.
+        unsafe {
+            result::matmul(
+                self.handle,
+                problem.operation,
+                (&raw const one).cast(),
+                (&raw const zero).cast(),
+                pointer(product.weight),
+                problem.weight,
+                pointer(product.x),
+                problem.x,
+                pointer(product.y),
+                problem.y,
+                pointer(product.y).cast_mut(),
+                problem.y,
+                &raw const algorithm,
+                pointer(workspace).cast_mut(),
+                WORKSPACE_BYTES,
+                stream.cu_stream().cast(),
+            )
+        }
+        .map_err(failed)
+    }
+
+    fn algorithm(&mut self, product: &Product) -> Result<sys::cublasLtMatmulAlgo_t> {
+        let shape = Shape {
+            rows: product.rows.next_power_of_two(),
+            out: product.out,
+            inner: product.inner,
+            dtype: product.dtype,
+            out_dtype: product.out_dtype,
+            has_bias: product.bias != 0,
+            alignment: ALIGNMENT.min(1 << product.x.trailing_zeros().min(16)),
+        };
+        if let Some(known) = self.algorithms.get(&shape) {
+            return Ok(*known);
+        }
+        let problem = Problem::new(product, shape.rows)?;
+        let preference = Preference::new(shape.alignment)?;
+        // SAFETY: all descriptions live until the end of the block.
+        let found = unsafe {
+            result::get_matmul_algo_heuristic(
+                self.handle,
+                problem.operation,
+                problem.weight,
+                problem.x,
+                problem.y,
+                problem.y,
+                preference.0,
+            )
+        };
+        let algorithm = found.map_err(failed)?.algo;
+        self.algorithms.insert(shape, algorithm);
+        Ok(algorithm)
+    }
+}
+
+/// A product as the library describes it. It counts columns first, so that our rows are its columns:
+/// `y^T [out, rows] = (W^T)^T x^T`.
+struct Problem {
+    operation: sys::cublasLtMatmulDesc_t,
+    weight: sys::cublasLtMatrixLayout_t,
+    x: sys::cublasLtMatrixLayout_t,
+    y: sys::cublasLtMatrixLayout_t,
+}
+
+impl Problem {
+    fn new(product: &Product, rows: usize) -> Result<Self> {
+        use sys::cublasLtMatmulDescAttributes_t as Attribute;
+        let Product { out, inner, bias, .. } = *product;
+        let (dtype, out_dtype) = (data_type(product.dtype)?, data_type(product.out_dtype)?);
+        let layout = |dtype, height: usize, width: usize| {
+            result::create_matrix_layout(dtype, height as u64, width as u64, height as i64)
+                .map_err(failed)
+        };
+        // Sums in f32, without rounding the factors to TF32.
+        let compute = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
+        let scale = sys::cudaDataType::CUDA_R_32F;
+        let null = std::ptr::null_mut;
+        // Filled in one by one: what exists is destroyed if the next cannot be made.
+        let mut problem = Self { operation: null(), weight: null(), x: null(), y: null() };
+        problem.operation = result::create_matmul_desc(compute, scale).map_err(failed)?;
+        problem.weight = layout(dtype, inner, out)?;
+        problem.x = layout(dtype, inner, rows)?;
+        problem.y = layout(out_dtype, out, rows)?;
+        let transposed = sys::cublasOperation_t::CUBLAS_OP_T;
+        problem.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &transposed)?;
+        if bias != 0 {
+            let epilogue = sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS;
+            problem.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
+            problem.set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias)?;
+        }
+        Ok(problem)
+    }
+
+    fn set<T>(&self, attribute: sys::cublasLtMatmulDescAttributes_t, value: &T) -> Result<()> {
+        let bytes = size_of::<T>();
+        // SAFETY: the operation is alive, and the value is copied.
+        unsafe {
+            result::set_matmul_desc_attribute(
+                self.operation,
+                attribute,
+                std::ptr::from_ref(value).cast(),
+                bytes,
+            )
+        }
+        .map_err(failed)
+    }
+}
+
+impl Drop for Problem {
+    fn drop(&mut self) {
+        for layout in [self.weight, self.x, self.y] {
+            if !layout.is_null() {
+                // SAFETY: made by `new`, destroyed once. An error could only leak it.
+                let _ = unsafe { result::destroy_matrix_layout(layout) };
+            }
+        }
+        if !self.operation.is_null() {
+            // SAFETY: as above.
+            let _ = unsafe { result::destroy_matmul_desc(self.operation) };
+        }
+    }
+}
+
+/// What an algorithm may use and count on.
+struct Preference(sys::cublasLtMatmulPreference_t);
+
+impl Preference {
+    fn new(alignment: u64) -> Result<Self> {
+        use sys::cublasLtMatmulPreferenceAttributes_t as Attribute;
+        let preference = Self(result::create_matmul_pref().map_err(failed)?);
+        let workspace = Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
+        preference.set(workspace, &(WORKSPACE_BYTES as u64))?;
+        let of_x = Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES;
+        preference.set(of_x, &(alignment as u32))?;
+        Ok(preference)
+    }
+
+    fn set<T>(
+        &self,
+        attribute: sys::cublasLtMatmulPreferenceAttributes_t,
+        value: &T,
+    ) -> Result<()> {
+        let (value, bytes) = (std::ptr::from_ref(value).cast(), size_of::<T>());
+        // SAFETY: the preference is alive, and the value is copied.
+        unsafe { result::set_matmul_pref_attribute(self.0, attribute, value, bytes) }
+            .map_err(failed)
+    }
+}
+
+impl Drop for Preference {
+    fn drop(&mut self) {
+        // SAFETY: made by `new`, destroyed once. An error could only leak it.
+        let _ = unsafe { result::destroy_matmul_pref(self.0) };
+    }
+}
+
+fn data_type(dtype: DType) -> Result<sys::cudaDataType> {
+    match dtype {
+        DType::F32 => Ok(sys::cudaDataType::CUDA_R_32F),
+        DType::F16 => Ok(sys::cudaDataType::CUDA_R_16F),
+        DType::BF16 => Ok(sys::cudaDataType::CUDA_R_16BF),
+        other => bail!("x must be f32, f16 or bf16, it is {other:?}"),
+    }
+}
+
+fn pointer(address: u64) -> *const c_void {
+    std::ptr::with_exposed_provenance(address as usize)
+}
+
+fn failed(error: result::CublasError) -> Error {
+    Error::Msg(format!("cuBLASLt: {error}"))
+}
