@@ -16,6 +16,7 @@
 
 pub mod device;
 pub mod gated_activation;
+pub mod gather_rows;
 pub mod linear;
 pub mod paged_attention;
 pub mod pages;

@@ -1,6 +1,7 @@
 //! The pre-norm decoder of Llama's family: embedding, layers, final norm, head.
 
 use candle_core::{DType, Result, Tensor};
+use kernels::gather_rows::gather_rows;
 use kernels::paged_attention::KvCacheLayer;
 
 use super::attention::Attention;
@@ -122,6 +123,6 @@ impl CausalLm for Decoder {
         if batch.logits_rows.dim(0)? == 0 {
             return Tensor::zeros((0, self.vocab_size), DType::F32, x.device());
         }
-        self.head.forward(&x.index_select(&batch.logits_rows, 0)?)
+        self.head.forward(&gather_rows(&x, &batch.logits_rows)?)
     }
 }

@@ -6,7 +6,7 @@ use crate::views::contiguous;
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute;
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaFunction, CudaStream, DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg,
+    CudaFunction, CudaModule, CudaStream, DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg,
 };
 use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 use candle_core::cuda_backend::{CudaStorageSlice, WrapErr};
@@ -17,15 +17,20 @@ use std::sync::{Arc, PoisonError, RwLock};
 /// The fat binary of one `kernel.cu` with what has been loaded of it.
 pub(crate) struct Module {
     image: &'static [u8],
-    loaded: RwLock<Vec<Loaded>>,
+    loaded: RwLock<Loaded>,
+}
+
+/// What the devices of this process have of a module.
+struct Loaded {
+    modules: Vec<(usize, Arc<CudaModule>)>,
+    functions: Vec<Function>,
 }
 
 /// A kernel on one device.
-#[derive(Clone)]
-struct Loaded {
+struct Function {
     ordinal: usize,
     name: &'static str,
-    function: Arc<CudaFunction>,
+    handle: Arc<CudaFunction>,
     /// Dynamic shared memory that launches may ask for.
     shared_bytes: u32,
 }
@@ -43,46 +48,54 @@ const UNASKED_SHARED_BYTES: u32 = 48 << 10;
 
 impl Module {
     pub(crate) const fn new(image: &'static [u8]) -> Self {
-        Self { image, loaded: RwLock::new(Vec::new()) }
+        let loaded = Loaded { modules: Vec::new(), functions: Vec::new() };
+        Self { image, loaded: RwLock::new(loaded) }
     }
 
-    /// The function of a launch, allowed its shared memory. A module has few functions, and the names
-    /// are constants: a scan is quick.
+    /// The function of a launch, allowed its shared memory. A module has few functions, and their
+    /// names are constants: a scan is quick.
     fn function(&self, stream: &Arc<CudaStream>, launch: &Launch) -> Result<Arc<CudaFunction>> {
         let ordinal = stream.context().ordinal();
-        let is_it = |loaded: &&Loaded| loaded.ordinal == ordinal && loaded.name == launch.function;
-        let known = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(loaded) = known.iter().find(is_it)
-            && launch.shared_bytes <= loaded.shared_bytes
+        let is_it =
+            |function: &Function| function.ordinal == ordinal && function.name == launch.function;
+        let loaded = self.loaded.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = loaded.functions.iter().find(|function| is_it(function))
+            && launch.shared_bytes <= known.shared_bytes
         {
-            return Ok(Arc::clone(&loaded.function));
+            return Ok(Arc::clone(&known.handle));
         }
-        drop(known);
+        drop(loaded);
 
-        let mut known = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
-        let index = match known.iter().position(|loaded| is_it(&loaded)) {
-            Some(index) => index,
-            None => {
-                let function = self.load(stream, launch.function)?;
-                let name = launch.function;
-                let shared_bytes = UNASKED_SHARED_BYTES;
-                known.push(Loaded { ordinal, name, function, shared_bytes });
-                known.len() - 1
-            }
+        let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
+        if !loaded.functions.iter().any(is_it) {
+            let name = launch.function;
+            let module = loaded.module(self.image, stream)?;
+            let handle = Arc::new(module.load_function(name).w()?);
+            let shared_bytes = UNASKED_SHARED_BYTES;
+            loaded.functions.push(Function { ordinal, name, handle, shared_bytes });
+        }
+        let Some(function) = loaded.functions.iter_mut().find(|function| is_it(function)) else {
+            bail!("{} was not loaded", launch.function);
         };
-        let loaded = &mut known[index];
-        if launch.shared_bytes > loaded.shared_bytes {
+        if launch.shared_bytes > function.shared_bytes {
             let most = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            loaded.function.set_attribute(most, launch.shared_bytes as i32).w()?;
-            loaded.shared_bytes = launch.shared_bytes;
+            function.handle.set_attribute(most, launch.shared_bytes as i32).w()?;
+            function.shared_bytes = launch.shared_bytes;
         }
-        Ok(Arc::clone(&loaded.function))
+        Ok(Arc::clone(&function.handle))
     }
+}
 
-    /// Loads the image once more for a function that is new; a function keeps its module alive.
-    fn load(&self, stream: &Arc<CudaStream>, name: &str) -> Result<Arc<CudaFunction>> {
-        let module = stream.context().load_module(Ptx::from_binary(self.image.to_vec())).w()?;
-        Ok(Arc::new(module.load_function(name).w()?))
+impl Loaded {
+    /// The module on the stream's device.
+    fn module(&mut self, image: &[u8], stream: &Arc<CudaStream>) -> Result<Arc<CudaModule>> {
+        let ordinal = stream.context().ordinal();
+        if let Some((_, module)) = self.modules.iter().find(|(at, _)| *at == ordinal) {
+            return Ok(Arc::clone(module));
+        }
+        let module = stream.context().load_module(Ptx::from_binary(image.to_vec())).w()?;
+        self.modules.push((ordinal, Arc::clone(&module)));
+        Ok(module)
     }
 }
 

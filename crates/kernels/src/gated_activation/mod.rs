@@ -3,10 +3,16 @@
 //! `y = activation(gate) * up`, computed in f32 and rounded once.
 
 mod cpu;
+#[cfg(any(feature = "cuda", test))]
+mod cuda;
+#[cfg(test)]
+mod cuda_tests;
 #[cfg(test)]
 mod tests;
 
 use crate::views::match_element;
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
@@ -34,6 +40,14 @@ pub fn gated_activation(gate_up: &Tensor, activation: Activation) -> Result<Tens
     gate_up.apply_op1_no_bwd(&GatedActivation { activation })
 }
 
+/// Returns the width of the output and its shape.
+fn output_shape(gate_up: &Layout) -> (usize, Shape) {
+    let mut dims = gate_up.dims().to_vec();
+    let width = dims.last_mut().expect("checked: there is a last dimension");
+    *width /= 2;
+    (*width, dims.into())
+}
+
 struct GatedActivation {
     activation: Activation,
 }
@@ -44,12 +58,17 @@ impl CustomOp1 for GatedActivation {
     }
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let mut dims = layout.dims().to_vec();
-        let intermediate = dims[dims.len() - 1] / 2;
-        *dims.last_mut().expect("checked: there is a last dimension") = intermediate;
+        let (intermediate, shape) = output_shape(layout);
         let out = match_element!(storage.dtype(), "gate_up", E => {
             cpu::gated_activation::<E>(storage, layout, intermediate, self.activation)?
         });
-        Ok((out, dims.into()))
+        Ok((out, shape))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, storage: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let (intermediate, shape) = output_shape(layout);
+        let out = cuda::forward::gated_activation(storage, layout, intermediate, self.activation)?;
+        Ok((out, shape))
     }
 }

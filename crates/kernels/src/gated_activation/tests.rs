@@ -4,9 +4,9 @@ use super::{Activation, gated_activation};
 use crate::testing::{DTYPES, Tolerance, assert_close, devices, message, tensor, to_f64};
 use candle_core::{DType, Device, Result};
 
-const TOLERANCE: Tolerance = Tolerance { f32: 1e-6, bf16: 4e-3 };
+pub(super) const TOLERANCE: Tolerance = Tolerance { f32: 1e-6, bf16: 4e-3 };
 
-fn reference(gate_up: &[f64], intermediate: usize, activation: Activation) -> Vec<f64> {
+pub(super) fn reference(gate_up: &[f64], intermediate: usize, activation: Activation) -> Vec<f64> {
     let activate = |x: f64| match activation {
         Activation::Silu => x / (1.0 + (-x).exp()),
         Activation::GeluTanh => {

@@ -8,14 +8,22 @@
 //! and rounded once.
 //!
 //! On the CPU this is one op for q and one in-place op for each cache tensor, since candle's
-//! in-place ops write one tensor; a device may fuse the three.
+//! in-place ops write one tensor. On a CUDA device the first op launches one kernel for all three,
+//! and it cannot refuse a position or a slot, which only the device knows: a token whose position or
+//! slot is beyond the end is padding there, with a query of zeros.
 
 mod cpu;
+#[cfg(any(feature = "cuda", test))]
+mod cuda;
+#[cfg(test)]
+mod cuda_tests;
 #[cfg(test)]
 mod tests;
 
 use crate::paged_attention::KvCacheLayer;
 use crate::views::{expect_dims, match_element};
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, DType, InplaceOp2, Layout, Result, Shape, Tensor, bail};
 
@@ -67,7 +75,10 @@ pub struct RopeKvWrite<'a> {
 pub fn rope_kv_write(qkv: &Tensor, cache: &KvCacheLayer, args: &RopeKvWrite) -> Result<Tensor> {
     let HeadShape { num_heads, num_kv_heads, .. } = args.heads;
     let num_slots = check(qkv, cache, args)?;
-    let q = qkv.apply_op1_no_bwd(&RotateQueries { args, num_slots })?;
+    let q = qkv.apply_op1_no_bwd(&WriteAll { args, cache, num_slots })?;
+    if !qkv.device().is_cpu() {
+        return Ok(q);
+    }
     let norm = args.k_norm;
     cache.key.inplace_op2(qkv, &WriteHeads { args, first_head: num_heads, rotate: true, norm })?;
     let first_head = num_heads + num_kv_heads;
@@ -117,13 +128,15 @@ fn check(qkv: &Tensor, cache: &KvCacheLayer, args: &RopeKvWrite) -> Result<usize
     Ok(num_blocks * block_size)
 }
 
-/// Reads the query heads. Runs first, and so also checks all positions and slots.
-struct RotateQueries<'a> {
+/// On the CPU it reads the query heads; it runs first, and so also checks all positions and slots.
+struct WriteAll<'a> {
     args: &'a RopeKvWrite<'a>,
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "in-place ops write it"))]
+    cache: &'a KvCacheLayer,
     num_slots: usize,
 }
 
-impl CustomOp1 for RotateQueries<'_> {
+impl CustomOp1 for WriteAll<'_> {
     fn name(&self) -> &'static str {
         "rope_kv_write q"
     }
@@ -134,6 +147,13 @@ impl CustomOp1 for RotateQueries<'_> {
         let out = match_element!(qkv.dtype(), "qkv", E => {
             cpu::rotate_queries::<E>((qkv, layout), self.args)?
         });
+        Ok((out, (layout.dims()[0], num_heads, head_dim).into()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, qkv: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let HeadShape { num_heads, head_dim, .. } = self.args.heads;
+        let out = cuda::forward::rope_kv_write((qkv, layout), self)?;
         Ok((out, (layout.dims()[0], num_heads, head_dim).into()))
     }
 }

@@ -12,20 +12,32 @@ const NUM_BLOCKS: usize = 40;
 const MAX_POS: usize = 300;
 
 /// The tensors of one call.
-struct Case {
-    heads: HeadShape,
-    block_size: usize,
-    qkv: Tensor,
-    cache: KvCacheLayer,
-    norm: Option<Tensor>,
-    cos: Tensor,
-    sin: Tensor,
-    positions: Vec<u32>,
-    slots: Vec<u32>,
+pub(super) struct Case {
+    pub(super) heads: HeadShape,
+    pub(super) block_size: usize,
+    pub(super) qkv: Tensor,
+    pub(super) cache: KvCacheLayer,
+    pub(super) norm: Option<Tensor>,
+    pub(super) cos: Tensor,
+    pub(super) sin: Tensor,
+    pub(super) positions: Vec<u32>,
+    pub(super) slots: Vec<u32>,
+}
+
+/// What a call should give.
+pub(super) struct Expected {
+    pub(super) queries: Vec<f64>,
+    pub(super) key: Vec<f64>,
+    pub(super) value: Vec<f64>,
 }
 
 impl Case {
-    fn new(heads: HeadShape, tokens: usize, dtype: DType, device: &Device) -> Result<Self> {
+    pub(super) fn new(
+        heads: HeadShape,
+        tokens: usize,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
         let HeadShape { num_heads, num_kv_heads, head_dim } = heads;
         let block_size = [1, 8, 16, 32][(tokens + num_heads) % 4];
         let cache_dims = [NUM_BLOCKS, num_kv_heads, block_size, head_dim];
@@ -79,8 +91,8 @@ impl Case {
         Ok(first.chain(second).collect())
     }
 
-    /// Runs the op and compares queries and the whole cache.
-    fn check(&self) -> Result<()> {
+    /// Queries and the whole cache as they should be afterwards.
+    pub(super) fn expected(&self) -> Result<Expected> {
         let HeadShape { num_heads, num_kv_heads, head_dim } = self.heads;
         let mut key = to_f64(&self.cache.key)?;
         let mut value = to_f64(&self.cache.value)?;
@@ -100,12 +112,25 @@ impl Case {
                 value[at..at + head_dim].copy_from_slice(heads[num_heads + num_kv_heads + head]);
             }
         }
+        Ok(Expected { queries, key, value })
+    }
+
+    /// Runs the op and compares queries and the whole cache.
+    fn check(&self) -> Result<()> {
+        let HeadShape { num_heads, head_dim, .. } = self.heads;
+        let expected = self.expected()?;
         let q = self.run()?;
         assert_eq!(q.dims(), [self.slots.len(), num_heads, head_dim]);
-        assert_close(&q, &queries, TOLERANCE);
-        assert_close(&self.cache.key, &key, TOLERANCE);
-        assert_close(&self.cache.value, &value, Tolerance { f32: 0.0, bf16: 0.0 });
+        expected.check(&q, &self.cache);
         Ok(())
+    }
+}
+
+impl Expected {
+    pub(super) fn check(&self, queries: &Tensor, cache: &KvCacheLayer) {
+        assert_close(queries, &self.queries, TOLERANCE);
+        assert_close(&cache.key, &self.key, TOLERANCE);
+        assert_close(&cache.value, &self.value, Tolerance { f32: 0.0, bf16: 0.0 });
     }
 }
 

@@ -9,12 +9,12 @@ use crate::testing::{devices, message, values};
 use candle_core::{Device, Result, Tensor};
 
 /// Logits in [-scale, scale).
-fn logits(seed: u64, vocab: usize, scale: f32) -> Vec<f32> {
+pub(super) fn logits(seed: u64, vocab: usize, scale: f32) -> Vec<f32> {
     values(seed, vocab).into_iter().map(|x| x * scale).collect()
 }
 
 /// `[rows, vocab]`, a view that starts inside its storage.
-fn stack(rows: &[Vec<f32>], device: &Device) -> Result<Tensor> {
+pub(super) fn stack(rows: &[Vec<f32>], device: &Device) -> Result<Tensor> {
     let vocab = rows[0].len();
     let all = [vec![f32::NAN; vocab], rows.concat()].concat();
     Tensor::from_vec(all, (rows.len() + 1, vocab), device)?.narrow(0, 1, rows.len())
@@ -36,14 +36,14 @@ fn score_rows(logits: &Tensor, targets: &[u32], num_top: u32) -> Result<Vec<RowL
 }
 
 /// Ids by falling logit, then rising id.
-fn sorted(logits: &[f32]) -> Vec<usize> {
+pub(super) fn sorted(logits: &[f32]) -> Vec<usize> {
     let mut ids: Vec<usize> = (0..logits.len()).collect();
     ids.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
     ids
 }
 
 /// Probabilities of what is left after all filters.
-fn reference(logits: &[f32], params: &SampleRow) -> Vec<f64> {
+pub(super) fn reference(logits: &[f32], params: &SampleRow) -> Vec<f64> {
     let order = sorted(logits);
     let max = f64::from(logits[order[0]]);
     let weight = |id: usize| ((f64::from(logits[id]) - max) / f64::from(params.temperature)).exp();
@@ -72,7 +72,7 @@ fn reference(logits: &[f32], params: &SampleRow) -> Vec<f64> {
 }
 
 /// Every filter alone and all of them together.
-fn filters() -> Vec<SampleRow> {
+pub(super) fn filters() -> Vec<SampleRow> {
     let mut rows = Vec::new();
     for temperature in [1.0, 0.6, 1.7] {
         for (top_k, top_p, min_p) in [

@@ -1,0 +1,25 @@
+//! Rows by their ids on the CPU, in parallel.
+
+use crate::pool::for_each_row;
+use crate::simd::Element;
+use crate::views::slice;
+use candle_core::{CpuStorage, Layout, Result, bail};
+
+/// table `[rows, width]`, ids `[n]`, to `[n, width]`.
+pub(super) fn gather_rows<E: Element>(
+    (table, table_layout): (&CpuStorage, &Layout),
+    (ids, ids_layout): (&CpuStorage, &Layout),
+) -> Result<CpuStorage> {
+    let table: &[E] = slice(table, table_layout, "the table")?;
+    let ids: &[u32] = slice(ids, ids_layout, "ids")?;
+    let (num_rows, width) = table_layout.shape().dims2()?;
+    if let Some(id) = ids.iter().find(|id| **id as usize >= num_rows) {
+        bail!("row {id} is outside the table of {num_rows}");
+    }
+    let mut out = vec![E::default(); ids.len() * width];
+    let work = out.len();
+    for_each_row(&mut out, width, work, |i, row| {
+        row.copy_from_slice(&table[ids[i] as usize * width..][..width]);
+    });
+    Ok(E::to_cpu_storage_owned(out))
+}

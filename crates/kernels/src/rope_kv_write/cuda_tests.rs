@@ -1,0 +1,95 @@
+//! The CUDA kernel of rotation and cache write, on the host, against the reference of the CPU op.
+
+use super::HeadShape;
+use super::cuda::{RopeParams, group, plan};
+use super::tests::Case;
+use crate::cuda::testing::{CUDA_DTYPES, Input, from_bytes, launch, on_device, to_bytes};
+use crate::paged_attention::KvCacheLayer;
+use crate::testing::{ids, tensor};
+use candle_core::{Device, Error, Result, Tensor};
+
+/// Returns the queries and the cache as it is afterwards. Tensors lie `offset` elements into memory.
+fn run(case: &Case, offset: usize) -> Result<(Tensor, KvCacheLayer)> {
+    let (dtype, tokens) = (case.qkv.dtype(), case.slots.len());
+    let HeadShape { num_heads, num_kv_heads, head_dim } = case.heads;
+    let out = on_device(|device| {
+        let input = |tensor: &Tensor| Input::new(device, tensor, offset);
+        let (qkv, cos, sin) = (input(&case.qkv)?, input(&case.cos)?, input(&case.sin)?);
+        let norm = case.norm.as_ref().map(input).transpose()?;
+        let norm_address = norm.as_ref().map_or(0, Input::address);
+        let positions = input(&ids(&case.positions, &Device::Cpu)?)?;
+        let slots = input(&ids(&case.slots, &Device::Cpu)?)?;
+        let key = Input::writable(device, &case.cache.key, offset)?;
+        let value = Input::writable(device, &case.cache.value, offset)?;
+        let q = device.output::<u8>(tokens * num_heads * head_dim * dtype.size_in_bytes());
+        let params = RopeParams {
+            qkv: qkv.address(),
+            q: q.address(),
+            key: key.address(),
+            value: value.address(),
+            q_norm: norm_address,
+            k_norm: norm_address,
+            cos: cos.address(),
+            sin: sin.address(),
+            positions: positions.address(),
+            slots: slots.address(),
+            num_heads: num_heads as i32,
+            num_kv_heads: num_kv_heads as i32,
+            head_dim: head_dim as i32,
+            block_size: case.block_size as i32,
+            group: group(case.heads, dtype)? as i32,
+            max_pos: case.cos.dims()[0] as u32,
+            num_slots: (case.cache.key.dims()[0] * case.block_size) as u32,
+            norm_eps: 1e-6,
+        };
+        launch(device, &plan(tokens, case.heads, dtype)?, &params).map_err(Error::wrap)?;
+        Ok(vec![q.read(), key.read(), value.read()])
+    })?;
+    let cache_dims = case.cache.key.dims();
+    let cache = KvCacheLayer {
+        key: from_bytes(&out[1], cache_dims, dtype)?,
+        value: from_bytes(&out[2], cache_dims, dtype)?,
+    };
+    Ok((from_bytes(&out[0], &[tokens, num_heads, head_dim], dtype)?, cache))
+}
+
+#[test]
+fn the_kernel_equals_the_reference() -> Result<()> {
+    for dtype in CUDA_DTYPES {
+        for (num_heads, num_kv_heads, head_dim) in
+            [(1, 1, 2), (2, 1, 8), (6, 2, 24), (8, 1, 64), (3, 3, 128), (16, 8, 40), (2, 1, 256)]
+        {
+            for (tokens, offset) in [(1, 0), (5, 1), (9, 0)] {
+                let heads = HeadShape { num_heads, num_kv_heads, head_dim };
+                let mut case = Case::new(heads, tokens, dtype, &Device::Cpu)?;
+                let (q, cache) = run(&case, offset)?;
+                case.expected()?.check(&q, &cache);
+                case.norm = Some(tensor(5, &[head_dim], dtype, &Device::Cpu)?);
+                let (q, cache) = run(&case, offset)?;
+                case.expected()?.check(&q, &cache);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn padded_tokens_write_nothing() -> Result<()> {
+    for dtype in CUDA_DTYPES {
+        let heads = HeadShape { num_heads: 4, num_kv_heads: 2, head_dim: 64 };
+        let mut case = Case::new(heads, 6, dtype, &Device::Cpu)?;
+        case.norm = Some(tensor(5, &[64], dtype, &Device::Cpu)?);
+        let (all, _) = run(&case, 0)?;
+        let before = [to_bytes(&case.cache.key)?, to_bytes(&case.cache.value)?];
+        let (max_pos, num_slots) = (case.cos.dims()[0], case.cache.key.dims()[0] * case.block_size);
+        case.slots = vec![u32::MAX, num_slots as u32, 3, u32::MAX, u32::MAX, 4];
+        case.positions[2] = max_pos as u32;
+        case.positions[3] = u32::MAX;
+        case.positions[5] = u32::MAX;
+        let (q, cache) = run(&case, 0)?;
+        assert_eq!([to_bytes(&cache.key)?, to_bytes(&cache.value)?], before);
+        assert!(to_bytes(&q)?.iter().all(|&byte| byte == 0), "a padded query is zero");
+        assert_ne!(to_bytes(&q)?, to_bytes(&all)?);
+    }
+    Ok(())
+}

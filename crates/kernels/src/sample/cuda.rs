@@ -1,0 +1,100 @@
+//! The sampler on a CUDA device: a block a row.
+
+use crate::cuda::Launch;
+
+/// `SampleParams` of `kernel.cu`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SampleParams {
+    /// `[rows, vocab]` f32
+    pub(super) logits: u64,
+    /// Where rows that edits change are written: as logits, or logits itself; 0 if no row has any.
+    pub(super) edited: u64,
+    /// Of an [`Upload`](super::Upload).
+    pub(super) words: u64,
+    /// `[rows, width]` u32
+    pub(super) records: u64,
+    pub(super) vocab_size: i32,
+    pub(super) width: i32,
+}
+
+const THREADS: usize = 1024;
+
+/// 2048 sums of two words each.
+const HISTOGRAM_BYTES: usize = 2048 * 8;
+
+/// A launch for at least one row.
+pub(super) fn plan(rows: usize, vocab_size: usize) -> Launch {
+    // A bit a token before there is a histogram.
+    let shared_bytes = HISTOGRAM_BYTES.max(vocab_size.div_ceil(32) * 4) as u32;
+    Launch { shared_bytes, ..Launch::one_dimensional("sample", rows, THREADS) }
+}
+
+#[cfg(feature = "cuda")]
+pub(super) mod forward {
+    //! The candle side.
+
+    use super::{SampleParams, plan};
+    use crate::cuda::{Module, address, allocate, launch, module};
+    use crate::sample::Upload;
+    use candle_core::backend::BackendStorage;
+    use candle_core::{CudaStorage, DType, Layout, Result, Shape, bail};
+
+    static MODULE: Module = module!("sample");
+
+    /// Copies the words there, and samples or scores. Returns the records `[rows, width]`.
+    pub(crate) fn sample(
+        (logits, layout): (&CudaStorage, &Layout),
+        upload: &Upload,
+    ) -> Result<(CudaStorage, Shape)> {
+        let device = logits.device();
+        let (num_rows, vocab_size) = layout.shape().dims2()?;
+        let width = upload.record_width();
+        let words =
+            CudaStorage::wrap_cuda_slice(device.clone_htod(upload.words())?, device.clone());
+        let (output, records) = allocate(device, DType::U32, num_rows * width)?;
+        let num_edited = if upload.has_edits() { num_rows * vocab_size } else { 0 };
+        let (_workspace, edited) = allocate(device, DType::F32, num_edited)?;
+        let params = SampleParams {
+            logits: logits_address(logits, layout)?,
+            edited,
+            words: address(&words, &Layout::contiguous(upload.words().len()), "words")?,
+            records,
+            vocab_size: vocab_size as i32,
+            width: width as i32,
+        };
+        if num_rows > 0 {
+            launch(device, &MODULE, &plan(num_rows, vocab_size), &params)?;
+        }
+        Ok((output, (num_rows, width).into()))
+    }
+
+    /// Launches only; edits the logits in place.
+    pub(crate) fn sample_into(
+        (records, records_layout): (&CudaStorage, &Layout),
+        (logits, layout): (&CudaStorage, &Layout),
+        (words, words_layout): (&CudaStorage, &Layout),
+    ) -> Result<()> {
+        let (num_rows, vocab_size) = layout.shape().dims2()?;
+        let logits_address = logits_address(logits, layout)?;
+        let params = SampleParams {
+            logits: logits_address,
+            edited: logits_address,
+            words: address(words, words_layout, "words")?,
+            records: address(records, records_layout, "records")?,
+            vocab_size: vocab_size as i32,
+            width: records_layout.dims()[1] as i32,
+        };
+        if num_rows == 0 {
+            return Ok(());
+        }
+        launch(logits.device(), &MODULE, &plan(num_rows, vocab_size), &params)
+    }
+
+    fn logits_address(logits: &CudaStorage, layout: &Layout) -> Result<u64> {
+        if logits.dtype() != DType::F32 {
+            bail!("logits must be F32, they are {:?}", logits.dtype());
+        }
+        address(logits, layout, "logits")
+    }
+}

@@ -1,0 +1,224 @@
+// The sampler: a block a row, from logits to a record. The steps and their order are those of mod.rs.
+#include "../cuda/device.cuh"
+#include "row.cuh"
+
+constexpr unsigned NONE = 0xffffffffu;  // also the id of a row that is not in use
+constexpr unsigned NOT_FINITE = 0xfffffffeu;
+constexpr unsigned NOTHING_POSSIBLE = 0xfffffffdu;
+constexpr unsigned MAX_TOP = 1024;
+
+// As upload.rs writes it; lists are ranges of words, counted from the first row.
+struct SampleRow {
+    float temperature, top_p;
+    unsigned top_k;
+    float min_p, repetition_penalty, presence_penalty, frequency_penalty;
+    unsigned num_top;  // NONE: no log-probabilities
+    unsigned mask;     // its first word, or NONE
+    unsigned target;   // the token to score, or NONE: one is sampled
+    unsigned seed[2], position[2];
+    unsigned prompt_tokens[2];  // ids
+    unsigned output_counts[2];  // (id, count)
+    unsigned bias[2];           // (id, float)
+    unsigned banned[2];         // ids
+    unsigned is_used;
+    unsigned padding;
+};
+
+struct SampleParams {
+    const float* logits;    // [rows, vocab]
+    float* edited;          // as logits, or logits itself: where rows that edits change are written
+    const unsigned* words;  // the rows, then their lists
+    unsigned* records;      // [rows, width]
+    int vocab_size;
+    int width;
+};
+
+// Philox4x32-10 of (position, seed): 53 random bits in the upper bits of a word.
+__device__ __forceinline__ u64 random_bits(const unsigned (&seed)[2],
+                                           const unsigned (&position)[2]) {
+    unsigned c0 = position[0], c1 = position[1], c2 = 0, c3 = 0, k0 = seed[0], k1 = seed[1];
+#pragma unroll
+    for (int round = 0; round < 10; round++) {
+        const unsigned high0 = __umulhi(c0, 0xd2511f53u), low0 = c0 * 0xd2511f53u;
+        const unsigned high1 = __umulhi(c2, 0xcd9e8d57u), low1 = c2 * 0xcd9e8d57u;
+        c0 = high1 ^ c1 ^ k0;
+        c1 = low1;
+        c2 = high0 ^ c3 ^ k1;
+        c3 = low0;
+        k0 += 0x9e3779b9u;
+        k1 += 0xbb67ae85u;
+    }
+    return (u64(c0) << 32 | c1) >> 11 << 11;
+}
+
+__device__ __forceinline__ bool is_empty(const unsigned (&range)[2]) { return range[0] == range[1]; }
+
+// Writes the row with mask, penalties, bias and bans to `out`, which may be `logits`. `seen` has a
+// bit a token.
+__device__ __forceinline__ void edit_row(const SampleParams& p, const SampleRow& r,
+                                         const float* logits, float* out, unsigned* seen) {
+    const int thread = threadIdx.x, vocab_size = p.vocab_size;
+    const unsigned* words = p.words;
+    if (out != logits || r.mask != NONE) {
+        const unsigned* mask = r.mask != NONE ? words + r.mask : nullptr;
+        for (int id = thread; id < vocab_size; id += THREADS) {
+            const bool is_allowed = mask == nullptr || mask[id / 32] >> (id % 32) & 1;
+            out[id] = is_allowed ? logits[id] : -INFINITY;
+        }
+    }
+    for (int i = thread; i < (vocab_size + 31) / 32; i += THREADS) seen[i] = 0;
+    __syncthreads();
+    const auto repeated = [&](float x) {
+        return x > 0.0f ? x / r.repetition_penalty : x * r.repetition_penalty;
+    };
+    for (unsigned i = r.output_counts[0] + 2 * thread; i < r.output_counts[1]; i += 2 * THREADS) {
+        const unsigned id = words[i], count = words[i + 1];
+        if (id >= unsigned(vocab_size) || count == 0) continue;
+        atomicOr(&seen[id / 32], 1u << (id % 32));
+        out[id] = repeated(out[id]) - (r.frequency_penalty * float(count) + r.presence_penalty);
+    }
+    __syncthreads();
+    for (unsigned i = r.prompt_tokens[0] + thread; i < r.prompt_tokens[1]; i += THREADS) {
+        const unsigned id = words[i];
+        if (id >= unsigned(vocab_size)) continue;
+        // Once, also for a token that occurs twice or in the output, too.
+        const unsigned bit = 1u << (id % 32);
+        if (!(atomicOr(&seen[id / 32], bit) & bit)) out[id] = repeated(out[id]);
+    }
+    __syncthreads();
+    for (unsigned i = r.bias[0] + 2 * thread; i < r.bias[1]; i += 2 * THREADS) {
+        const unsigned id = words[i];
+        if (id < unsigned(vocab_size)) out[id] += __uint_as_float(words[i + 1]);
+    }
+    __syncthreads();
+    for (unsigned i = r.banned[0] + thread; i < r.banned[1]; i += THREADS) {
+        if (words[i] < unsigned(vocab_size)) out[words[i]] = -INFINITY;
+    }
+    __syncthreads();
+}
+
+// Finds the first of the most likely tokens; false if a logit is NaN or infinite.
+__device__ __forceinline__ bool find_largest(const Row& row, Shared& s, unsigned& key,
+                                             unsigned& id) {
+    u64 best = 0;
+    bool is_valid = true;
+    for_each_token(row, [&](float x, int at) {
+        is_valid = is_valid && x < INFINITY;
+        const u64 candidate = u64(key_of(x)) << 32 | (0xffffffffu - unsigned(at));
+        best = candidate > best ? candidate : best;
+    });
+    best = block_reduce(best, Max(), s.of_warps);
+    key = unsigned(best >> 32);
+    id = 0xffffffffu - unsigned(best);
+    return __syncthreads_and(is_valid) != 0;
+}
+
+// Temperature, min-p, top-k, top-p, and the draw.
+__device__ __forceinline__ unsigned draw(Row row, const SampleRow& r, Shared& s, Histogram& h) {
+    row.temperature = r.temperature;
+    row.min_p = r.min_p;
+    if (r.top_k > 0 && r.top_k < unsigned(row.len)) {
+        const auto count = [&](float x) -> u64 { return row.min_p == 0.0f || row.weight(x) > 0.0f; };
+        keep_first(row, s, h, count, [&](u64) { return u64(r.top_k); });
+    }
+    if (r.top_p < 1.0f) {
+        const auto share_of = [&](u64 total) {
+            // The rounding of top_p to f32 must not cost a token: 0.3 of ten equal ones are three.
+            const double share = double(r.top_p) * (1.0 - 1.1920928955078125e-7);
+            const u64 target = u64(share * double(total));
+            return target > 0 ? target : 1;
+        };
+        keep_first(row, s, h, [&](float x) { return row.units(x); }, share_of);
+    }
+    const u64 random = random_bits(r.seed, r.position);
+    const auto units = [&](float x, int id) { return row.has(key_of(x), id) ? row.units(x) : 0; };
+    return find_in_order(row, s, units, [&](u64 total) { return __umul64hi(random, total) + 1; });
+}
+
+// Rank and log-probability of a token, and the most likely tokens.
+__device__ __forceinline__ void write_logprobs(Row row, unsigned token, unsigned num_top, Shared& s,
+                                               Histogram& h, unsigned* record, int width) {
+    row.temperature = 1.0f;
+    const unsigned token_key = key_of(row.logits[token]);
+    u64 total = 0, rank = 0;
+    for_each_token(row, [&](float x, int id) {
+        total += row.units(x);
+        const unsigned key = key_of(x);
+        rank += key > token_key || (key == token_key && unsigned(id) < token);
+    });
+    total = block_reduce(total, Sum(), s.of_warps);
+    __syncthreads();
+    rank = block_reduce(rank, Sum(), s.of_warps);
+    const double log_total = log(double(total)) - LN_WEIGHT_UNIT;
+    const auto logprob = [&](float x) { return float(double(x) - double(row.max) - log_total); };
+    if (threadIdx.x == 0) {
+        record[1] = unsigned(rank) + 1;
+        record[2] = __float_as_uint(logprob(row.logits[token]));
+        s.count = 0;
+    }
+    const unsigned room = unsigned(width - 3) / 2;
+    num_top = min(min(num_top, room), MAX_TOP);
+    if (num_top == 0) return;
+
+    keep_first(row, s, h, [](float) -> u64 { return 1; }, [&](u64) { return u64(num_top); });
+    __syncthreads();
+    unsigned *keys = h.low, *ids = h.high;
+    for_each_token(row, [&](float x, int id) {
+        const unsigned key = key_of(x);
+        if (!row.has(key, id)) return;
+        const unsigned at = atomicAdd(&s.count, 1u);
+        // More than asked for may be in only if all are.
+        if (at < MAX_TOP) keys[at] = key, ids[at] = id;
+    });
+    __syncthreads();
+    const unsigned count = min(s.count, MAX_TOP);
+    for (unsigned i = threadIdx.x; i < count; i += THREADS) {
+        unsigned place = 0;
+        for (unsigned j = 0; j < count; j++) {
+            place += keys[j] > keys[i] || (keys[j] == keys[i] && ids[j] < ids[i]);
+        }
+        if (place < num_top) {
+            record[3 + 2 * place] = ids[i];
+            record[4 + 2 * place] = __float_as_uint(logprob(value_of(keys[i])));
+        }
+    }
+}
+
+KERNEL(sample, SampleParams, THREADS) {
+    SHARED(s, Shared);
+    DYNAMIC_SHARED(dynamic);
+    Histogram& h = *reinterpret_cast<Histogram*>(dynamic);
+    const SampleRow& r = reinterpret_cast<const SampleRow*>(p.words)[blockIdx.x];
+    unsigned* record = p.records + size_t(blockIdx.x) * p.width;
+    for (int i = threadIdx.x; i < p.width; i += THREADS) record[i] = NONE;
+    if (!r.is_used) return;
+
+    const size_t start = size_t(blockIdx.x) * p.vocab_size;
+    const float* logits = p.logits + start;
+    const bool has_edits = r.mask != NONE || !is_empty(r.prompt_tokens) ||
+                           !is_empty(r.output_counts) || !is_empty(r.bias) || !is_empty(r.banned);
+    if (has_edits) {
+        edit_row(p, r, logits, p.edited + start, reinterpret_cast<unsigned*>(dynamic));
+        logits = p.edited + start;
+    }
+    Row row = {logits, p.vocab_size, 0.0f, 1.0f, 0.0f, 0, 0};
+    unsigned key, id;
+    const bool is_valid = find_largest(row, s, key, id);
+    if (!is_valid || key <= IMPOSSIBLE) {
+        if (threadIdx.x == 0) record[0] = is_valid ? NOTHING_POSSIBLE : NOT_FINITE;
+        return;
+    }
+    row.max = value_of(key);
+    if (r.target != NONE) {
+        id = min(r.target, unsigned(p.vocab_size - 1));
+    } else if (r.temperature != 0.0f) {
+        id = draw(row, r, s, h);
+    }
+    if (threadIdx.x == 0) {
+        record[0] = id;
+        if (p.width > 1) record[1] = 0;
+    }
+    if (p.width < 3 || r.num_top == NONE) return;
+    __syncthreads();
+    write_logprobs(row, id, r.num_top, s, h, record, p.width);
+}
