@@ -4,10 +4,16 @@
 //! hold. So a step can be asked for before the one before it has been read back.
 
 mod cpu;
+#[cfg(any(feature = "cuda", test))]
+mod cuda;
+#[cfg(test)]
+mod cuda_tests;
 #[cfg(test)]
 mod tests;
 
 use crate::views::{contiguous, slice};
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Result, Tensor, bail};
 
 /// Marks an id as the number of a row.
@@ -25,7 +31,8 @@ pub fn pending(row: u32) -> u32 {
 /// thrown away.
 ///
 /// # Errors
-/// A shape or dtype that does not fit, a strided input; on the CPU a row beyond the records.
+/// A shape or dtype that does not fit, a strided input, a row beyond the records. On a CUDA device
+/// only the device knows the rows: there one beyond the records stands for id 0.
 pub fn resolve_ids(ids: &Tensor, records: &Tensor) -> Result<()> {
     ids.dims1()?;
     let (_, width) = records.dims2()?;
@@ -60,5 +67,15 @@ impl InplaceOp2 for ResolveIds {
         let (start, end) = contiguous(ids_layout, "ids")?;
         let CpuStorage::U32(ids) = ids else { bail!("ids must be U32") };
         cpu::resolve(&mut ids[start..end], records, width)
+    }
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        ids: &mut CudaStorage,
+        ids_layout: &Layout,
+        records: &CudaStorage,
+        records_layout: &Layout,
+    ) -> Result<()> {
+        cuda::forward::resolve_ids((ids, ids_layout), (records, records_layout))
     }
 }
