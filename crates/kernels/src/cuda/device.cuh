@@ -23,7 +23,7 @@ struct Identity {
 #define KERNEL(name, Params, ...)                                  \
     extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name( \
         const __grid_constant__ Params p)
-#define SHARED(name, ...) __shared__ Identity<__VA_ARGS__>::Type name
+#define SHARED(name, ...) __shared__ typename Identity<__VA_ARGS__>::Type name
 extern __shared__ __align__(128) unsigned char dynamic_shared[];
 #define DYNAMIC_SHARED(name) unsigned char* const name = dynamic_shared
 #endif
@@ -143,6 +143,27 @@ __device__ __forceinline__ void store_row_pack(T* row, int index, int len, bool 
     for (int i = 0; i < Pack<T>::LEN; i++) {
         if (start + i < len) row[start + i] = pack.x[i];
     }
+}
+
+// Reads what another block wrote in this launch: from the L2 cache, which all blocks share.
+template <class T>
+__device__ __forceinline__ T load_shared_by_blocks(const T* address) {
+#ifdef SCONCE_HOST
+    return *address;
+#else
+    return __ldcg(address);
+#endif
+}
+
+// 2^x to 2 units in the last place; results below 2^-126 are 0.
+__device__ __forceinline__ float fast_exp2(float x) {
+#ifdef SCONCE_HOST
+    return exp2f(x);
+#else
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+#endif
 }
 
 // --- reductions; every thread gets the result, in an order that is always the same ---
