@@ -62,6 +62,7 @@ fn seconds(dtype: DType, rows: usize, context: usize) -> Result<f64> {
         context_lens: &ids(vec![context as u32], &[1])?,
         block_tables: &ids(table.collect(), &[1, num_blocks])?,
         scale: (HEAD_DIM as f32).powf(-0.5),
+        on_device: None,
     };
     let mut layers = layers.iter().cycle();
     median_seconds(BUDGET, || {

@@ -18,7 +18,7 @@ pub(crate) mod transfer;
 #[cfg(feature = "cuda")]
 pub(crate) use context::{memory, open};
 #[cfg(feature = "cuda")]
-pub(crate) use module::{Module, address, allocate, launch, module, tensor_address};
+pub(crate) use module::{Module, address, allocate, launch, module, processors, tensor_address};
 
 use candle_core::{DType, Result, bail};
 

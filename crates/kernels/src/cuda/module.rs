@@ -4,7 +4,7 @@
 use super::Launch;
 use crate::views::contiguous;
 use candle_core::backend::BackendStorage;
-use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute;
+use candle_core::cuda_backend::cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute};
 use candle_core::cuda_backend::cudarc::driver::{
     CudaFunction, CudaModule, CudaStream, DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg,
 };
@@ -130,6 +130,15 @@ pub(crate) fn launch<P: Copy>(
     // in the order of the stream.
     unsafe { builder.launch(config) }.w()?;
     Ok(())
+}
+
+/// Multiprocessors, and the shared memory of each in bytes.
+pub(crate) fn processors(device: &CudaDevice) -> Result<(usize, usize)> {
+    let stream = device.cuda_stream();
+    let ask = |attribute| stream.context().attribute(attribute).w();
+    let count = ask(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+    let shared = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR;
+    Ok((count as usize, ask(shared)? as usize))
 }
 
 /// Device address of the first element of a contiguous view.

@@ -13,11 +13,20 @@
 //! size or the blocks.
 
 mod cpu;
+#[cfg(any(feature = "cuda", test))]
+mod cuda;
+#[cfg(test)]
+mod cuda_tests;
+mod extents;
 #[cfg(test)]
 mod tests;
 mod tile;
 
+pub use extents::{Extents, SPLIT_ROWS, Workspace};
+
 use crate::views::{expect_dims, match_element};
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
@@ -42,6 +51,17 @@ pub struct PagedAttention<'a> {
     pub context_lens: &'a Tensor,
     /// Blocks of each sequence in order, padded with anything. `[seqs, max_blocks]` u32
     pub block_tables: &'a Tensor,
+    /// What a CUDA device needs besides; not used on the CPU.
+    pub on_device: Option<OnDevice<'a>>,
+}
+
+/// What a device cannot look up before a launch, and may not allocate during one.
+#[derive(Debug, Clone, Copy)]
+pub struct OnDevice<'a> {
+    /// Bounds of the lengths.
+    pub extents: Extents,
+    /// Memory for the parts of results; of one stream, for calls one after another.
+    pub workspace: &'a Workspace,
 }
 
 /// The largest head that the kernels take.
@@ -109,6 +129,22 @@ impl CustomOp3 for Attend<'_> {
             let cache = [(key, key_layout), (value, value_layout)];
             cpu::paged_attention::<E>((q, q_layout), cache, self.args)?
         });
+        Ok((out, (tokens, num_heads * head_dim).into()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        q: &CudaStorage,
+        q_layout: &Layout,
+        key: &CudaStorage,
+        key_layout: &Layout,
+        value: &CudaStorage,
+        value_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (tokens, num_heads, head_dim) = q_layout.shape().dims3()?;
+        let cache = [(key, key_layout), (value, value_layout)];
+        let out = cuda::forward::paged_attention((q, q_layout), cache, self.args)?;
         Ok((out, (tokens, num_heads * head_dim).into()))
     }
 }

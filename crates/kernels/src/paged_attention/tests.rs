@@ -6,28 +6,33 @@ use crate::testing::{
 };
 use candle_core::{DType, Device, Result, Tensor};
 
-const TOLERANCE: Tolerance = Tolerance { f32: 3e-6, bf16: 4e-3 };
+pub(super) const TOLERANCE: Tolerance = Tolerance { f32: 3e-6, bf16: 4e-3 };
 
 /// Heads and blocks of a case.
 #[derive(Clone, Copy)]
-struct Shape {
-    num_heads: usize,
-    num_kv_heads: usize,
-    head_dim: usize,
-    block_size: usize,
+pub(super) struct Shape {
+    pub(super) num_heads: usize,
+    pub(super) num_kv_heads: usize,
+    pub(super) head_dim: usize,
+    pub(super) block_size: usize,
 }
 
 /// A cache of `num_keys` keys for each of some sequences: key `p` of sequence `s` is the same in every
 /// layout, its block is not.
-struct Case {
-    shape: Shape,
-    cache: KvCacheLayer,
-    tables: Vec<Vec<u32>>,
+pub(super) struct Case {
+    pub(super) shape: Shape,
+    pub(super) cache: KvCacheLayer,
+    pub(super) tables: Vec<Vec<u32>>,
 }
 
 impl Case {
     /// `shuffle` decides which blocks the sequences get.
-    fn new(shape: Shape, num_keys: &[usize], shuffle: u64, like: &Tensor) -> Result<Self> {
+    pub(super) fn new(
+        shape: Shape,
+        num_keys: &[usize],
+        shuffle: u64,
+        like: &Tensor,
+    ) -> Result<Self> {
         let Shape { num_kv_heads, head_dim, block_size, .. } = shape;
         let needed: Vec<usize> = num_keys.iter().map(|n| n.div_ceil(block_size)).collect();
         let num_blocks = needed.iter().sum::<usize>() + 3;
@@ -73,18 +78,28 @@ impl Case {
         }
         let contexts: Vec<u32> = parts.iter().map(|part| part.2 as u32).collect();
         let args = PagedAttention {
-            scale: (self.shape.head_dim as f32).powf(-0.5) * 4.0,
+            scale: self.scale(),
             q_starts: &ids(&q_starts, q.device())?,
             context_lens: &ids(&contexts, q.device())?,
             block_tables: &ids(&tables, q.device())?.reshape((parts.len(), width))?,
+            on_device: None,
         };
         paged_attention(q, &self.cache, &args)
     }
 
-    fn reference(&self, q: &Tensor, parts: &[(usize, usize, usize)]) -> Result<Vec<f64>> {
+    pub(super) fn scale(&self) -> f32 {
+        (self.shape.head_dim as f32).powf(-0.5) * 4.0
+    }
+
+    pub(super) fn reference(
+        &self,
+        q: &Tensor,
+        parts: &[(usize, usize, usize)],
+        variant: &Variant,
+    ) -> Result<Vec<f64>> {
         let Shape { num_heads, num_kv_heads, head_dim, block_size } = self.shape;
         let (q, key, value) = (to_f64(q)?, to_f64(&self.cache.key)?, to_f64(&self.cache.value)?);
-        let scale = f64::from((head_dim as f32).powf(-0.5) * 4.0);
+        let scale = f64::from(self.scale());
         let mut out = Vec::new();
         for &(s, rows, context) in parts {
             for row in 0..rows {
@@ -95,16 +110,20 @@ impl Case {
                         let head = head / (num_heads / num_kv_heads);
                         ((block * num_kv_heads + head) * block_size + p % block_size) * head_dim
                     };
-                    let visible = context - rows + row + 1;
-                    let weights: Vec<f64> = (0..visible)
+                    let visible = (context + row + 1).saturating_sub(rows);
+                    let first = variant.window.map_or(0, |window| visible.saturating_sub(window));
+                    let weights: Vec<f64> = (first..visible)
                         .map(|p| {
                             let key = &key[at(p)..][..head_dim];
-                            (q.iter().zip(key).map(|(q, k)| q * k).sum::<f64>() * scale).exp()
+                            let score = q.iter().zip(key).map(|(q, k)| q * k).sum::<f64>() * scale;
+                            variant.soft_cap.map_or(score, |cap| cap * (score / cap).tanh()).exp()
                         })
                         .collect();
-                    let sum: f64 = weights.iter().sum();
+                    let sink = variant.sinks.get(head).map_or(0.0, |&sink| f64::from(sink).exp());
+                    let sum = weights.iter().sum::<f64>() + sink;
                     for i in 0..head_dim {
-                        out.push((0..visible).map(|p| weights[p] / sum * value[at(p) + i]).sum());
+                        let value = |(p, weight): (usize, &f64)| weight / sum * value[at(p) + i];
+                        out.push((first..visible).zip(&weights).map(value).sum());
                     }
                 }
             }
@@ -113,7 +132,16 @@ impl Case {
     }
 }
 
-fn queries(shape: Shape, rows: usize, dtype: DType, device: &Device) -> Result<Tensor> {
+/// What attention may do besides.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Variant {
+    pub(super) window: Option<usize>,
+    pub(super) soft_cap: Option<f64>,
+    /// `[heads]` or empty
+    pub(super) sinks: Vec<f32>,
+}
+
+pub(super) fn queries(shape: Shape, rows: usize, dtype: DType, device: &Device) -> Result<Tensor> {
     tensor(77, &[rows, shape.num_heads, shape.head_dim], dtype, device)
 }
 
@@ -142,7 +170,7 @@ fn equals_the_reference() -> Result<()> {
                 let case = Case::new(shape, &NUM_KEYS, 1, &q)?;
                 let out = case.run(&q, &PARTS)?;
                 assert_eq!(out.dims(), [NUM_ROWS, shape.num_heads * shape.head_dim]);
-                assert_close(&out, &case.reference(&q, &PARTS)?, TOLERANCE);
+                assert_close(&out, &case.reference(&q, &PARTS, &Variant::default())?, TOLERANCE);
             }
         }
     }

@@ -1,0 +1,303 @@
+//! Attention on a CUDA device: which kernels take which sequences, and their grids.
+//!
+//! Sequences with up to [`SPLIT_ROWS`] rows are the split kernel's, the others the tile kernel's; both
+//! look at all sequences and take their own. What has no kernel on the tensor cores (f32, odd head
+//! dims) goes to a plain one.
+
+use super::{Extents, SPLIT_ROWS};
+use crate::cuda::Launch;
+use candle_core::{DType, Result, bail};
+
+/// `PagedAttentionParams` of `params.cuh`; addresses of contiguous tensors.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PagedAttentionParams {
+    /// `[tokens, heads, head_dim]`
+    pub(super) q: u64,
+    /// `[num_blocks, kv_heads, block_size, head_dim]`
+    pub(super) key: u64,
+    /// As key.
+    pub(super) value: u64,
+    /// As q.
+    pub(super) out: u64,
+    /// `[seqs + 1]`
+    pub(super) q_starts: u64,
+    /// `[seqs]`
+    pub(super) context_lens: u64,
+    /// `[seqs, table_width]`
+    pub(super) block_tables: u64,
+    /// `[heads]` f32, 0 without sinks
+    pub(super) sinks: u64,
+    /// `[partials, heads, head_dim]` f32
+    pub(super) partial_out: u64,
+    /// `[partials, heads, 2]` f32
+    pub(super) partial_softmax: u64,
+    /// `[seqs, row tiles, kv_heads]` u32, zero between launches
+    pub(super) arrivals: u64,
+    pub(super) scale: f32,
+    /// 0: none
+    pub(super) soft_cap: f32,
+    pub(super) num_seqs: i32,
+    pub(super) num_heads: i32,
+    pub(super) num_kv_heads: i32,
+    pub(super) head_dim: i32,
+    pub(super) block_size: i32,
+    pub(super) table_width: i32,
+    /// 0: all keys
+    pub(super) window: i32,
+    pub(super) split_rows: i32,
+}
+
+/// Query heads of a warp in the plain kernel.
+const PLAIN_WARPS: usize = 4;
+
+/// What a grid depends on besides the lengths.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Heads {
+    pub(super) num_heads: usize,
+    pub(super) num_kv_heads: usize,
+    pub(super) head_dim: usize,
+    pub(super) dtype: DType,
+}
+
+/// What a device holds at once.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Processors {
+    pub(super) count: usize,
+    /// Shared memory of each, in bytes.
+    pub(super) shared_bytes: usize,
+}
+
+/// A form of the split kernel: `SplitShape` of `split.cuh`.
+struct SplitForm {
+    functions: [&'static str; 2], // bf16, f16
+    rows: usize,
+    warps: usize,
+    /// Blocks that a multiprocessor has registers for.
+    max_blocks: usize,
+}
+
+macro_rules! functions {
+    ($kernel:literal) => {
+        [
+            concat!("paged_attention_", $kernel, "_bf16"),
+            concat!("paged_attention_", $kernel, "_f16"),
+        ]
+    };
+}
+
+impl SplitForm {
+    fn of(head_dim: usize, has_many_rows: bool) -> Option<Self> {
+        let (functions, rows, warps, max_blocks) = match (head_dim, has_many_rows) {
+            (64, false) => (functions!("split_64x1"), 16, 4, 4),
+            (64, true) => (functions!("split_64x2"), 32, 4, 3),
+            (96, false) => (functions!("split_96x1"), 16, 4, 3),
+            (96, true) => (functions!("split_96x2"), 32, 4, 2),
+            (128, false) => (functions!("split_128x1"), 16, 4, 3),
+            (128, true) => (functions!("split_128x2"), 32, 4, 2),
+            (256, _) => (functions!("split_256x1"), 16, 2, 3),
+            _ => return None,
+        };
+        Some(Self { functions, rows, warps, max_blocks })
+    }
+
+    /// Two stages of a tile of 16 keys and their values for each warp, rows padded by 16 bytes.
+    fn shared_bytes(&self, head_dim: usize) -> usize {
+        self.warps * 2 * 2 * 16 * (head_dim + 8) * 2
+    }
+}
+
+/// A form of the tile kernel: `TileShape` of `tile.cuh`.
+struct TileForm {
+    functions: [&'static str; 2], // bf16, f16
+    rows: usize,
+    keys: usize,
+}
+
+impl TileForm {
+    fn of(head_dim: usize) -> Option<Self> {
+        let (functions, rows, keys) = match head_dim {
+            64 => (functions!("tile_64"), 128, 64),
+            96 => (functions!("tile_96"), 128, 64),
+            128 => (functions!("tile_128"), 128, 64),
+            256 => (functions!("tile_256"), 64, 32),
+            _ => return None,
+        };
+        Some(Self { functions, rows, keys })
+    }
+
+    fn shared_bytes(&self, head_dim: usize) -> usize {
+        (self.rows + 2 * self.keys) * (head_dim + 8) * 2
+    }
+}
+
+/// The launches for at least one row, in any order. They suffice for every call whose lengths the
+/// extents bound.
+pub(super) fn plan(
+    heads: &Heads,
+    tokens: usize,
+    extents: &Extents,
+    processors: Processors,
+) -> Result<Vec<Launch>> {
+    let &Heads { num_heads, num_kv_heads, head_dim, dtype } = heads;
+    let group_size = num_heads / num_kv_heads;
+    let dtype_index = match dtype {
+        DType::BF16 => Some(0),
+        DType::F16 => Some(1),
+        DType::F32 => None,
+        other => bail!("q must be f32, f16 or bf16, it is {other:?}"),
+    };
+    let split = SplitForm::of(head_dim, extents.max_split_rows * group_size > 16);
+    let (Some(dtype), Some(split), Some(tile)) = (dtype_index, split, TileForm::of(head_dim))
+    else {
+        return Ok(vec![plain(heads, tokens)]);
+    };
+    let mut launches = Vec::new();
+    if extents.split_seqs > 0 {
+        let shared_bytes = split.shared_bytes(head_dim);
+        // A block has a KiB of its own besides.
+        let fitting = processors.shared_bytes / (shared_bytes + 1024);
+        let resident = processors.count * fitting.clamp(1, split.max_blocks);
+        let row_tiles = (extents.max_split_rows * group_size).div_ceil(split.rows);
+        let units = extents.split_seqs * row_tiles * extents.max_splits();
+        launches.push(Launch {
+            function: split.functions[dtype],
+            grid: [resident.min(units * num_kv_heads) as u32, 1, 1],
+            block: [split.warps as u32 * 32, 1, 1],
+            shared_bytes: shared_bytes as u32,
+        });
+    }
+    if extents.tile_seqs > 0 {
+        // Every sequence may have one tile that is not full.
+        let rows = extents.tile_rows * group_size + extents.tile_seqs * (tile.rows - 1);
+        launches.push(Launch {
+            function: tile.functions[dtype],
+            grid: [(rows / tile.rows * num_kv_heads) as u32, 1, 1],
+            block: [128, 1, 1],
+            shared_bytes: tile.shared_bytes(head_dim) as u32,
+        });
+    }
+    Ok(launches)
+}
+
+fn plain(heads: &Heads, tokens: usize) -> Launch {
+    let function = match heads.dtype {
+        DType::BF16 => "paged_attention_plain_bf16",
+        DType::F16 => "paged_attention_plain_f16",
+        _ => "paged_attention_plain_f32",
+    };
+    let head_blocks = heads.num_heads.div_ceil(PLAIN_WARPS);
+    Launch {
+        function,
+        grid: [tokens as u32, head_blocks as u32, 1],
+        block: [PLAIN_WARPS as u32 * 32, 1, 1],
+        shared_bytes: 0,
+    }
+}
+
+#[cfg(feature = "cuda")]
+pub(super) mod forward {
+    //! The candle side.
+
+    use super::super::extents::num_arrivals;
+    use super::super::{OnDevice, PagedAttention};
+    use super::{Heads, PagedAttentionParams, Processors, SPLIT_ROWS, plan};
+    use crate::cuda::{Module, address, allocate, launch, module, processors, tensor_address};
+    use candle_core::backend::BackendStorage;
+    use candle_core::{CudaStorage, DType, Layout, Result, Tensor, bail};
+
+    static MODULE: Module = module!("paged_attention");
+
+    /// q `[tokens, heads, head_dim]`, cache `[num_blocks, kv_heads, block_size, head_dim]` twice.
+    pub(crate) fn paged_attention(
+        (q, q_layout): (&CudaStorage, &Layout),
+        [(key, key_layout), (value, value_layout)]: [(&CudaStorage, &Layout); 2],
+        args: &PagedAttention,
+    ) -> Result<CudaStorage> {
+        let (tokens, num_heads, head_dim) = q_layout.shape().dims3()?;
+        let (num_blocks, num_kv_heads, block_size, _) = key_layout.shape().dims4()?;
+        let (num_seqs, table_width) = args.block_tables.dims2()?;
+        let Some(on_device) = &args.on_device else {
+            bail!("on_device must be given: a device needs bounds of the lengths and a workspace");
+        };
+        check(on_device, (tokens, num_seqs), (num_heads, head_dim))?;
+        if block_size % 8 != 0 {
+            bail!("a block must have a multiple of 8 keys on a CUDA device, it has {block_size}");
+        }
+        if num_blocks * num_kv_heads * block_size > u32::MAX as usize {
+            bail!("cache.key must have fewer than 2^32 rows, its shape is {:?}", key_layout.dims());
+        }
+        let OnDevice { extents, workspace } = on_device;
+        let (out, out_address) = allocate(q.device(), q.dtype(), tokens * num_heads * head_dim)?;
+        let params = PagedAttentionParams {
+            q: aligned(address(q, q_layout, "q")?, "q")?,
+            key: aligned(address(key, key_layout, "cache.key")?, "cache.key")?,
+            value: aligned(address(value, value_layout, "cache.value")?, "cache.value")?,
+            out: out_address,
+            q_starts: indices(args.q_starts, "q_starts")?,
+            context_lens: indices(args.context_lens, "context_lens")?,
+            block_tables: indices(args.block_tables, "block_tables")?,
+            sinks: 0,
+            partial_out: tensor_address(&workspace.partial_out, "workspace")?,
+            partial_softmax: tensor_address(&workspace.partial_softmax, "workspace")?,
+            arrivals: tensor_address(&workspace.arrivals, "workspace")?,
+            scale: args.scale,
+            soft_cap: 0.0,
+            num_seqs: num_seqs as i32,
+            num_heads: num_heads as i32,
+            num_kv_heads: num_kv_heads as i32,
+            head_dim: head_dim as i32,
+            block_size: block_size as i32,
+            table_width: table_width as i32,
+            window: 0,
+            split_rows: SPLIT_ROWS as i32,
+        };
+        if tokens > 0 {
+            let heads = Heads { num_heads, num_kv_heads, head_dim, dtype: q.dtype() };
+            let (count, shared_bytes) = processors(q.device())?;
+            let processors = Processors { count, shared_bytes };
+            for one in plan(&heads, tokens, extents, processors)? {
+                launch(q.device(), &MODULE, &one, &params)?;
+            }
+        }
+        Ok(out)
+    }
+
+    /// Refuses extents that leave rows out, and a workspace that is too small for them.
+    fn check(
+        OnDevice { extents, workspace }: &OnDevice,
+        (tokens, num_seqs): (usize, usize),
+        (num_heads, head_dim): (usize, usize),
+    ) -> Result<()> {
+        if extents.split_rows + extents.tile_rows < tokens {
+            bail!("extents must cover the {tokens} rows of q, they are {extents:?}");
+        }
+        let (partials, heads, width) = workspace.partial_out.dims3()?;
+        if partials < extents.num_partials() || (heads, width) != (num_heads, head_dim) {
+            bail!(
+                "workspace has {partials} parts of [{heads}, {width}], the call needs {} of \
+                 [{num_heads}, {head_dim}]",
+                extents.num_partials()
+            );
+        }
+        if workspace.arrivals.elem_count() < num_arrivals(num_seqs, num_heads) {
+            bail!("workspace was made for fewer than {num_seqs} sequences");
+        }
+        Ok(())
+    }
+
+    fn indices(tensor: &Tensor, name: &str) -> Result<u64> {
+        if tensor.dtype() != DType::U32 {
+            bail!("{name} must be U32, it is {:?}", tensor.dtype());
+        }
+        tensor_address(tensor, name)
+    }
+
+    /// Refuses a view that does not start where 16 bytes can be read at once.
+    fn aligned(address: u64, name: &str) -> Result<u64> {
+        if address % 16 != 0 {
+            bail!("{name} must start at a multiple of 16 bytes on a CUDA device");
+        }
+        Ok(address)
+    }
+}
