@@ -1,10 +1,13 @@
 //! Packing: from a plan's entries to the tensors of a forward pass.
 
+use std::sync::Arc;
+
 use candle_core::{Device, Result, Tensor};
 use kernels::device::upload;
+use kernels::paged_attention::SPLIT_ROWS;
 use scheduler::{Entry, Plan};
 
-use crate::model::{ForwardBatch, NO_SLOT};
+use crate::model::{Extents, ForwardBatch, NO_SLOT, Workspace};
 
 /// Consecutive tokens of one entry.
 #[derive(Debug, Clone, Copy)]
@@ -51,13 +54,26 @@ pub(crate) enum Pack<'a> {
     Scoring(Span<'a>),
 }
 
-/// Divides a plan into forward passes of at most `max_rows` rows of logits.
+/// Bounds of a forward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PackLimits {
+    /// Rows of logits.
+    pub(crate) logits_rows: usize,
+    /// Rows of sequences with so few that attention splits their keys, in a workspace of this size.
+    pub(crate) split_rows: usize,
+}
+
+/// Divides a plan into forward passes within the limits.
 ///
 /// Nearly always there is one: more only where drafts are many. A prompt that wants its own log-probabilities runs apart and in
 /// pieces: the logits of all its rows would otherwise dwarf every other tensor of the step.
 ///
 /// `drafts` has the guesses of each entry, at most as many as it has room for.
-pub(crate) fn divide<'a>(plan: &'a Plan, drafts: &[&'a [u32]], max_rows: usize) -> Vec<Pack<'a>> {
+pub(crate) fn divide<'a>(
+    plan: &'a Plan,
+    drafts: &[&'a [u32]],
+    limits: PackLimits,
+) -> Vec<Pack<'a>> {
     let entries = plan.entries.iter().zip(drafts).enumerate();
     let (scored, sampled): (Vec<_>, Vec<_>) = entries
         .map(|(index, (entry, &drafts))| {
@@ -66,12 +82,16 @@ pub(crate) fn divide<'a>(plan: &'a Plan, drafts: &[&'a [u32]], max_rows: usize) 
         })
         .partition(|span| span.entry.prompt_logits);
     let mut packs = Vec::with_capacity(1);
-    let (mut pack, mut num_rows) = (Vec::new(), 0);
+    let mut pack = Vec::new();
+    let (mut num_rows, mut num_split_rows) = (0, 0);
     for span in sampled {
+        let split_rows = if span.len <= SPLIT_ROWS { span.len } else { 0 };
         num_rows += span.num_sampled_rows();
-        if num_rows > max_rows && !pack.is_empty() {
+        num_split_rows += split_rows;
+        let is_full = num_rows > limits.logits_rows || num_split_rows > limits.split_rows;
+        if is_full && !pack.is_empty() {
             packs.push(Pack::Sampling(std::mem::take(&mut pack)));
-            num_rows = span.num_sampled_rows();
+            (num_rows, num_split_rows) = (span.num_sampled_rows(), split_rows);
         }
         pack.push(span);
     }
@@ -79,8 +99,9 @@ pub(crate) fn divide<'a>(plan: &'a Plan, drafts: &[&'a [u32]], max_rows: usize) 
         packs.push(Pack::Sampling(pack));
     }
     for whole in scored {
-        packs.extend((0..whole.len).step_by(max_rows).map(|offset| {
-            Pack::Scoring(Span { offset, len: max_rows.min(whole.len - offset), ..whole })
+        packs.extend((0..whole.len).step_by(limits.logits_rows).map(|offset| {
+            let len = limits.logits_rows.min(whole.len - offset);
+            Pack::Scoring(Span { offset, len, ..whole })
         }));
     }
     packs
@@ -187,12 +208,25 @@ impl BatchLists {
     }
 
     /// Copies them to the device in one go: each copy costs a device more than the few bytes do.
-    pub(crate) fn upload(&self, device: &Device) -> Result<ForwardBatch> {
-        self.divide(&upload(&self.words(), device)?)
+    pub(crate) fn upload(
+        &self,
+        device: &Device,
+        workspace: Option<&Arc<Workspace>>,
+    ) -> Result<ForwardBatch> {
+        let rows = self.q_starts.windows(2).map(|ends| (ends[1] - ends[0]) as usize);
+        let contexts = self.context_lens.iter().map(|len| *len as usize);
+        let extents = Extents::of(rows.zip(contexts));
+        self.divide(&upload(&self.words(), device)?, extents, workspace)
     }
 
-    /// The batch in a tensor that has, or will have, the [words](Self::words) of lists of these lengths.
-    pub(crate) fn divide(&self, words: &Tensor) -> Result<ForwardBatch> {
+    /// The batch in a tensor that has, or will have, the [words](Self::words) of lists of these lengths,
+    /// which describe sequences within `extents`.
+    pub(crate) fn divide(
+        &self,
+        words: &Tensor,
+        extents: Extents,
+        workspace: Option<&Arc<Workspace>>,
+    ) -> Result<ForwardBatch> {
         let mut start = 0;
         let mut next = |len| {
             start += len;
@@ -209,6 +243,7 @@ impl BatchLists {
             logits_rows: next(logits_rows)?,
             block_tables: next(block_tables)?
                 .reshape((self.context_lens.len(), self.table_width))?,
+            on_device: workspace.map(|workspace| (extents, Arc::clone(workspace))),
         })
     }
 }
@@ -233,6 +268,10 @@ mod tests {
         }
     }
 
+    fn limits(logits_rows: usize) -> PackLimits {
+        PackLimits { logits_rows, split_rows: usize::MAX }
+    }
+
     fn plan(entries: Vec<Entry>) -> Plan {
         let num_tokens = entries.iter().map(|entry| entry.len).sum();
         Plan { step: 1, entries, num_tokens, preempted: Vec::new() }
@@ -245,9 +284,9 @@ mod tests {
             entry(2, 2, &[12, 13, 14], &[0, 9, 3], false),
             entry(3, 0, &[20, 21], &[5], true),
         ]);
-        let packs = divide(&plan, &[&[][..]; 3], 4);
+        let packs = divide(&plan, &[&[][..]; 3], limits(4));
         assert_eq!(packs.len(), 1);
-        let batch = packs[0].lists(4, |_| unreachable!()).upload(&Device::Cpu).unwrap();
+        let batch = packs[0].lists(4, |_| unreachable!()).upload(&Device::Cpu, None).unwrap();
         let read = |tensor: &Tensor| tensor.to_vec1::<u32>().unwrap();
         assert_eq!(read(&batch.ids), [50, 12, 13, 14, 20, 21]);
         assert_eq!(read(&batch.positions), [5, 2, 3, 4, 0, 1]);
@@ -264,7 +303,7 @@ mod tests {
         let mut scored = entry(1, 8, &[1, 2, 3, 4, 5, 6, 7], &[4, 5, 6, 7], true);
         scored.prompt_logits = true;
         let plan = plan(vec![scored, entry(2, 0, &[9], &[0], true)]);
-        let packs = divide(&plan, &[&[][..]; 2], 3);
+        let packs = divide(&plan, &[&[][..]; 2], limits(3));
         let shapes: Vec<_> = packs
             .iter()
             .map(|pack| {
@@ -276,7 +315,7 @@ mod tests {
             shapes,
             [(1, 0, 1, true), (0, 8, 11, false), (0, 11, 14, false), (0, 14, 15, true)]
         );
-        let batch = packs[2].lists(4, |_| unreachable!()).upload(&Device::Cpu).unwrap();
+        let batch = packs[2].lists(4, |_| unreachable!()).upload(&Device::Cpu, None).unwrap();
         assert_eq!(batch.logits_rows.to_vec1::<u32>().unwrap(), [0, 1, 2]);
         assert_eq!(batch.context_lens.to_vec1::<u32>().unwrap(), [14]);
         assert_eq!(batch.ids.to_vec1::<u32>().unwrap(), [4, 5, 6]);
@@ -295,17 +334,23 @@ mod tests {
             drafted(3, 2, drafts[2], 3),
             entry(4, 3, &[5], &[4], true),
         ]);
-        let packs = divide(&plan, &drafts, 4);
+        let packs = divide(&plan, &drafts, limits(4));
         let sizes: Vec<_> = packs.iter().map(|pack| pack.spans().len()).collect();
         assert_eq!(sizes, [2, 2], "five rows are more than four");
-        let batch = packs[0].lists(4, |_| unreachable!()).upload(&Device::Cpu).unwrap();
+        let batch = packs[0].lists(4, |_| unreachable!()).upload(&Device::Cpu, None).unwrap();
         let read = |tensor: &Tensor| tensor.to_vec1::<u32>().unwrap();
         assert_eq!(read(&batch.ids), [1, 2, 41, 7, 8]);
         assert_eq!(read(&batch.positions), [0, 1, 1, 2, 3]);
         assert_eq!(read(&batch.context_lens), [2, 4]);
         assert_eq!(read(&batch.logits_rows), [2, 3, 4]);
         assert_eq!(
-            read(&packs[1].lists(4, |_| unreachable!()).upload(&Device::Cpu).unwrap().logits_rows),
+            read(
+                &packs[1]
+                    .lists(4, |_| unreachable!())
+                    .upload(&Device::Cpu, None)
+                    .unwrap()
+                    .logits_rows
+            ),
             [0, 1, 2]
         );
     }
@@ -315,20 +360,36 @@ mod tests {
         let mut entries = vec![entry(1, 3, &[], &[0], true), entry(2, 0, &[8, 9], &[1], false)];
         entries[0].len = 1;
         let plan = plan(entries);
-        let packs = divide(&plan, &[&[][..]; 2], 8);
-        let batch = packs[0].lists(4, |entry| 70 + entry.id.0 as u32).upload(&Device::Cpu).unwrap();
+        let packs = divide(&plan, &[&[][..]; 2], limits(8));
+        let batch =
+            packs[0].lists(4, |entry| 70 + entry.id.0 as u32).upload(&Device::Cpu, None).unwrap();
         assert_eq!(batch.ids.to_vec1::<u32>().unwrap(), [71, 8, 9]);
         assert_eq!(batch.positions.to_vec1::<u32>().unwrap(), [3, 0, 1]);
     }
 
     #[test]
+    fn rows_that_attention_splits_are_bounded() {
+        let ids = [1; 9];
+        let lens = [3, 9, 4, 1, 8, 9];
+        let entries = lens
+            .iter()
+            .enumerate()
+            .map(|(at, len)| entry(at as u64, 0, &ids[..*len], &[at as u32], true));
+        let plan = plan(entries.collect());
+        let limits = PackLimits { logits_rows: 9, split_rows: 8 };
+        let packs = divide(&plan, &[&[][..]; 6], limits);
+        let sizes: Vec<_> = packs.iter().map(|pack| pack.spans().len()).collect();
+        assert_eq!(sizes, [4, 2], "3 + 4 + 1 rows, then 8; nine are no split rows");
+    }
+
+    #[test]
     fn padding_reads_and_writes_nothing() {
         let plan = plan(vec![entry(1, 5, &[50], &[7, 2], true), entry(2, 0, &[9], &[3], true)]);
-        let packs = divide(&plan, &[&[][..]; 2], 8);
+        let packs = divide(&plan, &[&[][..]; 2], limits(8));
         assert!(packs[0].only_decodes());
         let mut lists = packs[0].lists(4, |_| unreachable!());
         lists.pad(4, 3);
-        let batch = lists.upload(&Device::Cpu).unwrap();
+        let batch = lists.upload(&Device::Cpu, None).unwrap();
         let read = |tensor: &Tensor| tensor.to_vec1::<u32>().unwrap();
         assert_eq!(read(&batch.ids), [50, 9, 0, 0]);
         assert_eq!(read(&batch.slots), [9, 12, NO_SLOT, NO_SLOT]);
@@ -342,8 +403,10 @@ mod tests {
     #[test]
     fn chunks_alone_want_no_logits() {
         let plan = plan(vec![entry(1, 0, &[1, 2], &[0], false)]);
-        let batch =
-            divide(&plan, &[&[]], 8)[0].lists(4, |_| unreachable!()).upload(&Device::Cpu).unwrap();
+        let batch = divide(&plan, &[&[]], limits(8))[0]
+            .lists(4, |_| unreachable!())
+            .upload(&Device::Cpu, None)
+            .unwrap();
         assert_eq!(batch.logits_rows.dims(), [0]);
     }
 }

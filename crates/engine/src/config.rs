@@ -1,7 +1,9 @@
 //! What the operator asks for and what the engine runs with.
 
 use candle_core::DType;
+use kernels::paged_attention::SPLIT_ROWS;
 
+use crate::batch::PackLimits;
 use crate::memory::Size;
 use crate::model::ModelSpec;
 
@@ -209,6 +211,14 @@ impl EngineConfig {
     /// arithmetic likes.
     pub fn max_logits_rows(&self) -> usize {
         self.max_num_seqs.max(MIN_LOGITS_ROWS).min(self.max_num_batched_tokens)
+    }
+
+    /// Bounds of a forward pass.
+    pub(crate) fn pack_limits(&self) -> PackLimits {
+        let logits_rows = self.max_logits_rows();
+        // A GPU keeps a workspace for them; on the CPU they are rows like any other.
+        let split_rows = if self.on_gpu { logits_rows + SPLIT_ROWS } else { usize::MAX };
+        PackLimits { logits_rows, split_rows }
     }
 
     /// Numbers of sequences whose decode steps are recorded, rising. By default on a GPU: small steps

@@ -5,11 +5,23 @@
 //! recording reads, and launched with one call (CUDA graphs). On a device that records nothing the
 //! padded step runs as any other, which is how it is tested.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Device, Result, Tensor};
 use kernels::device::{Graph, upload, upload_into};
 
 use crate::batch::BatchLists;
-use crate::model::{CausalLm, ForwardBatch, KvCache};
+use crate::model::{CausalLm, Extents, ForwardBatch, KvCache, Workspace};
+
+/// Which steps are recorded, and for which model.
+#[derive(Debug)]
+pub(crate) struct Recording {
+    /// Numbers of sequences, rising; none at all for no recording.
+    pub(crate) sizes: Vec<usize>,
+    pub(crate) max_model_len: usize,
+    pub(crate) block_size: usize,
+    pub(crate) vocab_size: usize,
+}
 
 /// The sizes, and the memory that all of them write to.
 #[derive(Debug)]
@@ -32,23 +44,25 @@ struct DecodeGraph {
 }
 
 impl DecodeGraphs {
-    /// Records a step of each of the rising `sizes`, for sequences of up to `table_width` blocks.
+    /// Records a step of each size.
     pub(crate) fn record(
-        model: &dyn CausalLm,
-        cache: &KvCache,
-        sizes: &[usize],
-        (table_width, vocab_size): (usize, usize),
+        recording: &Recording,
+        (model, cache): (&dyn CausalLm, &KvCache),
         device: &Device,
+        workspace: Option<&Arc<Workspace>>,
     ) -> Result<Self> {
+        let Recording { sizes, max_model_len, block_size, vocab_size } = recording;
+        let table_width = max_model_len.div_ceil(*block_size);
         let largest = sizes.last().copied().unwrap_or(0);
-        let logits = Tensor::zeros((largest, vocab_size), DType::F32, device)?;
+        let logits = Tensor::zeros((largest, *vocab_size), DType::F32, device)?;
         let mut graphs = Vec::with_capacity(sizes.len());
         // The largest first: what it allocates suffices for the others.
         for &num_seqs in sizes.iter().rev() {
             let mut padding = BatchLists::default();
             padding.pad(num_seqs, table_width);
             let words = upload(&padding.words(), device)?;
-            let batch = padding.divide(&words)?;
+            let extents = Extents::of(std::iter::repeat_n((1, *max_model_len), num_seqs));
+            let batch = padding.divide(&words, extents, workspace)?;
             let graph = Graph::record(device, || forward(model, &batch, cache, &logits))?;
             graphs.push(DecodeGraph { num_seqs, words, batch, graph });
         }

@@ -1,14 +1,16 @@
 //! The cache tensors: their shape, size and allocation.
 
 use std::hint::black_box;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 use half::bf16;
 use half::vec::HalfBitsVecExt;
-use kernels::paged_attention::KvCacheLayer;
+use kernels::paged_attention::{Extents, KvCacheLayer, SPLIT_ROWS, Workspace};
 use kernels::pages::advise_huge_pages;
 use kernels::pool::for_each_row;
 
+use crate::config::EngineConfig;
 use crate::memory::MemoryPlan;
 use crate::model::{KvCache, ModelSpec};
 
@@ -21,6 +23,57 @@ pub(crate) struct CacheShape {
     pub(crate) block_size: usize,
     pub(crate) head_dim: usize,
     pub(crate) dtype: DType,
+    /// Of the workspace that attention on a GPU needs beside the cache.
+    pub(crate) attention: AttentionShape,
+}
+
+/// What attention of one forward pass is bounded by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct AttentionShape {
+    num_heads: usize,
+    head_dim: usize,
+    max_num_seqs: usize,
+    split_rows: usize,
+    max_model_len: usize,
+}
+
+impl AttentionShape {
+    pub(crate) fn of(spec: &ModelSpec, config: &EngineConfig) -> Self {
+        Self {
+            num_heads: spec.num_heads,
+            head_dim: spec.head_dim,
+            max_num_seqs: config.max_num_seqs,
+            split_rows: config.pack_limits().split_rows,
+            max_model_len: config.max_model_len,
+        }
+    }
+
+    fn extents(&self) -> Extents {
+        Extents {
+            split_seqs: self.max_num_seqs,
+            split_rows: self.split_rows,
+            max_split_rows: SPLIT_ROWS,
+            max_split_context: self.max_model_len,
+            ..Extents::default()
+        }
+    }
+
+    fn dims(&self) -> (usize, usize, usize) {
+        (self.max_num_seqs, self.num_heads, self.head_dim)
+    }
+
+    /// Memory of the workspace on a GPU.
+    pub(crate) fn workspace_bytes(&self) -> usize {
+        Workspace::size_in_bytes(&self.extents(), self.dims())
+    }
+
+    /// None on the CPU, which needs none.
+    pub(crate) fn workspace(&self, device: &Device) -> Result<Option<Arc<Workspace>>> {
+        if device.is_cpu() {
+            return Ok(None);
+        }
+        Ok(Some(Arc::new(Workspace::new(device, &self.extents(), self.dims())?)))
+    }
 }
 
 /// Bytes that one token takes in the cache, keys and values of all layers.
@@ -38,6 +91,7 @@ impl CacheShape {
             block_size: plan.config.block_size,
             head_dim: spec.head_dim,
             dtype: plan.config.dtype,
+            attention: AttentionShape::of(spec, &plan.config),
         }
     }
 

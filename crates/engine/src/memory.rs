@@ -7,7 +7,7 @@ use candle_core::DType;
 
 use crate::config::{EngineConfig, OptionError};
 pub use crate::host_memory::available_bytes;
-use crate::kv_cache::bytes_per_token;
+use crate::kv_cache::{AttentionShape, bytes_per_token};
 use crate::model::ModelSpec;
 
 /// Code, thread stacks, allocator slack: the resident size of a server of a 4 M parameter model,
@@ -114,8 +114,11 @@ impl MemoryPlan {
             )));
         }
         let alone = Self::compute(draft, config, self.available_bytes);
-        self.draft_bytes =
-            alone.weight_bytes + alone.table_bytes + alone.activation_bytes + alone.logits_bytes;
+        self.draft_bytes = alone.weight_bytes
+            + alone.table_bytes
+            + alone.activation_bytes
+            + alone.logits_bytes
+            + alone.workspace_bytes;
         self.block_bytes += alone.block_bytes;
         self.num_blocks = self.choose_blocks();
         Ok(self)
@@ -207,13 +210,15 @@ impl MemoryPlan {
     }
 }
 
-/// The logits that recorded steps write to, and their inputs.
+/// The logits that recorded steps write to, their inputs, and what attention works in on a GPU.
 fn workspace_bytes(spec: &ModelSpec, config: &EngineConfig) -> usize {
     let sizes = config.capture_sizes();
     let table_width = config.max_model_len.div_ceil(config.block_size);
     let words: usize = sizes.iter().map(|size| size * (6 + table_width) + 1).sum();
     let largest = sizes.last().copied().unwrap_or(0);
-    (largest * spec.vocab_size + words) * DType::F32.size_in_bytes()
+    let attention =
+        if config.on_gpu { AttentionShape::of(spec, config).workspace_bytes() } else { 0 };
+    (largest * spec.vocab_size + words) * DType::F32.size_in_bytes() + attention
 }
 
 /// Counts what `layers::Decoder::forward` holds at its two widest points, in elements of a token.

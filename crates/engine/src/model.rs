@@ -1,7 +1,9 @@
 //! The seam between the engine and the architectures: what a model must say and do.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Result, Tensor};
-pub use kernels::paged_attention::KvCacheLayer;
+pub use kernels::paged_attention::{Extents, KvCacheLayer, Workspace};
 pub use kernels::rope_kv_write::NO_SLOT;
 
 /// What the engine must know of a model before it is loaded; all from `config.json`.
@@ -48,6 +50,8 @@ pub struct ForwardBatch {
     pub block_tables: Tensor,
     /// Rows whose logits are wanted, rising. `[rows]` u32
     pub logits_rows: Tensor,
+    /// What attention needs on a device that cannot look at the lengths before it is asked.
+    pub on_device: Option<(Extents, Arc<Workspace>)>,
 }
 
 /// Keys and values of every layer.

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::mem;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use candle_core::{Device, Result, Tensor, bail};
@@ -13,10 +14,10 @@ use kernels::resolve_ids::{pending, resolve_ids};
 use kernels::sample::{PendingRecords, SampledRow, read_records, score};
 use scheduler::{Plan, SeqId};
 
-use crate::batch::{Pack, divide};
-use crate::graphs::DecodeGraphs;
+use crate::batch::{Pack, PackLimits, divide};
+use crate::graphs::{DecodeGraphs, Recording};
 use crate::kv_cache::CacheShape;
-use crate::model::{CausalLm, KvCache};
+use crate::model::{CausalLm, KvCache, Workspace};
 use crate::recovery::Reload;
 use crate::sampler::Sampler;
 use crate::sequence::Sequence;
@@ -31,21 +32,13 @@ pub(crate) struct Runner {
     device: Device,
     sampler: Sampler,
     draft_model: Option<DraftModel>,
-    /// Most rows of logits in a forward pass.
-    max_logits_rows: usize,
+    limits: PackLimits,
     recording: Recording,
+    /// Of attention on a GPU.
+    workspace: Option<Arc<Workspace>>,
     graphs: Option<DecodeGraphs>,
     /// When the last step was read: a device that works ahead began the next one then.
     last_read: Instant,
-}
-
-/// Which decode steps are recorded, and for which model.
-#[derive(Debug)]
-pub(crate) struct Recording {
-    /// Sequences, rising; none at all for no recording.
-    pub(crate) sizes: Vec<usize>,
-    pub(crate) max_model_len: usize,
-    pub(crate) vocab_size: usize,
 }
 
 /// A step that the device has been asked for.
@@ -99,18 +92,19 @@ impl Runner {
         model: Box<dyn CausalLm>,
         shape: CacheShape,
         device: Device,
-        max_logits_rows: usize,
+        limits: PackLimits,
         draft_model: Option<DraftModel>,
         recording: Recording,
     ) -> Result<Self> {
         let mut runner = Self {
             model: Some(model),
             cache: shape.allocate(&device)?,
+            workspace: shape.attention.workspace(&device)?,
             shape,
             device,
             sampler: Sampler::default(),
             draft_model,
-            max_logits_rows,
+            limits,
             recording,
             graphs: None,
             last_read: Instant::now(),
@@ -122,18 +116,13 @@ impl Runner {
     /// Records decode steps with the model and the cache as they are now.
     fn record(&mut self) -> Result<()> {
         self.graphs = None;
-        let Recording { sizes, max_model_len, vocab_size } = &self.recording;
-        if !sizes.is_empty() {
+        if !self.recording.sizes.is_empty() {
             let begun = Instant::now();
-            let shape = (max_model_len.div_ceil(self.shape.block_size), *vocab_size);
-            let (model, cache) = (self.model()?, &self.cache);
-            let graphs = DecodeGraphs::record(model, cache, sizes, shape, &self.device)?;
+            let (of, workspace) = ((self.model()?, &self.cache), self.workspace.as_ref());
+            let graphs = DecodeGraphs::record(&self.recording, of, &self.device, workspace)?;
             self.graphs = Some(graphs);
-            let seconds = begun.elapsed().as_secs_f64();
-            tracing::info!(
-                "{} decode steps recorded in {seconds:.2} s",
-                self.recording.sizes.len()
-            );
+            let (num_sizes, seconds) = (self.recording.sizes.len(), begun.elapsed().as_secs_f64());
+            tracing::info!("{num_sizes} decode steps recorded in {seconds:.2} s");
         }
         Ok(())
     }
@@ -160,6 +149,8 @@ impl Runner {
         self.cache.layers.clear();
         self.model()?;
         self.cache = self.shape.allocate(&self.device)?;
+        // It holds counters that a panic may have left anywhere.
+        self.workspace = self.shape.attention.workspace(&self.device)?;
         self.sampler = Sampler::default();
         self.record()?;
         self.draft_model.as_mut().map_or(Ok(()), DraftModel::reset)
@@ -200,7 +191,7 @@ impl Runner {
             Launched { begun, drafts, logits: None, records: None, pending: None, output };
         let drafts: Vec<_> = launched.drafts.iter().map(Vec::as_slice).collect();
         // Where a step is several passes each is sampled from before the next, in `sample`.
-        if let [pack @ Pack::Sampling(_)] = &divide(plan, &drafts, self.max_logits_rows)[..] {
+        if let [pack @ Pack::Sampling(_)] = &divide(plan, &drafts, self.limits)[..] {
             launched.logits = Some(self.forward(pack, before)?);
         }
         Ok(launched)
@@ -220,7 +211,7 @@ impl Runner {
                 return graphs.launch(size, lists, model, resolve)?.narrow(0, 0, num_rows);
             }
         }
-        let batch = lists.upload(&self.device)?;
+        let batch = lists.upload(&self.device, self.workspace.as_ref())?;
         resolve(&batch.ids)?;
         self.model()?.forward(&batch, &self.cache)
     }
@@ -235,7 +226,7 @@ impl Runner {
     ) -> Result<()> {
         let drafts = mem::take(&mut launched.drafts);
         let slices: Vec<_> = drafts.iter().map(Vec::as_slice).collect();
-        let packs = divide(plan, &slices, self.max_logits_rows);
+        let packs = divide(plan, &slices, self.limits);
         let mut begun = launched.begun.max(self.last_read);
         if let (Some(logits), [pack]) = (launched.logits.take(), &packs[..]) {
             let sampled_from = Instant::now();
@@ -249,7 +240,7 @@ impl Runner {
                     let last = entry.start + entry.len - entry.num_drafts - 1;
                     sequences.get(&entry.id).map_or(0, |sequence| sequence.tokens()[last])
                 });
-                let batch = lists.upload(&self.device)?;
+                let batch = lists.upload(&self.device, self.workspace.as_ref())?;
                 let logits = self.model()?.forward(&batch, &self.cache)?; // [rows, vocab]
                 let computed = Instant::now();
                 let entries = &mut launched.output.entries;
@@ -273,7 +264,7 @@ impl Runner {
         if let Some(pending) = pending {
             let slices: Vec<_> = drafts.iter().map(Vec::as_slice).collect();
             // Records are only left for a step of one pack.
-            let packs = divide(plan, &slices, self.max_logits_rows);
+            let packs = divide(plan, &slices, self.limits);
             distribute(&packs[0], pending.wait()?, &mut output.entries);
         }
         self.last_read = Instant::now();

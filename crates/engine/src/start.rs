@@ -9,13 +9,14 @@ use scheduler::{Limits, LimitsError, Scheduler};
 
 use crate::config::OptionError;
 use crate::engine::Engine;
+use crate::graphs::Recording;
 use crate::handle::{EngineHandle, Shared};
 use crate::kv_cache::CacheShape;
 use crate::limits::RequestLimits;
 use crate::memory::MemoryPlan;
 use crate::model::{CausalLm, ModelSpec};
 use crate::recovery::{Faults, Reload};
-use crate::runner::{Recording, Runner};
+use crate::runner::Runner;
 use crate::speculation::{DraftModel, Speculation};
 
 /// Why an engine could not start.
@@ -81,10 +82,10 @@ impl Engine {
             max_model_len: config.max_model_len,
             enable_prefix_caching: config.enable_prefix_caching,
         })?;
-        let max_rows = config.max_logits_rows();
+        let pack_limits = config.pack_limits();
         let has_draft = draft.is_some();
         let draft = draft.map(|(model, spec)| {
-            let limits = (config.max_num_batched_tokens, max_rows);
+            let limits = (config.max_num_batched_tokens, pack_limits);
             DraftModel::new(model, CacheShape::of(spec, plan), device.clone(), limits)
         });
         let draft = draft.transpose()?;
@@ -99,12 +100,13 @@ impl Engine {
         let recording = Recording {
             sizes: config.capture_sizes(),
             max_model_len: config.max_model_len,
+            block_size: config.block_size,
             vocab_size: spec.vocab_size,
         };
         Ok(Self {
             shared: Arc::new(Shared::new(limits, eos_token_ids.to_vec())),
             scheduler,
-            runner: Runner::new(model, shape, device.clone(), max_rows, draft, recording)?,
+            runner: Runner::new(model, shape, device.clone(), pack_limits, draft, recording)?,
             speculation: Speculation::new(config, has_draft),
             arrived: VecDeque::new(),
             aborted: Vec::new(),

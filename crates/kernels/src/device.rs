@@ -153,8 +153,7 @@ impl Graph {
     ///
     /// # Errors
     /// Those of `f`, and of the device.
-    #[cfg_attr(not(feature = "cuda"), expect(unused_mut, reason = "called with the feature"))]
-    pub fn record(device: &Device, mut f: impl FnMut() -> Result<()>) -> Result<Option<Self>> {
+    pub fn record(device: &Device, f: impl FnMut() -> Result<()>) -> Result<Option<Self>> {
         match device {
             #[cfg(feature = "cuda")]
             Device::Cuda(device) => Ok(Some(Self { graph: graph::Graph::record(device, f)? })),

@@ -106,6 +106,7 @@ impl Lists {
             context_lens: vector(self.context_lens)?,
             block_tables,
             logits_rows: vector(logits_rows)?,
+            on_device: None,
         })
     }
 }

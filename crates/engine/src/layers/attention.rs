@@ -1,7 +1,7 @@
 //! Grouped-query attention (arXiv:2305.13245) over the paged cache, with merged q, k and v.
 
 use candle_core::{Result, Tensor};
-use kernels::paged_attention::{KvCacheLayer, PagedAttention, paged_attention};
+use kernels::paged_attention::{KvCacheLayer, OnDevice, PagedAttention, paged_attention};
 use kernels::rope_kv_write::{HeadShape, RopeKvWrite, rope_kv_write};
 
 use super::decoder_config::DecoderConfig;
@@ -79,7 +79,10 @@ impl Attention {
             q_starts: &batch.q_starts,
             context_lens: &batch.context_lens,
             block_tables: &batch.block_tables,
-            on_device: None,
+            on_device: batch
+                .on_device
+                .as_ref()
+                .map(|(extents, workspace)| OnDevice { extents: *extents, workspace }),
         };
         self.out.forward(&paged_attention(&q, cache, &attend)?)
     }

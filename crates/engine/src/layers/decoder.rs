@@ -1,6 +1,6 @@
 //! The pre-norm decoder of Llama's family: embedding, layers, final norm, head.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use kernels::gather_rows::gather_rows;
 use kernels::paged_attention::KvCacheLayer;
 
@@ -121,7 +121,8 @@ impl CausalLm for Decoder {
         }
         // A step of prompt chunks alone wants keys and values, no logits.
         if batch.logits_rows.dim(0)? == 0 {
-            return Tensor::zeros((0, self.vocab_size), DType::F32, x.device());
+            // On the CPU, because a GPU has no memory of no bytes.
+            return Tensor::zeros((0, self.vocab_size), DType::F32, &Device::Cpu);
         }
         self.head.forward(&gather_rows(&x, &batch.logits_rows)?)
     }

@@ -10,15 +10,16 @@
 //! draw with, so that the two agree more often than by chance.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use candle_core::{Device, Result};
 use scheduler::{BlockId, Entry, Plan, SeqId};
 
 use super::Source;
-use crate::batch::divide;
+use crate::batch::{PackLimits, divide};
 use crate::kv_cache::CacheShape;
-use crate::model::{CausalLm, KvCache};
+use crate::model::{CausalLm, KvCache, Workspace};
 use crate::sampler::Sampler;
 use crate::sequence::Sequence;
 
@@ -32,8 +33,9 @@ pub(crate) struct DraftModel {
     sampler: Sampler,
     /// Most tokens that it reads in a step to catch up.
     max_tokens: usize,
-    /// Most rows of logits in a forward pass.
-    max_rows: usize,
+    limits: PackLimits,
+    /// Of attention on a GPU.
+    workspace: Option<Arc<Workspace>>,
     progress: HashMap<SeqId, Progress>,
 }
 
@@ -76,11 +78,12 @@ impl DraftModel {
         model: Box<dyn CausalLm>,
         shape: CacheShape,
         device: Device,
-        (max_tokens, max_rows): (usize, usize),
+        (max_tokens, limits): (usize, PackLimits),
     ) -> Result<Self> {
         let cache = shape.allocate(&device)?;
         let (model, sampler, progress) = (Some(model), Sampler::default(), HashMap::new());
-        Ok(Self { model, shape, cache, device, sampler, max_tokens, max_rows, progress })
+        let workspace = shape.attention.workspace(&device)?;
+        Ok(Self { model, shape, cache, device, sampler, max_tokens, limits, workspace, progress })
     }
 
     /// Frees the weights.
@@ -98,6 +101,7 @@ impl DraftModel {
     pub(crate) fn reset(&mut self) -> Result<()> {
         self.cache.layers.clear();
         self.cache = self.shape.allocate(&self.device)?;
+        self.workspace = self.shape.attention.workspace(&self.device)?;
         self.sampler = Sampler::default();
         self.progress.clear();
         Ok(())
@@ -194,11 +198,11 @@ impl DraftModel {
         let plan = Plan { step: 0, entries: entries.to_vec(), num_tokens, preempted: Vec::new() };
         let mut drawn = vec![None; entries.len()];
         let none: Vec<&[u32]> = vec![&[]; entries.len()];
-        for pack in divide(&plan, &none, self.max_rows) {
+        for pack in divide(&plan, &none, self.limits) {
             let lists = pack.lists(self.shape.block_size, |entry| {
                 unreachable!("sequence {} guesses before its last token is known", entry.id)
             });
-            let batch = lists.upload(&self.device)?;
+            let batch = lists.upload(&self.device, self.workspace.as_ref())?;
             let model = self.model.as_ref().expect("a model that is lost is loaded before a step");
             let logits = model.forward(&batch, &self.cache)?; // [rows, vocab]
             let sampling: Vec<_> = pack.spans().iter().filter(|span| span.samples()).collect();

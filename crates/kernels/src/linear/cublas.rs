@@ -21,6 +21,9 @@ const WORKSPACE_BYTES: usize = 32 << 20;
 /// Of fresh allocations, and the most that an algorithm makes use of.
 const ALIGNMENT: u64 = 256;
 
+/// `CUBLAS_OP_T`, which cudarc has not in this module.
+const TRANSPOSED: i32 = 1;
+
 /// `y = x W^T + b`; addresses of contiguous rows on the device.
 #[derive(Debug, Clone, Copy)]
 struct Product {
@@ -69,7 +72,7 @@ pub(super) fn forward(
 
 /// What a product is computed with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Shape {
+struct Case {
     /// A power of two.
     rows: usize,
     out: usize,
@@ -86,7 +89,7 @@ struct Blas {
     stream: usize,
     handle: sys::cublasLtHandle_t,
     workspace: CudaSlice<u8>,
-    algorithms: HashMap<Shape, sys::cublasLtMatmulAlgo_t>,
+    algorithms: HashMap<Case, sys::cublasLtMatmulAlgo_t>,
 }
 
 // SAFETY: the handle may be used from any thread, one at a time.
@@ -146,7 +149,7 @@ impl Blas {
     }
 
     fn algorithm(&mut self, product: &Product) -> Result<sys::cublasLtMatmulAlgo_t> {
-        let shape = Shape {
+        let case = Case {
             rows: product.rows.next_power_of_two(),
             out: product.out,
             inner: product.inner,
@@ -155,11 +158,11 @@ impl Blas {
             has_bias: product.bias != 0,
             alignment: ALIGNMENT.min(1 << product.x.trailing_zeros().min(16)),
         };
-        if let Some(known) = self.algorithms.get(&shape) {
+        if let Some(known) = self.algorithms.get(&case) {
             return Ok(*known);
         }
-        let problem = Problem::new(product, shape.rows)?;
-        let preference = Preference::new(shape.alignment)?;
+        let problem = Problem::new(product, case.rows)?;
+        let preference = Preference::new(case.alignment)?;
         // SAFETY: all descriptions live until the end of the block.
         let found = unsafe {
             result::get_matmul_algo_heuristic(
@@ -173,7 +176,7 @@ impl Blas {
             )
         };
         let algorithm = found.map_err(failed)?.algo;
-        self.algorithms.insert(shape, algorithm);
+        self.algorithms.insert(case, algorithm);
         Ok(algorithm)
     }
 }
@@ -199,15 +202,14 @@ impl Problem {
         // Sums in f32, without rounding the factors to TF32.
         let compute = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
         let scale = sys::cudaDataType::CUDA_R_32F;
-        let null = std::ptr::null_mut;
         // Filled in one by one: what exists is destroyed if the next cannot be made.
-        let mut problem = Self { operation: null(), weight: null(), x: null(), y: null() };
+        let none = std::ptr::null_mut();
+        let mut problem = Self { operation: std::ptr::null_mut(), weight: none, x: none, y: none };
         problem.operation = result::create_matmul_desc(compute, scale).map_err(failed)?;
         problem.weight = layout(dtype, inner, out)?;
         problem.x = layout(dtype, inner, rows)?;
         problem.y = layout(out_dtype, out, rows)?;
-        let transposed = sys::cublasOperation_t::CUBLAS_OP_T;
-        problem.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &transposed)?;
+        problem.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &TRANSPOSED)?;
         if bias != 0 {
             let epilogue = sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS;
             problem.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;

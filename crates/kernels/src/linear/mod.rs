@@ -16,6 +16,8 @@ mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+#[cfg(feature = "cuda")]
+use crate::gather_rows::gather_rows;
 use crate::views::{cpu_slice, match_element, slice};
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
@@ -145,10 +147,15 @@ impl Matrix {
     /// Rows `ids` (`[tokens]` u32) of the weight, exactly: `[tokens, in]`.
     ///
     /// # Errors
-    /// An id that the weight has no row for; ids of another shape or dtype.
+    /// Ids of another shape or dtype; on the CPU an id that the weight has no row for, which gives zeros
+    /// on a CUDA device.
     pub fn gather(&self, ids: &Tensor) -> Result<Tensor> {
         if ids.rank() != 1 || ids.dtype() != DType::U32 {
             bail!("ids must be [tokens] U32, they are {:?} {:?}", ids.dims(), ids.dtype());
+        }
+        #[cfg(feature = "cuda")]
+        if let Form::Rows(rows) = &self.form {
+            return gather_rows(rows, ids);
         }
         ids.apply_op1_no_bwd(&Gather { weight: self })
     }

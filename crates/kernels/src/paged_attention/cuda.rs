@@ -1,10 +1,10 @@
 //! Attention on a CUDA device: which kernels take which sequences, and their grids.
 //!
-//! Sequences with up to [`SPLIT_ROWS`] rows are the split kernel's, the others the tile kernel's; both
+//! Sequences with up to [`SPLIT_ROWS`](super::SPLIT_ROWS) rows are the split kernel's, the others the tile kernel's; both
 //! look at all sequences and take their own. What has no kernel on the tensor cores (f32, odd head
 //! dims) goes to a plain one.
 
-use super::{Extents, SPLIT_ROWS};
+use super::Extents;
 use crate::cuda::Launch;
 use candle_core::{DType, Result, bail};
 
@@ -200,8 +200,8 @@ pub(super) mod forward {
     //! The candle side.
 
     use super::super::extents::num_arrivals;
-    use super::super::{OnDevice, PagedAttention};
-    use super::{Heads, PagedAttentionParams, Processors, SPLIT_ROWS, plan};
+    use super::super::{OnDevice, PagedAttention, SPLIT_ROWS};
+    use super::{Heads, PagedAttentionParams, Processors, plan};
     use crate::cuda::{Module, address, allocate, launch, module, processors, tensor_address};
     use candle_core::backend::BackendStorage;
     use candle_core::{CudaStorage, DType, Layout, Result, Tensor, bail};

@@ -62,6 +62,7 @@ impl Extents {
 
 /// Where the blocks of a device leave parts of results for the one that merges them.
 #[derive(Debug)]
+#[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only a device looks at it"))]
 pub struct Workspace {
     /// `[partials, heads, head_dim]` f32
     pub(super) partial_out: Tensor,
@@ -90,10 +91,13 @@ impl Workspace {
         })
     }
 
-    /// Memory held.
-    pub fn size_in_bytes(&self) -> usize {
-        let tensors = [&self.partial_out, &self.partial_softmax, &self.arrivals];
-        tensors.map(|tensor| tensor.elem_count() * tensor.dtype().size_in_bytes()).iter().sum()
+    /// Memory that [`Workspace::new`] takes.
+    pub fn size_in_bytes(
+        extents: &Extents,
+        (num_seqs, num_heads, head_dim): (usize, usize, usize),
+    ) -> usize {
+        let words = extents.num_partials() * num_heads * (head_dim + 2);
+        (words + num_arrivals(num_seqs, num_heads)) * size_of::<u32>()
     }
 }
 
