@@ -255,6 +255,12 @@ fn op_folders_are_complete() {
                 broken.push(format!("{} has no {file}", relative(&folder)));
             }
         }
+        let of_cuda = ["kernel.cu", "cuda.rs", "cuda_tests.rs"];
+        let (has, lacks): (Vec<_>, Vec<_>) =
+            of_cuda.iter().partition(|file| folder.join(file).is_file());
+        if !has.is_empty() && !lacks.is_empty() {
+            broken.push(format!("{} has {has:?} and no {lacks:?}", relative(&folder)));
+        }
         let module = read(&folder.join("mod.rs"));
         if !module.contains("impl CustomOp") && !module.contains("impl InplaceOp") {
             broken.push(format!("{} implements no candle op", relative(&folder)));

@@ -32,13 +32,14 @@ fn main() -> io::Result<()> {
         let unit = format!("#include \"{}\"\n", file.display());
         objects.push(compile(&name, &unit, &shared, &out)?);
     }
-    let declarations: String = anchors
-        .iter()
-        .map(|name| format!("extern \"C\" const char kernels_of_{name};\n"))
-        .collect();
-    let list: String = anchors.iter().map(|name| format!("&kernels_of_{name}, ")).collect();
+    // What links the files: each is named, and brings its kernels along.
+    let declare = |name: &String| format!("extern \"C\" const char kernels_of_{name};\n");
+    let declarations: Vec<_> = anchors.iter().map(declare).collect();
+    let addresses: Vec<_> = anchors.iter().map(|name| format!("&kernels_of_{name}, ")).collect();
     let unit = format!(
-        "{declarations}extern \"C\" const char* const sconce_kernel_files[] = {{{list}nullptr}};\n"
+        "{}extern \"C\" const char* const sconce_kernel_files[] = {{{}nullptr}};\n",
+        declarations.concat(),
+        addresses.concat()
     );
     objects.push(compile("files", &unit, &[], &out)?);
     cc::Build::new().cpp(true).objects(objects).cargo_warnings(false).compile("sconce_cuda_host");

@@ -65,13 +65,12 @@ impl Compiler {
         };
         let version = ask("--version")?;
         let known = ask("--list-gpu-code")?;
-        let archs = match env::var("SCONCE_CUDA_ARCHS") {
-            Ok(archs) => split(&archs),
-            Err(_) => {
-                let mut archs = split(DEFAULT_ARCHS);
-                archs.retain(|arch| knows(&known, arch));
-                archs
-            }
+        let archs = if let Ok(archs) = env::var("SCONCE_CUDA_ARCHS") {
+            split(&archs)
+        } else {
+            let mut archs = split(DEFAULT_ARCHS);
+            archs.retain(|arch| knows(&known, arch));
+            archs
         };
         if archs.is_empty() {
             return Err("SCONCE_CUDA_ARCHS names nothing; an example is 90a,80-ptx".into());

@@ -5,7 +5,7 @@
 constexpr unsigned NONE = 0xffffffffu;  // also the id of a row that is not in use
 constexpr unsigned NOT_FINITE = 0xfffffffeu;
 constexpr unsigned NOTHING_POSSIBLE = 0xfffffffdu;
-constexpr unsigned MAX_TOP = 1024;
+constexpr unsigned MAX_TOP = THREADS;
 
 // As upload.rs writes it; lists are ranges of words, counted from the first row.
 struct SampleRow {
@@ -113,26 +113,83 @@ __device__ __forceinline__ bool find_largest(const Row& row, Shared& s, unsigned
     return __syncthreads_and(is_valid) != 0;
 }
 
+// The sum at which top-p has enough.
+__device__ __forceinline__ u64 share_of(float top_p, u64 total) {
+    // The rounding of top_p to f32 must not cost a token: 0.3 of ten equal ones are three.
+    const double share = double(top_p) * (1.0 - 1.1920928955078125e-7);
+    const u64 target = u64(share * double(total));
+    return target > 0 ? target : 1;
+}
+
+// The rest of the draw where all that may stay is on the list. `total` is what top-p is a share of; 0:
+// what top-k leaves of the list.
+__device__ __forceinline__ unsigned draw_from_list(const Row& row, const SampleRow& r, u64 random,
+                                                   Shared& s, List& list, unsigned count,
+                                                   u64 total) {
+    const unsigned thread = threadIdx.x;
+    unsigned rank, place;
+    places_in_list(list, count, rank, place);
+    const bool is_used = thread < count;
+    const unsigned id = is_used ? list.ids[thread] : 0;
+    const bool is_in = is_used && (r.top_k == 0 || rank < r.top_k);
+    const u64 units = is_in ? row.units(value_of(list.keys[thread])) : 0;
+
+    list.units[thread] = 0;
+    __syncthreads();
+    if (is_used) list.units[rank] = units;
+    __syncthreads();
+    u64 of_list;
+    const u64 before = block_scan(list.units[thread], s, of_list);
+    if (r.top_p < 1.0f && before >= share_of(r.top_p, total > 0 ? total : of_list)) {
+        list.units[thread] = 0;
+    }
+    __syncthreads();
+    // From the order of tokens to that of ids.
+    const u64 kept = is_used ? list.units[rank] : 0;
+    __syncthreads();
+    if (is_used) {
+        list.units[place] = kept;
+        list.ids[place] = id;
+    }
+    __syncthreads();
+    const u64 own = thread < count ? list.units[thread] : 0;
+    u64 of_kept;
+    const u64 lower = block_scan(own, s, of_kept), target = __umul64hi(random, of_kept) + 1;
+    if (lower < target && target <= lower + own) s.id = list.ids[thread];
+    __syncthreads();
+    return s.id;
+}
+
 // Temperature, min-p, top-k, top-p, and the draw.
 __device__ __forceinline__ unsigned draw(Row row, const SampleRow& r, Shared& s, Histogram& h) {
+    List& list = *reinterpret_cast<List*>(&h);
     row.temperature = r.temperature;
     row.min_p = r.min_p;
+    const u64 random = random_bits(r.seed, r.position);
+    const auto units = [&](float x) { return row.units(x); };
+    Search search;
     if (r.top_k > 0 && r.top_k < unsigned(row.len)) {
         const auto count = [&](float x) -> u64 { return row.min_p == 0.0f || row.weight(x) > 0.0f; };
-        keep_first(row, s, h, count, [&](u64) { return u64(r.top_k); });
+        if (begin_search(row, s, h, search, count, [&](u64) { return u64(r.top_k); })) {
+            if (search.through <= THREADS) {
+                const unsigned lowest = search.prefix << search.shift;
+                const unsigned num = list_tokens(row, s, list, lowest, count);
+                return draw_from_list(row, r, random, s, list, num, 0);
+            }
+            finish_search(row, s, h, search, count);
+        }
     }
     if (r.top_p < 1.0f) {
-        const auto share_of = [&](u64 total) {
-            // The rounding of top_p to f32 must not cost a token: 0.3 of ten equal ones are three.
-            const double share = double(r.top_p) * (1.0 - 1.1920928955078125e-7);
-            const u64 target = u64(share * double(total));
-            return target > 0 ? target : 1;
-        };
-        keep_first(row, s, h, [&](float x) { return row.units(x); }, share_of);
+        const auto share = [&](u64 total) { return share_of(r.top_p, total); };
+        if (begin_search(row, s, h, search, units, share)) {
+            const unsigned lowest = search.prefix << search.shift;
+            const unsigned num = list_tokens(row, s, list, lowest, units);
+            if (num <= THREADS) return draw_from_list(row, r, random, s, list, num, search.total);
+            finish_search(row, s, h, search, units);
+        }
     }
-    const u64 random = random_bits(r.seed, r.position);
-    const auto units = [&](float x, int id) { return row.has(key_of(x), id) ? row.units(x) : 0; };
-    return find_in_order(row, s, units, [&](u64 total) { return __umul64hi(random, total) + 1; });
+    const auto kept = [&](float x, int id) { return row.has(key_of(x), id) ? row.units(x) : 0; };
+    return find_in_order(row, s, kept, [&](u64 total) { return __umul64hi(random, total) + 1; });
 }
 
 // Rank and log-probability of a token, and the most likely tokens.
@@ -154,33 +211,28 @@ __device__ __forceinline__ void write_logprobs(Row row, unsigned token, unsigned
     if (threadIdx.x == 0) {
         record[1] = unsigned(rank) + 1;
         record[2] = __float_as_uint(logprob(row.logits[token]));
-        s.count = 0;
     }
     const unsigned room = unsigned(width - 3) / 2;
     num_top = min(min(num_top, room), MAX_TOP);
     if (num_top == 0) return;
 
-    keep_first(row, s, h, [](float) -> u64 { return 1; }, [&](u64) { return u64(num_top); });
-    __syncthreads();
-    unsigned *keys = h.low, *ids = h.high;
-    for_each_token(row, [&](float x, int id) {
-        const unsigned key = key_of(x);
-        if (!row.has(key, id)) return;
-        const unsigned at = atomicAdd(&s.count, 1u);
-        // More than asked for may be in only if all are.
-        if (at < MAX_TOP) keys[at] = key, ids[at] = id;
-    });
-    __syncthreads();
-    const unsigned count = min(s.count, MAX_TOP);
-    for (unsigned i = threadIdx.x; i < count; i += THREADS) {
-        unsigned place = 0;
-        for (unsigned j = 0; j < count; j++) {
-            place += keys[j] > keys[i] || (keys[j] == keys[i] && ids[j] < ids[i]);
+    const auto one = [](float) -> u64 { return 1; };
+    Search search;
+    unsigned lowest = 0;
+    if (begin_search(row, s, h, search, one, [&](u64) { return u64(num_top); })) {
+        if (search.through <= THREADS) {
+            lowest = search.prefix << search.shift;
+        } else {
+            finish_search(row, s, h, search, one);
         }
-        if (place < num_top) {
-            record[3 + 2 * place] = ids[i];
-            record[4 + 2 * place] = __float_as_uint(logprob(value_of(keys[i])));
-        }
+    }
+    List& list = *reinterpret_cast<List*>(&h);
+    const unsigned count = list_tokens(row, s, list, lowest, one);
+    unsigned place, place_by_id;
+    places_in_list(list, count, place, place_by_id);
+    if (threadIdx.x < count && place < num_top) {
+        record[3 + 2 * place] = list.ids[threadIdx.x];
+        record[4 + 2 * place] = __float_as_uint(logprob(value_of(list.keys[threadIdx.x])));
     }
 }
 

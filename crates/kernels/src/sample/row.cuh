@@ -20,9 +20,8 @@ using u64 = unsigned long long;
 struct Shared {
     u64 of_warps[WARPS];
     u64 of_segments[MAX_SEGMENTS];
-    u64 remaining, in_bin;
+    u64 remaining, before, in_bin;
     unsigned bin, id, count;
-    int is_found;
 };
 
 // 64-bit sums by bin, in two words: 32-bit additions to shared memory are one instruction.
@@ -175,64 +174,130 @@ __device__ __forceinline__ void add_to_bin(Histogram& h, unsigned bin, u64 measu
     if (high != 0) atomicAdd(&h.high[bin], high);
 }
 
-// Moves the border: of the tokens that are in, the first of the order stay until their measures reach
-// the target, a function of the whole sum; all stay if it is not above the target. `measure(x)` is one
-// number for one logit.
-//
-// Finds the border's key from its upper bits to its lower ones, by histograms.
-template <class M, class T>
-__device__ __forceinline__ void keep_first(Row& row, Shared& s, Histogram& h, M measure,
-                                           T target_of) {
-    const int thread = threadIdx.x;
-    unsigned prefix = 0;
-    u64 target = 0, in_bin = 0;
-    int shift = 32;
-    for (int level = 0; level < 3; level++) {
-        const int bits = level < 2 ? 11 : 10, above = shift;
-        shift -= bits;
-        __syncthreads();
-        for (int bin = thread; bin < BINS; bin += THREADS) h.low[bin] = h.high[bin] = 0;
-        __syncthreads();
-        const unsigned mask = (1u << bits) - 1;
-        for_each_token(row, [&](float x, int id) {
-            const unsigned key = key_of(x);
-            if (!row.has(key, id) || (level > 0 && key >> above != prefix)) return;
-            const u64 of_token = measure(x);
-            if (of_token != 0) add_to_bin(h, key >> shift & mask, of_token);
-        });
-        __syncthreads();
-        // Each thread has two neighbours, the higher key first.
-        const int upper = BINS - 1 - 2 * thread, lower = upper - 1;
-        const u64 of_upper = u64(h.high[upper]) << 32 | h.low[upper];
-        const u64 of_lower = u64(h.high[lower]) << 32 | h.low[lower];
-        u64 total;
-        const u64 before = block_scan(of_upper + of_lower, s, total);
-        if (level == 0) {
-            target = target_of(total);
-            if (target >= total) return;
-        }
-        const bool in_upper = before < target && target <= before + of_upper;
-        const bool in_lower = before + of_upper < target && target <= before + of_upper + of_lower;
-        if (in_upper || in_lower) {
-            s.bin = in_upper ? upper : lower;
-            s.in_bin = in_upper ? of_upper : of_lower;
-            s.remaining = target - before - (in_upper ? 0 : of_upper);
-        }
-        __syncthreads();
-        prefix = prefix << bits | s.bin;
-        target = s.remaining;
-        in_bin = s.in_bin;
+// A search for the border between the tokens that stay and the others: of the tokens that are in, the
+// first of the order stay until their measures reach a target. It goes from the upper bits of the
+// border's key to the lower ones, by histograms.
+struct Search {
+    unsigned prefix;  // upper bits of the border's key
+    int shift;        // how many lower bits are not known
+    u64 target;       // what tokens with this prefix have to add
+    u64 in_bin;       // what all of them have
+    u64 total;        // of all tokens that are in
+    u64 through;      // of those up to the last with this prefix
+};
+
+// Finds the next bits of the border. `is_first` computes the target from the total; false if all stay,
+// since their measures do not exceed it.
+template <bool is_first, class M, class T>
+__device__ __forceinline__ bool narrow(const Row& row, Shared& s, Histogram& h, Search& search,
+                                       int bits, M measure, T target_of) {
+    const int thread = threadIdx.x, above = search.shift;
+    search.shift -= bits;
+    __syncthreads();
+    for (int bin = thread; bin < BINS; bin += THREADS) h.low[bin] = h.high[bin] = 0;
+    __syncthreads();
+    const unsigned mask = (1u << bits) - 1;
+    for_each_token(row, [&](float x, int id) {
+        const unsigned key = key_of(x);
+        if (!row.has(key, id) || (!is_first && key >> above != search.prefix)) return;
+        const u64 of_token = measure(x);
+        if (of_token != 0) add_to_bin(h, key >> search.shift & mask, of_token);
+    });
+    __syncthreads();
+    // Each thread has two neighbours, the higher key first.
+    const int upper = BINS - 1 - 2 * thread, lower = upper - 1;
+    const u64 of_upper = u64(h.high[upper]) << 32 | h.low[upper];
+    const u64 of_lower = u64(h.high[lower]) << 32 | h.low[lower];
+    u64 total;
+    const u64 before = block_scan(of_upper + of_lower, s, total);
+    if (is_first) {
+        search.total = total;
+        search.target = target_of(total);
+        if (search.target >= total) return false;
     }
+    const u64 target = search.target;
+    const bool in_upper = before < target && target <= before + of_upper;
+    const bool in_lower = before + of_upper < target && target <= before + of_upper + of_lower;
+    if (in_upper || in_lower) {
+        s.bin = in_upper ? upper : lower;
+        s.in_bin = in_upper ? of_upper : of_lower;
+        s.before = before + (in_upper ? 0 : of_upper);
+    }
+    __syncthreads();
+    search.prefix = search.prefix << bits | s.bin;
+    search.target -= s.before;
+    search.in_bin = s.in_bin;
+    search.through = s.before + s.in_bin;
+    return true;
+}
+
+// The first part: which tokens may stay. False if all do. The target is a function of the total,
+// `measure(x)` one number for one logit.
+template <class M, class T>
+__device__ __forceinline__ bool begin_search(const Row& row, Shared& s, Histogram& h, Search& search,
+                                             M measure, T target_of) {
+    search.prefix = 0;
+    search.shift = 32;
+    return narrow<true>(row, s, h, search, 11, measure, target_of);
+}
+
+// The rest: moves the row's border.
+template <class M>
+__device__ __forceinline__ void finish_search(Row& row, Shared& s, Histogram& h, Search& search,
+                                              M measure) {
+    const auto no_target = [](u64) -> u64 { return 0; };
+    narrow<false>(row, s, h, search, 11, measure, no_target);
+    narrow<false>(row, s, h, search, 10, measure, no_target);
     // All tokens of the last bin have one logit: the first of them by id stay.
-    const u64 each = measure(value_of(prefix));
-    const u64 num_ties = in_bin / each, num_kept = (target + each - 1) / each;
+    const unsigned key = search.prefix;
+    const u64 each = measure(value_of(key));
+    const u64 num_ties = search.in_bin / each, num_kept = (search.target + each - 1) / each;
     unsigned border_id = 0xffffffffu;
     if (num_kept < num_ties) {
         const auto is_tie = [&](float x, int id) -> u64 {
-            return key_of(x) == prefix && row.has(prefix, id);
+            return key_of(x) == key && row.has(key, id);
         };
         border_id = find_in_order(row, s, is_tie, [&](u64) { return num_kept; });
     }
-    row.border_key = prefix;
+    row.border_key = key;
     row.border_id = border_id;
+}
+
+// --- few tokens, a thread each ---
+
+// In place of a histogram.
+struct List {
+    unsigned keys[THREADS], ids[THREADS];
+    u64 units[THREADS];
+};
+
+// Lists the tokens that are in, may stay by a search that has begun, and have a measure. Returns how
+// many there are; if more than the list holds, it is of no use.
+template <class M>
+__device__ __forceinline__ unsigned list_tokens(const Row& row, Shared& s, List& list,
+                                                unsigned lowest_key, M measure) {
+    __syncthreads();
+    if (threadIdx.x == 0) s.count = 0;
+    __syncthreads();
+    for_each_token(row, [&](float x, int id) {
+        const unsigned key = key_of(x);
+        if (key < lowest_key || !row.has(key, id) || measure(x) == 0) return;
+        const unsigned at = atomicAdd(&s.count, 1u);
+        if (at < THREADS) list.keys[at] = key, list.ids[at] = id;
+    });
+    __syncthreads();
+    return s.count;
+}
+
+// How many of the list come before the thread's token: in the order of tokens, and in that of ids.
+__device__ __forceinline__ void places_in_list(const List& list, unsigned count, unsigned& rank,
+                                               unsigned& place) {
+    rank = place = 0;
+    if (threadIdx.x >= count) return;
+    const unsigned key = list.keys[threadIdx.x], id = list.ids[threadIdx.x];
+    for (unsigned j = 0; j < count; j++) {
+        const bool is_lower_id = list.ids[j] < id;
+        rank += list.keys[j] > key || (list.keys[j] == key && is_lower_id);
+        place += is_lower_id;
+    }
 }
