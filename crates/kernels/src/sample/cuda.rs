@@ -6,10 +6,8 @@ use crate::cuda::Launch;
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SampleParams {
-    /// `[rows, vocab]` f32
+    /// `[rows, vocab]` f32; edited in place
     pub(super) logits: u64,
-    /// Where rows that edits change are written: as logits, or logits itself; 0 if no row has any.
-    pub(super) edited: u64,
     /// Of an [`Upload`](super::Upload).
     pub(super) words: u64,
     /// `[rows, width]` u32
@@ -35,7 +33,7 @@ pub(super) mod forward {
     //! The candle side.
 
     use super::{SampleParams, plan};
-    use crate::cuda::{Module, address, allocate, launch, module};
+    use crate::cuda::{Module, address, allocate, launch, module, tensor_address, transfer};
     use crate::sample::Upload;
     use candle_core::backend::BackendStorage;
     use candle_core::{CudaStorage, DType, Layout, Result, Shape, bail};
@@ -50,15 +48,11 @@ pub(super) mod forward {
         let device = logits.device();
         let (num_rows, vocab_size) = layout.shape().dims2()?;
         let width = upload.record_width();
-        let words =
-            CudaStorage::wrap_cuda_slice(device.clone_htod(upload.words())?, device.clone());
+        let words = transfer::upload(upload.words(), device)?;
         let (output, records) = allocate(device, DType::U32, num_rows * width)?;
-        let num_edited = if upload.has_edits() { num_rows * vocab_size } else { 0 };
-        let (_workspace, edited) = allocate(device, DType::F32, num_edited)?;
         let params = SampleParams {
             logits: logits_address(logits, layout)?,
-            edited,
-            words: address(&words, &Layout::contiguous(upload.words().len()), "words")?,
+            words: tensor_address(&words, "words")?,
             records,
             vocab_size: vocab_size as i32,
             width: width as i32,
@@ -76,10 +70,8 @@ pub(super) mod forward {
         (words, words_layout): (&CudaStorage, &Layout),
     ) -> Result<()> {
         let (num_rows, vocab_size) = layout.shape().dims2()?;
-        let logits_address = logits_address(logits, layout)?;
         let params = SampleParams {
-            logits: logits_address,
-            edited: logits_address,
+            logits: logits_address(logits, layout)?,
             words: address(words, words_layout, "words")?,
             records: address(records, records_layout, "records")?,
             vocab_size: vocab_size as i32,

@@ -16,18 +16,15 @@ use crate::cuda::testing::{Input, from_bytes, launch};
 use candle_core::{DType, Device, Error, Result, Tensor};
 
 /// Samples on the host; `offset` elements lie before the logits.
-fn run(logits: &Tensor, upload: &Upload, in_place: bool, offset: usize) -> Result<Vec<SampledRow>> {
+fn run(logits: &Tensor, upload: &Upload, offset: usize) -> Result<Vec<SampledRow>> {
     let (num_rows, vocab_size) = logits.dims2()?;
     let width = upload.record_width();
     let bytes = cuda_host::on_device(|device| {
-        let input = if in_place { Input::writable } else { Input::new };
-        let logits = input(device, logits, offset)?;
-        let edited = device.output::<f32>(num_rows * vocab_size);
+        let logits = Input::writable(device, logits, offset)?;
         let words = device.input(upload.words());
         let records = device.output::<u8>(num_rows * width * 4);
         let params = SampleParams {
             logits: logits.address(),
-            edited: if in_place { logits.address() } else { edited.address() },
             words: words.address(),
             records: records.address(),
             vocab_size: vocab_size as i32,
@@ -43,15 +40,15 @@ fn sample_host(logits: &Tensor, batch: &SampleBatch) -> Result<Vec<SampledRow>> 
     let (num_rows, vocab_size) = logits.dims2()?;
     let mut upload = Upload::default();
     upload.fill(batch, num_rows, vocab_size)?;
-    let sampled = run(logits, &upload, false, 0)?;
-    assert_eq!(run(logits, &upload, true, 1)?, sampled, "edits in place, logits not aligned");
+    let sampled = run(logits, &upload, 0)?;
+    assert_eq!(run(logits, &upload, 1)?, sampled, "logits that are not aligned");
     Ok(sampled)
 }
 
 fn score_host(logits: &Tensor, targets: &[u32], num_top: u32) -> Result<Vec<SampledRow>> {
     let mut upload = Upload::default();
     upload.fill_targets(targets, num_top, logits.dims()[1])?;
-    run(logits, &upload, false, 0)
+    run(logits, &upload, 0)
 }
 
 /// The same but for the last digits of the log-probabilities.
@@ -245,7 +242,7 @@ fn rows_behind_the_batch_are_not_in_use() -> Result<()> {
     let batch = SampleBatch { rows: &params, ..Default::default() };
     let mut upload = Upload::default();
     upload.fill(&batch, 4, 300)?;
-    let drawn = run(&tensor, &upload, true, 0)?;
+    let drawn = run(&tensor, &upload, 0)?;
     let alone = sample_host(&tensor.narrow(0, 0, 2)?, &batch)?;
     assert_eq!(drawn[..2], alone);
     assert!(drawn[2..].iter().all(|row| row.as_ref().is_ok_and(|row| row.id == u32::MAX)));

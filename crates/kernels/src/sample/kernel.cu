@@ -25,8 +25,7 @@ struct SampleRow {
 };
 
 struct SampleParams {
-    const float* logits;    // [rows, vocab]
-    float* edited;          // as logits, or logits itself: where rows that edits change are written
+    float* logits;          // [rows, vocab]; edited in place
     const unsigned* words;  // the rows, then their lists
     unsigned* records;      // [rows, width]
     int vocab_size;
@@ -53,17 +52,15 @@ __device__ __forceinline__ u64 random_bits(const unsigned (&seed)[2],
 
 __device__ __forceinline__ bool is_empty(const unsigned (&range)[2]) { return range[0] == range[1]; }
 
-// Writes the row with mask, penalties, bias and bans to `out`, which may be `logits`. `seen` has a
-// bit a token.
-__device__ __forceinline__ void edit_row(const SampleParams& p, const SampleRow& r,
-                                         const float* logits, float* out, unsigned* seen) {
+// Applies mask, penalties, bias and bans. `seen` has a bit a token.
+__device__ __forceinline__ void edit_row(const SampleParams& p, const SampleRow& r, float* logits,
+                                         unsigned* seen) {
     const int thread = threadIdx.x, vocab_size = p.vocab_size;
     const unsigned* words = p.words;
-    if (out != logits || r.mask != NONE) {
-        const unsigned* mask = r.mask != NONE ? words + r.mask : nullptr;
+    if (r.mask != NONE) {
+        const unsigned* mask = words + r.mask;
         for (int id = thread; id < vocab_size; id += THREADS) {
-            const bool is_allowed = mask == nullptr || mask[id / 32] >> (id % 32) & 1;
-            out[id] = is_allowed ? logits[id] : -INFINITY;
+            if (!(mask[id / 32] >> (id % 32) & 1)) logits[id] = -INFINITY;
         }
     }
     for (int i = thread; i < (vocab_size + 31) / 32; i += THREADS) seen[i] = 0;
@@ -75,7 +72,7 @@ __device__ __forceinline__ void edit_row(const SampleParams& p, const SampleRow&
         const unsigned id = words[i], count = words[i + 1];
         if (id >= unsigned(vocab_size) || count == 0) continue;
         atomicOr(&seen[id / 32], 1u << (id % 32));
-        out[id] = repeated(out[id]) - (r.frequency_penalty * float(count) + r.presence_penalty);
+        logits[id] = repeated(logits[id]) - (r.frequency_penalty * float(count) + r.presence_penalty);
     }
     __syncthreads();
     for (unsigned i = r.prompt_tokens[0] + thread; i < r.prompt_tokens[1]; i += THREADS) {
@@ -83,16 +80,16 @@ __device__ __forceinline__ void edit_row(const SampleParams& p, const SampleRow&
         if (id >= unsigned(vocab_size)) continue;
         // Once, also for a token that occurs twice or in the output, too.
         const unsigned bit = 1u << (id % 32);
-        if (!(atomicOr(&seen[id / 32], bit) & bit)) out[id] = repeated(out[id]);
+        if (!(atomicOr(&seen[id / 32], bit) & bit)) logits[id] = repeated(logits[id]);
     }
     __syncthreads();
     for (unsigned i = r.bias[0] + 2 * thread; i < r.bias[1]; i += 2 * THREADS) {
         const unsigned id = words[i];
-        if (id < unsigned(vocab_size)) out[id] += __uint_as_float(words[i + 1]);
+        if (id < unsigned(vocab_size)) logits[id] += __uint_as_float(words[i + 1]);
     }
     __syncthreads();
     for (unsigned i = r.banned[0] + thread; i < r.banned[1]; i += THREADS) {
-        if (words[i] < unsigned(vocab_size)) out[words[i]] = -INFINITY;
+        if (words[i] < unsigned(vocab_size)) logits[words[i]] = -INFINITY;
     }
     __syncthreads();
 }
@@ -246,13 +243,10 @@ KERNEL(sample, SampleParams, THREADS) {
     if (!r.is_used) return;
 
     const size_t start = size_t(blockIdx.x) * p.vocab_size;
-    const float* logits = p.logits + start;
+    float* logits = p.logits + start;
     const bool has_edits = r.mask != NONE || !is_empty(r.prompt_tokens) ||
                            !is_empty(r.output_counts) || !is_empty(r.bias) || !is_empty(r.banned);
-    if (has_edits) {
-        edit_row(p, r, logits, p.edited + start, reinterpret_cast<unsigned*>(dynamic));
-        logits = p.edited + start;
-    }
+    if (has_edits) edit_row(p, r, logits, reinterpret_cast<unsigned*>(dynamic));
     Row row = {logits, p.vocab_size, 0.0f, 1.0f, 0.0f, 0, 0};
     unsigned key, id;
     const bool is_valid = find_largest(row, s, key, id);

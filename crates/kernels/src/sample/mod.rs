@@ -89,7 +89,8 @@ pub struct RowLogprobs {
 /// Samples one token a row. Returns the rows' records `[rows, width]` u32, for [`read_records`]; the first
 /// column has the ids.
 ///
-/// logits `[rows, vocab]` f32; `batch.rows` has an entry for each row.
+/// logits `[rows, vocab]` f32; `batch.rows` has an entry for each row. On a CUDA device penalties,
+/// bias, bans and masks are applied to them in place: they are spent.
 ///
 /// # Errors
 /// A shape or dtype that does not fit, a strided input, lists that do not fit the rows, an id beyond

@@ -21,7 +21,6 @@ pub(super) const MAX_TOP: u32 = 1024;
 pub struct Upload {
     words: Vec<u32>,
     num_top: Option<u32>,
-    has_edits: bool,
 }
 
 /// Where the lists of a batch begin, in words.
@@ -48,7 +47,6 @@ impl Upload {
         }
         self.num_top = batch.rows.iter().filter_map(|row| row.num_top).max();
         check_limits(vocab_size, self.num_top)?;
-        self.has_edits = (0..batch.rows.len()).any(|row| batch.edits(row));
         self.words.clear();
         self.words.resize(num_rows * ROW_WORDS, 0);
         let lists = self.push_lists(batch, vocab_size);
@@ -68,7 +66,7 @@ impl Upload {
         vocab_size: usize,
     ) -> Result<()> {
         check_limits(vocab_size, Some(num_top))?;
-        (self.num_top, self.has_edits) = (Some(num_top), false);
+        self.num_top = Some(num_top);
         self.words.clear();
         let row = SampleRow { num_top: Some(num_top), ..Default::default() };
         for &target in targets {
@@ -85,11 +83,6 @@ impl Upload {
     /// Words of a record that has room for everything the rows ask for.
     pub fn record_width(&self) -> usize {
         super::record::width(self.num_top)
-    }
-
-    /// Whether the kernel writes edited rows.
-    pub fn has_edits(&self) -> bool {
-        self.has_edits
     }
 
     fn push_lists(&mut self, batch: &SampleBatch, vocab_size: usize) -> Lists {
