@@ -43,7 +43,7 @@ export async function raises(what, kind, call, attributes = {}) {
 // How many answers were aborted, and how many ran to the end of their length.
 async function endings() {
   const page = await (await fetch(`${base.replace(/\/v1$/, "")}/metrics`)).text();
-  return ["abort", "length"].map((reason) => Number(page.match(`sconce:request_success_total.*"${reason}"} (.*)`)[1]));
+  return ["abort", "length"].map((reason) => Number(page.match(`vllm:request_success_total.*"${reason}"} (.*)`)[1]));
 }
 
 // `act` asks for endless answers and leaves; the server then ends them.

@@ -47,7 +47,7 @@ def raises(what, kind, call, **attributes):
 def metric(pattern):
     """A number of the server's metrics page."""
     page = urllib.request.urlopen(BASE.removesuffix("/v1") + "/metrics").read().decode()
-    return int(re.search(rf"^sconce:{pattern} (.*)$", page, re.MULTILINE)[1])
+    return int(re.search(rf"^vllm:{pattern} (.*)$", page, re.MULTILINE)[1])
 
 
 def endings():

@@ -215,7 +215,6 @@ mod tests {
         vocab_size: 10,
         max_num_queued_reqs: 90,
         max_num_queued_tokens: Some(1000),
-        block_size: 16,
     };
 
     fn request(tenant: Option<&str>, prompt_len: usize) -> Request {

@@ -206,6 +206,16 @@ pub enum OptionError {
 }
 
 impl EngineConfig {
+    /// The dtype of weights and cache, as torch names it.
+    pub fn dtype_name(&self) -> &'static str {
+        match self.dtype {
+            DType::BF16 => "bfloat16",
+            DType::F16 => "float16",
+            DType::F32 => "float32",
+            other => other.as_str(),
+        }
+    }
+
     /// Most rows of logits that one forward pass computes. Each running sequence has one; prompts
     /// that are scored row by row go through in pieces of this length, not shorter than the
     /// arithmetic likes.

@@ -198,8 +198,7 @@ impl Engine {
     /// Counts the step and lets those that run for the first time out of the queue.
     fn begin(&mut self, plan: &Plan) {
         let counters = &self.shared.counters;
-        counters.steps.add(1);
-        counters.batched_tokens.add(plan.num_tokens);
+        counters.begin_step(plan.num_tokens);
         counters.preemptions.add(plan.preempted.len());
         for id in &plan.preempted {
             self.runner.forget(*id);
@@ -219,6 +218,9 @@ impl Engine {
                 sequence.emit(Event::Started { cached_tokens: entry.cached_tokens });
                 counters.prompt_tokens.add(sequence.prompt_len());
                 counters.cached_prompt_tokens.add(entry.cached_tokens);
+                if self.scheduler.limits().enable_prefix_caching && !sequence.scores_prompt() {
+                    counters.prefix_queries.add(sequence.prompt_len());
+                }
             }
         }
         self.publish();
@@ -243,9 +245,8 @@ impl Engine {
             };
             let num_drafts = given.drafts.len();
             let progress = sequence.advance(entry, given);
-            let (drafts, accepted) = counters.drafts(sequence.draft_source());
-            drafts.add(num_drafts);
-            accepted.add(progress.num_right_drafts);
+            let num_right = progress.num_right_drafts;
+            counters.checked_drafts(sequence.draft_source(), num_drafts, num_right);
             num_failed += usize::from(progress.has_failed());
             num_generated += progress.tokens.len();
             num_finished += usize::from(progress.finished);

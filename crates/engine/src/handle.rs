@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use scheduler::SeqId;
 
 use crate::backlog::{Backlog, Left};
+use crate::config::EngineConfig;
 use crate::limits::RequestLimits;
 use crate::request::{EngineError, Request};
 use crate::stats::{Counters, EngineStats};
@@ -53,6 +54,7 @@ pub(crate) struct Shared {
     pub(crate) counters: Counters,
     pub(crate) limits: RequestLimits,
     pub(crate) eos_token_ids: Vec<u32>,
+    config: EngineConfig,
     /// Between a fault and the next step.
     restarting: AtomicBool,
     /// Why the engine gave up.
@@ -60,7 +62,11 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(limits: RequestLimits, eos_token_ids: Vec<u32>) -> Self {
+    pub(crate) fn new(
+        limits: RequestLimits,
+        eos_token_ids: Vec<u32>,
+        config: EngineConfig,
+    ) -> Self {
         let commands =
             Commands { submitted: Vec::new(), aborted: Vec::new(), phase: Phase::Serving };
         Self {
@@ -69,6 +75,7 @@ impl Shared {
             counters: Counters::default(),
             limits,
             eos_token_ids,
+            config,
             restarting: AtomicBool::new(false),
             fault: OnceLock::new(),
         }
@@ -276,8 +283,8 @@ impl EngineHandle {
         self.shared().limits.vocab_size
     }
 
-    /// Tokens of a cache block.
-    pub fn block_size(&self) -> usize {
-        self.shared().limits.block_size
+    /// How it was started.
+    pub fn config(&self) -> &EngineConfig {
+        &self.shared().config
     }
 }

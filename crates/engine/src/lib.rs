@@ -37,4 +37,4 @@ pub use request::{
 };
 pub use scheduler::{SeqId, Share};
 pub use start::StartError;
-pub use stats::EngineStats;
+pub use stats::{EngineStats, MAX_DRAFT_PLACES, STEP_TOKEN_BOUNDS};

@@ -9,7 +9,6 @@ pub(crate) struct RequestLimits {
     pub(crate) vocab_size: usize,
     pub(crate) max_num_queued_reqs: usize,
     pub(crate) max_num_queued_tokens: Option<usize>,
-    pub(crate) block_size: usize,
 }
 
 impl RequestLimits {

@@ -111,6 +111,11 @@ impl Sequence {
         self.prompt_len
     }
 
+    /// Whether all of the prompt is computed for its scores, whatever the prefix cache has.
+    pub(crate) fn scores_prompt(&self) -> bool {
+        self.params.prompt_logprobs.is_some()
+    }
+
     fn num_generated(&self) -> usize {
         self.tokens.len() - self.prompt_len
     }

@@ -95,7 +95,6 @@ impl Engine {
             vocab_size: spec.vocab_size,
             max_num_queued_reqs: config.max_num_queued_reqs,
             max_num_queued_tokens: config.max_num_queued_tokens,
-            block_size: config.block_size,
         };
         let recording = Recording {
             sizes: config.capture_sizes(),
@@ -104,7 +103,7 @@ impl Engine {
             vocab_size: spec.vocab_size,
         };
         Ok(Self {
-            shared: Arc::new(Shared::new(limits, eos_token_ids.to_vec())),
+            shared: Arc::new(Shared::new(limits, eos_token_ids.to_vec(), config.clone())),
             scheduler,
             runner: Runner::new(model, shape, device.clone(), pack_limits, draft, recording)?,
             speculation: Speculation::new(config, has_draft),

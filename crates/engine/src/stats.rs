@@ -5,20 +5,40 @@ use std::time::{Duration, Instant};
 
 use crate::speculation::Source;
 
+/// Upper bounds of [`EngineStats::step_tokens`].
+pub const STEP_TOKEN_BOUNDS: [u64; 13] =
+    [1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384];
+/// Places of [`EngineStats::accepted_at`]; what is guessed farther ahead counts to the last.
+pub const MAX_DRAFT_PLACES: usize = 16;
+
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),+ $(,)?) => {
         /// A reading of every counter. Gauges say how things are; counters only grow.
         #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-        pub struct EngineStats { $($(#[$doc])* pub $name: u64),+ }
+        pub struct EngineStats {
+            $($(#[$doc])* pub $name: u64,)+
+            /// Steps by the tokens that they computed, the last place past all bounds.
+            pub step_tokens: [u64; STEP_TOKEN_BOUNDS.len() + 1],
+            /// Guesses that came about, by how far ahead they were.
+            pub accepted_at: [u64; MAX_DRAFT_PLACES],
+        }
 
         /// The counters behind [`EngineStats`].
         #[derive(Debug, Default)]
-        pub(crate) struct Counters { $(pub(crate) $name: Counter),+ }
+        pub(crate) struct Counters {
+            $(pub(crate) $name: Counter,)+
+            step_tokens: [Counter; STEP_TOKEN_BOUNDS.len() + 1],
+            accepted_at: [Counter; MAX_DRAFT_PLACES],
+        }
 
         impl Counters {
             /// Reads all, lock-free; values of one step may be seen before others of it.
             pub(crate) fn read(&self) -> EngineStats {
-                EngineStats { $($name: self.$name.get()),+ }
+                EngineStats {
+                    $($name: self.$name.get(),)+
+                    step_tokens: self.step_tokens.each_ref().map(Counter::get),
+                    accepted_at: self.accepted_at.each_ref().map(Counter::get),
+                }
             }
         }
     };
@@ -39,8 +59,12 @@ counters! {
     prompt_tokens,
     /// Prompt tokens that came from the prefix cache.
     cached_prompt_tokens,
+    /// Prompt tokens that were looked up in the prefix cache.
+    prefix_queries,
     /// Tokens sampled.
     generated_tokens,
+    /// Times a sequence had guesses in a step.
+    draft_rounds,
     /// Tokens guessed because a grammar allowed nothing else, and computed.
     grammar_drafts,
     /// Those that came about.
@@ -84,8 +108,30 @@ counters! {
 }
 
 impl Counters {
+    /// A step of so many tokens begins.
+    pub(crate) fn begin_step(&self, num_tokens: usize) {
+        self.steps.add(1);
+        self.batched_tokens.add(num_tokens);
+        let place = STEP_TOKEN_BOUNDS.partition_point(|bound| *bound < num_tokens as u64);
+        self.step_tokens[place].add(1);
+    }
+
+    /// A step looked at the guesses of one sequence, of which the first came about.
+    pub(crate) fn checked_drafts(&self, source: Source, num_drafts: usize, num_right: usize) {
+        if num_drafts == 0 {
+            return;
+        }
+        self.draft_rounds.add(1);
+        let (drafts, accepted) = self.drafts(source);
+        drafts.add(num_drafts);
+        accepted.add(num_right);
+        for place in 0..num_right {
+            self.accepted_at[place.min(MAX_DRAFT_PLACES - 1)].add(1);
+        }
+    }
+
     /// Guesses of a source, and those of them that came about.
-    pub(crate) fn drafts(&self, source: Source) -> (&Counter, &Counter) {
+    fn drafts(&self, source: Source) -> (&Counter, &Counter) {
         match source {
             Source::Grammar => (&self.grammar_drafts, &self.grammar_drafts_accepted),
             Source::Lookup => (&self.lookup_drafts, &self.lookup_drafts_accepted),

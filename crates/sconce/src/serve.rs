@@ -138,8 +138,9 @@ fn watch(name: String, engine: EngineHandle, fail: impl FnOnce(anyhow::Error) + 
             fail(anyhow!("the engine of {name} ended: {fault}"));
         }
     };
-    let started = thread::Builder::new().name("watch".to_owned()).spawn(wait);
-    started.map(drop).unwrap_or_else(|error| tracing::error!("an engine is not watched: {error}"));
+    if let Err(error) = thread::Builder::new().name("watch".to_owned()).spawn(wait) {
+        tracing::error!("should an engine end, nobody will notice: {error}");
+    }
 }
 
 async fn serve(bound: Bound, app: App, end: impl Future<Output = ()>) -> Result<()> {

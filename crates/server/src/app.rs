@@ -48,7 +48,7 @@ impl App {
             .layer(DefaultBodyLimit::max(self.config().max_body_bytes))
             .layer(CatchPanicLayer::custom(panicked))
             .layer(from_fn_with_state(self.clone(), access::guard))
-            .layer(from_fn(request_log::follow))
+            .layer(from_fn_with_state(self.clone(), request_log::follow))
             .layer(from_fn(anthropic::errors::envelope))
             .layer(cors(self.config()))
             .with_state(self.clone())

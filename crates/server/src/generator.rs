@@ -2,34 +2,23 @@
 
 use std::time::Duration;
 
-use engine::{EngineError, EngineHandle, Request};
+use engine::{EngineError, EngineHandle, EngineStats, Request};
 
 pub(crate) use engine::SeqId;
 
 /// Numbers for `/metrics`.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Load {
-    /// Sequences that hold blocks.
-    pub running: usize,
-    /// Sequences that wait for their first step or for blocks.
-    pub waiting: usize,
-    /// Prompt tokens of those that have not run.
-    pub waiting_tokens: usize,
-    /// Sequences dropped because their deadline passed while they waited, since the start.
-    pub expired: u64,
-    /// Blocks in use over blocks in all, 0 to 1.
-    pub kv_usage: f64,
-    /// Prompt tokens that came from the prefix cache, since the start.
-    pub cached_tokens: u64,
-    /// Sequences that lost their blocks and were computed again, since the start.
-    pub preemptions: u64,
-    /// Tokens guessed ahead by source (`grammar`, `lookup`, `model`), since the start: computed, and
-    /// those that came about.
-    pub drafts: [(&'static str, u64, u64); 3],
-    /// Blocks in all.
-    pub num_blocks: usize,
-    /// Tokens of a block.
+    /// What the engine counts.
+    pub stats: EngineStats,
+    /// Tokens of a cache block.
     pub block_size: usize,
+    /// Of the cache's elements, as torch names it.
+    pub cache_dtype: &'static str,
+    /// Whether prompts find what others have computed.
+    pub enable_prefix_caching: bool,
+    /// Most tokens that are guessed ahead in a step.
+    pub num_speculative_tokens: usize,
 }
 
 /// Takes token sequences and answers through their sinks.
@@ -62,22 +51,13 @@ impl Generator for EngineHandle {
     }
 
     fn load(&self) -> Load {
-        let stats = self.stats();
+        let config = self.config();
         Load {
-            running: stats.num_running as usize,
-            waiting: stats.num_waiting as usize,
-            waiting_tokens: stats.num_waiting_tokens as usize,
-            expired: stats.expired,
-            kv_usage: stats.kv_blocks_used as f64 / stats.kv_blocks_total.max(1) as f64,
-            cached_tokens: stats.cached_prompt_tokens,
-            preemptions: stats.preemptions,
-            drafts: [
-                ("grammar", stats.grammar_drafts, stats.grammar_drafts_accepted),
-                ("lookup", stats.lookup_drafts, stats.lookup_drafts_accepted),
-                ("model", stats.model_drafts, stats.model_drafts_accepted),
-            ],
-            num_blocks: stats.kv_blocks_total as usize,
-            block_size: self.block_size(),
+            stats: self.stats(),
+            block_size: config.block_size,
+            cache_dtype: config.dtype_name(),
+            enable_prefix_caching: config.enable_prefix_caching,
+            num_speculative_tokens: config.num_speculative_tokens,
         }
     }
 

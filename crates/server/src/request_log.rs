@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::Request;
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -15,19 +15,22 @@ use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
 use crate::random::random_id;
+use crate::state::App;
 use crate::trace_context::{self, TraceContext};
 
 /// Names a request, in it and in its answer.
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest request id that is taken over from a client.
 const MAX_REQUEST_ID_LEN: usize = 128;
+/// nginx's status for a client that left before its answer.
+const CLIENT_LEFT: u16 = 499;
 /// Most that the log shows of a path.
 const MAX_PATH_LEN: usize = 200;
 /// Probes and scrapes: several a minute that nobody wants to read.
 const QUIET: &[&str] = &["/health", "/ready", "/metrics", "/version"];
 
 /// Echoes `x-request-id`, or makes one up; goes on with the trace; logs the request under both.
-pub(crate) async fn follow(mut request: Request, next: Next) -> Response {
+pub(crate) async fn follow(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
     // The access log has the id that is answered.
     request.headers_mut().insert(REQUEST_ID, id.clone());
@@ -36,7 +39,7 @@ pub(crate) async fn follow(mut request: Request, next: Next) -> Response {
     if let Some(trace) = trace {
         span.record("trace_id", trace.trace_id());
     }
-    let mut line = Line::new(&request, span.clone());
+    let mut line = Line::new(app, &request, span.clone());
     let mut response = next.run(request).instrument(span).await;
     line.status = Some(response.status().as_u16());
     let headers = response.headers_mut();
@@ -89,9 +92,12 @@ impl Ending {
 /// Written when dropped.
 #[derive(Debug)]
 struct Line {
+    app: App,
     span: Span,
     method: Method,
     path: String,
+    /// As the router has it.
+    route: Option<MatchedPath>,
     start: Instant,
     /// Unknown until the answer begins.
     status: Option<u16>,
@@ -99,14 +105,27 @@ struct Line {
 }
 
 impl Line {
-    fn new(request: &Request, span: Span) -> Self {
+    fn new(app: App, request: &Request, span: Span) -> Self {
         Self {
+            app,
             span,
             method: request.method().clone(),
             path: shortened(request.uri().path()).into_owned(),
+            route: request.extensions().get::<MatchedPath>().cloned(),
             start: Instant::now(),
             status: None,
             ending: Ending::ClientLeft,
+        }
+    }
+}
+
+impl Line {
+    /// As it is counted: whoever leaves before the answer begins has not been failed by us.
+    fn final_status(&self) -> u16 {
+        match (self.status, self.ending) {
+            (Some(_), Ending::Failed) => 500,
+            (Some(status), _) => status,
+            (None, _) => CLIENT_LEFT,
         }
     }
 }
@@ -121,6 +140,9 @@ impl Drop for Line {
             tracing::debug!(%method, path, status, duration_ms, "{message}");
         } else {
             tracing::info!(%method, path, status, duration_ms, "{message}");
+            let route = self.route.as_ref().map_or("none", MatchedPath::as_str);
+            let (status, elapsed) = (self.final_status(), self.start.elapsed());
+            self.app.http_metrics().end(route, self.method.as_str(), status, elapsed);
         }
     }
 }

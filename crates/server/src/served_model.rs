@@ -26,7 +26,7 @@ impl ServedModel {
         let tokenizer = text.tokenizer();
         let ids = 0..tokenizer.vocab_size() as u32;
         let longest_token = ids.map(|id| tokenizer.token_bytes(id).len()).max().unwrap_or(1);
-        let metrics = Arc::default();
+        let metrics = Arc::new(Metrics::new(generator.max_model_len()));
         Self { names, generator, text, metrics, created: unix_seconds(), longest_token }
     }
 

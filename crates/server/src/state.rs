@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use crate::access::Access;
 use crate::config::ServerConfig;
 use crate::error::ApiError;
+use crate::metrics::HttpMetrics;
 use crate::registry::Registry;
 use crate::responses::Responses;
 use crate::served_model::ServedModel;
@@ -33,6 +34,7 @@ struct Inner {
     /// Turns true when requests still in flight must end.
     cut: watch::Sender<bool>,
     in_flight: watch::Sender<usize>,
+    http_metrics: HttpMetrics,
     text_pool: TextPool,
     access: Access,
     responses: Responses,
@@ -51,6 +53,7 @@ impl App {
             draining: AtomicBool::new(false),
             cut: watch::Sender::new(false),
             in_flight: watch::Sender::new(0),
+            http_metrics: HttpMetrics::default(),
         }))
     }
 
@@ -170,6 +173,10 @@ impl App {
 
     pub(crate) fn config(&self) -> &ServerConfig {
         &self.0.config
+    }
+
+    pub(crate) fn http_metrics(&self) -> &HttpMetrics {
+        &self.0.http_metrics
     }
 
     pub(crate) fn text_pool(&self) -> &TextPool {

@@ -10,6 +10,7 @@ use text::{Detokenizer, OutputPart, StopStrings};
 use super::output::OutputReader;
 use super::{Job, JobPrompt};
 use crate::error::ApiError;
+use crate::metrics::Course;
 use crate::openai::sampling_fields::TextRules;
 use crate::served_model::ServedModel;
 
@@ -70,9 +71,8 @@ pub(crate) struct Choice {
     echo: Option<Arc<Echo>>,
     /// Characters so far, stop strings included.
     num_chars: usize,
-    pub(crate) num_tokens: usize,
+    pub(crate) course: Course,
     pub(crate) cached_tokens: Option<usize>,
-    pub(crate) last_token: Option<Instant>,
 }
 
 impl Delta {
@@ -114,7 +114,12 @@ impl Echo {
 }
 
 impl Choice {
-    pub(crate) fn new(model: &ServedModel, index: usize, job: &Job, prompt: &JobPrompt) -> Self {
+    pub(crate) fn new(
+        model: &ServedModel,
+        index: usize,
+        job: &Job,
+        (prompt, arrived): (&JobPrompt, Instant),
+    ) -> Self {
         let rules = job.sampling.text.clone();
         let detokenizer = job.detokenizer(model, prompt);
         let echo = prompt.echo.clone();
@@ -126,9 +131,8 @@ impl Choice {
             reader: job.output.as_ref().map(OutputReader::new),
             num_chars: echo.as_ref().map_or(0, |echo| echo.text.chars().count()),
             echo,
-            num_tokens: 0,
+            course: Course::new(prompt.ids.len(), prompt.max_tokens, arrived),
             cached_tokens: None,
-            last_token: None,
         }
     }
 
@@ -144,11 +148,15 @@ impl Choice {
             self.show_echo(&mut delta, &event);
         }
         match event {
-            Event::Started { .. } => return Ok(None),
+            Event::Started { cached_tokens } => {
+                self.course.cached_tokens = cached_tokens;
+                return Ok(None);
+            }
             Event::PromptScored(logprobs) => delta.prompt_logprobs = Some(logprobs),
             Event::Token { id, logprobs } => self.token(&mut delta, id, logprobs),
-            Event::Finished { reason, cached_tokens, .. } => {
+            Event::Finished { reason, cached_tokens, num_preemptions } => {
                 self.cached_tokens = Some(cached_tokens);
+                self.course.num_preemptions = num_preemptions;
                 self.finish(&mut delta, reason);
             }
             Event::Failed(error) => return Err(error.into()),
@@ -174,7 +182,6 @@ impl Choice {
     }
 
     fn token(&mut self, delta: &mut Delta, id: u32, logprobs: Option<TokenLogprobs>) {
-        self.num_tokens += 1;
         let text_offset = self.num_chars;
         delta.tokens.push(TokenOut { id, logprobs, text_offset, echoed: false });
         // The end of the sequence is no part of its text.
@@ -190,7 +197,7 @@ impl Choice {
 
     /// Puts `text` through the stop strings into the delta.
     fn show(&mut self, delta: &mut Delta, text: &str) {
-        if self.num_tokens <= self.rules.min_tokens {
+        if self.course.num_tokens <= self.rules.min_tokens {
             let text = self.stops.pass(text);
             self.say(delta, text);
             return;

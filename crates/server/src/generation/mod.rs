@@ -82,8 +82,11 @@ pub(crate) struct Generation {
     /// In the order of `choices`; `None` once ended.
     open: Vec<Option<SeqId>>,
     prompt_tokens: usize,
-    arrived: Instant,
-    events: UnboundedReceiver<(usize, Event)>,
+    /// Choices of a prompt.
+    n: usize,
+    /// Whether a choice was ended before its end.
+    is_broken: bool,
+    events: UnboundedReceiver<(usize, Instant, Event)>,
     cut: watch::Receiver<bool>,
     /// Turns true when somebody cancels it.
     cancelled: Option<watch::Receiver<bool>>,
@@ -137,20 +140,23 @@ impl Generation {
                     deadline,
                     cache_salt: job.cache_salt.clone(),
                     constraint: steer(model, job, prompt),
-                    // At most max_tokens + 2 small events: the channel is bounded by the request.
-                    sink: Box::new(move |event| sender.send((index, event)).is_ok()),
+                    // At most max_tokens + 3 small events: the channel is bounded by the request.
+                    // They are timed here, whenever the client comes to read them.
+                    sink: Box::new(move |event| {
+                        sender.send((index, Instant::now(), event)).is_ok()
+                    }),
                 });
-                choices.push(Choice::new(model, index, job, prompt));
+                choices.push(Choice::new(model, index, job, (prompt, arrived)));
             }
         }
         let generator = Arc::clone(model.generator());
         let ids = generator.submit_all(requests).map_err(|error| refused(model, &error))?;
-        model.metrics().prompt(prompt_tokens * n);
         Ok(Self {
             choices,
             open: ids.into_iter().map(Some).collect(),
             prompt_tokens,
-            arrived,
+            n,
+            is_broken: false,
             events,
             cut: app.cut_signal(),
             cancelled: None,
@@ -188,14 +194,14 @@ impl Generation {
                     return Some(Err(self.fail(ApiError::unavailable("draining", message))));
                 }
             };
-            let Some((index, event)) = received else {
+            let Some((index, at, event)) = received else {
                 // The engine dropped our sinks without a last event.
                 return Some(Err(self.fail(EngineError::Stopped.into())));
             };
             if self.open[index].is_none() {
                 continue; // It sampled on before it heard of the stop string.
             }
-            match self.take(index, event) {
+            match self.take(index, at, event) {
                 Ok(Some(delta)) => return Some(Ok(delta)),
                 Ok(None) => {}
                 Err(error) => return Some(Err(self.fail(error))),
@@ -211,13 +217,17 @@ impl Generation {
         Canceller { cancelled, ids, generator: Arc::clone(&self.generator) }
     }
 
-    fn take(&mut self, index: usize, event: Event) -> Result<Option<Delta>, ApiError> {
+    fn take(&mut self, index: usize, at: Instant, event: Event) -> Result<Option<Delta>, ApiError> {
         let ended = matches!(event, Event::Finished { .. });
         let choice = &mut self.choices[index];
-        if matches!(event, Event::Token { .. }) {
-            let since = choice.last_token.replace(Instant::now()).unwrap_or(self.arrived);
-            self.metrics.token(since.elapsed(), choice.num_tokens == 0);
-            self.account.token();
+        match &event {
+            Event::Started { .. } => choice.course.started = Some(at),
+            Event::Token { .. } => {
+                self.metrics.token(&mut choice.course, at);
+                self.account.token();
+            }
+            Event::Failed(EngineError::Logits(_)) => self.metrics.corrupted(),
+            _ => {}
         }
         let field = &self.held_by;
         let delta = choice.take(event).map_err(|error| named(error, field.as_deref()))?;
@@ -227,7 +237,7 @@ impl Generation {
                 self.generator.abort(id); // A stop string: the engine does not know.
             }
             let ending = if finish.reason == "length" { Ending::Length } else { Ending::Stop };
-            self.metrics.end(ending, self.arrived.elapsed());
+            self.metrics.end(ending, &self.choices[index].course);
             self.account.end(finish.reason);
         }
         Ok(delta)
@@ -240,16 +250,18 @@ impl Generation {
     }
 
     fn close(&mut self, ending: Ending) {
-        for id in self.open.iter_mut().filter_map(Option::take) {
+        for (id, choice) in self.open.iter_mut().zip(&self.choices) {
+            let Some(id) = id.take() else { continue };
+            self.is_broken = true;
             self.generator.abort(id);
-            self.metrics.end(ending, self.arrived.elapsed());
+            self.metrics.end(ending, &choice.course);
             self.account.end(if ending == Ending::Error { "error" } else { "abort" });
         }
     }
 
     /// Tokens so far. Prompts count once, however many choices they have.
     pub(crate) fn usage(&self) -> Usage {
-        let completion_tokens = self.choices.iter().map(|choice| choice.num_tokens).sum();
+        let completion_tokens = self.choices.iter().map(|choice| choice.course.num_tokens).sum();
         let cached = self.cached_tokens();
         let reasoning = self.choices.iter().map(Choice::reasoning_tokens).sum();
         Usage::new(self.prompt_tokens, completion_tokens, cached, reasoning)
@@ -312,7 +324,14 @@ async fn cancellation(signal: Option<&mut watch::Receiver<bool>>) {
 impl Drop for Generation {
     fn drop(&mut self) {
         self.close(Ending::Abort);
-        let completion: usize = self.choices.iter().map(|choice| choice.num_tokens).sum();
+        if !self.is_broken {
+            for choices in self.choices.chunks(self.n) {
+                let longest = choices.iter().map(|choice| choice.course.num_tokens).max();
+                self.metrics.end_request(self.n, longest.unwrap_or(0));
+            }
+        }
+        let tokens = self.choices.iter().map(|choice| choice.course.num_tokens);
+        let completion: usize = tokens.sum();
         self.account.used(Tokens {
             prompt: self.prompt_tokens as u64,
             cached: self.cached_tokens().unwrap_or(0) as u64,
@@ -333,12 +352,12 @@ fn named(error: ApiError, held_by: Option<&str>) -> ApiError {
 }
 
 /// The engine took none of the sequences.
-fn refused(model: &ServedModel, error: &EngineError) -> ApiError {
-    let error = ApiError::from(error.clone());
+fn refused(model: &ServedModel, refusal: &EngineError) -> ApiError {
+    let error = ApiError::from(refusal.clone());
     if error.status != StatusCode::TOO_MANY_REQUESTS {
         return error;
     }
-    model.metrics().rejection();
+    model.metrics().rejection(refusal);
     let seconds = model.generator().time_to_drain().as_secs_f64().ceil();
     let (least, most) = RETRY_AFTER_S;
     ApiError { retry_after: Some(seconds.clamp(least, most) as u64), ..error }

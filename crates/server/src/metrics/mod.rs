@@ -1,28 +1,21 @@
-//! What the server counts of a model: `page.rs` shows it to Prometheus, together with the engine's
-//! gauges.
+//! What the server counts of a model, with one atomic add each; `families.rs` shows it together with
+//! what its engine counts, `page.rs` in Prometheus' words.
 
+mod buckets;
+mod families;
 mod histogram;
+mod http;
 mod page;
+mod process;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use engine::EngineError;
 
 use self::histogram::Histogram;
-pub(crate) use self::page::render;
-
-/// Upper bounds in seconds. Finer than vLLM's at the low end, where decoding steps are.
-const TTFT_BOUNDS: &[f64] = &[
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
-    20.0, 40.0, 80.0, 160.0, 640.0,
-];
-const INTER_TOKEN_BOUNDS: &[f64] = &[
-    0.0005, 0.001, 0.002, 0.003, 0.004, 0.006, 0.008, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1,
-    0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0, 10.0,
-];
-const E2E_BOUNDS: &[f64] = &[
-    0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 60.0,
-    120.0, 240.0, 480.0, 960.0,
-];
+pub(crate) use self::http::HttpMetrics;
+pub(crate) use self::page::{OPEN_METRICS, Page, TEXT, open_metrics};
 
 /// How a sequence ended, as the `finished_reason` label says it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,55 +34,177 @@ const ENDINGS: [(Ending, &str); 4] = [
     (Ending::Error, "error"),
 ];
 
-/// All that the server counts itself of a model, with one atomic add each.
+/// Why a request was not let into the queue: the limit it met.
+const REJECTIONS: [&str; 3] = ["max_num_queued_reqs", "max_num_queued_tokens", "share_of_tenant"];
+
+/// All that the server counts itself of a model.
 #[derive(Debug)]
 pub(crate) struct Metrics {
-    prompt_tokens: AtomicU64,
     generation_tokens: AtomicU64,
-    rejections: AtomicU64,
+    corrupted: AtomicU64,
+    rejections: [AtomicU64; REJECTIONS.len()],
     endings: [AtomicU64; ENDINGS.len()],
     time_to_first_token: Histogram,
     inter_token: Histogram,
+    time_per_output_token: Histogram,
     e2e: Histogram,
+    queue: Histogram,
+    prefill: Histogram,
+    decode: Histogram,
+    inference: Histogram,
+    prompt_tokens: Histogram,
+    computed_prompt_tokens: Histogram,
+    generated: Histogram,
+    longest_generated: Histogram,
+    max_tokens: Histogram,
+    choices: Histogram,
+    preemptions: Histogram,
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
+/// A sequence from its arrival on, for the metrics when it ends and for its trace.
+#[derive(Debug, Clone)]
+pub(crate) struct Course {
+    pub(crate) prompt_tokens: usize,
+    pub(crate) max_tokens: usize,
+    /// When the request came.
+    pub(crate) arrived: Instant,
+    /// When it was put into the queue.
+    pub(crate) queued: Instant,
+    /// When it left the queue.
+    pub(crate) started: Option<Instant>,
+    pub(crate) first_token: Option<Instant>,
+    pub(crate) last_token: Option<Instant>,
+    pub(crate) cached_tokens: usize,
+    pub(crate) num_tokens: usize,
+    pub(crate) num_preemptions: usize,
+}
+
+impl Course {
+    pub(crate) fn new(prompt_tokens: usize, max_tokens: usize, arrived: Instant) -> Self {
         Self {
-            prompt_tokens: AtomicU64::default(),
-            generation_tokens: AtomicU64::default(),
-            rejections: AtomicU64::default(),
-            endings: Default::default(),
-            time_to_first_token: Histogram::new(TTFT_BOUNDS),
-            inter_token: Histogram::new(INTER_TOKEN_BOUNDS),
-            e2e: Histogram::new(E2E_BOUNDS),
+            prompt_tokens,
+            max_tokens,
+            arrived,
+            queued: Instant::now(),
+            started: None,
+            first_token: None,
+            last_token: None,
+            cached_tokens: 0,
+            num_tokens: 0,
+            num_preemptions: 0,
         }
+    }
+
+    pub(crate) fn queue_time(&self) -> Option<Duration> {
+        Some(self.started?.saturating_duration_since(self.queued))
+    }
+
+    pub(crate) fn prefill_time(&self) -> Option<Duration> {
+        Some(self.first_token?.saturating_duration_since(self.started?))
+    }
+
+    pub(crate) fn decode_time(&self) -> Option<Duration> {
+        Some(self.last_token?.saturating_duration_since(self.first_token?))
+    }
+
+    pub(crate) fn inference_time(&self) -> Option<Duration> {
+        Some(self.last_token?.saturating_duration_since(self.started?))
+    }
+
+    pub(crate) fn time_to_first_token(&self) -> Option<Duration> {
+        Some(self.first_token?.saturating_duration_since(self.arrived))
     }
 }
 
 impl Metrics {
-    /// A sequence was accepted.
-    pub(crate) fn prompt(&self, num_tokens: usize) {
-        self.prompt_tokens.fetch_add(num_tokens as u64, Ordering::Relaxed);
-    }
-
-    /// A request was refused because the queue was full.
-    pub(crate) fn rejection(&self) {
-        self.rejections.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// A token came, this long after the request or after the one before it.
-    pub(crate) fn token(&self, elapsed: Duration, first: bool) {
-        self.generation_tokens.fetch_add(1, Ordering::Relaxed);
-        let histogram = if first { &self.time_to_first_token } else { &self.inter_token };
-        histogram.observe(elapsed);
-    }
-
-    /// A sequence ended.
-    pub(crate) fn end(&self, ending: Ending, elapsed: Duration) {
-        self.endings[ending as usize].fetch_add(1, Ordering::Relaxed);
-        if matches!(ending, Ending::Stop | Ending::Length) {
-            self.e2e.observe(elapsed);
+    /// Of a model with contexts of so many tokens.
+    pub(crate) fn new(max_model_len: usize) -> Self {
+        let of_request = || Histogram::new(buckets::REQUEST);
+        let of_tokens = || Histogram::new(buckets::tokens(max_model_len));
+        Self {
+            generation_tokens: AtomicU64::default(),
+            corrupted: AtomicU64::default(),
+            rejections: Default::default(),
+            endings: Default::default(),
+            time_to_first_token: Histogram::new(buckets::FIRST_TOKEN),
+            inter_token: Histogram::new(buckets::TOKEN),
+            time_per_output_token: Histogram::new(buckets::TOKEN),
+            e2e: of_request(),
+            queue: of_request(),
+            prefill: of_request(),
+            decode: of_request(),
+            inference: of_request(),
+            prompt_tokens: of_tokens(),
+            computed_prompt_tokens: of_tokens(),
+            generated: of_tokens(),
+            longest_generated: of_tokens(),
+            max_tokens: of_tokens(),
+            choices: Histogram::new(buckets::CHOICES),
+            preemptions: Histogram::new(buckets::PREEMPTIONS),
         }
     }
+
+    /// The queue took no request.
+    pub(crate) fn rejection(&self, error: &EngineError) {
+        let reason = match error {
+            EngineError::QueueTokensFull { .. } => 1,
+            EngineError::QueueShareFull { .. } => 2,
+            _ => 0,
+        };
+        add(&self.rejections[reason]);
+    }
+
+    /// The model gave a sequence no numbers.
+    pub(crate) fn corrupted(&self) {
+        add(&self.corrupted);
+    }
+
+    /// A token came at this moment.
+    pub(crate) fn token(&self, course: &mut Course, at: Instant) {
+        add(&self.generation_tokens);
+        match course.last_token {
+            None => self.time_to_first_token.observe(at.saturating_duration_since(course.arrived)),
+            Some(last) => self.inter_token.observe(at.saturating_duration_since(last)),
+        }
+        course.first_token.get_or_insert(at);
+        course.last_token = Some(at);
+        course.num_tokens += 1;
+    }
+
+    /// A sequence ended. Times and sizes are of those that came to their end.
+    pub(crate) fn end(&self, ending: Ending, course: &Course) {
+        add(&self.endings[ending as usize]);
+        if !matches!(ending, Ending::Stop | Ending::Length) {
+            return;
+        }
+        let end = course.last_token.unwrap_or_else(Instant::now);
+        self.e2e.observe(end.saturating_duration_since(course.arrived));
+        for (histogram, time) in [
+            (&self.queue, course.queue_time()),
+            (&self.prefill, course.prefill_time()),
+            (&self.decode, course.decode_time()),
+            (&self.inference, course.inference_time()),
+        ] {
+            time.inspect(|time| histogram.observe(*time));
+        }
+        if let (Some(decode), 2..) = (course.decode_time(), course.num_tokens) {
+            self.time_per_output_token.observe(decode / (course.num_tokens - 1) as u32);
+        }
+        self.prompt_tokens.count(course.prompt_tokens);
+        self.computed_prompt_tokens
+            .count(course.prompt_tokens.saturating_sub(course.cached_tokens));
+        self.generated.count(course.num_tokens);
+        self.max_tokens.count(course.max_tokens);
+        self.preemptions.count(course.num_preemptions);
+    }
+
+    /// All sequences of a request of `n` choices ended, the longest with so many tokens.
+    pub(crate) fn end_request(&self, n: usize, longest: usize) {
+        self.choices.count(n);
+        self.longest_generated.count(longest);
+    }
+}
+
+fn add(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
 }

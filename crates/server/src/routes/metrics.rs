@@ -1,17 +1,25 @@
 //! `GET /metrics`: what Prometheus and load-aware routers scrape, some of them 20 times a second.
 
 use axum::extract::State;
-use axum::http::{HeaderName, header};
+use axum::http::{HeaderMap, HeaderName, header};
 
-use crate::metrics;
+use crate::metrics::{OPEN_METRICS, Page, TEXT, open_metrics};
 use crate::state::App;
 
-/// Prometheus 3 refuses a scrape whose type is not exactly this.
-const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-
-/// Reads atomics only; never waits for an engine.
-pub(crate) async fn show(State(app): State<App>) -> ([(HeaderName, &'static str); 1], String) {
-    let mut page = metrics::render(app.registry().loaded().map(|model| &**model));
-    app.access().render(&mut page);
-    ([(header::CONTENT_TYPE, CONTENT_TYPE)], page)
+/// Reads atomics only; never waits for an engine. OpenMetrics for those who say that they read it.
+pub(crate) async fn show(
+    State(app): State<App>,
+    headers: HeaderMap,
+) -> ([(HeaderName, &'static str); 1], String) {
+    let registry = app.registry();
+    let mut page = Page::new(registry.loaded().count());
+    page.models(registry.loaded().map(|model| &**model));
+    app.http_metrics().render(&mut page);
+    app.access().render(page.text());
+    let accepted = headers.get_all(header::ACCEPT).iter();
+    let wants_open = |accept: &str| accept.contains("application/openmetrics-text");
+    if accepted.filter_map(|accept| accept.to_str().ok()).any(wants_open) {
+        return ([(header::CONTENT_TYPE, OPEN_METRICS)], open_metrics(&page.finish()));
+    }
+    ([(header::CONTENT_TYPE, TEXT)], page.finish())
 }

@@ -230,11 +230,21 @@ async fn tokens_and_endings_are_counted() {
     post(&app, CHAT, &chat(&json!({"n": 2}))).await;
     let text = get(&app, "/metrics").await.text;
     for line in [
-        "sconce:generation_tokens_total{model_name=\"tiny\"} 8",
-        "sconce:prompt_tokens_total{model_name=\"tiny\"} 42",
-        "sconce:request_success_total{model_name=\"tiny\",finished_reason=\"stop\"} 2",
-        "sconce:time_to_first_token_seconds_count{model_name=\"tiny\"} 2",
-        "sconce:inter_token_latency_seconds_count{model_name=\"tiny\"} 6",
+        "vllm:generation_tokens_total{model_name=\"tiny\"} 8",
+        "vllm:request_prompt_tokens_sum{model_name=\"tiny\"} 42",
+        "vllm:request_generation_tokens_sum{model_name=\"tiny\"} 8",
+        "vllm:request_params_n_sum{model_name=\"tiny\"} 2",
+        "vllm:request_params_n_count{model_name=\"tiny\"} 1",
+        "vllm:request_max_num_generation_tokens_sum{model_name=\"tiny\"} 4",
+        "vllm:request_queue_time_seconds_count{model_name=\"tiny\"} 2",
+        "vllm:request_prefill_time_seconds_count{model_name=\"tiny\"} 2",
+        "vllm:request_decode_time_seconds_count{model_name=\"tiny\"} 2",
+        "vllm:request_inference_time_seconds_count{model_name=\"tiny\"} 2",
+        "vllm:request_time_per_output_token_seconds_count{model_name=\"tiny\"} 2",
+        "http_requests_total{handler=\"/v1/chat/completions\",method=\"POST\",status=\"2xx\"} 1",
+        "vllm:request_success_total{model_name=\"tiny\",finished_reason=\"stop\"} 2",
+        "vllm:time_to_first_token_seconds_count{model_name=\"tiny\"} 2",
+        "vllm:inter_token_latency_seconds_count{model_name=\"tiny\"} 6",
         "vllm:e2e_request_latency_seconds_bucket{model_name=\"tiny\",le=\"+Inf\"} 2",
     ] {
         assert!(text.lines().any(|found| found == line), "{line}\nnot in\n{text}");

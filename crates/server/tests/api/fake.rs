@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use axum::http::{HeaderMap, Method, Request, Response, StatusCode};
 use engine::{
-    Constraint, EngineError, Event, FinishReason, SamplingParams, SeqId, Share, Sink, TokenLogprobs,
+    Constraint, EngineError, EngineStats, Event, FinishReason, SamplingParams, SeqId, Share, Sink,
+    TokenLogprobs,
 };
 use http_body_util::BodyExt;
 use serde_json::{Map, Value, json};
@@ -100,6 +101,7 @@ impl Fake {
     fn run(&self, request: engine::Request) {
         let mut sink = request.sink;
         let params = request.params;
+        sink(Event::Started { cached_tokens: 16 });
         if let Some(top) = params.prompt_logprobs {
             let scores = request.prompt.iter().enumerate();
             let scores = scores.map(|(i, &id)| (i > 0).then(|| logprobs(id, top)));
@@ -205,14 +207,14 @@ impl Generator for Fake {
     }
 
     fn load(&self) -> Load {
-        Load {
-            running: 3,
-            waiting: 2,
-            kv_usage: 0.25,
-            num_blocks: 64,
-            block_size: 16,
-            ..Load::default()
-        }
+        let stats = EngineStats {
+            num_running: 3,
+            num_waiting: 2,
+            kv_blocks_used: 16,
+            kv_blocks_total: 64,
+            ..EngineStats::default()
+        };
+        Load { stats, block_size: 16, cache_dtype: "bfloat16", ..Load::default() }
     }
 
     fn time_to_drain(&self) -> Duration {

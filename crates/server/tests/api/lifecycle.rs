@@ -100,7 +100,10 @@ async fn refusals_of_the_engine_have_their_statuses() {
                 assert!((1..=60).contains(&seconds));
                 let metrics = get(&app, "/metrics").await.text;
                 assert!(
-                    metrics.contains("sconce:requests_rejected_total{model_name=\"tiny\"} 1\n")
+                    metrics.contains(
+                        "vllm:admission_rejections_total{model_name=\"tiny\",\
+                         reason=\"max_num_queued_reqs\"} 1\n"
+                    )
                 );
             }
         }
