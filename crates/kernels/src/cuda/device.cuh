@@ -111,6 +111,22 @@ __device__ __forceinline__ Pack<T> load_constant_pack(const T* address) {
     return pack;
 }
 
+// As load_constant_pack, of what this block reads once: it leaves the L1 cache to others.
+template <class T>
+__device__ __forceinline__ Pack<T> load_streamed_pack(const T* address) {
+    Pack<T> pack;
+#ifdef SCONCE_HOST
+    pack = load_pack(address);
+#else
+    uint4 bits;
+    asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];\n"
+                 : "=r"(bits.x), "=r"(bits.y), "=r"(bits.z), "=r"(bits.w)
+                 : "l"(address));
+    *reinterpret_cast<uint4*>(&pack) = bits;
+#endif
+    return pack;
+}
+
 template <class T>
 __device__ __forceinline__ void store_pack(T* address, const Pack<T>& pack) {
     *reinterpret_cast<uint4*>(address) = *reinterpret_cast<const uint4*>(&pack);
@@ -319,6 +335,32 @@ inline float element_of_pair(uint32_t pair, int index) {
 }
 #endif
 
+// Four e4m3 (the first in the lowest byte) to two pairs of bf16 or f16, exactly, on every device: the
+// bits are moved to where the wider type has them, which leaves an exponent that is too small by the
+// difference of the biases, and a product corrects it. NaN becomes 480.
+template <class T>
+__device__ __forceinline__ void widen_e4m3(uint32_t (&pairs)[2], uint32_t four) {
+    constexpr bool is_bf16 = std::is_same<T, bf16>::value;
+    constexpr int shift = is_bf16 ? 4 : 1;  // down from the top of 16 bits
+    constexpr uint32_t magnitude = 0x7f007f00u >> shift;
+    constexpr uint32_t factor = is_bf16 ? 0x7b807b80u : 0x5c005c00u;  // 2^120, 2^8
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        const uint32_t bytes = four >> (16 * i);
+        const uint32_t top = (bytes & 0xffu) << 8 | (bytes & 0xff00u) << 16;
+        const uint32_t bits = (top & 0x80008000u) | (top >> shift & magnitude);
+#ifdef SCONCE_HOST
+        pairs[i] = pair_of<T>(element_of_pair<T>(bits, 0) * element_of_pair<T>(factor, 0),
+                              element_of_pair<T>(bits, 1) * element_of_pair<T>(factor, 1));
+#else
+        using Both = typename std::conditional<is_bf16, __nv_bfloat162, __half2>::type;
+        const Both wide = __hmul2(*reinterpret_cast<const Both*>(&bits),
+                                  *reinterpret_cast<const Both*>(&factor));
+        pairs[i] = *reinterpret_cast<const uint32_t*>(&wide);
+#endif
+    }
+}
+
 // c += a b, 16 x 8 x 16, of bf16 or f16 with sums in f32.
 template <class T>
 __device__ __forceinline__ void multiply_add(float (&c)[4], const uint32_t (&a)[4],
@@ -331,16 +373,21 @@ __device__ __forceinline__ void multiply_add(float (&c)[4], const uint32_t (&a)[
     memcpy(mine.b, b, sizeof mine.b);
     const unsigned lane = shim::lane(), g = lane / 4, t = lane % 4;
     const shim::Slot* slots = shim::exchange(ALL_LANES, &mine, sizeof mine);
-    for (int i = 0; i < 4; i++) {
-        const unsigned is_lower = i / 2, column = 2 * t + i % 2;
-        float sum = 0.0f;
-        for (unsigned k = 0; k < 16; k++) {
-            const unsigned is_right = k / 8, holder = k % 8 / 2;
-            const Fragments of_a = shim::slot_value<Fragments>(slots[4 * g + holder]);
-            const Fragments of_b = shim::slot_value<Fragments>(slots[4 * column + holder]);
-            sum += element_of_pair<T>(of_a.a[2 * is_right + is_lower], k % 2) *
-                   element_of_pair<T>(of_b.b[is_right], k % 2);
+    // The rows and columns of the lane's elements.
+    float of_a[2][16], of_b[2][16];
+    for (unsigned k = 0; k < 16; k++) {
+        const unsigned is_right = k / 8, holder = k % 8 / 2;
+        for (unsigned i = 0; i < 2; i++) {
+            Fragments other;
+            memcpy(&other, slots[4 * g + holder].bytes, sizeof other);
+            of_a[i][k] = element_of_pair<T>(other.a[2 * is_right + i], k % 2);
+            memcpy(&other, slots[4 * (2 * t + i) + holder].bytes, sizeof other);
+            of_b[i][k] = element_of_pair<T>(other.b[is_right], k % 2);
         }
+    }
+    for (int i = 0; i < 4; i++) {
+        float sum = 0.0f;
+        for (unsigned k = 0; k < 16; k++) sum += of_a[i / 2][k] * of_b[i % 2][k];
         c[i] += sum;
     }
 #else

@@ -3,7 +3,6 @@
 use super::Launch;
 use candle_core::{DType, Device, Result, Tensor};
 use cuda_host::{Buffer, Device as HostDevice, LaunchError};
-use half::{bf16, f16};
 
 /// Storage types that the kernels take.
 pub(crate) const CUDA_DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
@@ -60,14 +59,9 @@ fn shifted(tensor: &Tensor, offset: usize) -> Result<(Vec<u8>, usize)> {
 
 /// All elements, as they lie in memory.
 pub(crate) fn to_bytes(tensor: &Tensor) -> Result<Vec<u8>> {
-    let tensor = tensor.flatten_all()?;
-    Ok(match tensor.dtype() {
-        DType::F32 => tensor.to_vec1::<f32>()?.iter().flat_map(|x| x.to_ne_bytes()).collect(),
-        DType::F16 => tensor.to_vec1::<f16>()?.iter().flat_map(|x| x.to_ne_bytes()).collect(),
-        DType::BF16 => tensor.to_vec1::<bf16>()?.iter().flat_map(|x| x.to_ne_bytes()).collect(),
-        DType::U32 => tensor.to_vec1::<u32>()?.iter().flat_map(|x| x.to_ne_bytes()).collect(),
-        other => panic!("no test has {other:?}"),
-    })
+    let mut bytes = Vec::new();
+    tensor.write_bytes(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// The way back.

@@ -7,6 +7,10 @@
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cublas;
+#[cfg(any(feature = "cuda", test))]
+mod cuda;
+#[cfg(test)]
+mod cuda_tests;
 mod element;
 mod multiply;
 mod pack;

@@ -8,7 +8,7 @@ use crate::testing::{
 use candle_core::{DType, Device, Result, Tensor};
 
 /// Sums of some hundred products of values below 1 in f32; in bf16 the result is rounded once.
-const TOLERANCE: Tolerance = Tolerance { f32: 2e-6, bf16: 1.0 / 256.0 };
+pub(super) const TOLERANCE: Tolerance = Tolerance { f32: 2e-6, bf16: 1.0 / 256.0 };
 
 /// `[out, in]`: neither a multiple of a panel, a pair, a vector or a block of packing; and both.
 const SHAPES: [(usize, usize); 7] =
@@ -28,7 +28,7 @@ fn forward(
     }
 }
 
-fn reference(weight: &Tensor, x: &Tensor, bias: Option<&Tensor>) -> Result<Vec<f64>> {
+pub(super) fn reference(weight: &Tensor, x: &Tensor, bias: Option<&Tensor>) -> Result<Vec<f64>> {
     let inner = weight.dims()[1];
     let (weight, x) = (to_f64(weight)?, to_f64(x)?);
     let bias = bias.map(to_f64).transpose()?;

@@ -1,0 +1,142 @@
+//! Linear layers on a CUDA device: few rows by kernels of our own, that read each weight once; the way
+//! to e4m3.
+
+use crate::cuda::{Launch, of_dtype};
+use candle_core::{DType, Result, bail};
+
+/// `SkinnyParams` of `skinny.cuh`; addresses of contiguous tensors.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SkinnyParams {
+    /// `[rows, in]`
+    pub(super) x: u64,
+    /// `[out, in]`
+    pub(super) weight: u64,
+    /// `[out]` f32 of an e4m3 weight, else 0
+    pub(super) scales: u64,
+    /// `[out]`, 0 without one
+    pub(super) bias: u64,
+    /// `[rows, out]`
+    pub(super) y: u64,
+    pub(super) num_rows: i32,
+    pub(super) in_features: i32,
+    pub(super) out_features: i32,
+}
+
+/// `QuantizeParams` of `quantize.cuh`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct QuantizeParams {
+    /// `[rows, len]`
+    pub(super) x: u64,
+    /// `[rows, len]` e4m3
+    pub(super) y: u64,
+    /// `[rows]` f32
+    pub(super) scales: u64,
+    pub(super) len: i32,
+}
+
+/// Up to so many rows every weight is read once, and waiting for it is all there is to do.
+pub(super) const MAX_SKINNY_ROWS: usize = 16;
+
+/// Storage types of a product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Dtypes {
+    /// Of x and the bias.
+    pub(super) x: DType,
+    /// That of x, or e4m3.
+    pub(super) weight: DType,
+    /// That of x, or f32.
+    pub(super) y: DType,
+}
+
+/// `[rows, in]` times `[out, in]`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sizes {
+    pub(super) rows: usize,
+    pub(super) in_features: usize,
+    pub(super) out_features: usize,
+}
+
+/// Forms of the skinny kernel: (16 output features, 8 rows) a block, times these.
+const FORMS: [(usize, usize); 3] = [(1, 1), (2, 1), (2, 2)];
+
+const SKINNY_THREADS: u32 = 256;
+
+/// The launch for 1 to [`MAX_SKINNY_ROWS`] rows that start at multiples of 16 bytes; none for
+/// lengths that do not allow it. What a row becomes does not depend on the form.
+pub(super) fn plan_skinny(
+    sizes: Sizes,
+    dtypes: Dtypes,
+    num_processors: usize,
+) -> Result<Option<Launch>> {
+    let Sizes { rows, in_features, out_features } = sizes;
+    let bytes = in_features * dtypes.weight.size_in_bytes();
+    if rows > MAX_SKINNY_ROWS || bytes % 16 != 0 || dtypes.x == DType::F32 {
+        return Ok(None);
+    }
+    // Twice the output features halve what is read of x, if there are blocks enough.
+    let form = match rows {
+        9.. => 2,
+        5..=8 if out_features / 32 >= 2 * num_processors => 1,
+        _ => 0,
+    };
+    let outs = 16 * FORMS[form].0;
+    Ok(Some(Launch {
+        function: skinny_functions(dtypes)?[form],
+        grid: [out_features.div_ceil(outs) as u32, 1, 1],
+        block: [SKINNY_THREADS, 1, 1],
+        shared_bytes: 0,
+    }))
+}
+
+macro_rules! forms {
+    ($dtypes:literal) => {
+        [
+            concat!("linear_", $dtypes, "_1x1"),
+            concat!("linear_", $dtypes, "_2x1"),
+            concat!("linear_", $dtypes, "_2x2"),
+        ]
+    };
+}
+
+fn skinny_functions(dtypes: Dtypes) -> Result<[&'static str; 3]> {
+    use DType::{BF16, F8E4M3, F16, F32};
+    Ok(match (dtypes.weight, dtypes.x, dtypes.y) {
+        (BF16, BF16, BF16) => forms!("bf16_bf16_to_bf16"),
+        (BF16, BF16, F32) => forms!("bf16_bf16_to_f32"),
+        (F16, F16, F16) => forms!("f16_f16_to_f16"),
+        (F16, F16, F32) => forms!("f16_f16_to_f32"),
+        (F8E4M3, BF16, BF16) => forms!("e4m3_bf16_to_bf16"),
+        (F8E4M3, BF16, F32) => forms!("e4m3_bf16_to_f32"),
+        (F8E4M3, F16, F16) => forms!("e4m3_f16_to_f16"),
+        (F8E4M3, F16, F32) => forms!("e4m3_f16_to_f32"),
+        _ => bail!("a linear layer has no kernel for {dtypes:?}"),
+    })
+}
+
+/// Output features, and rows, of a block of the plain kernel.
+const PLAIN_OUTS: usize = 8;
+const PLAIN_ROWS: usize = 8;
+
+/// The launch for everything else but e4m3.
+pub(super) fn plan_plain(sizes: Sizes, dtypes: Dtypes) -> Result<Launch> {
+    use DType::{BF16, F16, F32};
+    let function = match (dtypes.weight, dtypes.x, dtypes.y) {
+        (F32, F32, F32) => "linear_plain_f32_to_f32",
+        (F16, F16, F16) => "linear_plain_f16_to_f16",
+        (F16, F16, F32) => "linear_plain_f16_to_f32",
+        (BF16, BF16, BF16) => "linear_plain_bf16_to_bf16",
+        (BF16, BF16, F32) => "linear_plain_bf16_to_f32",
+        _ => bail!("a linear layer has no kernel for {dtypes:?}"),
+    };
+    let grid = [sizes.out_features.div_ceil(PLAIN_OUTS), sizes.rows.div_ceil(PLAIN_ROWS), 1];
+    let block = [PLAIN_OUTS as u32 * 32, 1, 1];
+    Ok(Launch { function, grid: grid.map(|blocks| blocks as u32), block, shared_bytes: 0 })
+}
+
+/// The launch that brings rows to e4m3.
+pub(super) fn plan_quantize(rows: usize, dtype: DType) -> Result<Launch> {
+    let functions = ["quantize_rows_f32", "quantize_rows_f16", "quantize_rows_bf16"];
+    Ok(Launch::one_dimensional(of_dtype(dtype, functions, "x")?, rows, 256))
+}
