@@ -256,8 +256,8 @@ fn op_folders_are_complete() {
             }
         }
         let of_cuda = ["kernel.cu", "cuda.rs", "cuda_tests.rs"];
-        let (has, lacks): (Vec<_>, Vec<_>) =
-            of_cuda.iter().partition(|file| folder.join(file).is_file());
+        let (has, lacks): (Vec<&str>, Vec<&str>) =
+            of_cuda.into_iter().partition(|file| folder.join(file).is_file());
         if !has.is_empty() && !lacks.is_empty() {
             broken.push(format!("{} has {has:?} and no {lacks:?}", relative(&folder)));
         }

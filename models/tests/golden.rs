@@ -1,5 +1,5 @@
-//! Every architecture against transformers: logits, greedy tokens, and the same numbers bit for
-//! bit however the work is cut up. `scripts/golden.py` makes the checkpoints.
+//! Every architecture against transformers: logits, greedy tokens, and the same numbers (on the CPU bit
+//! for bit) however the work is cut up. `scripts/golden.py` makes the checkpoints.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -8,11 +8,11 @@ mod paged;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device};
+use candle_core::DType;
 use engine::architecture::Architecture;
 use engine::model::ModelSpec;
 use engine::weights::Weights;
-use paged::{Paged, Sequence};
+use paged::{Paged, Sequence, device};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -75,7 +75,7 @@ impl Golden {
     }
 
     fn load(&self, dtype: DType, block_size: usize) -> Paged {
-        let mut weights = Weights::open(&self.folder, &Device::Cpu, dtype).unwrap();
+        let mut weights = Weights::open(&self.folder, &device(), dtype).unwrap();
         let model = (self.row.load)(&self.config, &mut weights, MAX_MODEL_LEN).unwrap();
         Paged::new(model, &self.spec(), dtype, block_size).unwrap()
     }
@@ -106,6 +106,25 @@ fn generate(paged: &mut Paged, case: &Case, chunk: usize) -> Vec<Vec<f32>> {
 fn differences(case: &Case, logits: &[f32]) -> impl Iterator<Item = f32> {
     assert_eq!(logits.len(), case.logits.len());
     logits.iter().zip(&case.logits).map(|(a, b)| (a - b).abs())
+}
+
+/// Logits of the same tokens, computed in two ways: the same bits on the CPU (ADR 4). On a GPU products
+/// of different shapes are summed in different orders, so there the logits are near, up to where
+/// another token became the likeliest.
+fn assert_same(golden: &Golden, dtype: DType, what: &str, a: &[Vec<f32>], b: &[Vec<f32>]) {
+    let name = golden.name();
+    if device().is_cpu() {
+        assert_eq!(a, b, "{name}, {dtype:?}, {what}");
+        return;
+    }
+    let allowed = if dtype == DType::F32 { 10.0 * F32_TOLERANCE } else { 8.0 * golden.bf16_error };
+    for (a, b) in a.iter().zip(b) {
+        let error = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(error <= allowed, "{name}, {dtype:?}, {what}: off by {error}, {allowed} allowed");
+        if argmax(a) != argmax(b) {
+            return;
+        }
+    }
 }
 
 #[test]
@@ -155,11 +174,8 @@ fn chunks_and_block_sizes_change_no_bit() {
             let whole = generate(&mut golden.load(dtype, 16), case, usize::MAX);
             for (chunk, block_size) in [(1, 16), (7, 8), (64, 32)] {
                 let cut = generate(&mut golden.load(dtype, block_size), case, chunk);
-                let name = golden.name();
-                assert_eq!(
-                    cut, whole,
-                    "{name}, {dtype:?}, chunks of {chunk}, blocks of {block_size}"
-                );
+                let what = format!("chunks of {chunk}, blocks of {block_size}");
+                assert_same(&golden, dtype, &what, &cut, &whole);
             }
         }
     }
@@ -197,12 +213,8 @@ fn a_mixed_batch_changes_no_bit() {
                 }
             }
             for ((together, alone), case) in together.iter().zip(&alone).zip(&golden.cases) {
-                let (name, len) = (golden.name(), case.prompt.len());
-                assert_eq!(
-                    together[..alone.len()],
-                    alone[..],
-                    "{name}, {dtype:?}, prompt of {len}"
-                );
+                let what = format!("prompt of {}", case.prompt.len());
+                assert_same(&golden, dtype, &what, &together[..alone.len()], alone);
             }
         }
     }
@@ -213,8 +225,8 @@ fn the_specification_counts_what_is_loaded() {
     for golden in goldens() {
         let spec = golden.spec();
         for mut weights in [
-            Weights::open(&golden.folder, &Device::Cpu, DType::F32).unwrap(),
-            Weights::dummy(0, &Device::Cpu, DType::BF16).unwrap(),
+            Weights::open(&golden.folder, &device(), DType::F32).unwrap(),
+            Weights::dummy(0, &device(), DType::BF16).unwrap(),
         ] {
             (golden.row.load)(&golden.config, &mut weights, MAX_MODEL_LEN).unwrap();
             assert_eq!(spec.num_parameters, weights.num_parameters(), "{}", golden.name());
@@ -228,7 +240,7 @@ fn a_configuration_of_another_size_is_refused_by_tensor() {
     for golden in goldens() {
         let mut config = golden.config.clone();
         config["intermediate_size"] = (golden.spec().intermediate_size + 1).into();
-        let mut weights = Weights::open(&golden.folder, &Device::Cpu, DType::F32).unwrap();
+        let mut weights = Weights::open(&golden.folder, &device(), DType::F32).unwrap();
         let error = (golden.row.load)(&config, &mut weights, MAX_MODEL_LEN).err();
         let error = error.expect("an error").to_string();
         assert!(error.contains("`model.layers.0.mlp.gate_proj.weight` has shape"), "{error}");

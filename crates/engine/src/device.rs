@@ -4,7 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use candle_core::{Device, Error, Result};
-use kernels::device::{HAS_CUDA, memory, open_cuda};
+pub use kernels::device::HAS_CUDA;
+use kernels::device::{memory, open_cuda};
 use serde::{Deserialize, Serialize};
 
 use crate::host_memory;

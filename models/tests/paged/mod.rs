@@ -1,7 +1,21 @@
 //! Runs a model over paged blocks that are dealt out in a scrambled order, without an engine.
 
+use std::sync::{Arc, LazyLock};
+
 use candle_core::{DType, Device, Result, Tensor};
-use engine::model::{CausalLm, ForwardBatch, KvCache, KvCacheLayer, ModelSpec};
+use engine::device::{DeviceKind, HAS_CUDA, open};
+use engine::model::{
+    CausalLm, Extents, ForwardBatch, KvCache, KvCacheLayer, ModelSpec, Workspace,
+};
+
+/// Where the tests compute. Built with the feature `cuda` they need a GPU.
+pub(crate) fn device() -> Device {
+    static DEVICE: LazyLock<Device> = LazyLock::new(|| {
+        let kind = if HAS_CUDA { DeviceKind::Cuda(0) } else { DeviceKind::Cpu };
+        open(kind).expect("a build with the feature cuda is tested on a machine with a GPU")
+    });
+    DEVICE.clone()
+}
 
 /// Blocks in the cache, a prime: multiples of any number visit all of them.
 const NUM_BLOCKS: usize = 211;
@@ -11,6 +25,8 @@ pub(crate) struct Paged {
     model: Box<dyn CausalLm>,
     cache: KvCache,
     block_size: usize,
+    /// Query heads and elements of each.
+    heads: (usize, usize),
     /// Blocks dealt so far.
     dealt: usize,
 }
@@ -43,11 +59,12 @@ impl Paged {
     ) -> Result<Self> {
         let shape = (NUM_BLOCKS, spec.num_kv_heads, block_size, spec.head_dim);
         // What was never written must never be read.
-        let unwritten = || Tensor::full(f32::NAN, shape, &Device::Cpu)?.to_dtype(dtype);
+        let unwritten = || Tensor::full(f32::NAN, shape, &device())?.to_dtype(dtype);
         let layers = (0..spec.num_layers)
             .map(|_| Ok(KvCacheLayer { key: unwritten()?, value: unwritten()? }))
             .collect::<Result<_>>()?;
-        Ok(Self { model, cache: KvCache { layers }, block_size, dealt: 0 })
+        let heads = (spec.num_heads, spec.head_dim);
+        Ok(Self { model, cache: KvCache { layers }, block_size, heads, dealt: 0 })
     }
 
     /// Computes the next `len` tokens of each sequence in one pass, and returns the logits of the
@@ -76,8 +93,9 @@ impl Paged {
             block_tables.extend(&sequence.blocks);
             block_tables.resize(block_tables.len().next_multiple_of(width), 0);
         }
-        let block_tables = Tensor::from_vec(block_tables, (chunks.len(), width), &Device::Cpu)?;
-        self.model.forward(&batch.tensors(block_tables)?, &self.cache)?.to_vec2()
+        let block_tables = Tensor::from_vec(block_tables, (chunks.len(), width), &device())?;
+        let batch = batch.tensors(block_tables, self.heads)?;
+        self.model.forward(&batch, &self.cache)?.to_vec2()
     }
 }
 
@@ -92,11 +110,20 @@ struct Lists {
 }
 
 impl Lists {
-    fn tensors(self, block_tables: Tensor) -> Result<ForwardBatch> {
+    fn tensors(self, block_tables: Tensor, heads: (usize, usize)) -> Result<ForwardBatch> {
+        let rows = self.q_starts.windows(2).map(|ends| (ends[1] - ends[0]) as usize);
+        let extents = Extents::of(rows.zip(self.context_lens.iter().map(|len| *len as usize)));
+        let num_seqs = self.context_lens.len();
+        let on_device = if device().is_cpu() {
+            None
+        } else {
+            let workspace = Workspace::new(&device(), &extents, (num_seqs, heads.0, heads.1))?;
+            Some((extents, Arc::new(workspace)))
+        };
         let logits_rows: Vec<u32> = self.q_starts[1..].iter().map(|end| end - 1).collect();
         let vector = |values: Vec<u32>| {
             let len = values.len();
-            Tensor::from_vec(values, len, &Device::Cpu)
+            Tensor::from_vec(values, len, &device())
         };
         Ok(ForwardBatch {
             ids: vector(self.ids)?,
@@ -106,7 +133,7 @@ impl Lists {
             context_lens: vector(self.context_lens)?,
             block_tables,
             logits_rows: vector(logits_rows)?,
-            on_device: None,
+            on_device,
         })
     }
 }

@@ -8,13 +8,11 @@ use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::{Mutex, PoisonError};
 
-use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::cublaslt::{result, sys};
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr};
-use candle_core::{CudaDevice, CudaStorage, DType, Error, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CudaDevice, DType, Error, Result, bail};
 
-use crate::cuda::{address, allocate, tensor_address};
 
 /// What NVIDIA recommends for Hopper; other GPUs use less of it.
 const WORKSPACE_BYTES: usize = 32 << 20;
@@ -26,48 +24,22 @@ const TRANSPOSED: i32 = 1;
 
 /// `y = x W^T + b`; addresses of contiguous rows on the device.
 #[derive(Debug, Clone, Copy)]
-struct Product {
+pub(super) struct Product {
     /// `[rows, inner]`
-    x: u64,
+    pub(super) x: u64,
     /// `[out, inner]` of the dtype of x
-    weight: u64,
+    pub(super) weight: u64,
     /// `[out]` of the dtype of y, 0 for none
-    bias: u64,
+    pub(super) bias: u64,
     /// `[rows, out]`
-    y: u64,
-    rows: usize,
-    out: usize,
-    inner: usize,
+    pub(super) y: u64,
+    pub(super) rows: usize,
+    pub(super) out: usize,
+    pub(super) inner: usize,
     /// f32, f16 or bf16
-    dtype: DType,
+    pub(super) dtype: DType,
     /// The same, or f32.
-    out_dtype: DType,
-}
-
-/// weight `[out, inner]`, x `[rows, inner]` and bias `[out]` to `[rows, out]`; shapes are checked.
-pub(super) fn forward(
-    weight: &Tensor,
-    (x, x_layout): (&CudaStorage, &Layout),
-    bias: Option<(&CudaStorage, &Layout)>,
-    out_dtype: DType,
-) -> Result<(CudaStorage, Shape)> {
-    let (rows, (out, inner)) = (x_layout.dims()[0], weight.dims2()?);
-    let (storage, y) = allocate(x.device(), out_dtype, rows * out)?;
-    let product = Product {
-        x: address(x, x_layout, "x")?,
-        weight: tensor_address(weight, "weight")?,
-        bias: bias.map_or(Ok(0), |(bias, layout)| address(bias, layout, "bias"))?,
-        y,
-        rows,
-        out,
-        inner,
-        dtype: x.dtype(),
-        out_dtype,
-    };
-    if rows > 0 {
-        multiply(x.device(), &product)?;
-    }
-    Ok((storage, (rows, out).into()))
+    pub(super) out_dtype: DType,
 }
 
 /// What a product is computed with.
@@ -89,7 +61,7 @@ struct Blas {
     stream: usize,
     handle: sys::cublasLtHandle_t,
     workspace: CudaSlice<u8>,
-    algorithms: HashMap<Case, sys::cublasLtMatmulAlgo_t>,
+    algorithms: HashMap<Case, Option<sys::cublasLtMatmulAlgo_t>>,
 }
 
 // SAFETY: the handle may be used from any thread, one at a time.
@@ -98,8 +70,9 @@ unsafe impl Send for Blas {}
 /// One a stream, for the life of the process.
 static STREAMS: Mutex<Vec<Blas>> = Mutex::new(Vec::new());
 
-/// Asks the device's stream for a product of at least one row.
-fn multiply(device: &CudaDevice, product: &Product) -> Result<()> {
+/// Asks the device's stream for a product of at least one row. `false` if the library has no way to
+/// compute it: lengths that are no multiples of 16 bytes.
+pub(super) fn multiply(device: &CudaDevice, product: &Product) -> Result<bool> {
     let mut streams = STREAMS.lock().unwrap_or_else(PoisonError::into_inner);
     let stream = device.cuda_stream();
     let key = stream.cu_stream().addr();
@@ -117,9 +90,9 @@ fn multiply(device: &CudaDevice, product: &Product) -> Result<()> {
 }
 
 impl Blas {
-    fn multiply(&mut self, device: &CudaDevice, product: &Product) -> Result<()> {
+    fn multiply(&mut self, device: &CudaDevice, product: &Product) -> Result<bool> {
         let stream = device.cuda_stream();
-        let algorithm = self.algorithm(product)?;
+        let Some(algorithm) = self.algorithm(product)? else { return Ok(false) };
         let problem = Problem::new(product, product.rows)?;
         let (workspace, _guard) = self.workspace.device_ptr(&stream);
         let (one, zero) = (1f32, 0f32);
@@ -145,10 +118,11 @@ impl Blas {
                 stream.cu_stream().cast(),
             )
         }
-        .map_err(failed)
+        .map_err(failed)?;
+        Ok(true)
     }
 
-    fn algorithm(&mut self, product: &Product) -> Result<sys::cublasLtMatmulAlgo_t> {
+    fn algorithm(&mut self, product: &Product) -> Result<Option<sys::cublasLtMatmulAlgo_t>> {
         let case = Case {
             rows: product.rows.next_power_of_two(),
             out: product.out,
@@ -175,7 +149,11 @@ impl Blas {
                 preference.0,
             )
         };
-        let algorithm = found.map_err(failed)?.algo;
+        let algorithm = match found {
+            Ok(found) => Some(found.algo),
+            Err(result::CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED)) => None,
+            Err(error) => return Err(failed(error)),
+        };
         self.algorithms.insert(case, algorithm);
         Ok(algorithm)
     }

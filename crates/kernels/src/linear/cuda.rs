@@ -140,3 +140,73 @@ pub(super) fn plan_quantize(rows: usize, dtype: DType) -> Result<Launch> {
     let functions = ["quantize_rows_f32", "quantize_rows_f16", "quantize_rows_bf16"];
     Ok(Launch::one_dimensional(of_dtype(dtype, functions, "x")?, rows, 256))
 }
+
+#[cfg(feature = "cuda")]
+pub(super) mod forward {
+    //! The candle side.
+
+    use super::super::cublas::{self, Product};
+    use super::{Dtypes, Sizes, SkinnyParams, plan_plain, plan_skinny};
+    use crate::cuda::{Module, address, allocate, launch, module, processors, tensor_address};
+    use candle_core::backend::BackendStorage;
+    use candle_core::{CudaStorage, DType, Layout, Result, Shape, Tensor};
+
+    static MODULE: Module = module!("linear");
+
+    /// weight `[out, in]`, x `[rows, in]` and bias `[out]` to `[rows, out]`; shapes are checked.
+    pub(crate) fn linear(
+        weight: &Tensor,
+        (x, x_layout): (&CudaStorage, &Layout),
+        bias: Option<(&CudaStorage, &Layout)>,
+        out_dtype: DType,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (rows, (out, inner)) = (x_layout.dims()[0], weight.dims2()?);
+        let (storage, y) = allocate(x.device(), out_dtype, rows * out)?;
+        let params = SkinnyParams {
+            x: address(x, x_layout, "x")?,
+            weight: tensor_address(weight, "weight")?,
+            scales: 0,
+            bias: bias.map_or(Ok(0), |(bias, layout)| address(bias, layout, "bias"))?,
+            y,
+            num_rows: rows as i32,
+            in_features: inner as i32,
+            out_features: out as i32,
+        };
+        if rows > 0 {
+            let sizes = Sizes { rows, in_features: inner, out_features: out };
+            let dtypes = Dtypes { x: x.dtype(), weight: weight.dtype(), y: out_dtype };
+            multiply(x, &params, sizes, dtypes)?;
+        }
+        Ok((storage, (rows, out).into()))
+    }
+
+    /// Few rows by our kernel, more by the library, and what neither takes by the plain kernel.
+    fn multiply(
+        x: &CudaStorage,
+        params: &SkinnyParams,
+        sizes: Sizes,
+        dtypes: Dtypes,
+    ) -> Result<()> {
+        let device = x.device();
+        let (num_processors, _) = processors(device)?;
+        let is_aligned = [params.x, params.weight].iter().all(|address| address % 16 == 0);
+        if is_aligned && let Some(skinny) = plan_skinny(sizes, dtypes, num_processors)? {
+            return launch(device, &MODULE, &skinny, params);
+        }
+        let product = Product {
+            x: params.x,
+            weight: params.weight,
+            bias: params.bias,
+            y: params.y,
+            rows: sizes.rows,
+            out: sizes.out_features,
+            inner: sizes.in_features,
+            dtype: dtypes.x,
+            out_dtype: dtypes.y,
+        };
+        if cublas::multiply(device, &product)? {
+            return Ok(());
+        }
+        launch(device, &MODULE, &plan_plain(sizes, dtypes)?, params)
+    }
+}

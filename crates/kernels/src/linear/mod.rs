@@ -242,7 +242,7 @@ impl CustomOp1 for Linear<'_> {
 
     #[cfg(feature = "cuda")]
     fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
-        cublas::forward(self.weight.rows()?, (x, layout), None, self.out_dtype)
+        cuda::forward::linear(self.weight.rows()?, (x, layout), None, self.out_dtype)
     }
 }
 
@@ -270,7 +270,7 @@ impl CustomOp2 for Linear<'_> {
         bias_layout: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
         let bias = Some((bias, bias_layout));
-        cublas::forward(self.weight.rows()?, (x, x_layout), bias, self.out_dtype)
+        cuda::forward::linear(self.weight.rows()?, (x, x_layout), bias, self.out_dtype)
     }
 }
 
