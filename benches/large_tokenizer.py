@@ -1,6 +1,8 @@
-"""A byte-level BPE tokenizer of Qwen3's size (151,936 ids) for benches: python benches/large_tokenizer.py OUT.json
+"""A byte-level BPE tokenizer of Qwen3's size (151,936 ids, or as many as are asked for) for benches:
 
-Model weights and tokenizers of real models cannot be committed here. The merges are the first 151,643 of OpenAI's
+usage: python benches/large_tokenizer.py OUT.json [IDS]
+
+Model weights and tokenizers of real models cannot be committed here. The merges are the first of OpenAI's
 o200k_base as the npm package js-tiktoken (MIT) carries them: a vocabulary of real words, code and scripts, which
 is what the time of a grammar's mask depends on. The text is split by Qwen2's rule.
 """
@@ -15,7 +17,9 @@ import tarfile
 import tempfile
 
 PACKAGE = "js-tiktoken@1.0.21"
-NUM_MERGED, NUM_IDS = 151_643, 151_936
+NUM_IDS = int(sys.argv[2]) if len(sys.argv) > 2 else 151_936
+# Qwen3 has as many special and unused ones.
+NUM_MERGED = NUM_IDS - 293
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>", "<think>", "</think>"]
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

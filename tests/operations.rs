@@ -123,8 +123,8 @@ fn metrics_are_documented() {
         };
         format!("| `{name}` | {kind} | {help} | {buckets} |\n")
     });
-    let table = "| name | type | | bounds |\n|---|---|---|---|\n".to_owned()
-        + &rows.collect::<String>();
+    let table =
+        "| name | type | | bounds |\n|---|---|---|---|\n".to_owned() + &rows.collect::<String>();
     let docs = fs::read_to_string(root().join("docs/operations.md")).unwrap();
     let (_, rest) = docs.split_once("<!-- metrics: written by tests/operations.rs -->\n").unwrap();
     let (written, _) = rest.split_once("<!-- end of metrics -->").unwrap();

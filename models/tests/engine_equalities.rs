@@ -43,7 +43,8 @@ struct Answer {
 type Ask = (Vec<u32>, SamplingParams);
 
 fn goldens() -> Vec<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
+    // Cargo runs tests in the folder of their crate, the GPU check in one that has the same.
+    let root = Path::new("golden");
     let mut folders: Vec<_> =
         fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).collect();
     folders.sort();

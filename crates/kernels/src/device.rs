@@ -174,3 +174,67 @@ impl Graph {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{devices, message};
+
+    #[test]
+    fn words_come_back_as_they_went() -> Result<()> {
+        for device in devices() {
+            for len in [0, 1, 7, 5000] {
+                let words: Vec<u32> = (0..len).map(|i| i * 77 + 1).collect();
+                let tensor = upload(&words, &device)?;
+                assert_eq!(tensor.dims(), [len as usize]);
+                // More uploads and read-backs are under way than there are buffers.
+                let pending = (0..40).map(|_| Readback::start(&tensor));
+                for pending in pending.collect::<Result<Vec<_>>>()? {
+                    assert_eq!(pending.wait()?, words);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_view_is_overwritten_and_nothing_beside_it() -> Result<()> {
+        for device in devices() {
+            let tensor = upload(&[1; 10], &device)?;
+            let view = tensor.narrow(0, 3, 4)?;
+            let before = Readback::start(&tensor)?;
+            upload_into(&[7, 8, 9, 10], &view)?;
+            assert_eq!(before.wait()?, [1; 10], "it is as it was when it was asked for");
+            assert_eq!(Readback::start(&tensor)?.wait()?, [1, 1, 1, 7, 8, 9, 10, 1, 1, 1]);
+            assert_eq!(Readback::start(&view)?.wait()?, [7, 8, 9, 10]);
+            assert!(message(upload_into(&[1; 3], &view)).contains("3 words do not fit"));
+        }
+        Ok(())
+    }
+
+    /// Two recordings that share an output, launched in turns: each reads its inputs as they are then.
+    #[test]
+    fn recordings_read_what_is_there_when_they_are_launched() -> Result<()> {
+        for device in devices() {
+            let (a, b) = (upload(&[0; 4], &device)?, upload(&[0; 2], &device)?);
+            let out = upload(&[0; 4], &device)?;
+            let record =
+                |from: &Tensor| Graph::record(&device, || out.slice_set(&(from + from)?, 0, 0));
+            let (Some(first), Some(second)) = (record(&a)?, record(&b)?) else {
+                assert!(device.is_cpu(), "a GPU records");
+                continue;
+            };
+            for round in 0..5 {
+                upload_into(&[round; 4], &a)?;
+                upload_into(&[100 + round; 2], &b)?;
+                first.launch()?;
+                let after_first = Readback::start(&out)?;
+                second.launch()?;
+                assert_eq!(after_first.wait()?, [2 * round; 4]);
+                let (x, y) = (200 + 2 * round, 2 * round);
+                assert_eq!(Readback::start(&out)?.wait()?, [x, x, y, y]);
+            }
+        }
+        Ok(())
+    }
+}

@@ -2,9 +2,27 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
-/// The devices that every op's tests run on.
+/// The devices that every op's tests run on. Built with the feature `cuda` they need a GPU.
+#[cfg(not(feature = "cuda"))]
 pub(crate) fn devices() -> Vec<Device> {
     vec![Device::Cpu]
+}
+
+/// The devices that every op's tests run on.
+#[cfg(feature = "cuda")]
+pub(crate) fn devices() -> Vec<Device> {
+    use std::sync::LazyLock;
+    static CUDA: LazyLock<Device> = LazyLock::new(|| {
+        let needed = "a build with the feature cuda is tested on a machine with a GPU";
+        crate::device::open_cuda(0).expect(needed)
+    });
+    vec![Device::Cpu, CUDA.clone()]
+}
+
+/// Elements before those of [`tensor`]: on a GPU kernels read 16 bytes at once, from where a tensor
+/// begins.
+fn offset(device: &Device) -> usize {
+    if device.is_cpu() { 3 } else { 8 }
 }
 
 /// The storage types of activations.
@@ -28,7 +46,7 @@ pub(crate) fn tensor(seed: u64, dims: &[usize], dtype: DType, device: &Device) -
     let len = dims.iter().product::<usize>();
     Tensor::from_vec(values(seed, len + 8), len + 8, device)?
         .to_dtype(dtype)?
-        .narrow(0, 3, len)?
+        .narrow(0, offset(device), len)?
         .reshape(dims)
 }
 

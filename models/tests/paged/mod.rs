@@ -4,9 +4,7 @@ use std::sync::{Arc, LazyLock};
 
 use candle_core::{DType, Device, Result, Tensor};
 use engine::device::{DeviceKind, HAS_CUDA, open};
-use engine::model::{
-    CausalLm, Extents, ForwardBatch, KvCache, KvCacheLayer, ModelSpec, Workspace,
-};
+use engine::model::{CausalLm, Extents, ForwardBatch, KvCache, KvCacheLayer, ModelSpec, Workspace};
 
 /// Where the tests compute. Built with the feature `cuda` they need a GPU.
 pub(crate) fn device() -> Device {

@@ -13,7 +13,6 @@ use candle_core::cuda_backend::cudarc::cublaslt::{result, sys};
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr};
 use candle_core::{CudaDevice, DType, Error, Result, bail};
 
-
 /// What NVIDIA recommends for Hopper; other GPUs use less of it.
 const WORKSPACE_BYTES: usize = 32 << 20;
 /// Of fresh allocations, and the most that an algorithm makes use of.

@@ -175,9 +175,10 @@ fn a_token_is_the_same_in_any_batch() -> Result<()> {
     Ok(())
 }
 
+/// On the CPU: a GPU would have to be waited for.
 #[test]
 fn bad_positions_and_slots_leave_the_cache_alone() -> Result<()> {
-    for device in devices() {
+    for device in [Device::Cpu] {
         let heads = HeadShape { num_heads: 2, num_kv_heads: 2, head_dim: 16 };
         let mut case = Case::new(heads, 4, DType::F32, &device)?;
         let before = (to_bits(&case.cache.key)?, to_bits(&case.cache.value)?);

@@ -28,10 +28,9 @@ const NUMBERS: &[(Head, fn(&Reading<'_>) -> f64)] = &[
     (("gauge", "vllm:kv_cache_usage_perc", "Cache blocks in use, 0 to 1."), |model| {
         model.stats().kv_blocks_used as f64 / model.stats().kv_blocks_total.max(1) as f64
     }),
-    (
-        ("gauge", "sconce:engine_up", "1 while the engine answers, 0 once it has ended."),
-        |model| f64::from(u8::from(model.is_alive)),
-    ),
+    (("gauge", "sconce:engine_up", "1 while the engine answers, 0 once it has ended."), |model| {
+        f64::from(u8::from(model.is_alive))
+    }),
     (
         ("counter", "sconce:engine_restarts_total", "Times the engine began anew after a panic."),
         |model| model.stats().restarts as f64,
@@ -54,13 +53,16 @@ const NUMBERS: &[(Head, fn(&Reading<'_>) -> f64)] = &[
         model.stats().preemptions as f64
     }),
     (
-        ("counter", "vllm:prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache."),
+        (
+            "counter",
+            "vllm:prefix_cache_queries_total",
+            "Prompt tokens looked up in the prefix cache.",
+        ),
         |model| model.stats().prefix_queries as f64,
     ),
-    (
-        ("counter", "vllm:prefix_cache_hits_total", "Those of them that were there."),
-        |model| model.stats().cached_prompt_tokens as f64,
-    ),
+    (("counter", "vllm:prefix_cache_hits_total", "Those of them that were there."), |model| {
+        model.stats().cached_prompt_tokens as f64
+    }),
     (("counter", "vllm:prompt_tokens_total", "Prompt tokens of sequences that ran."), |model| {
         model.stats().prompt_tokens as f64
     }),
@@ -72,7 +74,11 @@ const NUMBERS: &[(Head, fn(&Reading<'_>) -> f64)] = &[
         count(&model.metrics.generation_tokens)
     }),
     (
-        ("counter", "vllm:corrupted_requests_total", "Sequences for which the model gave no numbers."),
+        (
+            "counter",
+            "vllm:corrupted_requests_total",
+            "Sequences for which the model gave no numbers.",
+        ),
         |model| count(&model.metrics.corrupted),
     ),
     (
@@ -80,7 +86,11 @@ const NUMBERS: &[(Head, fn(&Reading<'_>) -> f64)] = &[
         |model| model.stats().draft_rounds as f64,
     ),
     (
-        ("counter", "vllm:spec_decode_num_draft_tokens_total", "Tokens guessed ahead and computed."),
+        (
+            "counter",
+            "vllm:spec_decode_num_draft_tokens_total",
+            "Tokens guessed ahead and computed.",
+        ),
         |model| drafts(model.stats()).map(|(_, drafts, _)| drafts).iter().sum::<u64>() as f64,
     ),
     (
@@ -96,7 +106,11 @@ const NUMBERS: &[(Head, fn(&Reading<'_>) -> f64)] = &[
 /// Several numbers of a model each, told apart by a label.
 const LABELLED: &[(Head, fn(&Reading<'_>, &mut Samples<'_>))] = &[
     (
-        ("gauge", "vllm:num_requests_waiting_by_reason", "Sequences that wait to run, by what for."),
+        (
+            "gauge",
+            "vllm:num_requests_waiting_by_reason",
+            "Sequences that wait to run, by what for.",
+        ),
         |model, samples| {
             samples.add(model.and("reason", "capacity"), model.stats().num_waiting as f64);
         },
@@ -123,7 +137,11 @@ const LABELLED: &[(Head, fn(&Reading<'_>, &mut Samples<'_>))] = &[
         },
     ),
     (
-        ("counter", "vllm:admission_rejections_total", "Requests that the full queue did not take."),
+        (
+            "counter",
+            "vllm:admission_rejections_total",
+            "Requests that the full queue did not take.",
+        ),
         |model, samples| {
             for (reason, rejected) in REJECTIONS.iter().zip(&model.metrics.rejections) {
                 samples.add(model.and("reason", reason), count(rejected));
@@ -131,7 +149,11 @@ const LABELLED: &[(Head, fn(&Reading<'_>, &mut Samples<'_>))] = &[
         },
     ),
     (
-        ("counter", "vllm:prompt_tokens_by_source_total", "Prompt tokens by where their keys came from."),
+        (
+            "counter",
+            "vllm:prompt_tokens_by_source_total",
+            "Prompt tokens by where their keys came from.",
+        ),
         |model, samples| {
             let EngineStats { prompt_tokens, cached_prompt_tokens: cached, .. } = model.stats();
             let computed = prompt_tokens.saturating_sub(*cached);

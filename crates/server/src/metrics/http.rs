@@ -29,7 +29,8 @@ struct Counts {
 impl HttpMetrics {
     /// A request ended.
     pub(crate) fn end(&self, route: &str, method: &str, status: u16, elapsed: Duration) {
-        let method = ["GET", "POST", "DELETE", "HEAD", "OPTIONS"].into_iter().find(|own| *own == method);
+        let method =
+            ["GET", "POST", "DELETE", "HEAD", "OPTIONS"].into_iter().find(|own| *own == method);
         let method = method.unwrap_or("other");
         let class = usize::from(status / 100).clamp(1, NUM_CLASSES) - 1;
         let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);

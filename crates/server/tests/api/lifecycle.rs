@@ -99,12 +99,10 @@ async fn refusals_of_the_engine_have_their_statuses() {
                     reply.headers["retry-after"].to_str().unwrap().parse::<u64>().unwrap();
                 assert!((1..=60).contains(&seconds));
                 let metrics = get(&app, "/metrics").await.text;
-                assert!(
-                    metrics.contains(
-                        "vllm:admission_rejections_total{model_name=\"tiny\",\
+                assert!(metrics.contains(
+                    "vllm:admission_rejections_total{model_name=\"tiny\",\
                          reason=\"max_num_queued_reqs\"} 1\n"
-                    )
-                );
+                ));
             }
         }
     }

@@ -1,0 +1,329 @@
+#!/usr/bin/env python3
+"""The standing GPU check: runs what scripts/gpu-bundle built, on a machine with a GPU, Python and no Rust.
+
+All tests first, then equalities and a soak over HTTP, then the benchmarks, then the peers found there. Each part
+has a log in the result folder, and a part that fails stops no other; the exit code tells whether any did.
+
+usage: python3 gpu_check.py OUT [--only PART ...]
+"""
+
+import argparse
+import glob
+import http.client
+import json
+import os
+import pathlib
+import random
+import re
+import socket
+import subprocess
+import sys
+import sysconfig
+import threading
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+SCONCE = HERE / "bin/sconce"
+QWEN, LLAMA = HERE / "configs/qwen3-0.6b", HERE / "configs/llama-3.1-8b"
+# Goals of one H200; the ceilings they come from are in docs/cuda.md.
+GOALS = {
+    "llama-3.1-8b batch 1, tokens/s": 243,
+    "llama-3.1-8b saturated over HTTP, tokens/s": 9000,
+    "llama-3.1-8b prefill of 4k, tokens/s": 30000,
+}
+
+
+def libraries():
+    """Folders that may hold cuBLAS and cuRAND: of the toolkit, or of Python packages such as PyTorch's."""
+    sites = {sysconfig.get_paths()["purelib"], *(path for path in sys.path if path.endswith("-packages"))}
+    patterns = ["/usr/local/cuda/lib64", "/usr/local/cuda/targets/*/lib", "/usr/local/cuda-*/lib64"]
+    patterns += [f"{site}/nvidia/*/lib" for site in sites]
+    return [folder for pattern in patterns for folder in sorted(glob.glob(pattern))]
+
+
+ENV = dict(os.environ, LD_LIBRARY_PATH=":".join([*libraries(), os.environ.get("LD_LIBRARY_PATH", "")]))
+
+
+class Check:
+    def __init__(self, out):
+        self.out = out
+        self.rows, self.figures = [], {}
+
+    def run(self, name, command, timeout, cwd=HERE):
+        """Runs a command with its output in a log; returns the output, or None if it failed."""
+        log, begun = self.out / f"{name}.log", time.time()
+        try:
+            done = subprocess.run(
+                [str(part) for part in command], cwd=cwd, env=ENV, timeout=timeout,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+            text, verdict = done.stdout, "ok" if done.returncode == 0 else f"exit code {done.returncode}"
+        except subprocess.TimeoutExpired as late:
+            text, verdict = (late.stdout or b"").decode(errors="replace"), f"ran past {timeout} s"
+        log.write_text(f"$ {' '.join(map(str, command))}\n{text}")
+        self.row(name, verdict, time.time() - begun)
+        return text if verdict == "ok" else None
+
+    def part(self, name, function):
+        """Runs a function that raises when something is wrong."""
+        begun = time.time()
+        try:
+            self.row(name, function() or "ok", time.time() - begun)
+        except Exception as error:  # Whatever it is belongs into the table.
+            self.row(name, f"FAILED: {error}", time.time() - begun)
+
+    def row(self, name, verdict, seconds):
+        self.rows.append((name, verdict, seconds))
+        print(f"{name:42} {seconds:8.1f} s  {verdict}", flush=True)
+
+    def write(self):
+        lines = [f"# GPU check of {(HERE / 'commit').read_text().strip()}", "", f"{time.strftime('%F %T %Z')}", ""]
+        lines += ["| part | result | seconds |", "|---|---|---|"]
+        lines += [f"| {name} | {verdict} | {seconds:.1f} |" for name, verdict, seconds in self.rows]
+        lines += ["", "| figure | measured | goal (H200) |", "|---|---|---|"]
+        names = [*GOALS, *(name for name in self.figures if name not in GOALS)]
+        shown = lambda name: f"{self.figures[name]:.1f}" if name in self.figures else "not measured"
+        lines += [f"| {name} | {shown(name)} | {GOALS.get(name, '')} |" for name in names]
+        (self.out / "README.md").write_text("\n".join(lines) + "\n")
+        (self.out / "figures.json").write_text(json.dumps(self.figures, indent=2) + "\n")
+
+
+class Server:
+    """A server with these flags, until the end of the block."""
+
+    def __init__(self, out, name, *flags):
+        self.log = open(out / f"serve-{name}.log", "w")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        command = [SCONCE, "serve", "--port", self.port, *flags]
+        self.process = subprocess.Popen([str(part) for part in command], env=ENV, stdout=self.log, stderr=self.log)
+
+    def __enter__(self):
+        deadline = time.time() + 240
+        while time.time() < deadline and self.process.poll() is None:
+            try:
+                if self.get("/ready")[0] == 200:
+                    return self
+            except OSError:
+                pass
+            time.sleep(0.1)
+        self.__exit__()
+        raise RuntimeError(f"not ready: see {self.log.name}")
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+        self.log.close()
+
+    def get(self, path):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+
+    def complete(self, **body):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
+        connection.request("POST", "/v1/completions", json.dumps(body), {"content-type": "application/json"})
+        answer = connection.getresponse()
+        text = answer.read()
+        if answer.status != 200:
+            raise RuntimeError(f"{answer.status}: {text[:300]}")
+        return json.loads(text)["choices"][0]["text"]
+
+    def abandon(self, seconds, **body):
+        """Streams and hangs up."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
+        connection.request("POST", "/v1/completions", json.dumps(dict(body, stream=True)), {"content-type": "application/json"})
+        connection.getresponse().read(64)
+        time.sleep(seconds)
+        connection.close()
+
+    def gauge(self, name):
+        found = re.search(rf"^{re.escape(name)}(?:{{[^}}]*}})? ([0-9.e+]+)$", self.get("/metrics")[1], re.M)
+        return float(found.group(1))
+
+
+PROMPTS = [f"Question {n}: what is {n} and {n * 7 % 11}? Answer:" for n in range(48)]
+
+
+def answers(server, at_once):
+    """Of all prompts: greedy, and sampled with every kind of parameter, with seeds."""
+    jobs = []
+    for n, prompt in enumerate(PROMPTS):
+        jobs.append(dict(prompt=prompt, max_tokens=24, temperature=0))
+        kinds = [dict(top_k=20), dict(top_p=0.8), dict(min_p=0.05), dict(frequency_penalty=0.7), dict(logit_bias={"5": -3})]
+        jobs.append(dict(prompt=prompt, max_tokens=24, temperature=0.7, seed=n, **kinds[n % len(kinds)]))
+    given, next_job, lock = [None] * len(jobs), iter(range(len(jobs))), threading.Lock()
+
+    def work():
+        while True:
+            with lock:
+                at = next(next_job, None)
+            if at is None:
+                return
+            given[at] = server.complete(**jobs[at])
+
+    threads = [threading.Thread(target=work) for _ in range(at_once)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if None in given:
+        raise RuntimeError(f"{given.count(None)} of {len(given)} requests were not answered")
+    return given
+
+
+def equalities(out):
+    """The same text from the processor and the GPU, with and without recorded steps, alone and together.
+
+    In f32, of a trained model: sums in another order may turn a close choice, so a few texts may differ.
+    """
+    ways = {
+        "cpu": ["--device", "cpu"], "eager": ["--device", "cuda", "--enforce-eager", "--no-async-scheduling"],
+        "ahead": ["--device", "cuda", "--enforce-eager"], "graphs": ["--device", "cuda"],
+    }
+    given = {}
+    for name, flags in ways.items():
+        with Server(out, f"equal-{name}", "--dtype", "float32", *flags) as server:
+            given[f"{name}, alone"] = answers(server, 1)
+            given[f"{name}, together"] = answers(server, 32)
+    expected, total = given["cpu, alone"], 2 * len(PROMPTS)
+    different = {name: sum(a != b for a, b in zip(expected, texts)) for name, texts in given.items()}
+    said = ", ".join(f"{name}: {count}" for name, count in different.items())
+    if max(different.values()) > total * 0.05:
+        raise RuntimeError(f"texts of {total} that differ from the processor's: {said}")
+    return f"ok, of {total} texts differ {said}"
+
+
+def soak(out, seconds=60):
+    """1 to 256 streams with random cancels; then nothing is left over and the answers are as before."""
+    with Server(out, "soak", "--device", "cuda", "--max-num-seqs", "256") as server:
+        before = answers(server, 8)
+        end, failures, dice = time.time() + seconds, [], random.Random(7)
+
+        def work(dice):
+            while time.time() < end:
+                body = dict(prompt=dice.choice(PROMPTS) * dice.randint(1, 6), max_tokens=dice.randint(1, 400), ignore_eos=True)
+                try:
+                    if dice.random() < 0.4:
+                        server.abandon(dice.random(), **body)
+                    else:
+                        server.complete(**body)
+                except Exception as error:
+                    failures.append(repr(error))
+
+        for streams in [1, 16, 256]:
+            end = time.time() + seconds / 3
+            threads = [threading.Thread(target=work, args=[random.Random(dice.random())]) for _ in range(streams)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        time.sleep(2)
+        if failures:
+            raise RuntimeError(f"{len(failures)} requests failed, the first: {failures[0]}")
+        for gauge in ["vllm:num_requests_running", "vllm:num_requests_waiting"]:
+            if server.gauge(gauge) != 0:
+                raise RuntimeError(f"{gauge} is {server.gauge(gauge)} when nothing runs")
+        differ = sum(a != b for a, b in zip(before, answers(server, 8)))
+        if differ > len(before) * 0.05:
+            raise RuntimeError(f"{differ} of {len(before)} answers differ from those before")
+
+
+def field(path, *names):
+    value = json.loads(pathlib.Path(path).read_text())
+    for name in names:
+        value = value[name]
+    return value
+
+
+def benchmarks(check):
+    for model in [QWEN, LLAMA]:
+        # A batch of one, a full one, and a prompt of 4k: without HTTP.
+        flags = ["--load-format", "dummy", "--device", "cuda", "--max-model-len", 8192]
+        for name, shape in [
+            ("batch 1", ["--batch-size", 1, "--input-tokens", 32, "--output-tokens", 256]),
+            ("batch 256", ["--batch-size", 256, "--input-tokens", 32, "--output-tokens", 256]),
+            ("prefill of 4k", ["--batch-size", 8, "--input-tokens", 4096, "--output-tokens", 1]),
+        ]:
+            result = check.out / f"latency-{model.name}-{name.replace(' ', '-')}.json"
+            command = [SCONCE, "bench", "latency", model, *flags, *shape, "--iterations", 5, "--warmup-iterations", 2, "-o", result]
+            if check.run(result.stem, command, 400) is None:
+                continue
+            seconds = field(result, "avg_latency")
+            batch, prompt, answer = shape[1], shape[3], shape[5]
+            tokens = batch * (prompt if answer == 1 else answer)
+            check.figures[f"{model.name} {name}, tokens/s"] = tokens / seconds
+
+        def saturated(model=model):
+            with Server(check.out, f"bench-{model.name}", model, *flags) as server:
+                result = check.out / f"serve-{model.name}.json"
+                command = [
+                    SCONCE, "bench", "serve", "--url", f"http://127.0.0.1:{server.port}", "--api", "completions", "--tokenizer",
+                    model / "tokenizer.json", "--concurrency", 256, "--requests", 768, "--input-tokens", 1000, "--output-tokens", 1000,
+                    "--ignore-eos=true", "-q", "-o", result, "--report", result.with_suffix(".html")]
+                if check.run(result.stem, command, 500) is None:
+                    raise RuntimeError(f"see {result.stem}.log")
+                check.figures[f"{model.name} saturated over HTTP, tokens/s"] = field(result, "output_throughput")
+        check.part(f"saturated-{model.name}", saturated)
+
+
+PEER = """
+import json, sys, time, torch
+from transformers import AutoConfig, AutoModelForCausalLM
+config = AutoConfig.from_pretrained(sys.argv[1])
+model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).cuda().eval()
+for batch, steps in [(1, 64), (64, 64)]:
+    ids = torch.randint(0, config.vocab_size, (batch, 32)).cuda()
+    ask = dict(attention_mask=torch.ones_like(ids), do_sample=False, min_new_tokens=steps, max_new_tokens=steps, pad_token_id=0)
+    model.generate(ids, **ask)
+    torch.cuda.synchronize(); begun = time.time()
+    model.generate(ids, **ask)
+    torch.cuda.synchronize()
+    print(json.dumps({"batch": batch, "tokens_per_second": batch * steps / (time.time() - begun)}))
+"""
+
+
+def peers(check):
+    """transformers' generate with random weights of the same shape."""
+    for model in [QWEN, LLAMA]:
+        text = check.run(f"transformers-{model.name}", [sys.executable, "-c", PEER, model], 400)
+        for line in (text or "").splitlines():
+            if line.startswith("{"):
+                row = json.loads(line)
+                check.figures[f"transformers generate, {model.name} batch {row['batch']}, tokens/s"] = row["tokens_per_second"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=pathlib.Path)
+    parser.add_argument("--only", nargs="+", default=["tests", "equalities", "soak", "benchmarks", "peers"])
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    check = Check(args.out.resolve())
+    check.run("machine", ["nvidia-smi"], 60)
+    one_by_one = ["--test-threads", "1"]
+    if "tests" in args.only:
+        check.run("kernels", [HERE / "bin/kernels-tests", *one_by_one], 500)
+        check.run("goldens", [HERE / "bin/golden-tests", *one_by_one], 400, cwd=HERE / "models")
+        sanitizer = next(iter(glob.glob("/usr/local/cuda*/bin/compute-sanitizer")), None)
+        if sanitizer:
+            check.run("sanitizer", [sanitizer, "--error-exitcode", "9", HERE / "bin/golden-tests", *one_by_one, "greedy"], 500, cwd=HERE / "models")
+    if "equalities" in args.only:
+        check.part("equalities", lambda: equalities(check.out))
+    if "soak" in args.only:
+        check.part("soak", lambda: soak(check.out))
+    if "benchmarks" in args.only:
+        benchmarks(check)
+    if "peers" in args.only:
+        peers(check)
+    check.write()
+    print((check.out / "README.md").read_text())
+    sys.exit(any("ok" not in verdict.split(",")[0] for _, verdict, _ in check.rows))
+
+
+if __name__ == "__main__":
+    main()
