@@ -3,9 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use serde_json::{Map, Value, json};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
-use tests::{KEY, Server, root};
+use tests::{KEY, Server, python, root};
 
 fn run(command: &mut Command) -> Output {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
@@ -88,13 +88,6 @@ fn the_questions_lead_to_what_they_are_asked_for() {
     }
     assert_eq!(answers["sum"]["content"], "17 + 25 = 42.");
     assert_eq!(answers["thoughtful person"]["content"], answers["person"]["content"]);
-}
-
-/// A Python of `scripts/test`.
-fn python(environment: &str) -> PathBuf {
-    let program = root().join("target/test-env").join(environment).join("bin/python");
-    assert!(program.is_file(), "{} is missing: scripts/test installs it", program.display());
-    program
 }
 
 #[test]

@@ -189,7 +189,10 @@ impl Driver {
                     }
                 }
                 Event::Failed(error) => return Err(error.into()),
-                Event::Started { .. } | Event::Finished { .. } | Event::PromptScored(_) => {}
+                Event::Started { .. }
+                | Event::Finished { .. }
+                | Event::PromptScored(_)
+                | Event::Pooled(_) => {}
             }
         }
         Ok(times)

@@ -1,13 +1,54 @@
 //! The architectures: one file each, and the registry that the binary gives to the engine.
 
+mod bert;
+mod bert_config;
 mod llama;
+mod modernbert;
+mod modernbert_config;
 mod qwen2;
 mod qwen3;
+mod roberta;
 pub mod spark;
 
-use engine::architecture::Architecture;
+use engine::architecture::{Architecture, ConfigError};
+use engine::encoder::EncoderArchitecture;
+use serde_json::Value;
 
 /// A row per architecture.
 pub fn registry() -> &'static [Architecture] {
     &[llama::ARCHITECTURE, qwen2::ARCHITECTURE, qwen3::ARCHITECTURE]
+}
+
+/// A row per architecture that reads prompts whole and gives vectors or scores.
+pub fn encoders() -> impl Iterator<Item = &'static EncoderArchitecture> {
+    bert::ROWS.iter().chain(&roberta::ROWS).chain(&modernbert::ROWS)
+}
+
+/// What a `config.json` describes.
+#[derive(Debug, Clone, Copy)]
+pub enum Found {
+    /// A language model.
+    Generator(&'static Architecture),
+    /// A language model that was saved as its trunk, without a head to generate with.
+    Trunk(&'static Architecture),
+    /// An encoder.
+    Encoder(&'static EncoderArchitecture),
+}
+
+/// Looks for the architecture, also by the name of its trunk (`LlamaModel`).
+pub fn find(config: &Value) -> Result<Found, ConfigError> {
+    let names = config.get("architectures").and_then(Value::as_array).into_iter().flatten();
+    for name in names.filter_map(Value::as_str) {
+        if let Some(row) = encoders().find(|row| row.name == name) {
+            return Ok(Found::Encoder(row));
+        }
+        let is_trunk = |row: &&Architecture| {
+            let family = row.name.strip_suffix("ForCausalLM");
+            family.is_some() && family == name.strip_suffix("Model")
+        };
+        if let Some(row) = registry().iter().find(is_trunk) {
+            return Ok(Found::Trunk(row));
+        }
+    }
+    Architecture::find(registry(), config).map(Found::Generator)
 }

@@ -107,6 +107,7 @@ fn collect(events: &Receiver<Event>) -> Answer {
             }
             Event::Finished { reason, .. } => answer.reason = Some(reason),
             Event::Failed(error) => panic!("{error}"),
+            Event::Pooled(_) => panic!("a vector"),
         }
     }
     assert!(answer.reason.is_some(), "every request ends");
@@ -159,6 +160,7 @@ fn asks() -> Vec<Ask> {
                 allowed_token_ids: (n % 7 == 5).then(|| (0..90).collect()),
                 logprobs: (n % 3 == 0).then_some(n % 5),
                 prompt_logprobs: (n % 4 == 0).then_some(n % 3),
+                second_text: None,
                 max_tokens: 1 + pick(3, 30) as usize,
                 min_tokens: if n % 5 == 3 { 4 } else { 0 },
                 ignore_eos: n % 3 != 2,

@@ -20,6 +20,13 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the root").to_owned()
 }
 
+/// A Python of `scripts/test`.
+pub fn python(environment: &str) -> PathBuf {
+    let program = root().join("target/test-env").join(environment).join("bin/python");
+    assert!(program.is_file(), "{} is missing: scripts/test installs it", program.display());
+    program
+}
+
 /// The server's program: built beside the tests.
 pub fn binary() -> PathBuf {
     let test = std::env::current_exe().expect("a test has a path");

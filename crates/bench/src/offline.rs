@@ -158,7 +158,7 @@ impl<'a> EngineLoad<'a> {
             let at = at.saturating_duration_since(epoch);
             let Some(sample) = running.get_mut(&number) else { continue };
             match event {
-                Event::Started { .. } | Event::PromptScored(_) => continue,
+                Event::Started { .. } | Event::PromptScored(_) | Event::Pooled(_) => continue,
                 Event::Token { .. } => {
                     sample.chunks.push(at);
                     continue;

@@ -36,6 +36,24 @@ impl Architecture {
     }
 }
 
+/// The `config.json` of the same model without its output head, for pooling.
+///
+/// # Errors
+/// A model that looks ahead: here only encoders do.
+pub fn without_head(config: &Value) -> Result<Value, ConfigError> {
+    let reader = ConfigReader::new(config)?;
+    let looks_ahead = reader.get("is_causal").is_some_and(|causal| causal == false);
+    if looks_ahead || reader.flag("use_bidirectional_attention")? {
+        let key = if looks_ahead { "is_causal" } else { "use_bidirectional_attention" };
+        let value = config[key].to_string();
+        return Err(reader.unsupported(key, &value, "decoders that look back only"));
+    }
+    let mut config = config.clone();
+    // A tied head is the embedding: nothing is loaded for it.
+    config["tie_word_embeddings"] = true.into();
+    Ok(config)
+}
+
 /// A model, or why there is none.
 pub type LoadResult = Result<Box<dyn CausalLm>, LoadError>;
 

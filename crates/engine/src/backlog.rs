@@ -215,6 +215,7 @@ mod tests {
         vocab_size: 10,
         max_num_queued_reqs: 90,
         max_num_queued_tokens: Some(1000),
+        pools: false,
     };
 
     fn request(tenant: Option<&str>, prompt_len: usize) -> Request {

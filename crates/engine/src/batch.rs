@@ -1,5 +1,6 @@
 //! Packing: from a plan's entries to the tensors of a forward pass.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor};
@@ -22,7 +23,12 @@ pub(crate) struct Span<'a> {
     pub(crate) drafts: &'a [u32],
 }
 
-impl Span<'_> {
+impl<'a> Span<'a> {
+    /// All of an entry without guesses, each entry of a plan.
+    pub(crate) fn whole((index, entry): (usize, &'a Entry)) -> Self {
+        Self { entry, index, offset: 0, len: entry.len, drafts: &[] }
+    }
+
     /// Position in the sequence of the first token.
     pub(crate) fn start(&self) -> usize {
         self.entry.start + self.offset
@@ -118,35 +124,11 @@ impl<'a> Pack<'a> {
     /// Lays the spans out back to back. `last_id` is asked for the last known id of an entry that
     /// lacks it, because the step before has yet to give it.
     pub(crate) fn lists(&self, block_size: usize, last_id: impl Fn(&Entry) -> u32) -> BatchLists {
-        let spans = self.spans();
-        let table_width = spans.iter().map(|span| span.entry.blocks.len()).max().unwrap_or(0);
-        let mut lists = BatchLists { q_starts: vec![0], table_width, ..BatchLists::default() };
-        for span in spans {
-            let blocks = &span.entry.blocks;
-            let num_known = span.len - span.drafts.len();
-            let known = &span.entry.ids[span.offset..];
-            lists.ids.extend_from_slice(&known[..num_known.min(known.len())]);
-            lists.ids.extend((known.len()..num_known).map(|_| last_id(span.entry)));
-            lists.ids.extend_from_slice(span.drafts);
-            for position in span.start()..span.end() {
-                let block = blocks[position / block_size].index();
-                lists.positions.push(position as u32);
-                lists.slots.push((block * block_size + position % block_size) as u32);
-            }
-            let first = lists.q_starts[lists.q_starts.len() - 1];
-            let next = first + span.len as u32;
-            lists.q_starts.push(next);
-            lists.context_lens.push(span.end() as u32);
-            lists.block_tables.extend(blocks.iter().map(|block| block.0));
-            lists.block_tables.resize(lists.context_lens.len() * table_width, 0);
-            match self {
-                Self::Sampling(_) => {
-                    lists.logits_rows.extend(next - span.num_sampled_rows() as u32..next);
-                }
-                Self::Scoring(_) => lists.logits_rows.extend(first..next),
-            }
-        }
-        lists
+        let rows = |span: &Span| match self {
+            Self::Sampling(_) => span.len - span.num_sampled_rows()..span.len,
+            Self::Scoring(_) => 0..span.len,
+        };
+        BatchLists::of(self.spans(), rows, block_size, last_id)
     }
 
     /// Whether each sequence has one row and samples from it.
@@ -172,6 +154,38 @@ pub(crate) struct BatchLists {
 }
 
 impl BatchLists {
+    /// Spans back to back; `rows` says which of a span's rows are wanted. For `last_id` see
+    /// [`Pack::lists`].
+    pub(crate) fn of(
+        spans: &[Span],
+        rows: impl Fn(&Span) -> Range<usize>,
+        block_size: usize,
+        last_id: impl Fn(&Entry) -> u32,
+    ) -> Self {
+        let table_width = spans.iter().map(|span| span.entry.blocks.len()).max().unwrap_or(0);
+        let mut lists = Self { q_starts: vec![0], table_width, ..Self::default() };
+        for span in spans {
+            let blocks = &span.entry.blocks;
+            let num_known = span.len - span.drafts.len();
+            let known = &span.entry.ids[span.offset..];
+            lists.ids.extend_from_slice(&known[..num_known.min(known.len())]);
+            lists.ids.extend((known.len()..num_known).map(|_| last_id(span.entry)));
+            lists.ids.extend_from_slice(span.drafts);
+            for position in span.start()..span.end() {
+                let block = blocks[position / block_size].index();
+                lists.positions.push(position as u32);
+                lists.slots.push((block * block_size + position % block_size) as u32);
+            }
+            let first = lists.q_starts[lists.q_starts.len() - 1];
+            lists.q_starts.push(first + span.len as u32);
+            lists.context_lens.push(span.end() as u32);
+            lists.block_tables.extend(blocks.iter().map(|block| block.0));
+            lists.block_tables.resize(lists.context_lens.len() * table_width, 0);
+            lists.logits_rows.extend(rows(span).map(|row| first + row as u32));
+        }
+        lists
+    }
+
     /// Adds sequences of one row that read and write nothing, and columns to the block tables, up to
     /// `num_seqs` and `table_width`. All sequences must have one row.
     pub(crate) fn pad(&mut self, num_seqs: usize, table_width: usize) {

@@ -6,6 +6,7 @@ use kernels::paged_attention::SPLIT_ROWS;
 use crate::batch::PackLimits;
 use crate::memory::Size;
 use crate::model::ModelSpec;
+use crate::pooling::Pooling;
 
 /// Largest chunk of prompt a step takes beside its decodes. A chunk of this length already keeps a
 /// CPU's arithmetic busy (weights are read once for all rows), and a longer one only makes the
@@ -73,6 +74,8 @@ pub struct EngineOptions {
     pub num_threads: Option<usize>,
     /// `--seed`: of random weights and of requests that bring none. Default 0.
     pub seed: Option<u64>,
+    /// How prompts become vectors, for a model that pools instead of generating.
+    pub pooling: Option<Pooling>,
 }
 
 impl EngineOptions {
@@ -125,6 +128,8 @@ pub struct EngineConfig {
     pub num_threads: Option<usize>,
     /// Of random weights and of requests that bring none.
     pub seed: u64,
+    /// How prompts become vectors, if they do; then nothing is generated.
+    pub pooling: Option<Pooling>,
 }
 
 /// An option that cannot be honoured. The message names the flag and says what would be accepted.
@@ -218,8 +223,12 @@ impl EngineConfig {
 
     /// Most rows of logits that one forward pass computes. Each running sequence has one; prompts
     /// that are scored row by row go through in pieces of this length, not shorter than the
-    /// arithmetic likes.
+    /// arithmetic likes. An engine that pools asks for hidden states instead, of every token if it
+    /// averages them.
     pub fn max_logits_rows(&self) -> usize {
+        if self.pooling == Some(Pooling::Mean) {
+            return self.max_num_batched_tokens;
+        }
         self.max_num_seqs.max(MIN_LOGITS_ROWS).min(self.max_num_batched_tokens)
     }
 
@@ -283,7 +292,11 @@ impl EngineConfig {
             max_model_len,
             kv_cache_memory_bytes: options.kv_cache_memory_bytes,
             num_gpu_blocks_override: options.num_gpu_blocks_override,
-            enable_prefix_caching: options.enable_prefix_caching.unwrap_or(true),
+            // What comes from the cache has no hidden states, which all but the last pooling need;
+            // encoders have no cache.
+            enable_prefix_caching: options.enable_prefix_caching.unwrap_or(true)
+                && spec.num_layers > 0
+                && options.pooling.is_none_or(|pooling| pooling == Pooling::Last),
             max_num_queued_reqs: in_range(
                 "--max-num-queued-reqs",
                 options.max_num_queued_reqs.unwrap_or(DEFAULT_QUEUED_REQS),
@@ -308,6 +321,7 @@ impl EngineConfig {
             cudagraph_capture_sizes: capture_sizes(options, max_num_seqs)?,
             num_threads: options.num_threads,
             seed: options.seed.unwrap_or(0),
+            pooling: options.pooling,
         })
     }
 }

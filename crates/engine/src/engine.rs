@@ -11,7 +11,7 @@ use crate::backlog::Left;
 use crate::handle::{Phase, Shared};
 use crate::recovery::{Faults, Reload};
 use crate::request::{EngineError, Event, Request};
-use crate::runner::{Launched, Runner, StepOutput};
+use crate::runner::{Launched, StepOutput, StepRunner};
 use crate::sequence::{Progress, Sequence};
 use crate::speculation::Speculation;
 
@@ -19,7 +19,7 @@ use crate::speculation::Speculation;
 pub struct Engine {
     pub(crate) shared: Arc<Shared>,
     pub(crate) scheduler: Scheduler,
-    pub(crate) runner: Runner,
+    pub(crate) runner: Box<dyn StepRunner>,
     pub(crate) speculation: Speculation,
     /// Taken from the mailbox, not yet looked at.
     pub(crate) arrived: VecDeque<(SeqId, Request)>,

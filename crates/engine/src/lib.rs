@@ -5,6 +5,7 @@ mod backlog;
 mod batch;
 pub mod config;
 pub mod device;
+pub mod encoder;
 pub mod engine;
 mod graphs;
 mod handle;
@@ -15,6 +16,7 @@ mod limits;
 pub mod memory;
 mod memory_shares;
 pub mod model;
+mod pooling;
 mod recovery;
 pub mod request;
 mod runner;
@@ -31,6 +33,7 @@ pub use engine::Engine;
 pub use handle::EngineHandle;
 pub use memory::MemoryPlan;
 pub use memory_shares::share_memory;
+pub use pooling::Pooling;
 pub use recovery::Reload;
 pub use request::{
     Constraint, EngineError, Event, FinishReason, Request, SamplingParams, Sink, TokenLogprobs,

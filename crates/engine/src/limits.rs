@@ -9,6 +9,8 @@ pub(crate) struct RequestLimits {
     pub(crate) vocab_size: usize,
     pub(crate) max_num_queued_reqs: usize,
     pub(crate) max_num_queued_tokens: Option<usize>,
+    /// Whether prompts become vectors and nothing is generated.
+    pub(crate) pools: bool,
 }
 
 impl RequestLimits {
@@ -16,6 +18,9 @@ impl RequestLimits {
     pub(crate) fn check(&self, request: &Request, eos: &[u32]) -> Result<(), EngineError> {
         let Request { prompt, params, .. } = request;
         let reject = |message: String| Err(EngineError::Rejected(message));
+        if self.pools && params.max_tokens > 0 {
+            return reject("this engine pools and generates nothing: max_tokens must be 0".into());
+        }
         if prompt.is_empty() {
             return reject("prompt is empty: give at least one token".into());
         }

@@ -39,7 +39,7 @@ pub struct MemoryPlan {
     pub table_bytes: usize,
     /// Most that intermediate tensors of one step take together.
     pub activation_bytes: usize,
-    /// Logits of the most rows that one forward pass asks for.
+    /// Logits of the most rows that one forward pass asks for; hidden states, if it pools.
     pub logits_bytes: usize,
     /// The tokenizer of a text model; an engine without text takes less.
     pub tokenizer_bytes: usize,
@@ -71,12 +71,16 @@ impl MemoryPlan {
     /// A plan that does not fit is computed, too, so that it can be shown; see
     /// [`check`](Self::check).
     pub fn compute(spec: &ModelSpec, config: &EngineConfig, available_bytes: usize) -> Self {
-        let logits_bytes = config.max_logits_rows() * spec.vocab_size * DType::F32.size_in_bytes();
+        let f32_bytes = DType::F32.size_in_bytes();
+        let row_bytes = match config.pooling {
+            None => spec.vocab_size * f32_bytes,
+            Some(_) => spec.hidden_size * (config.dtype.size_in_bytes() + f32_bytes),
+        };
         let mut plan = Self {
             weight_bytes: spec.num_parameters * config.dtype.size_in_bytes(),
             table_bytes: config.max_model_len * spec.head_dim * DType::F32.size_in_bytes(),
             activation_bytes: activation_bytes(spec, config),
-            logits_bytes,
+            logits_bytes: num_rows(spec.num_layers, config) * row_bytes,
             tokenizer_bytes: match config.on_gpu {
                 true => 0,
                 false => spec.vocab_size * TOKENIZER_BYTES_PER_TOKEN,
@@ -134,6 +138,10 @@ impl MemoryPlan {
         let config = &self.config;
         if let Some(blocks) = config.num_gpu_blocks_override {
             return blocks;
+        }
+        if self.block_bytes == 0 {
+            // An encoder's blocks are numbers that nothing stands behind.
+            return self.blocks_of_longest() * config.max_num_seqs;
         }
         if let Some(bytes) = config.kv_cache_memory_bytes {
             return bytes / self.block_bytes;
@@ -234,7 +242,22 @@ fn activation_bytes(spec: &ModelSpec, config: &EngineConfig) -> usize {
     let attention = (q + 2 * kv) + q + q + hidden;
     let mlp = 3 * hidden + 3 * spec.intermediate_size + hidden;
     let per_token = 4 * hidden + attention.max(mlp);
-    config.max_num_batched_tokens * per_token * config.dtype.size_in_bytes()
+    step_tokens(spec.num_layers, config) * per_token * config.dtype.size_in_bytes()
+}
+
+/// Tokens of the largest step. An encoder reads prompts whole: what one was dealt before comes on top
+/// of the budget.
+fn step_tokens(num_cached_layers: usize, config: &EngineConfig) -> usize {
+    let dealt_before = if num_cached_layers == 0 { config.max_model_len } else { 0 };
+    config.max_num_batched_tokens + dealt_before
+}
+
+/// Rows whose logits or hidden states are wanted at once; an encoder gives all.
+fn num_rows(num_cached_layers: usize, config: &EngineConfig) -> usize {
+    match num_cached_layers {
+        0 => step_tokens(num_cached_layers, config),
+        _ => config.max_logits_rows(),
+    }
 }
 
 impl fmt::Display for MemoryPlan {
@@ -245,9 +268,12 @@ impl fmt::Display for MemoryPlan {
         let mut row = |name: String, bytes| writeln!(f, "  {name:<44}{:>12}", Size(bytes));
         row("weights".into(), self.weight_bytes)?;
         row(format!("position tables, {} positions", config.max_model_len), self.table_bytes)?;
-        let tokens = config.max_num_batched_tokens;
+        let is_encoder = self.block_bytes == 0;
+        let num_layers = usize::from(!is_encoder);
+        let tokens = step_tokens(num_layers, config);
         row(format!("activations, {tokens} tokens a step"), self.activation_bytes)?;
-        row(format!("logits, {} rows", config.max_logits_rows()), self.logits_bytes)?;
+        let wanted = if config.pooling.is_some() { "hidden states" } else { "logits" };
+        row(format!("{wanted}, {} rows", num_rows(num_layers, config)), self.logits_bytes)?;
         row("tokenizer".into(), self.tokenizer_bytes)?;
         if self.draft_bytes > 0 {
             row("draft model".into(), self.draft_bytes)?;
@@ -256,10 +282,15 @@ impl fmt::Display for MemoryPlan {
             row("recorded steps and workspaces".into(), self.workspace_bytes)?;
         }
         row("runtime".into(), self.runtime_bytes)?;
-        let blocks = format!("KV cache, {} blocks of {}", self.num_blocks, config.block_size);
-        row(blocks, self.kv_bytes())?;
+        if !is_encoder {
+            let blocks = format!("KV cache, {} blocks of {}", self.num_blocks, config.block_size);
+            row(blocks, self.kv_bytes())?;
+        }
         row("total".into(), self.total_bytes())?;
         row("available".into(), self.available_bytes)?;
+        if is_encoder {
+            return write!(f, "  prompts of up to {} tokens, read whole", config.max_model_len);
+        }
         let full = self.cache_tokens() as f64 / config.max_model_len as f64;
         write!(
             f,
@@ -371,6 +402,21 @@ mod tests {
             let message = plan(&options, available).unwrap_err().to_string();
             assert!(message.contains(needle), "{message} does not say {needle}");
         }
+    }
+
+    #[test]
+    fn an_encoder_has_no_cache_and_reads_whole_prompts() {
+        let encoder = ModelSpec { num_layers: 0, max_position_embeddings: 512, ..spec() };
+        let options = EngineOptions { pooling: Some(crate::Pooling::Cls), ..Default::default() };
+        let config = EngineConfig::resolve(&options, &encoder).unwrap();
+        assert!(!config.enable_prefix_caching);
+        let plan = MemoryPlan::compute(&encoder, &config, 64 * GIB);
+        plan.check().unwrap();
+        assert_eq!((plan.kv_bytes(), plan.num_blocks), (0, 64 * 32));
+        // The budget of a step, and a prompt that was dealt out before it is read.
+        assert_eq!(plan.activation_bytes, (512 + 512) * (8 * 1024 + 3 * 3072) * 2);
+        let text = plan.to_string();
+        assert!(text.ends_with("prompts of up to 512 tokens, read whole"), "{text}");
     }
 
     #[test]

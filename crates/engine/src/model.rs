@@ -65,4 +65,7 @@ pub struct KvCache {
 pub trait CausalLm: Send {
     /// Runs the step and returns the logits of `batch.logits_rows`. `[rows, vocab]` f32
     fn forward(&self, batch: &ForwardBatch, cache: &KvCache) -> Result<Tensor>;
+    /// Runs the step and returns what the head would make the logits of: the normalised last hidden
+    /// states of `batch.logits_rows`. `[rows, hidden]`, in the dtype of the weights
+    fn hidden(&self, batch: &ForwardBatch, cache: &KvCache) -> Result<Tensor>;
 }

@@ -211,9 +211,13 @@ mod tests {
 
     use super::*;
     use crate::config::{EngineConfig, EngineOptions};
+    use crate::graphs::Recording;
+    use crate::kv_cache::CacheShape;
     use crate::memory::MemoryPlan;
     use crate::model::{ForwardBatch, KvCache, ModelSpec};
     use crate::request::{Request, SamplingParams};
+    use crate::runner::{Runner, StepRunner};
+    use crate::speculation::Speculation;
 
     /// Says that everything is equally likely.
     struct Even;
@@ -222,9 +226,14 @@ mod tests {
         fn forward(&self, batch: &ForwardBatch, _: &KvCache) -> candle_core::Result<Tensor> {
             Tensor::zeros((batch.logits_rows.dim(0)?, 8), DType::F32, &Device::Cpu)
         }
+
+        fn hidden(&self, batch: &ForwardBatch, cache: &KvCache) -> candle_core::Result<Tensor> {
+            self.forward(batch, cache)
+        }
     }
 
-    fn engine(reload: Option<Reload>) -> Engine {
+    /// Whose model is gone, as after a reload that did not come to its end.
+    fn engine_without_model(reload: Option<Reload>) -> Engine {
         let spec = ModelSpec {
             architecture: "EvenForCausalLM".into(),
             num_layers: 1,
@@ -245,8 +254,20 @@ mod tests {
         };
         let config = EngineConfig::resolve(&options, &spec).unwrap();
         let plan = MemoryPlan::compute(&spec, &config, 1 << 30);
-        let model = (Box::new(Even) as Box<dyn CausalLm>, &spec);
-        let mut engine = Engine::new(model, None, &plan, &Device::Cpu, &[]).unwrap();
+        let (shape, limits) = (CacheShape::of(&spec, &plan), config.pack_limits());
+        let recording = Recording {
+            sizes: Vec::new(),
+            max_model_len: config.max_model_len,
+            block_size: config.block_size,
+            vocab_size: spec.vocab_size,
+        };
+        let device = Device::Cpu;
+        let runner = Runner::new(Box::new(Even), shape, device, limits, None, recording);
+        let mut runner = runner.unwrap();
+        runner.model = None;
+        let speculation = Speculation::new(&config, false);
+        let runner = (Box::new(runner) as Box<dyn StepRunner>, false);
+        let mut engine = Engine::with(runner, speculation, &spec, &plan, &[]).unwrap();
         engine.reload = reload;
         engine
     }
@@ -270,17 +291,16 @@ mod tests {
         events.iter().last().unwrap()
     }
 
-    /// The model is gone, as after a reload that did not come to its end: the one that runs fails,
-    /// the one that waits is answered by the model that is loaded again, at the second try.
+    /// The one that runs fails, the one that waits is answered by the model that is loaded again, at
+    /// the second try.
     #[test]
     fn a_model_that_is_lost_is_loaded_again() {
         let num_loads = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&num_loads);
-        let mut engine = engine(Some(Box::new(move || {
+        let engine = engine_without_model(Some(Box::new(move || {
             assert!(counted.fetch_add(1, Ordering::Relaxed) > 0, "the first load panics");
             Ok((Box::new(Even), None))
         })));
-        engine.runner.model = None;
         let handle = engine.spawn().unwrap();
         let ((first, of_first), (second, of_second)) = (request(), request());
         handle.submit_all(vec![first, second]).unwrap();
@@ -294,8 +314,7 @@ mod tests {
     fn a_model_that_cannot_be_loaded_again_ends_the_engine() {
         let failing: Reload = Box::new(|| Err("the disk is gone".into()));
         for (reload, why) in [(Some(failing), "the disk is gone"), (None, "not loaded")] {
-            let mut engine = engine(reload);
-            engine.runner.model = None;
+            let engine = engine_without_model(reload);
             let handle = engine.spawn().unwrap();
             let ((first, of_first), (second, of_second)) = (request(), request());
             handle.submit_all(vec![first, second]).unwrap();

@@ -37,6 +37,8 @@ pub struct SamplingParams {
     pub logprobs: Option<u32>,
     /// Report the same for every prompt token but the first.
     pub prompt_logprobs: Option<u32>,
+    /// Where the second text of a pair begins, if the prompt is one: encoders tell both apart.
+    pub second_text: Option<usize>,
     /// Stop with [`FinishReason::Length`] after this many tokens; 0 only scores the prompt.
     pub max_tokens: usize,
     /// End-of-sequence and stop tokens cannot be sampled before this many tokens.
@@ -62,6 +64,7 @@ impl Default for SamplingParams {
             allowed_token_ids: None,
             logprobs: None,
             prompt_logprobs: None,
+            second_text: None,
             max_tokens: 16,
             min_tokens: 0,
             ignore_eos: false,
@@ -124,7 +127,8 @@ impl fmt::Debug for Request {
 pub type Sink = Box<dyn FnMut(Event) -> bool + Send>;
 
 /// What the engine tells a request, in order: `Started`, `PromptScored` (only if asked for), tokens,
-/// and exactly one of `Finished` and `Failed`. After an abort nothing more comes.
+/// and exactly one of `Finished` and `Failed`. After an abort nothing more comes. An engine that pools
+/// tells `Pooled` instead of tokens.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// The sequence has left the queue: its first step begins.
@@ -141,6 +145,8 @@ pub enum Event {
         /// Present if [`SamplingParams::logprobs`] asked for it.
         logprobs: Option<TokenLogprobs>,
     },
+    /// The vector of the prompt, neither shortened nor normalised.
+    Pooled(Vec<f32>),
     /// The sequence is complete.
     Finished {
         /// Why.

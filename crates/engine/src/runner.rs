@@ -56,6 +56,17 @@ pub(crate) struct Launched {
 }
 
 impl Launched {
+    /// A step that is computed already.
+    pub(crate) fn done(output: StepOutput) -> Self {
+        let (begun, drafts) = (Instant::now(), Vec::new());
+        Self { begun, drafts, logits: None, records: None, pending: None, output }
+    }
+
+    /// What it gave, if it was [done](Self::done) when it was launched.
+    pub(crate) fn into_output(self) -> StepOutput {
+        self.output
+    }
+
     /// Whether the next step can be asked for before this one is read.
     pub(crate) fn is_pending(&self) -> bool {
         self.records.is_some()
@@ -76,6 +87,19 @@ pub(crate) struct StepOutput {
     pub(crate) each_guess: Option<Duration>,
 }
 
+impl StepOutput {
+    /// Nothing yet, for each entry of `plan`.
+    pub(crate) fn of(plan: &Plan) -> Self {
+        Self {
+            entries: vec![EntryOutput::default(); plan.entries.len()],
+            forward: Duration::ZERO,
+            sample: Duration::ZERO,
+            guess: Duration::ZERO,
+            each_guess: None,
+        }
+    }
+}
+
 /// What a step gave to one entry.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct EntryOutput {
@@ -85,6 +109,42 @@ pub(crate) struct EntryOutput {
     pub(crate) sampled: Vec<SampledRow>,
     /// Of the prompt tokens after the entry's first, in order.
     pub(crate) scores: Vec<SampledRow>,
+    /// The vector of the prompt, from the entry that completes it, if the engine pools.
+    pub(crate) pooled: Option<Vec<f32>>,
+}
+
+/// Runs the plans of an engine's steps.
+pub(crate) trait StepRunner: Send {
+    /// Asks for the logits of `plan`. `before` is the step in flight, whose tokens are not yet known.
+    ///
+    /// On an error, here or later, nothing of the step counts, though slots of the cache that belong
+    /// to its entries alone may have been written.
+    fn launch(
+        &mut self,
+        plan: &Plan,
+        sequences: &HashMap<SeqId, Sequence>,
+        before: Option<(&Plan, &Launched)>,
+    ) -> Result<Launched>;
+    /// Asks for the tokens of a step. All tokens before it are known now: masks, penalties and scores
+    /// look at them. Sequences that have ended since it was launched get any token.
+    fn sample(
+        &mut self,
+        plan: &Plan,
+        launched: &mut Launched,
+        sequences: &HashMap<SeqId, Sequence>,
+    ) -> Result<()>;
+    /// Waits for what was asked for.
+    fn read(&mut self, plan: &Plan, launched: Launched) -> Result<StepOutput>;
+    /// Forgets a sequence that has ended or lost its blocks.
+    fn forget(&mut self, id: SeqId);
+    /// Replaces all but the weights. No step writes to those, so they are what they were; tensors of
+    /// the cache a panic may have left locked for good.
+    ///
+    /// # Errors
+    /// A device that gives no memory, or a model that was lost: then only a reload helps.
+    fn reset(&mut self) -> Result<()>;
+    /// Takes newly loaded models. Memory has no room for two, so the old ones go before.
+    fn reload(&mut self, load: &mut Reload) -> std::result::Result<(), String>;
 }
 
 impl Runner {
@@ -132,71 +192,6 @@ impl Runner {
         Ok(model.as_ref())
     }
 
-    /// Forgets a sequence that has ended or lost its blocks.
-    pub(crate) fn forget(&mut self, id: SeqId) {
-        if let Some(draft_model) = &mut self.draft_model {
-            draft_model.forget(id);
-        }
-    }
-
-    /// Replaces all but the weights. No step writes to those, so they are what they were; tensors of
-    /// the cache a panic may have left locked for good.
-    ///
-    /// # Errors
-    /// A device that gives no memory, or a model that was lost: then only a reload helps.
-    pub(crate) fn reset(&mut self) -> Result<()> {
-        self.graphs = None;
-        self.cache.layers.clear();
-        self.model()?;
-        self.cache = self.shape.allocate(&self.device)?;
-        // It holds counters that a panic may have left anywhere.
-        self.workspace = self.shape.attention.workspace(&self.device)?;
-        self.sampler = Sampler::default();
-        self.record()?;
-        self.draft_model.as_mut().map_or(Ok(()), DraftModel::reset)
-    }
-
-    /// Takes newly loaded models. Memory has no room for two, so the old ones go before.
-    pub(crate) fn reload(&mut self, load: &mut Reload) -> std::result::Result<(), String> {
-        (self.model, self.graphs) = (None, None);
-        self.draft_model.iter_mut().for_each(DraftModel::unload);
-        let (model, draft) = load()?;
-        self.model = Some(model);
-        if let (Some(draft_model), Some(draft)) = (&mut self.draft_model, draft) {
-            draft_model.set(draft);
-        }
-        self.reset().map_err(|error| format!("the KV cache cannot be allocated: {error}"))
-    }
-
-    /// Asks for the logits of `plan`. `before` is the step in flight, whose tokens are not yet known.
-    ///
-    /// On an error, here or later, nothing of the step counts, though slots of the cache that belong
-    /// to its entries alone may have been written.
-    pub(crate) fn launch(
-        &mut self,
-        plan: &Plan,
-        sequences: &HashMap<SeqId, Sequence>,
-        before: Option<(&Plan, &Launched)>,
-    ) -> Result<Launched> {
-        let mut output = StepOutput {
-            entries: vec![EntryOutput::default(); plan.entries.len()],
-            forward: Duration::ZERO,
-            sample: Duration::ZERO,
-            guess: Duration::ZERO,
-            each_guess: None,
-        };
-        let drafts = self.drafts(plan, sequences, &mut output)?;
-        let begun = Instant::now();
-        let mut launched =
-            Launched { begun, drafts, logits: None, records: None, pending: None, output };
-        let drafts: Vec<_> = launched.drafts.iter().map(Vec::as_slice).collect();
-        // Where a step is several passes each is sampled from before the next, in `sample`.
-        if let [pack @ Pack::Sampling(_)] = &divide(plan, &drafts, self.limits)[..] {
-            launched.logits = Some(self.forward(pack, before)?);
-        }
-        Ok(launched)
-    }
-
     fn forward(&self, pack: &Pack, before: Option<(&Plan, &Launched)>) -> Result<Tensor> {
         let rows = before.map_or_else(HashMap::new, |(plan, launched)| first_rows(plan, launched));
         let lists = pack.lists(self.shape.block_size, |entry| {
@@ -216,9 +211,63 @@ impl Runner {
         self.model()?.forward(&batch, &self.cache)
     }
 
-    /// Asks for the tokens of a step. All tokens before it are known now: masks, penalties and scores
-    /// look at them. Sequences that have ended since it was launched get any token.
-    pub(crate) fn sample(
+    /// The guesses of each entry.
+    fn drafts(
+        &mut self,
+        plan: &Plan,
+        sequences: &HashMap<SeqId, Sequence>,
+        output: &mut StepOutput,
+    ) -> Result<Vec<Vec<u32>>> {
+        let begun = Instant::now();
+        let Guesses { ids: mut drafts, each } = match &mut self.draft_model {
+            Some(draft_model) => draft_model.guess(plan, sequences)?,
+            None => Guesses { ids: vec![Vec::new(); plan.entries.len()], each: None },
+        };
+        (output.guess, output.each_guess) = (begun.elapsed(), each);
+        for (drafts, entry) in drafts.iter_mut().zip(&plan.entries) {
+            let known = sequences[&entry.id].drafts();
+            drafts.extend_from_slice(&known[..entry.num_drafts.min(known.len())]);
+        }
+        Ok(drafts)
+    }
+
+    /// Asks for a token of each row that gives one, if any does. `[rows, width]`
+    fn draw(
+        &mut self,
+        pack: &Pack,
+        logits: &Tensor, // [rows, vocab]
+        sequences: &HashMap<SeqId, Sequence>,
+    ) -> Result<Option<Tensor>> {
+        let sampling: Vec<_> = pack.spans().iter().filter(|span| span.samples()).collect();
+        if sampling.is_empty() {
+            return Ok(None);
+        }
+        let rows = sampling.iter().map(|span| (sequences.get(&span.entry.id), span.drafts));
+        self.sampler.sample(logits, rows).map(Some)
+    }
+}
+
+impl StepRunner for Runner {
+    fn launch(
+        &mut self,
+        plan: &Plan,
+        sequences: &HashMap<SeqId, Sequence>,
+        before: Option<(&Plan, &Launched)>,
+    ) -> Result<Launched> {
+        let mut output = StepOutput::of(plan);
+        let drafts = self.drafts(plan, sequences, &mut output)?;
+        let begun = Instant::now();
+        let mut launched =
+            Launched { begun, drafts, logits: None, records: None, pending: None, output };
+        let drafts: Vec<_> = launched.drafts.iter().map(Vec::as_slice).collect();
+        // Where a step is several passes each is sampled from before the next, in `sample`.
+        if let [pack @ Pack::Sampling(_)] = &divide(plan, &drafts, self.limits)[..] {
+            launched.logits = Some(self.forward(pack, before)?);
+        }
+        Ok(launched)
+    }
+
+    fn sample(
         &mut self,
         plan: &Plan,
         launched: &mut Launched,
@@ -258,8 +307,7 @@ impl Runner {
         Ok(())
     }
 
-    /// Waits for what was sampled.
-    pub(crate) fn read(&mut self, plan: &Plan, launched: Launched) -> Result<StepOutput> {
+    fn read(&mut self, plan: &Plan, launched: Launched) -> Result<StepOutput> {
         let Launched { begun, drafts, pending, mut output, .. } = launched;
         if let Some(pending) = pending {
             let slices: Vec<_> = drafts.iter().map(Vec::as_slice).collect();
@@ -275,39 +323,33 @@ impl Runner {
         Ok(output)
     }
 
-    /// The guesses of each entry.
-    fn drafts(
-        &mut self,
-        plan: &Plan,
-        sequences: &HashMap<SeqId, Sequence>,
-        output: &mut StepOutput,
-    ) -> Result<Vec<Vec<u32>>> {
-        let begun = Instant::now();
-        let Guesses { ids: mut drafts, each } = match &mut self.draft_model {
-            Some(draft_model) => draft_model.guess(plan, sequences)?,
-            None => Guesses { ids: vec![Vec::new(); plan.entries.len()], each: None },
-        };
-        (output.guess, output.each_guess) = (begun.elapsed(), each);
-        for (drafts, entry) in drafts.iter_mut().zip(&plan.entries) {
-            let known = sequences[&entry.id].drafts();
-            drafts.extend_from_slice(&known[..entry.num_drafts.min(known.len())]);
+    fn forget(&mut self, id: SeqId) {
+        if let Some(draft_model) = &mut self.draft_model {
+            draft_model.forget(id);
         }
-        Ok(drafts)
     }
 
-    /// Asks for a token of each row that gives one, if any does. `[rows, width]`
-    fn draw(
-        &mut self,
-        pack: &Pack,
-        logits: &Tensor, // [rows, vocab]
-        sequences: &HashMap<SeqId, Sequence>,
-    ) -> Result<Option<Tensor>> {
-        let sampling: Vec<_> = pack.spans().iter().filter(|span| span.samples()).collect();
-        if sampling.is_empty() {
-            return Ok(None);
+    fn reset(&mut self) -> Result<()> {
+        self.graphs = None;
+        self.cache.layers.clear();
+        self.model()?;
+        self.cache = self.shape.allocate(&self.device)?;
+        // It holds counters that a panic may have left anywhere.
+        self.workspace = self.shape.attention.workspace(&self.device)?;
+        self.sampler = Sampler::default();
+        self.record()?;
+        self.draft_model.as_mut().map_or(Ok(()), DraftModel::reset)
+    }
+
+    fn reload(&mut self, load: &mut Reload) -> std::result::Result<(), String> {
+        (self.model, self.graphs) = (None, None);
+        self.draft_model.iter_mut().for_each(DraftModel::unload);
+        let (model, draft) = load()?;
+        self.model = Some(model);
+        if let (Some(draft_model), Some(draft)) = (&mut self.draft_model, draft) {
+            draft_model.set(draft);
         }
-        let rows = sampling.iter().map(|span| (sequences.get(&span.entry.id), span.drafts));
-        self.sampler.sample(logits, rows).map(Some)
+        self.reset().map_err(|error| format!("the KV cache cannot be allocated: {error}"))
     }
 }
 

@@ -116,6 +116,11 @@ impl Sequence {
         self.params.prompt_logprobs.is_some()
     }
 
+    /// Where the second text of a pair begins.
+    pub(crate) fn second_text(&self) -> Option<usize> {
+        self.params.second_text
+    }
+
     fn num_generated(&self) -> usize {
         self.tokens.len() - self.prompt_len
     }
@@ -201,7 +206,7 @@ impl Sequence {
     /// Records what a step gave to the entry: scores of prompt tokens, and what the row before each of
     /// the drafts and the last row gave. Returns what comes of it.
     pub(crate) fn advance(&mut self, entry: &Entry, given: EntryOutput) -> Progress {
-        let EntryOutput { drafts, sampled, scores } = given;
+        let EntryOutput { drafts, sampled, scores, pooled } = given;
         let computed = entry.start + entry.len - entry.num_drafts;
         let mut progress = Progress::default();
         if let Err(fault) = self.record_scores(entry.start, scores) {
@@ -211,6 +216,12 @@ impl Sequence {
             && let Some(scores) = self.prompt_scores.take()
         {
             progress.events.push(Event::PromptScored(scores));
+        }
+        if let Some(vector) = pooled {
+            if !vector.iter().all(|x| x.is_finite()) {
+                return progress.failed(EngineError::Logits(RowFault::NotFinite.to_string()));
+            }
+            progress.events.push(Event::Pooled(vector));
         }
         let mut reason = None;
         if sampled.is_empty() && self.only_scores() && computed >= self.prompt_len {

@@ -16,7 +16,7 @@ use crate::limits::RequestLimits;
 use crate::memory::MemoryPlan;
 use crate::model::{CausalLm, ModelSpec};
 use crate::recovery::{Faults, Reload};
-use crate::runner::Runner;
+use crate::runner::{Runner, StepRunner};
 use crate::speculation::{DraftModel, Speculation};
 
 /// Why an engine could not start.
@@ -74,6 +74,34 @@ impl Engine {
     ) -> Result<Self, StartError> {
         plan.check()?;
         let config = &plan.config;
+        let pack_limits = config.pack_limits();
+        let speculation = Speculation::new(config, draft.is_some());
+        let draft = draft.map(|(model, spec)| {
+            let limits = (config.max_num_batched_tokens, pack_limits);
+            DraftModel::new(model, CacheShape::of(spec, plan), device.clone(), limits)
+        });
+        let draft = draft.transpose()?;
+        let shape = CacheShape::of(spec, plan);
+        let recording = Recording {
+            sizes: config.capture_sizes(),
+            max_model_len: config.max_model_len,
+            block_size: config.block_size,
+            vocab_size: spec.vocab_size,
+        };
+        let runner = Runner::new(model, shape, device.clone(), pack_limits, draft, recording)?;
+        let runs_ahead = config.async_scheduling.unwrap_or(config.on_gpu);
+        Self::with((Box::new(runner), runs_ahead), speculation, spec, plan, eos_token_ids)
+    }
+
+    /// The state without its thread, of whatever runs the steps.
+    pub(crate) fn with(
+        (runner, runs_ahead): (Box<dyn StepRunner>, bool),
+        speculation: Speculation,
+        spec: &ModelSpec,
+        plan: &MemoryPlan,
+        eos_token_ids: &[u32],
+    ) -> Result<Self, StartError> {
+        let config = &plan.config;
         let scheduler = Scheduler::new(Limits {
             num_blocks: plan.num_blocks,
             block_size: config.block_size,
@@ -82,37 +110,24 @@ impl Engine {
             max_model_len: config.max_model_len,
             enable_prefix_caching: config.enable_prefix_caching,
         })?;
-        let pack_limits = config.pack_limits();
-        let has_draft = draft.is_some();
-        let draft = draft.map(|(model, spec)| {
-            let limits = (config.max_num_batched_tokens, pack_limits);
-            DraftModel::new(model, CacheShape::of(spec, plan), device.clone(), limits)
-        });
-        let draft = draft.transpose()?;
-        let shape = CacheShape::of(spec, plan);
         let limits = RequestLimits {
             max_model_len: config.max_model_len,
             vocab_size: spec.vocab_size,
             max_num_queued_reqs: config.max_num_queued_reqs,
             max_num_queued_tokens: config.max_num_queued_tokens,
-        };
-        let recording = Recording {
-            sizes: config.capture_sizes(),
-            max_model_len: config.max_model_len,
-            block_size: config.block_size,
-            vocab_size: spec.vocab_size,
+            pools: config.pooling.is_some(),
         };
         Ok(Self {
             shared: Arc::new(Shared::new(limits, eos_token_ids.to_vec(), config.clone())),
             scheduler,
-            runner: Runner::new(model, shape, device.clone(), pack_limits, draft, recording)?,
-            speculation: Speculation::new(config, has_draft),
+            runner,
+            speculation,
             arrived: VecDeque::new(),
             aborted: Vec::new(),
             sequences: HashMap::new(),
             deadlines: BTreeSet::new(),
             left_queue: Vec::new(),
-            runs_ahead: config.async_scheduling.unwrap_or(config.on_gpu),
+            runs_ahead,
             flight: None,
             at_hand: Vec::new(),
             faults: Faults::default(),

@@ -15,8 +15,11 @@
 )]
 
 pub mod device;
+pub mod full_attention;
 pub mod gated_activation;
 pub mod gather_rows;
+pub mod gelu;
+pub mod layer_norm;
 pub mod linear;
 pub mod paged_attention;
 pub mod pages;

@@ -1,6 +1,7 @@
 //! The command line, as typed. Names follow vLLM's where it has one.
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+pub(crate) use crate::flag_values::{DtypeKind, LoadFormat, LogFormat, PoolingKind, Runner};
+use clap::{Args, Parser, Subcommand};
 use engine::device::DeviceKind;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::num::{NonZeroU32, NonZeroU64};
@@ -271,6 +272,23 @@ pub(crate) struct ServeArgs {
     #[arg(require_equals = true, default_missing_value = "true")]
     pub(crate) trust_request_chat_template: Option<bool>,
 
+    /// What the model is for [default: auto, by its files: pooling if it is made for embeddings]
+    #[arg(long, env = "SCONCE_RUNNER")]
+    pub(crate) runner: Option<Runner>,
+
+    /// What an embedding is made of [default: as sentence-transformers' files say]
+    #[arg(long, env = "SCONCE_POOLING_TYPE")]
+    pub(crate) pooling_type: Option<PoolingKind>,
+
+    /// Lengths that `dimensions` may ask for: `any`, or e.g. 256,512 [default: as config.json says]
+    #[arg(long, env = "SCONCE_MATRYOSHKA_DIMENSIONS", value_name = "LENGTHS")]
+    pub(crate) matryoshka_dimensions: Option<String>,
+
+    /// Cut inputs that are too long for an embedding instead of refusing them.
+    #[arg(long, env = "SCONCE_AUTO_TRUNCATE", num_args = 0..=1)]
+    #[arg(require_equals = true, default_missing_value = "true")]
+    pub(crate) auto_truncate: Option<bool>,
+
     /// Most tokens of an answer guessed ahead in a step and checked in it, from its own text or its
     /// grammar; the text stays the same. 0 guesses none [default: 16]
     #[arg(long, env = "SCONCE_NUM_SPECULATIVE_TOKENS", value_name = "TOKENS")]
@@ -359,38 +377,4 @@ pub(crate) struct ChatArgs {
     /// The model, and how to run it. With `--url`, MODEL is a name on that server.
     #[command(flatten)]
     pub(crate) serve: ServeArgs,
-}
-
-/// `--dtype`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum DtypeKind {
-    /// The checkpoint's own; float16 runs as float32 on the CPU.
-    Auto,
-    /// 16 bits, the exponent of float32.
-    Bfloat16,
-    /// 32 bits.
-    Float32,
-}
-
-/// `--load-format`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum LoadFormat {
-    /// The checkpoint's safetensors files.
-    Auto,
-    /// The same as auto: safetensors files.
-    Safetensors,
-    /// Random weights of the shape that config.json gives; nothing is read.
-    Dummy,
-}
-
-/// `--log-format`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum LogFormat {
-    /// For people.
-    Pretty,
-    /// One JSON object a line.
-    Json,
 }

@@ -113,9 +113,14 @@ fn wanted(names: &[String], files: Files) -> impl Iterator<Item = &str> {
         let extension = Path::new(name).extension().and_then(|extension| extension.to_str());
         let weights = extension == Some("safetensors");
         let metadata = matches!(extension, Some("json" | "jinja"));
-        let top_level = !name.contains('/') || name.starts_with("additional_chat_templates/");
+        let is_read = match name.split_once('/') {
+            None | Some(("additional_chat_templates", _)) => true,
+            // A module of sentence-transformers, as `1_Pooling`.
+            Some((folder, "config.json")) => folder.starts_with(|c: char| c.is_ascii_digit()),
+            Some(_) => false,
+        };
         let wanted = metadata || (weights && files == Files::All);
-        top_level && wanted && !name.starts_with("consolidated")
+        is_read && wanted && !name.starts_with("consolidated")
     })
 }
 
@@ -142,6 +147,7 @@ mod tests {
             "consolidated.safetensors",
             "pytorch_model.bin",
             "onnx/config.json",
+            "1_Pooling/config.json",
             "additional_chat_templates/rag.jinja",
             "README.md",
         ]
@@ -149,8 +155,9 @@ mod tests {
         .to_vec();
         let all: Vec<_> = wanted(&names, Files::All).collect();
         let templates = "additional_chat_templates/rag.jinja";
-        assert_eq!(all, ["config.json", "model.safetensors", templates]);
+        let pooling = "1_Pooling/config.json";
+        assert_eq!(all, ["config.json", "model.safetensors", pooling, templates]);
         let metadata: Vec<_> = wanted(&names, Files::Metadata).collect();
-        assert_eq!(metadata, ["config.json", templates]);
+        assert_eq!(metadata, ["config.json", pooling, templates]);
     }
 }

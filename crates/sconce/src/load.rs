@@ -4,23 +4,33 @@ use crate::cli::LoadFormat;
 use crate::config::Config;
 use crate::hub::{self, Files};
 use crate::model_choice::{ModelChoice, SPARK};
+use crate::pooling::PoolingPlan;
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
-use engine::architecture::Architecture;
+use engine::architecture::{LoadError, without_head};
 use engine::device::{self, available_bytes};
+use engine::encoder::Encoder;
 use engine::memory::MemoryPlan;
 use engine::model::{CausalLm, ModelSpec};
 use engine::weights::{Progress, Weights};
 use engine::{Engine, EngineConfig, EngineHandle, Reload, share_memory};
 use indicatif::{ProgressBar, ProgressStyle};
-use models::spark;
+use models::{Found, spark};
 use serde_json::Value;
-use std::path::PathBuf;
+use server::PoolingRules;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use text::{OutputFormat, TextFiles, TextModel};
 
 type Model = Box<dyn CausalLm>;
+
+/// Models with their weights.
+enum Weighty {
+    /// With a draft model, if there is one.
+    Decoder(Model, Option<Model>),
+    Encoder(Box<dyn Encoder>),
+}
 
 /// Everything that a request needs.
 #[derive(Debug)]
@@ -28,6 +38,8 @@ pub(crate) struct Loaded {
     pub(crate) engine: EngineHandle,
     pub(crate) text: TextModel,
     pub(crate) files: ModelFiles,
+    /// Of a model that makes vectors instead of text.
+    pub(crate) pooling: Option<PoolingRules>,
 }
 
 /// What is known of a model before its weights are read.
@@ -47,18 +59,35 @@ struct Described {
     name: String,
     files: ModelFiles,
     config_json: Value,
-    architecture: &'static Architecture,
+    found: Found,
     spec: ModelSpec,
+    pooling: Option<PoolingPlan>,
 }
 
 impl Described {
     fn read(name: &str, choice: &ModelChoice, files: Files) -> Result<Self> {
         let files = ModelFiles::locate(name, choice, files)?;
-        let config_json = files.config()?;
-        let architecture = Architecture::find(models::registry(), &config_json)
-            .with_context(|| format!("model {name}"))?;
-        let spec = (architecture.spec)(&config_json).with_context(|| format!("model {name}"))?;
-        Ok(Self { name: name.to_owned(), files, config_json, architecture, spec })
+        let mut config_json = files.config()?;
+        let of_model = || format!("model {name}");
+        let found = models::find(&config_json).with_context(of_model)?;
+        let folder = files.folder();
+        let (spec, pooling) = match found {
+            Found::Encoder(row) => {
+                let spec = (row.spec)(&config_json).with_context(of_model)?;
+                let head = spec.head.as_ref();
+                let pooling = choice.pooling.of_encoder(folder, &config_json, head);
+                (spec.model, Some(pooling.with_context(of_model)?))
+            }
+            Found::Generator(row) | Found::Trunk(row) => {
+                let is_trunk = matches!(found, Found::Trunk(_));
+                let pooling = choice.pooling.of_decoder(folder, is_trunk).with_context(of_model)?;
+                if pooling.is_some() {
+                    config_json = without_head(&config_json).with_context(of_model)?;
+                }
+                ((row.spec)(&config_json).with_context(of_model)?, pooling)
+            }
+        };
+        Ok(Self { name: name.to_owned(), files, config_json, found, spec, pooling })
     }
 }
 
@@ -78,6 +107,13 @@ impl ModelFiles {
         }
         let files = if choice.load_format == LoadFormat::Dummy { Files::Metadata } else { files };
         Ok(Self::Folder(hub::locate(name, &choice.hub, files)?))
+    }
+
+    fn folder(&self) -> Option<&Path> {
+        match self {
+            Self::Embedded => None,
+            Self::Folder(folder) => Some(folder),
+        }
     }
 
     fn config(&self) -> Result<Value> {
@@ -169,6 +205,9 @@ pub(crate) fn load(config: &Config, mut ready: impl FnMut(usize, Loaded)) -> Res
     let planned = plan(config, Files::All)?;
     for planned in &planned {
         tracing::info!("memory plan of {}:\n{}", planned.name(), planned.memory);
+        if let Some(pooling) = planned.pooling() {
+            tracing::info!("{} makes {pooling}", planned.name());
+        }
     }
     for planned in &planned {
         planned.memory.check().with_context(|| format!("model {}", planned.name()))?;
@@ -200,7 +239,17 @@ impl Planned {
         let draft = choice.draft.as_ref().map(|name| Described::read(name, choice, files));
         let draft = draft.transpose().context("--draft-model")?;
         let of_model = || format!("model {}", choice.name);
-        let engine = EngineConfig::resolve(&choice.engine, &model.spec).with_context(of_model)?;
+        let mut options = choice.engine.clone();
+        if let Some(pooling) = &model.pooling {
+            if draft.is_some() {
+                bail!("--draft-model: {} pools and generates nothing", model.name);
+            }
+            if matches!(model.found, Found::Encoder(_)) && !device.is_cpu() {
+                bail!("--device: {} is an encoder, which run on the cpu only", model.name);
+            }
+            pooling.apply(&mut options, &model.spec);
+        }
+        let engine = EngineConfig::resolve(&options, &model.spec).with_context(of_model)?;
         let mut memory = MemoryPlan::compute(&model.spec, &engine, available);
         if let Some(draft) = &draft {
             memory = memory.with_draft(&model.spec, &draft.spec).with_context(of_model)?;
@@ -215,20 +264,30 @@ impl Planned {
         // The tokenizer of a large vocabulary takes as long as a small model's weights.
         let (text, models) = std::thread::scope(|scope| {
             let text = scope.spawn(|| self.text());
-            let models = self.load_models();
+            let models = self.load_weights();
             let text = text.join().map_err(|_| anyhow::anyhow!("reading the tokenizer panicked"));
             (text.and_then(|text| text), models)
         });
-        let (text, (model, draft)) = (text?, models?);
-        let eos = text.eos_token_ids();
-        let model = (model, self.spec());
-        let draft = draft.zip(self.draft.as_ref().map(|draft| &draft.spec));
-        let (planned, plan, device) = (Arc::clone(&self), &self.memory, &self.device);
+        let (text, models) = (text?, models?);
+        let (planned, spec, plan, device) =
+            (Arc::clone(&self), self.spec(), &self.memory, &self.device);
         let reload: Reload =
-            Box::new(move || planned.load_models().map_err(|error| format!("{error:#}")));
-        let engine = Engine::start_with_draft(model, draft, plan, device, eos, Some(reload))?;
+            Box::new(move || planned.load_decoders().map_err(|error| format!("{error:#}")));
+        let reload = Some(reload);
+        let pooling = self.pooling_rules();
+        let engine = match models {
+            Weighty::Encoder(model) => Engine::start_encoder(model, spec, plan, device)?,
+            Weighty::Decoder(model, _) if pooling.is_some() => {
+                Engine::start_pooling(model, spec, plan, device, reload)?
+            }
+            Weighty::Decoder(model, draft) => {
+                let draft = draft.zip(self.draft.as_ref().map(|draft| &draft.spec));
+                let eos = text.eos_token_ids();
+                Engine::start_with_draft((model, spec), draft, plan, device, eos, reload)?
+            }
+        };
         tracing::info!("{} is ready after {:.2} s", self.name(), started.elapsed().as_secs_f64());
-        Ok(Loaded { engine, text, files: self.model.files.clone() })
+        Ok(Loaded { engine, text, files: self.model.files.clone(), pooling })
     }
 
     /// As it was asked for.
@@ -238,6 +297,17 @@ impl Planned {
 
     pub(crate) fn spec(&self) -> &ModelSpec {
         &self.model.spec
+    }
+
+    /// How the model pools, if it does.
+    pub(crate) fn pooling(&self) -> Option<&PoolingPlan> {
+        self.model.pooling.as_ref()
+    }
+
+    fn pooling_rules(&self) -> Option<PoolingRules> {
+        let Described { config_json, spec, .. } = &self.model;
+        let rules = |plan| self.choice.pooling.rules(plan, config_json, spec.hidden_size);
+        self.pooling().map(rules)
     }
 
     /// The text side. A draft model's must be the same, or its guesses would mean something else.
@@ -258,44 +328,59 @@ impl Planned {
         Ok(text)
     }
 
-    fn load_models(&self) -> Result<(Model, Option<Model>)> {
+    fn load_weights(&self) -> Result<Weighty> {
+        let Found::Encoder(row) = self.model.found else {
+            return self.load_decoders().map(|(model, draft)| Weighty::Decoder(model, draft));
+        };
+        let (max_len, json) = (self.engine.max_model_len, &self.model.config_json);
+        let load = |weights: &mut Weights| (row.load)(json, weights, max_len);
+        self.model.build(self, load).map(Weighty::Encoder)
+    }
+
+    fn load_decoders(&self) -> Result<(Model, Option<Model>)> {
         let load = |described: &Described| {
-            load_model(described, &self.choice, &self.engine, &self.device)
-                .with_context(|| described.name.clone())
+            let (Found::Generator(row) | Found::Trunk(row)) = described.found else {
+                bail!("{} is an encoder and generates nothing", described.name);
+            };
+            let (max_len, json) = (self.engine.max_model_len, &described.config_json);
+            let load = |weights: &mut Weights| (row.load)(json, weights, max_len);
+            described.build(self, load)
         };
         Ok((load(&self.model)?, self.draft.as_ref().map(load).transpose()?))
     }
 }
 
-fn load_model(
-    described: &Described,
-    choice: &ModelChoice,
-    engine: &EngineConfig,
-    device: &Device,
-) -> Result<Model> {
-    let started = Instant::now();
-    let bar = progress_bar();
-    let shown = bar.clone();
-    let mut weights = described.files.weights(choice, engine, device)?.with_progress(
-        move |progress: Progress| {
+impl Described {
+    /// Builds the model from its weights.
+    fn build<T>(
+        &self,
+        planned: &Planned,
+        load: impl FnOnce(&mut Weights) -> Result<T, LoadError>,
+    ) -> Result<T> {
+        let Planned { choice, engine, device, .. } = planned;
+        let started = Instant::now();
+        let bar = progress_bar();
+        let shown = bar.clone();
+        let weights =
+            self.files.weights(choice, engine, device).with_context(|| self.name.clone())?;
+        let mut weights = weights.with_progress(move |progress: Progress| {
             shown.set_length(progress.total_bytes.max(progress.loaded_bytes));
             shown.set_position(progress.loaded_bytes);
-        },
-    );
-    let max_model_len = engine.max_model_len;
-    let model = (described.architecture.load)(&described.config_json, &mut weights, max_model_len);
-    bar.finish_and_clear();
-    let model = model?;
-    let unused = weights.unused();
-    if !unused.is_empty() {
-        let first = unused.iter().take(3).copied().collect::<Vec<_>>().join(", ");
-        tracing::warn!("{} tensors of the checkpoint are not used: {first} ...", unused.len());
+        });
+        let model = load(&mut weights);
+        bar.finish_and_clear();
+        let model = model.with_context(|| self.name.clone())?;
+        let unused = weights.unused();
+        if !unused.is_empty() {
+            let first = unused.iter().take(3).copied().collect::<Vec<_>>().join(", ");
+            tracing::warn!("{} tensors of the checkpoint are not used: {first} ...", unused.len());
+        }
+        let bytes = (self.spec.num_parameters * engine.dtype.size_in_bytes()) as f64;
+        let seconds = started.elapsed().as_secs_f64();
+        let speed = bytes / seconds / 1e9;
+        tracing::info!("{:.1} MB of weights in {seconds:.2} s ({speed:.1} GB/s)", bytes / 1e6);
+        Ok(model)
     }
-    let bytes = (described.spec.num_parameters * engine.dtype.size_in_bytes()) as f64;
-    let seconds = started.elapsed().as_secs_f64();
-    let speed = bytes / seconds / 1e9;
-    tracing::info!("{:.1} MB of weights in {seconds:.2} s ({speed:.1} GB/s)", bytes / 1e6);
-    Ok(model)
 }
 
 /// On a terminal a bar, elsewhere nothing.

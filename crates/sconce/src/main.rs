@@ -3,6 +3,7 @@
 mod chat;
 mod cli;
 mod config;
+mod flag_values;
 mod hub;
 mod keys;
 mod listen;
@@ -11,6 +12,7 @@ mod measure;
 mod model_choice;
 mod notify;
 mod plan;
+mod pooling;
 mod reload;
 mod serve;
 mod signals;

@@ -3,6 +3,7 @@
 
 use crate::cli::{DtypeKind, LoadFormat, ServeArgs};
 use crate::config::HubConfig;
+use crate::pooling::PoolingChoice;
 use anyhow::{Context, Result, bail};
 use candle_core::DType;
 use engine::config::EngineOptions;
@@ -23,6 +24,7 @@ pub(crate) struct ModelChoice {
     pub(crate) chat_template: Option<String>,
     pub(crate) tool_call_parser: ParserChoice<ToolFormat>,
     pub(crate) reasoning_parser: ParserChoice<ReasoningFormat>,
+    pub(crate) pooling: PoolingChoice,
     pub(crate) hub: HubConfig,
     pub(crate) engine: EngineOptions,
 }
@@ -50,6 +52,10 @@ const OF_ONE_MODEL: &[&str] = &[
     "num-speculative-tokens",
     "draft-model",
     "speculate-always",
+    "runner",
+    "pooling-type",
+    "matryoshka-dimensions",
+    "auto-truncate",
 ];
 
 /// Those of them that cannot be meant for several models.
@@ -149,6 +155,7 @@ impl ModelChoice {
                 ReasoningFormat::from_name,
                 ReasoningFormat::ALL.iter().flat_map(|format| format.names().iter().copied()),
             )?,
+            pooling: PoolingChoice::resolve(args)?,
             hub: HubConfig::resolve(args)?,
             engine: engine_options(args)?,
         })
@@ -231,6 +238,8 @@ fn engine_options(args: &ServeArgs) -> Result<EngineOptions> {
         on_gpu: false,
         num_threads: args.num_threads,
         seed: args.seed,
+        // What the model's files say decides it, too.
+        pooling: None,
     })
 }
 

@@ -12,16 +12,18 @@ pub(crate) fn run(config: &Config) -> Result<()> {
     let planned = load::plan(config, Files::Metadata)?;
     for planned in &planned {
         let spec = planned.spec();
-        println!(
-            "{}: {}, {:.2} billion parameters, {} layers, {} query and {} key-value heads of {}",
-            planned.name(),
-            spec.architecture,
-            spec.num_parameters as f64 / 1e9,
-            spec.num_layers,
-            spec.num_heads,
-            spec.num_kv_heads,
-            spec.head_dim,
-        );
+        let billions = spec.num_parameters as f64 / 1e9;
+        print!("{}: {}, {billions:.2} billion parameters, ", planned.name(), spec.architecture);
+        match spec.num_layers {
+            0 => println!("encoder, {} heads of {}", spec.num_heads, spec.head_dim),
+            num_layers => println!(
+                "{num_layers} layers, {} query and {} key-value heads of {}",
+                spec.num_heads, spec.num_kv_heads, spec.head_dim,
+            ),
+        }
+        if let Some(pooling) = planned.pooling() {
+            println!("{pooling}");
+        }
         println!("{}", planned.memory);
     }
     if planned.len() > 1 {

@@ -3,7 +3,7 @@
 use crate::cli::LogFormat;
 use crate::config::Config;
 use crate::listen::{Bound, Listen, Place, raise_file_limit};
-use crate::load::{self, Loaded};
+use crate::load::{self, Loaded, ModelFiles};
 use crate::model_choice::ModelChoice;
 use crate::notify::Notify;
 use crate::reload::Reload;
@@ -17,7 +17,6 @@ use std::hash::BuildHasher;
 use std::io::IsTerminal;
 use std::sync::{Arc, OnceLock};
 use std::thread;
-use text::TextModel;
 use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
 
@@ -77,7 +76,7 @@ pub(crate) fn start_local(mut config: Config) -> Result<Local> {
     let loaded = load::load_only(&config)?;
     thread::Builder::new().name("server".to_owned()).spawn(move || {
         let app = App::new(config.server.clone());
-        app.set_model(served(&config.models[0], loaded.engine, loaded.text));
+        app.set_model(served(&config.models[0], loaded).0);
         // Ends with the process; an error shows in the terminal as a refused connection.
         drop(block_on(async { serve(bound, app, pending()).await }));
     })?;
@@ -103,10 +102,11 @@ async fn host(
     let loading = app.clone();
     thread::Builder::new().name("load".to_owned()).spawn(move || {
         let mut num_loaded = 0;
-        let loaded = load::load(&config, |index, Loaded { engine, text, files: of_model }| {
+        let loaded = load::load(&config, |index, loaded| {
             let choice = &config.models[index];
-            watch(choice.name.clone(), engine.clone(), fail.clone());
-            loading.set_model(served(choice, engine, text));
+            watch(choice.name.clone(), loaded.engine.clone(), fail.clone());
+            let (model, of_model) = served(choice, loaded);
+            loading.set_model(model);
             files[index].get_or_init(|| of_model);
             num_loaded = index + 1;
         });
@@ -150,8 +150,14 @@ async fn serve(bound: Bound, app: App, end: impl Future<Output = ()>) -> Result<
     done
 }
 
-fn served(choice: &ModelChoice, engine: EngineHandle, text: TextModel) -> ServedModel {
-    ServedModel::new(choice.served_names.clone(), Arc::new(engine), Arc::new(text))
+fn served(choice: &ModelChoice, loaded: Loaded) -> (ServedModel, ModelFiles) {
+    let Loaded { engine, text, files, pooling } = loaded;
+    let model = ServedModel::new(choice.served_names.clone(), Arc::new(engine), Arc::new(text));
+    let model = match pooling {
+        Some(rules) => model.with_pooling(rules),
+        None => model,
+    };
+    (model, files)
 }
 
 fn start_log(config: &Config) -> Result<()> {

@@ -16,7 +16,10 @@ use crate::anthropic;
 use crate::config::ServerConfig;
 use crate::error::ApiError;
 use crate::request_log;
-use crate::routes::{chat, completions, messages, metrics, models, responses, status, tokenize};
+use crate::routes::{
+    chat, completions, embeddings, messages, metrics, models, rerank, responses, score, status,
+    tokenize,
+};
 use crate::state::App;
 use crate::trace_context;
 
@@ -34,6 +37,12 @@ impl App {
             .route("/v1/responses/{id}", get(responses::retrieve).delete(responses::delete))
             .route("/v1/responses/{id}/cancel", post(responses::cancel))
             .route("/v1/responses/{id}/input_items", get(responses::input_items))
+            .route("/v1/embeddings", post(embeddings::create))
+            .route("/v1/rerank", post(rerank::create))
+            .route("/v2/rerank", post(rerank::create))
+            .route("/rerank", post(rerank::create))
+            .route("/v1/score", post(score::create))
+            .route("/score", post(score::create))
             .route("/v1/models", get(models::list))
             .route("/v1/models/{*id}", get(models::show))
             .route("/tokenize", post(tokenize::tokenize))

@@ -78,20 +78,28 @@ impl ServedModel {
         add_special_tokens: bool,
         field: PromptField,
     ) -> Result<Vec<u32>, ApiError> {
-        let max_model_len = self.generator().max_model_len();
-        let limit = max_model_len.saturating_mul(self.longest_token()) * NORMALISATION;
-        if text.len() > limit {
-            let message = format!(
-                "This model's maximum context length is {max_model_len} tokens. However, your \
-                 {} have {} bytes of text, more than so many tokens can hold.",
-                field.plural(),
-                text.len()
-            );
-            return Err(too_long(field, &message));
-        }
+        self.check_text_len(text.len(), field.name(), &format!("{} have", field.plural()))?;
         self.text()
             .encode(text, add_special_tokens)
             .map_err(|error| text_error(field.name(), &error))
+    }
+
+    /// Refuses a text of more bytes than fit into the context. `have` is what has them.
+    pub(crate) fn check_text_len(
+        &self,
+        len: usize,
+        field: &str,
+        have: &str,
+    ) -> Result<(), ApiError> {
+        let max_model_len = self.generator().max_model_len();
+        if len > max_model_len.saturating_mul(self.longest_token()) * NORMALISATION {
+            let message = format!(
+                "This model's maximum context length is {max_model_len} tokens. However, your \
+                 {have} {len} bytes of text, more than so many tokens can hold."
+            );
+            return Err(too_long(field, &message));
+        }
+        Ok(())
     }
 
     /// Checks ids that a client sent.
@@ -125,7 +133,7 @@ impl ServedModel {
                 if requested.is_none() { "at least " } else { "" },
                 field.plural(),
             );
-            return Err(too_long(field, &message));
+            return Err(too_long(field.name(), &message));
         }
         Ok(requested.unwrap_or_else(|| default.unwrap_or(left).min(left)))
     }
@@ -196,13 +204,13 @@ fn chat_input(conversation: Conversation, trust_template: bool) -> Result<ChatIn
 
 /// The code stands in the message, too: openai-python 3 makes its exception's text of the message
 /// alone, and LangChain looks for the code in that text.
-fn too_long(field: PromptField, message: &str) -> ApiError {
+pub(crate) fn too_long(field: &str, message: &str) -> ApiError {
     let message = format!("{message} (context_length_exceeded)");
-    ApiError { code: Some("context_length_exceeded"), ..ApiError::invalid(field.name(), message) }
+    ApiError { code: Some("context_length_exceeded"), ..ApiError::invalid(field, message) }
 }
 
 /// Who is to blame for a fault of the text side: mostly the request, sometimes the model's files.
-fn text_error(param: &str, error: &TextError) -> ApiError {
+pub(crate) fn text_error(param: &str, error: &TextError) -> ApiError {
     let message = error.to_string();
     match error {
         TextError::UnknownTemplate { .. } => ApiError::invalid("chat_template", message),

@@ -6,6 +6,7 @@ use text::TextModel;
 
 use crate::generator::Generator;
 use crate::metrics::Metrics;
+use crate::pooling::PoolingRules;
 use crate::state::unix_seconds;
 
 /// A model that answers requests.
@@ -17,6 +18,8 @@ pub struct ServedModel {
     metrics: Arc<Metrics>,
     created: u64,
     longest_token: usize,
+    /// Of a model that makes vectors instead of text.
+    pooling: Option<PoolingRules>,
 }
 
 impl ServedModel {
@@ -27,7 +30,19 @@ impl ServedModel {
         let ids = 0..tokenizer.vocab_size() as u32;
         let longest_token = ids.map(|id| tokenizer.token_bytes(id).len()).max().unwrap_or(1);
         let metrics = Arc::new(Metrics::new(generator.max_model_len()));
-        Self { names, generator, text, metrics, created: unix_seconds(), longest_token }
+        let created = unix_seconds();
+        Self { names, generator, text, metrics, created, longest_token, pooling: None }
+    }
+
+    /// The same, for a model that makes vectors instead of text.
+    #[must_use]
+    pub fn with_pooling(self, rules: PoolingRules) -> Self {
+        Self { pooling: Some(rules), ..self }
+    }
+
+    /// What becomes of its vectors; `None` for a model that generates text.
+    pub(crate) fn pooling(&self) -> Option<&PoolingRules> {
+        self.pooling.as_ref()
     }
 
     /// The same with another text side.

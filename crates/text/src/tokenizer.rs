@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use tokenizers::AddedToken;
 use tokenizers::utils::parallelism::set_parallelism;
+use tokenizers::{
+    AddedToken, Encoding, PostProcessor, TruncationDirection, TruncationParams, truncate_encodings,
+};
 
 use crate::TextError;
 use crate::special_tokens::SpecialTokens;
@@ -12,6 +14,24 @@ use crate::token_table::{DecoderRule, TokenEntry, TokenTable};
 /// Longest text that is tokenized, in bytes: far above any context length, low enough that one
 /// request cannot hold a thread for minutes.
 const MAX_TEXT_LEN: usize = 16 << 20;
+
+/// How a text is made to fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cut {
+    /// To so many tokens, special ones included.
+    pub max_len: usize,
+    /// Where tokens are lost.
+    pub side: Side,
+}
+
+/// An end of a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Its beginning.
+    Left,
+    /// Its end.
+    Right,
+}
 
 /// A shared, immutable tokenizer: a clone is a reference, every method may run on many threads.
 #[derive(Clone)]
@@ -58,18 +78,75 @@ impl Tokenizer {
     /// Encodes `text`; special tokens written in it are recognised. `add_special_tokens` adds what
     /// the tokenizer puts around a text (BOS): true for completions, false for a rendered chat.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TextError> {
+        Ok(self.plain(text, add_special_tokens)?.get_ids().to_vec())
+    }
+
+    /// The same, cut to fit: special tokens are put around what is left. It may still be too long if
+    /// they alone are.
+    pub fn encode_cut(
+        &self,
+        text: &str,
+        add_special_tokens: bool,
+        cut: Cut,
+    ) -> Result<Vec<u32>, TextError> {
+        let text = self.plain(text, false)?;
+        Ok(self.put_together(text, None, add_special_tokens, Some(cut))?.get_ids().to_vec())
+    }
+
+    /// Encodes two texts that a model reads together, with the special tokens of a pair around them,
+    /// cut to fit if that is wanted, the longer one first. Returns where the second text begins, too, if
+    /// the tokenizer tells their tokens apart.
+    pub fn encode_pair(
+        &self,
+        first: &str,
+        second: &str,
+        cut: Option<Cut>,
+    ) -> Result<(Vec<u32>, Option<usize>), TextError> {
+        let (first, mut second) = (self.plain(first, false)?, self.plain(second, false)?);
+        second.set_type_ids(vec![1; second.len()]);
+        let pair = self.put_together(first, Some(second), true, cut)?;
+        let begin = pair.get_type_ids().iter().position(|kind| *kind == 1);
+        Ok((pair.get_ids().to_vec(), begin))
+    }
+
+    fn plain(&self, text: &str, add_special_tokens: bool) -> Result<Encoding, TextError> {
         if text.len() > MAX_TEXT_LEN {
             return Err(TextError::TextTooLong { len: text.len(), limit: MAX_TEXT_LEN });
         }
-        let encoding = self.0.backend.encode_fast(text, add_special_tokens);
-        let encoding = encoding.map_err(|error| TextError::Tokenize(error.to_string()))?;
-        Ok(encoding.get_ids().to_vec())
+        self.0.backend.encode_fast(text, add_special_tokens).map_err(refused)
+    }
+
+    /// Puts the special tokens around texts, which lose tokens before if they must, the longer one
+    /// first.
+    fn put_together(
+        &self,
+        text: Encoding,
+        second: Option<Encoding>,
+        add_special_tokens: bool,
+        cut: Option<Cut>,
+    ) -> Result<Encoding, TextError> {
+        let backend = &self.0.backend;
+        let (mut text, mut second) = (text, second);
+        if let Some(Cut { max_len, side }) = cut {
+            let processor = backend.get_post_processor().filter(|_| add_special_tokens);
+            let num_added = processor.map_or(0, |added| added.added_tokens(second.is_some()));
+            let params = TruncationParams {
+                max_length: max_len.saturating_sub(num_added),
+                direction: match side {
+                    Side::Left => TruncationDirection::Left,
+                    Side::Right => TruncationDirection::Right,
+                },
+                ..TruncationParams::default()
+            };
+            (text, second) = truncate_encodings(text, second, &params).map_err(refused)?;
+        }
+        backend.post_process(text, second, add_special_tokens).map_err(refused)
     }
 
     /// Decodes all of `ids` as transformers does; ids without a token are left out.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, TextError> {
         let text = self.0.backend.decode(ids, skip_special_tokens);
-        text.map_err(|error| TextError::Tokenize(error.to_string()))
+        text.map_err(refused)
     }
 
     /// One more than the highest id with a token. A model's logits may have more columns.
@@ -129,6 +206,11 @@ impl Tokenizer {
     pub(crate) fn rule(&self) -> &DecoderRule {
         &self.0.rule
     }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "as `map_err` gives it")]
+fn refused(error: tokenizers::Error) -> TextError {
+    TextError::Tokenize(error.to_string())
 }
 
 fn token_table(backend: &tokenizers::Tokenizer, rule: &DecoderRule) -> TokenTable {

@@ -79,7 +79,8 @@ pub struct Decoder {
 
 impl Decoder {
     /// Loads `model.embed_tokens`, `model.layers.N`, `model.norm` and, unless tied, `lm_head`, for
-    /// contexts of at most `max_model_len` tokens.
+    /// contexts of at most `max_model_len` tokens. Checkpoints that were saved without their head
+    /// leave the `model.` out.
     pub fn load(
         weights: &mut Weights,
         config: &DecoderConfig,
@@ -88,16 +89,19 @@ impl Decoder {
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
         // The largest tensors first: while one is packed it takes its memory twice, which must not
         // come on top of all the others.
-        let embedding = Embedding::load(weights, "model.embed_tokens", vocab, hidden)?;
+        let is_bare = !weights.contains("model.embed_tokens.weight")
+            && weights.contains("embed_tokens.weight");
+        let root = if is_bare { "" } else { "model." };
+        let embedding = Embedding::load(weights, &format!("{root}embed_tokens"), vocab, hidden)?;
         let head = if config.tied_embeddings {
             LmHead::tied(&embedding)
         } else {
             LmHead::load(weights, "lm_head", vocab, hidden)?
         };
         let layers = (0..config.num_layers)
-            .map(|layer| DecoderLayer::load(weights, &format!("model.layers.{layer}"), config))
+            .map(|layer| DecoderLayer::load(weights, &format!("{root}layers.{layer}"), config))
             .collect::<std::result::Result<_, _>>()?;
-        let norm = RmsNorm::load(weights, "model.norm", hidden, config.norm_eps)?;
+        let norm = RmsNorm::load(weights, &format!("{root}norm"), hidden, config.norm_eps)?;
         let device = weights.device();
         let rope = RotaryEmbedding::new(&config.rope, config.head_dim, max_model_len, device)?;
         Ok(Self { embedding, layers, norm, head, rope, vocab_size: vocab })
@@ -106,6 +110,15 @@ impl Decoder {
 
 impl CausalLm for Decoder {
     fn forward(&self, batch: &ForwardBatch, cache: &KvCache) -> Result<Tensor> {
+        let x = self.hidden(batch, cache)?;
+        // A step of prompt chunks alone wants keys and values, no logits.
+        if x.dim(0)? == 0 {
+            return Tensor::zeros((0, self.vocab_size), DType::F32, &Device::Cpu);
+        }
+        self.head.forward(&x)
+    }
+
+    fn hidden(&self, batch: &ForwardBatch, cache: &KvCache) -> Result<Tensor> {
         assert_eq!(
             cache.layers.len(),
             self.layers.len(),
@@ -119,11 +132,10 @@ impl CausalLm for Decoder {
             let next_norm = self.layers.get(i + 1).map_or(&self.norm, |next| &next.attention_norm);
             (x, stream) = next_norm.forward_add(&branch, &sum)?;
         }
-        // A step of prompt chunks alone wants keys and values, no logits.
         if batch.logits_rows.dim(0)? == 0 {
             // On the CPU, because a GPU has no memory of no bytes.
-            return Tensor::zeros((0, self.vocab_size), DType::F32, &Device::Cpu);
+            return Tensor::zeros((0, x.dim(1)?), x.dtype(), &Device::Cpu);
         }
-        self.head.forward(&gather_rows(&x, &batch.logits_rows)?)
+        gather_rows(&x, &batch.logits_rows)
     }
 }

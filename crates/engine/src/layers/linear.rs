@@ -13,7 +13,8 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Loads `{prefix}.{name}.weight`, and `.bias` if `has_bias`, for each `(name, out_features)`.
+    /// Loads `{prefix}.{name}.weight`, and `.bias` if `has_bias`, for each `(name, out_features)`;
+    /// `{name}.weight` with an empty prefix.
     pub fn load(
         weights: &mut Weights,
         prefix: &str,
@@ -22,13 +23,34 @@ impl Linear {
         has_bias: bool,
     ) -> std::result::Result<Self, WeightsError> {
         let named = |kind: &str| -> Vec<(String, usize)> {
-            let name = |part: &str| format!("{prefix}.{part}.{kind}");
+            let dot = if prefix.is_empty() { "" } else { "." };
+            let name = |part: &str| format!("{prefix}{dot}{part}.{kind}");
             projections.iter().map(|(part, rows)| (name(part), *rows)).collect()
         };
         // The rows as read are dropped once they are packed, before the next layer is read.
         let weight = Matrix::new(&weights.stacked(&named("weight"), &[in_features])?)?;
         let bias = has_bias.then(|| weights.stacked(&named("bias"), &[])).transpose()?;
         Ok(Self { weight, bias })
+    }
+
+    /// Loads the upper and the lower half of `{name}.weight`, and of `.bias` if `has_bias`: two layers
+    /// of `out_features` each.
+    pub fn load_halves(
+        weights: &mut Weights,
+        name: &str,
+        out_features: usize,
+        in_features: usize,
+        has_bias: bool,
+    ) -> std::result::Result<[Self; 2], WeightsError> {
+        let mut half = |which| -> std::result::Result<Self, WeightsError> {
+            let mut part = |kind: &str, shape: &[usize]| {
+                weights.tensor_sharded(&format!("{name}.{kind}"), shape, 0, which, 2)
+            };
+            let weight = Matrix::new(&part("weight", &[2 * out_features, in_features])?)?;
+            let bias = has_bias.then(|| part("bias", &[2 * out_features])).transpose()?;
+            Ok(Self { weight, bias })
+        };
+        Ok([half(0)?, half(1)?])
     }
 
     /// `[tokens, in]` to `[tokens, sum of out]`.

@@ -16,6 +16,7 @@ pub(crate) struct Answer {
     pub(crate) tokens: Vec<u32>,
     pub(crate) logprobs: Vec<Option<TokenLogprobs>>,
     pub(crate) prompt_scores: Option<Vec<Option<TokenLogprobs>>>,
+    pub(crate) vector: Option<Vec<f32>>,
     pub(crate) reason: Option<FinishReason>,
     pub(crate) started: bool,
     pub(crate) cached_tokens: usize,
@@ -73,6 +74,10 @@ pub(crate) fn collect(events: &Receiver<Event>) -> Answer {
                 assert_eq!(cached_tokens, answer.cached_tokens, "as it was told at the start");
             }
             Event::Failed(error) => answer.failed = Some(error),
+            Event::Pooled(vector) => {
+                assert!(answer.vector.is_none(), "one vector a prompt");
+                answer.vector = Some(vector);
+            }
         }
     }
     answer

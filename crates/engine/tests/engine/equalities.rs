@@ -40,6 +40,7 @@ fn params(random: &mut Random) -> SamplingParams {
         allowed_token_ids: random.chance(20).then(|| (0..40).chain([EOS]).collect()),
         logprobs: random.chance(40).then(|| random.below(4) as u32),
         prompt_logprobs: random.chance(25).then(|| random.below(3) as u32),
+        second_text: None,
         max_tokens: random.below(30),
         min_tokens: random.below(3) * 4,
         ignore_eos: random.chance(30),

@@ -156,10 +156,15 @@ impl CausalLm for FakeLm {
         let num_rows = logits.len() / VOCAB;
         Tensor::from_vec(logits, (num_rows, VOCAB), &Device::Cpu)
     }
+
+    /// Without a head, logits are hidden states.
+    fn hidden(&self, batch: &ForwardBatch, cache: &KvCache) -> Result<Tensor> {
+        self.forward(batch, cache)
+    }
 }
 
 impl Kind {
-    fn logits(self, prefix: &[u64]) -> Vec<f32> {
+    pub(crate) fn logits(self, prefix: &[u64]) -> Vec<f32> {
         match self {
             Self::Hash => {
                 let mut state = prefix.iter().fold(1, |hash, id| mix(hash ^ id));
@@ -221,6 +226,16 @@ pub(crate) fn options() -> EngineOptions {
 
 pub(crate) fn start(kind: Kind, options: &EngineOptions) -> (EngineHandle, Arc<Control>) {
     start_with_draft(kind, None, options)
+}
+
+/// A model that pools as `options` say.
+pub(crate) fn start_pooling(kind: Kind, options: &EngineOptions) -> (EngineHandle, Arc<Control>) {
+    let spec = spec();
+    let config = EngineConfig::resolve(options, &spec).unwrap();
+    let plan = MemoryPlan::compute(&spec, &config, 1 << 30);
+    let control = Arc::new(Control::default());
+    let model = Box::new(FakeLm { kind, control: Arc::clone(&control) });
+    (Engine::start_pooling(model, &spec, &plan, &Device::Cpu, None).unwrap(), control)
 }
 
 /// The draft model has its own grip, which nobody holds.

@@ -5,6 +5,7 @@
 
 mod client;
 mod fake;
+mod pooling;
 
 /// All tests, of an engine that reads each step before it asks for the next, or of one that works as
 /// on a GPU: it asks ahead, and steps that only decode are padded to a recorded size.

@@ -235,6 +235,14 @@ pub(super) fn refused(key: &Key, refusal: Refusal, tokens: (usize, usize)) -> Ap
             (message, Duration::ZERO)
         }
         // Waiting would not help: no rate limit error, which clients try again.
+        Refusal::TooManyTokens if completion == 0 => {
+            let message = format!(
+                "This request has {prompt} tokens, more than the key '{name}' has in any minute: \
+                 {per_minute} (tokens-per-minute). Send less in one request."
+            );
+            let code = Some("tokens_per_minute_exceeded");
+            return ApiError { code, ..ApiError::invalid("input", message) };
+        }
         Refusal::TooManyTokens => {
             let message = format!(
                 "This request may need {prompt} tokens in the prompt and {completion} in the \

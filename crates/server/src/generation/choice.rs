@@ -160,6 +160,7 @@ impl Choice {
                 self.finish(&mut delta, reason);
             }
             Event::Failed(error) => return Err(error.into()),
+            Event::Pooled(_) => unreachable!("an engine that generates gives no vectors"),
         }
         self.close(&mut delta);
         Ok(Some(delta))

@@ -352,7 +352,7 @@ fn named(error: ApiError, held_by: Option<&str>) -> ApiError {
 }
 
 /// The engine took none of the sequences.
-fn refused(model: &ServedModel, refusal: &EngineError) -> ApiError {
+pub(crate) fn refused(model: &ServedModel, refusal: &EngineError) -> ApiError {
     let error = ApiError::from(refusal.clone());
     if error.status != StatusCode::TOO_MANY_REQUESTS {
         return error;

@@ -78,6 +78,26 @@ const RESPONSES: &[&str] = &[
     "prompt_cache_options",
 ];
 
+/// Refused on the routes of pooling models only.
+const POOLING: &[&str] = &[
+    "chat_template",
+    "chat_template_kwargs",
+    "embed_dtype",
+    "endianness",
+    "input_type",
+    "instruction",
+    "max_chunks_per_doc",
+    "max_tokens_per_doc",
+    "max_tokens_per_query",
+    "messages",
+    "mm_processor_kwargs",
+    "normalize",
+    "padding",
+    "rank_fields",
+    "request_id",
+    "task",
+];
+
 /// Which list applies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Route {
@@ -87,6 +107,8 @@ pub(crate) enum Route {
     Completions,
     /// `/v1/messages` and `/v1/messages/count_tokens`
     Messages,
+    /// `/v1/embeddings`, `/v1/rerank`, `/v1/score`
+    Pooling,
     /// `/v1/responses`
     Responses,
     /// `/tokenize` and `/detokenize`
@@ -100,6 +122,7 @@ impl Route {
             Self::Chat | Self::Tokenize => CHAT,
             Self::Completions => COMPLETIONS,
             Self::Messages => return MESSAGES.contains(&field),
+            Self::Pooling => return POOLING.contains(&field),
             Self::Responses => RESPONSES,
         };
         BOTH.contains(&field) || own.contains(&field)
@@ -114,6 +137,7 @@ pub(crate) fn replacement(field: &str) -> Option<&'static str> {
         "guided_regex" => "structured_outputs.regex",
         "guided_choice" => "structured_outputs.choice",
         "guided_grammar" | "grammar" => "structured_outputs.grammar",
+        "normalize" => "use_activation",
         _ => return None,
     })
 }
@@ -125,6 +149,9 @@ pub(crate) fn is_neutral(field: &str, value: &Value) -> bool {
         ("modalities", Value::Array(items)) => items.iter().all(|item| item == "text"),
         ("length_penalty", value) => value.as_f64() == Some(1.0),
         ("best_of", value) => value.as_u64() == Some(1),
+        ("embed_dtype", value) => value == "float32",
+        ("endianness", value) => value == "native" || value == "little",
+        ("padding", value) => value == "do_not_pad",
         (_, Value::Bool(value)) => !value,
         (_, Value::String(text)) => text.is_empty() || text == "none",
         (_, Value::Array(items)) => items.is_empty(),

@@ -52,7 +52,7 @@ pub(crate) fn prepare(
     owner: Owner,
 ) -> Result<Prepared, ApiError> {
     let (fields, passed) = Fields::parse(body)?;
-    let model = models.find(fields.model.as_deref())?;
+    let model = models.generating(fields.model.as_deref())?;
     let previous = previous(store, fields.previous_response_id.as_deref(), owner)?;
     let input = resolve(input::read(fields.input.as_ref())?, store, owner)?;
     let mut items = previous.as_deref().map(Turn::items).unwrap_or_default();

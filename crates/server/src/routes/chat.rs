@@ -40,7 +40,7 @@ pub(crate) async fn create(
     let trust_template = app.config().trust_request_chat_template;
     let prepared = move || {
         let request = ChatRequest::parse(&body)?;
-        let model = models.find(request.request.model.as_deref())?;
+        let model = models.generating(request.request.model.as_deref())?;
         Ok((prepare(&model, request, trust_template)?, model))
     };
     let (Prepared { job, wire, stream }, model) = app.text_pool().run(prepared).await?;

@@ -40,7 +40,7 @@ pub(crate) async fn create(
     let models = app.ready()?;
     let prepared = move || {
         let request = CompletionRequest::parse(&body)?;
-        let model = models.find(request.request.model.as_deref())?;
+        let model = models.generating(request.request.model.as_deref())?;
         Ok((prepare(&model, request)?, model))
     };
     let (Prepared { job, wire, stream }, model) = app.text_pool().run(prepared).await?;

@@ -48,7 +48,7 @@ pub(crate) async fn create(
     let models = app.ready()?;
     let prepared = move || {
         let request = MessagesRequest::parse(&body)?;
-        let model = models.find(Some(&request.model))?;
+        let model = models.generating(Some(&request.model))?;
         Ok((prepare(&model, &request)?, model))
     };
     let prepared = move || prepared().map_err(|error| respelled(&error));

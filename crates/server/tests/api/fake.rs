@@ -12,7 +12,9 @@ use engine::{
 };
 use http_body_util::BodyExt;
 use serde_json::{Map, Value, json};
-use server::{App, Generator, Load, ServedModel, ServerConfig};
+use server::{
+    App, Generator, HeadRules, Load, Matryoshka, PoolingRules, ServedModel, ServerConfig,
+};
 use text::{OutputFormat, TextFiles, TextModel};
 use tower::ServiceExt;
 
@@ -54,6 +56,10 @@ pub(crate) struct Fake {
     pub(crate) panics: bool,
     /// Tokens that prompt and answer may have beyond `MAX_MODEL_LEN`.
     pub(crate) extra_len: usize,
+    /// Answer with vectors.
+    pub(crate) pools: bool,
+    /// Refuse more than so many requests at once as too many; 0 refuses none.
+    pub(crate) most_at_once: usize,
     /// Keep the sinks.
     pub(crate) hold: bool,
     /// Until the queue is empty.
@@ -107,6 +113,14 @@ impl Fake {
             let scores = scores.map(|(i, &id)| (i > 0).then(|| logprobs(id, top)));
             sink(Event::PromptScored(scores.collect()));
         }
+        if self.pools {
+            assert_eq!(params.max_tokens, 0, "nothing is generated");
+            sink(Event::Started { cached_tokens: 1 });
+            sink(Event::Pooled(vector(&request.prompt)));
+            let reason = FinishReason::Length;
+            sink(Event::Finished { reason, cached_tokens: 1, num_preemptions: 0 });
+            return;
+        }
         let answer = self.answer.replace("{seed}", &params.seed.to_string());
         let mut ids: Vec<u32> = answer.bytes().map(u32::from).collect();
         if self.failure.is_none() {
@@ -132,6 +146,11 @@ impl Fake {
             None => sink(Event::Finished { reason, cached_tokens: 16, num_preemptions: 0 }),
         };
     }
+}
+
+/// What a prompt becomes.
+pub(crate) fn vector(prompt: &[u32]) -> Vec<f32> {
+    vec![prompt[0] as f32, prompt.len() as f32, *prompt.last().unwrap() as f32]
 }
 
 /// The tokens that may come, and whether one must.
@@ -180,6 +199,9 @@ impl Generator for Fake {
             return Err(error.clone());
         }
         assert!(!self.panics, "as asked");
+        if self.most_at_once > 0 && requests.len() > self.most_at_once {
+            return Err(EngineError::QueueFull { waiting: 0, limit: self.most_at_once });
+        }
         let mut ids = Vec::new();
         for request in requests {
             ids.push(SeqId(self.next_id.fetch_add(1, Ordering::Relaxed)));
@@ -324,6 +346,40 @@ fn serve_with(fake: Fake, config: ServerConfig, text: TextModel) -> (App, Arc<Fa
     let names = vec!["tiny".into(), "org/alias".into()];
     let generator: Arc<dyn Generator> = fake.clone();
     app.set_model(ServedModel::new(names, generator, Arc::new(text)));
+    (app, fake)
+}
+
+/// A server of an embedding model, whose vectors may be cut to two elements.
+pub(crate) fn pooling_app(fake: Fake) -> (App, Arc<Fake>) {
+    let fake = Arc::new(Fake { pools: true, ..fake });
+    let app = App::new(config());
+    let generator: Arc<dyn Generator> = fake.clone();
+    let model = ServedModel::new(vec!["tiny".into()], generator, Arc::new(text_model()));
+    app.set_model(model.with_pooling(PoolingRules {
+        size: 3,
+        normalizes: true,
+        matryoshka: Matryoshka::Of(vec![2]),
+        lowercases: false,
+        truncates: false,
+        head: None,
+    }));
+    (app, fake)
+}
+
+/// A server of a model that scores pairs: by the first byte, as if it were a number.
+pub(crate) fn scoring_app(fake: Fake, head: HeadRules) -> (App, Arc<Fake>) {
+    let fake = Arc::new(Fake { pools: true, ..fake });
+    let app = App::new(config());
+    let generator: Arc<dyn Generator> = fake.clone();
+    let model = ServedModel::new(vec!["tiny".into()], generator, Arc::new(text_model()));
+    app.set_model(model.with_pooling(PoolingRules {
+        size: head.num_labels,
+        normalizes: false,
+        matryoshka: Matryoshka::No,
+        lowercases: true,
+        truncates: false,
+        head: Some(head),
+    }));
     (app, fake)
 }
 

@@ -1,0 +1,207 @@
+//! The seam of models that look both ways, and how an engine runs their prompts: whole, several back
+//! to back, nothing padded.
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use candle_core::{DType, Device, Result, Tensor};
+use scheduler::{Plan, SeqId};
+use serde_json::Value;
+
+use crate::architecture::{ConfigError, LoadError};
+use crate::engine::Engine;
+use crate::handle::EngineHandle;
+use crate::memory::MemoryPlan;
+use crate::model::ModelSpec;
+use crate::pooling::{Pooling, mean};
+use crate::recovery::Reload;
+use crate::runner::{Launched, StepOutput, StepRunner};
+use crate::sequence::Sequence;
+use crate::speculation::Speculation;
+use crate::start::StartError;
+use crate::weights::Weights;
+
+/// One row of the registry of encoders.
+#[derive(Debug, Clone, Copy)]
+pub struct EncoderArchitecture {
+    /// Name in `architectures` of `config.json`.
+    pub name: &'static str,
+    /// Reads `config.json`.
+    pub spec: fn(&Value) -> std::result::Result<EncoderSpec, ConfigError>,
+    /// Builds the model from `config.json` and its tensors, for prompts of at most so many tokens.
+    pub load: fn(&Value, &mut Weights, usize) -> std::result::Result<Box<dyn Encoder>, LoadError>,
+}
+
+/// What the engine must know of an encoder before it is loaded; all from `config.json`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EncoderSpec {
+    /// Its shape; no layer holds keys and values.
+    pub model: ModelSpec,
+    /// Of a model that scores instead of giving hidden states.
+    pub head: Option<HeadSpec>,
+}
+
+/// What an encoder's head makes of a prompt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeadSpec {
+    /// Numbers that it gives.
+    pub num_labels: usize,
+    /// Which of the hidden states it reads.
+    pub pooling: Pooling,
+}
+
+/// Whole prompts of several sequences back to back.
+#[derive(Debug)]
+pub struct EncoderBatch {
+    /// Token ids. `[tokens]` u32
+    pub ids: Tensor,
+    /// Position of each token in its sequence. `[tokens]` u32
+    pub positions: Tensor,
+    /// 1 for the tokens of the second text of a pair, else 0. `[tokens]` u32
+    pub segments: Tensor,
+    /// Rows of each sequence: `starts[i]..starts[i + 1]`. `[seqs + 1]` u32
+    pub starts: Tensor,
+}
+
+/// A model that reads prompts whole. Only the mathematics.
+pub trait Encoder: Send {
+    /// The last hidden state of every token. `[tokens, hidden]`, in the dtype of the weights
+    fn hidden(&self, batch: &EncoderBatch) -> Result<Tensor>;
+    /// What the head makes of a state a prompt, `[prompts, hidden]` in the dtype of the weights:
+    /// `[prompts, labels]` f32, or `None` without a head.
+    fn classify(&self, pooled: &Tensor) -> Result<Option<Tensor>>;
+}
+
+impl Engine {
+    /// As [`Engine::start_pooling`], for an encoder. With a head the vectors are its numbers.
+    ///
+    /// # Panics
+    /// If the plan is one of a model that generates.
+    pub fn start_encoder(
+        model: Box<dyn Encoder>,
+        spec: &ModelSpec,
+        plan: &MemoryPlan,
+        device: &Device,
+    ) -> std::result::Result<EngineHandle, StartError> {
+        plan.check()?;
+        let pooling = plan.config.pooling.expect("the plan of a model that pools");
+        let dtype = plan.config.dtype;
+        let runner = EncoderRunner { model, pooling, dtype, device: device.clone() };
+        let speculation = Speculation::new(&plan.config, false);
+        Self::with((Box::new(runner), false), speculation, spec, plan, &[])?.spawn()
+    }
+}
+
+/// Runs whole prompts. The scheduler deals prompts out in chunks, as to any model; one is computed
+/// when its last chunk is due, so that a step computes at most the budget and what one prompt was
+/// dealt before.
+struct EncoderRunner {
+    model: Box<dyn Encoder>,
+    pooling: Pooling,
+    dtype: DType,
+    device: Device,
+}
+
+impl StepRunner for EncoderRunner {
+    fn launch(
+        &mut self,
+        plan: &Plan,
+        sequences: &HashMap<SeqId, Sequence>,
+        _before: Option<(&Plan, &Launched)>,
+    ) -> Result<Launched> {
+        let mut output = StepOutput::of(plan);
+        let begun = Instant::now();
+        let entries = plan.entries.iter().enumerate();
+        let (due, prompts): (Vec<_>, Vec<_>) = entries
+            .map(|(index, entry)| (index, entry.start + entry.len, &sequences[&entry.id]))
+            .filter(|(_, end, sequence)| *end == sequence.prompt_len())
+            .map(|(index, _, sequence)| (index, sequence))
+            .unzip();
+        if !due.is_empty() {
+            let vectors = self.vectors(&prompts)?;
+            for (index, vector) in due.into_iter().zip(vectors) {
+                output.entries[index].pooled = Some(vector);
+            }
+        }
+        output.forward = begun.elapsed();
+        Ok(Launched::done(output))
+    }
+
+    fn sample(
+        &mut self,
+        _plan: &Plan,
+        _launched: &mut Launched,
+        _sequences: &HashMap<SeqId, Sequence>,
+    ) -> Result<()> {
+        Ok(())
+    }
+
+    fn read(&mut self, _plan: &Plan, launched: Launched) -> Result<StepOutput> {
+        Ok(launched.into_output())
+    }
+
+    fn forget(&mut self, _id: SeqId) {}
+
+    /// There is nothing but the weights.
+    fn reset(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn reload(&mut self, _load: &mut Reload) -> std::result::Result<(), String> {
+        unreachable!("nothing is lost at a reset")
+    }
+}
+
+impl EncoderRunner {
+    fn vectors(&self, prompts: &[&Sequence]) -> Result<Vec<Vec<f32>>> {
+        let lens: Vec<usize> = prompts.iter().map(|prompt| prompt.prompt_len()).collect();
+        let hidden = self.model.hidden(&self.lay_out(prompts)?)?; // [tokens, hidden]
+        let pooled = self.pool(&hidden, &lens)?;
+        let width = hidden.dim(1)?;
+        let states = Tensor::from_vec(pooled.concat(), (lens.len(), width), &self.device)?;
+        match self.model.classify(&states.to_dtype(self.dtype)?)? {
+            Some(scores) => scores.to_vec2(),
+            None => Ok(pooled),
+        }
+    }
+
+    fn lay_out(&self, prompts: &[&Sequence]) -> Result<EncoderBatch> {
+        let (mut ids, mut positions, mut segments) = (Vec::new(), Vec::new(), Vec::new());
+        let mut starts = vec![0];
+        for prompt in prompts {
+            let second = prompt.second_text().unwrap_or(prompt.prompt_len());
+            ids.extend_from_slice(prompt.tokens());
+            positions.extend(0..prompt.prompt_len() as u32);
+            segments.extend((0..prompt.prompt_len()).map(|at| u32::from(at >= second)));
+            starts.push(ids.len() as u32);
+        }
+        let vector = |values: Vec<u32>| {
+            let len = values.len();
+            Tensor::from_vec(values, len, &self.device)
+        };
+        Ok(EncoderBatch {
+            ids: vector(ids)?,
+            positions: vector(positions)?,
+            segments: vector(segments)?,
+            starts: vector(starts)?,
+        })
+    }
+
+    /// A state a prompt.
+    fn pool(&self, hidden: &Tensor, lens: &[usize]) -> Result<Vec<Vec<f32>>> {
+        let ends = lens.iter().scan(0, |end, len| {
+            *end += len;
+            Some(*end)
+        });
+        let rows: Vec<u32> = match self.pooling {
+            Pooling::Last => ends.map(|end| end as u32 - 1).collect(),
+            Pooling::Cls => ends.zip(lens).map(|(end, len)| (end - len) as u32).collect(),
+            Pooling::Mean => {
+                let mut rows = hidden.to_dtype(DType::F32)?.to_vec2()?.into_iter();
+                return Ok(lens.iter().map(|len| mean(rows.by_ref().take(*len), *len)).collect());
+            }
+        };
+        let rows = Tensor::new(rows, &self.device)?;
+        hidden.index_select(&rows, 0)?.to_dtype(DType::F32)?.to_vec2()
+    }
+}

@@ -1,0 +1,183 @@
+//! From a plan to a vector for each prompt: forward, pick or average the hidden states.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use candle_core::{DType, Device, Result, bail};
+use scheduler::{Entry, Plan, SeqId};
+
+use crate::batch::{BatchLists, Span};
+use crate::engine::Engine;
+use crate::handle::EngineHandle;
+use crate::kv_cache::CacheShape;
+use crate::memory::MemoryPlan;
+use crate::model::{CausalLm, KvCache, ModelSpec, Workspace};
+use crate::recovery::Reload;
+use crate::runner::{Launched, StepOutput, StepRunner};
+use crate::sequence::Sequence;
+use crate::speculation::Speculation;
+use crate::start::StartError;
+
+/// Which of a prompt's hidden states its vector is made of, as sentence-transformers names them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pooling {
+    /// That of the last token.
+    Last,
+    /// The average of all.
+    Mean,
+    /// That of the first token.
+    Cls,
+}
+
+impl Engine {
+    /// As [`Engine::start_with_draft`], for a model whose prompts become vectors; `plan` says how. Requests
+    /// generate no tokens: their `max_tokens` is 0, and what they hear of is
+    /// [`Event::Pooled`](crate::Event::Pooled).
+    ///
+    /// # Panics
+    /// If the plan is one of a model that generates.
+    pub fn start_pooling(
+        model: Box<dyn CausalLm>,
+        spec: &ModelSpec,
+        plan: &MemoryPlan,
+        device: &Device,
+        reload: Option<Reload>,
+    ) -> std::result::Result<EngineHandle, StartError> {
+        plan.check()?;
+        let pooling = plan.config.pooling.expect("the plan of a model that pools");
+        let shape = CacheShape::of(spec, plan);
+        let (cache, workspace) = (shape.allocate(device)?, shape.attention.workspace(device)?);
+        let device = device.clone();
+        let model = Some(model);
+        let sums = HashMap::new();
+        let pooler = Pooler { model, pooling, shape, cache, workspace, device, sums };
+        let speculation = Speculation::new(&plan.config, false);
+        let mut engine = Self::with((Box::new(pooler), false), speculation, spec, plan, &[])?;
+        engine.reload = reload;
+        engine.spawn()
+    }
+}
+
+/// Owns what a step computes with: the model, the cache, the sums of prompts read in part.
+struct Pooler {
+    /// Gone while it is loaded again.
+    model: Option<Box<dyn CausalLm>>,
+    pooling: Pooling,
+    shape: CacheShape,
+    cache: KvCache,
+    /// Of attention on a GPU.
+    workspace: Option<Arc<Workspace>>,
+    device: Device,
+    /// Of the hidden states so far, each added in the order of its prompt: the chunks that it is
+    /// read in change no bit.
+    sums: HashMap<SeqId, Vec<f64>>,
+}
+
+impl Pooler {
+    /// Which rows of a span its vector is made of.
+    fn rows(&self, span: &Span, completes: bool) -> Range<usize> {
+        match self.pooling {
+            Pooling::Last if completes => span.len - 1..span.len,
+            Pooling::Cls if span.start() == 0 => 0..1,
+            Pooling::Last | Pooling::Cls => 0..0,
+            Pooling::Mean => 0..span.len,
+        }
+    }
+
+    /// Adds hidden states to those that a prompt had so far.
+    fn add(&mut self, id: SeqId, rows: impl Iterator<Item = Vec<f32>>) {
+        add(self.sums.entry(id).or_default(), rows);
+    }
+
+    /// The vector of a prompt whose hidden states are added.
+    fn vector(&self, id: SeqId, prompt_len: usize) -> Vec<f32> {
+        let count = if self.pooling == Pooling::Mean { prompt_len as f64 } else { 1.0 };
+        self.sums[&id].iter().map(|sum| (sum / count) as f32).collect()
+    }
+}
+
+/// Adds hidden states in the order of their prompt.
+fn add(sum: &mut Vec<f64>, rows: impl Iterator<Item = Vec<f32>>) {
+    for row in rows {
+        sum.resize(row.len(), 0.0);
+        for (sum, x) in sum.iter_mut().zip(row) {
+            *sum += f64::from(x);
+        }
+    }
+}
+
+/// The average of `count` hidden states.
+pub(crate) fn mean(rows: impl Iterator<Item = Vec<f32>>, count: usize) -> Vec<f32> {
+    let mut sum = Vec::new();
+    add(&mut sum, rows);
+    sum.into_iter().map(|sum| (sum / count as f64) as f32).collect()
+}
+
+impl StepRunner for Pooler {
+    fn launch(
+        &mut self,
+        plan: &Plan,
+        sequences: &HashMap<SeqId, Sequence>,
+        _before: Option<(&Plan, &Launched)>,
+    ) -> Result<Launched> {
+        let mut output = StepOutput::of(plan);
+        let begun = Instant::now();
+        let prompt_len = |span: &Span| sequences[&span.entry.id].prompt_len();
+        let completes = |span: &Span| span.end() == prompt_len(span);
+        let spans: Vec<_> = plan.entries.iter().enumerate().map(Span::whole).collect();
+        let rows = |span: &Span| self.rows(span, completes(span));
+        let unknown = |_: &Entry| unreachable!("prompts are known");
+        let lists = BatchLists::of(&spans, rows, self.shape.block_size, unknown);
+        let batch = lists.upload(&self.device, self.workspace.as_ref())?;
+        let model = self.model.as_ref().expect("a model that is lost is loaded before a step");
+        let hidden = model.hidden(&batch, &self.cache)?; // [rows, hidden]
+        let computed = Instant::now();
+        let mut hidden = hidden.to_dtype(DType::F32)?.to_vec2::<f32>()?.into_iter();
+        for span in &spans {
+            let num_rows = self.rows(span, completes(span)).len();
+            self.add(span.entry.id, hidden.by_ref().take(num_rows));
+            output.entries[span.index].pooled =
+                completes(span).then(|| self.vector(span.entry.id, prompt_len(span)));
+        }
+        output.forward = computed - begun;
+        output.sample = computed.elapsed();
+        Ok(Launched::done(output))
+    }
+
+    fn sample(
+        &mut self,
+        _plan: &Plan,
+        _launched: &mut Launched,
+        _sequences: &HashMap<SeqId, Sequence>,
+    ) -> Result<()> {
+        Ok(())
+    }
+
+    fn read(&mut self, _plan: &Plan, launched: Launched) -> Result<StepOutput> {
+        Ok(launched.into_output())
+    }
+
+    fn forget(&mut self, id: SeqId) {
+        self.sums.remove(&id);
+    }
+
+    fn reset(&mut self) -> Result<()> {
+        self.sums.clear();
+        self.cache.layers.clear();
+        if self.model.is_none() {
+            bail!("the model is not loaded");
+        }
+        self.cache = self.shape.allocate(&self.device)?;
+        // It holds counters that a panic may have left anywhere.
+        self.workspace = self.shape.attention.workspace(&self.device)?;
+        Ok(())
+    }
+
+    fn reload(&mut self, load: &mut Reload) -> std::result::Result<(), String> {
+        self.model = None;
+        self.model = Some(load()?.0);
+        self.reset().map_err(|error| format!("the KV cache cannot be allocated: {error}"))
+    }
+}

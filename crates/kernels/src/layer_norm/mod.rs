@@ -1,0 +1,57 @@
+//! Layer normalisation (Ba et al. 2016, arXiv:1607.06450).
+//!
+//! `y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias` over the last dimension, computed in f32
+//! and rounded once.
+
+mod cpu;
+#[cfg(test)]
+mod tests;
+
+use crate::views::{expect_dims, match_element};
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
+
+/// Normalises the last dimension.
+///
+/// x `[.., hidden]`, weight and bias `[hidden]` are all f32 or all bf16. Returns the shape and dtype
+/// of x.
+///
+/// # Errors
+/// A shape or dtype that does not fit, or a strided input.
+pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, eps: f32) -> Result<Tensor> {
+    let Some(&hidden) = x.dims().last() else {
+        bail!("x must have at least one dimension");
+    };
+    for (tensor, name) in [(Some(weight), "weight"), (bias, "bias")] {
+        let Some(tensor) = tensor else { continue };
+        expect_dims(tensor, &[hidden], name)?;
+        if tensor.dtype() != x.dtype() {
+            bail!("{name} must be {:?} as x is, it is {:?}", x.dtype(), tensor.dtype());
+        }
+    }
+    x.apply_op2_no_bwd(weight, &LayerNorm { bias, eps })
+}
+
+struct LayerNorm<'a> {
+    bias: Option<&'a Tensor>,
+    eps: f32,
+}
+
+impl CustomOp2 for LayerNorm<'_> {
+    fn name(&self) -> &'static str {
+        "layer_norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let out = match_element!(x.dtype(), "x", E => {
+            cpu::layer_norm::<E>((x, x_layout), (weight, weight_layout), self.bias, self.eps)?
+        });
+        Ok((out, x_layout.shape().clone()))
+    }
+}

@@ -1,0 +1,62 @@
+//! What flags may say that take one of a few words.
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+/// `--dtype`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum DtypeKind {
+    /// The checkpoint's own; float16 runs as float32 on the CPU.
+    Auto,
+    /// 16 bits, the exponent of float32.
+    Bfloat16,
+    /// 32 bits.
+    Float32,
+}
+
+/// `--load-format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LoadFormat {
+    /// The checkpoint's safetensors files.
+    Auto,
+    /// The same as auto: safetensors files.
+    Safetensors,
+    /// Random weights of the shape that config.json gives; nothing is read.
+    Dummy,
+}
+
+/// `--runner`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Runner {
+    /// By the model's files.
+    Auto,
+    /// To generate text.
+    Generate,
+    /// To make vectors of texts.
+    Pooling,
+}
+
+/// `--pooling-type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum PoolingKind {
+    /// The last token's state.
+    Last,
+    /// The average of all.
+    Mean,
+    /// The first token's state.
+    Cls,
+}
+
+/// `--log-format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// For people.
+    Pretty,
+    /// One JSON object a line.
+    Json,
+}

@@ -1,0 +1,62 @@
+//! What the requests of all pooling routes may say.
+
+use serde::Deserialize;
+use text::{Cut, Side};
+
+use crate::error::ApiError;
+
+/// Fields of `/v1/embeddings`, `/v1/rerank` and `/v1/score`.
+#[derive(Debug, Default, Deserialize)]
+pub(crate) struct PoolingFields {
+    /// A served name; left out, the only model there is.
+    pub(crate) model: Option<String>,
+    /// vLLM: cut what is longer; -1 is the context length.
+    truncate_prompt_tokens: Option<i64>,
+    /// vLLM: where it is cut: `right`, the default, keeps the beginning.
+    truncation_side: Option<TruncationSide>,
+    /// vLLM: whether vectors are scaled to length 1, or scores to 0 to 1.
+    pub(crate) use_activation: Option<bool>,
+    /// vLLM: lower runs first.
+    pub(crate) priority: Option<i32>,
+    /// vLLM: share cached prefixes only with requests of the same salt.
+    pub(crate) cache_salt: Option<String>,
+    #[expect(dead_code, reason = "a label: checked for its type only")]
+    user: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum TruncationSide {
+    Left,
+    Right,
+}
+
+impl PoolingFields {
+    /// How prompts are cut, if they are; `truncates` is what the model does if nothing is said.
+    pub(crate) fn cut(
+        &self,
+        max_model_len: usize,
+        truncates: bool,
+    ) -> Result<Option<Cut>, ApiError> {
+        let max_len = match self.truncate_prompt_tokens {
+            None if truncates => max_model_len,
+            None => return Ok(None),
+            Some(-1) => max_model_len,
+            Some(limit) => match usize::try_from(limit) {
+                Ok(limit) if (1..=max_model_len).contains(&limit) => limit,
+                _ => {
+                    let message = format!(
+                        "'truncate_prompt_tokens' is {limit}; it may be 1 to {max_model_len}, or \
+                         -1 for the most."
+                    );
+                    return Err(ApiError::invalid("truncate_prompt_tokens", message));
+                }
+            },
+        };
+        let side = match self.truncation_side {
+            Some(TruncationSide::Left) => Side::Left,
+            Some(TruncationSide::Right) | None => Side::Right,
+        };
+        Ok(Some(Cut { max_len, side }))
+    }
+}

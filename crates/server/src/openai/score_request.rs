@@ -1,0 +1,185 @@
+//! `POST /v1/rerank` and `/v1/score`: their fields.
+
+use serde::de::{Deserializer, Error};
+use serde::{Deserialize, Serialize};
+
+use super::body::{check_fields, read};
+use super::field_names::field_names;
+use super::pooling_fields::PoolingFields;
+use super::refused::Route;
+use crate::error::ApiError;
+
+/// Most texts of a field.
+const MAX_TEXTS: usize = 2048;
+
+/// A request of `/v1/rerank`.
+#[derive(Debug)]
+pub(crate) struct RerankRequest {
+    pub(crate) pooling: PoolingFields,
+    pub(crate) rerank: RerankFields,
+}
+
+/// Fields of `/v1/rerank` alone.
+#[derive(Debug, Deserialize)]
+pub(crate) struct RerankFields {
+    pub(crate) query: Text,
+    pub(crate) documents: Texts,
+    /// Only so many of the best; 0 or none are all.
+    pub(crate) top_n: Option<u64>,
+    /// Whether the answer repeats the documents; true by default.
+    pub(crate) return_documents: Option<bool>,
+}
+
+/// A request of `/v1/score`.
+#[derive(Debug)]
+pub(crate) struct ScoreRequest {
+    pub(crate) pooling: PoolingFields,
+    pub(crate) score: ScoreFields,
+}
+
+/// Fields of `/v1/score` alone: one of vLLM's four pairs of names.
+#[derive(Debug, Deserialize)]
+pub(crate) struct ScoreFields {
+    text_1: Option<Texts>,
+    text_2: Option<Texts>,
+    queries: Option<Texts>,
+    documents: Option<Texts>,
+    items: Option<Texts>,
+    data_1: Option<Texts>,
+    data_2: Option<Texts>,
+}
+
+/// A text, or an object that holds one, as Cohere's clients write documents.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Text {
+    pub(crate) text: String,
+}
+
+/// One or many.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Texts(pub(crate) Vec<Text>);
+
+/// Texts to be compared, by the names of their fields.
+#[derive(Debug)]
+pub(crate) struct Pairs {
+    pub(crate) queries: (&'static str, Vec<Text>),
+    pub(crate) documents: (&'static str, Vec<Text>),
+}
+
+impl RerankRequest {
+    /// Reads a body; every fault names its field.
+    pub(crate) fn parse(body: &[u8]) -> Result<Self, ApiError> {
+        let honoured = [field_names::<PoolingFields>(), field_names::<RerankFields>()];
+        check_fields(body, Route::Pooling, &honoured)?;
+        Ok(Self { pooling: read(body)?, rerank: read(body)? })
+    }
+}
+
+impl ScoreRequest {
+    /// Reads a body; every fault names its field.
+    pub(crate) fn parse(body: &[u8]) -> Result<Self, ApiError> {
+        let honoured = [field_names::<PoolingFields>(), field_names::<ScoreFields>()];
+        check_fields(body, Route::Pooling, &honoured)?;
+        Ok(Self { pooling: read(body)?, score: read(body)? })
+    }
+}
+
+impl ScoreFields {
+    /// One text and many, or as many of both.
+    pub(crate) fn pairs(self) -> Result<Pairs, ApiError> {
+        let Self { text_1, text_2, queries, documents, items, data_1, data_2 } = self;
+        let given = [
+            (("text_1", text_1), vec![("text_2", text_2)]),
+            (("queries", queries), vec![("documents", documents), ("items", items)]),
+            (("data_1", data_1), vec![("data_2", data_2)]),
+        ];
+        let mut pairs = Vec::new();
+        for ((first, left), seconds) in given {
+            let mut rights: Vec<_> =
+                seconds.into_iter().filter_map(|(name, texts)| Some((name, texts?))).collect();
+            match (left, rights.pop()) {
+                (None, None) => {}
+                (Some(left), Some((second, right))) if rights.is_empty() => {
+                    pairs.push(Pairs { queries: (first, left.0), documents: (second, right.0) });
+                }
+                (Some(_), Some((name, _))) => return Err(too_many(name)),
+                (Some(_), None) => return Err(ApiError::missing(other_of(first))),
+                (None, Some(_)) => return Err(ApiError::missing(first)),
+            }
+        }
+        let last = pairs.pop().ok_or_else(|| ApiError::missing("text_1"))?;
+        match pairs.pop() {
+            None => last.check(),
+            Some(_) => Err(too_many(last.queries.0)),
+        }
+    }
+}
+
+fn other_of(first: &str) -> &'static str {
+    match first {
+        "queries" => "documents",
+        "data_1" => "data_2",
+        _ => "text_2",
+    }
+}
+
+fn too_many(name: &str) -> ApiError {
+    let message = format!(
+        "'{name}' says twice what is to be compared: give 'text_1' and 'text_2', or 'queries' and \
+         'documents'."
+    );
+    ApiError::invalid(name, message)
+}
+
+impl Pairs {
+    fn check(self) -> Result<Self, ApiError> {
+        let ((first, left), (second, right)) = (&self.queries, &self.documents);
+        if left.len() != 1 && left.len() != right.len() {
+            let message = format!(
+                "'{first}' has {} texts and '{second}' has {}: give one and many, or as many of both.",
+                left.len(),
+                right.len()
+            );
+            return Err(ApiError::invalid(*first, message));
+        }
+        Ok(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "expected a string, or an object with the string `text`")]
+        enum Form {
+            Plain(String),
+            Object { text: String },
+        }
+        let text = match Form::deserialize(deserializer)? {
+            Form::Plain(text) | Form::Object { text } => text,
+        };
+        Ok(Self { text })
+    }
+}
+
+impl<'de> Deserialize<'de> for Texts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(
+            untagged,
+            expecting = "expected a string or an array of strings or of objects with the string `text`"
+        )]
+        enum Form {
+            One(Text),
+            Many(Vec<Text>),
+        }
+        let texts = match Form::deserialize(deserializer)? {
+            Form::One(text) => vec![text],
+            Form::Many(texts) => texts,
+        };
+        match texts.len() {
+            0 => Err(D::Error::custom("give at least one text")),
+            1..=MAX_TEXTS => Ok(Self(texts)),
+            many => Err(D::Error::custom(format!("{many} texts are more than {MAX_TEXTS}"))),
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! From texts to the token ids of prompts that become vectors.
+
+use std::borrow::Cow;
+
+use text::{Cut, Side};
+
+use super::PoolingPrompt;
+use crate::error::ApiError;
+use crate::prompt::{text_error, too_long};
+use crate::served_model::ServedModel;
+
+impl ServedModel {
+    /// Tokenises a text as the model reads it, cut to fit if that is wanted. `field` is whose text it
+    /// is.
+    pub(crate) fn encode_pooled(
+        &self,
+        text: &str,
+        add_special_tokens: bool,
+        cut: Option<Cut>,
+        field: &str,
+    ) -> Result<Vec<u32>, ApiError> {
+        let text = self.lowered(text);
+        let Some(cut) = cut else {
+            self.check_text_len(text.len(), field, &format!("'{field}' has"))?;
+            let ids = self.text().encode(&text, add_special_tokens);
+            return ids.map_err(|error| text_error(field, &error));
+        };
+        let ids = self.text().tokenizer().encode_cut(&text, add_special_tokens, cut);
+        let ids = ids.map_err(|error| text_error(field, &error))?;
+        check_cut(ids.len(), cut)?;
+        Ok(ids)
+    }
+
+    /// The same for two texts that the model reads together. What is cut is cut of the longer one
+    /// first.
+    pub(crate) fn encode_pair(
+        &self,
+        first: &str,
+        second: &str,
+        cut: Option<Cut>,
+        field: &str,
+    ) -> Result<PoolingPrompt, ApiError> {
+        let (first, second) = (self.lowered(first), self.lowered(second));
+        if cut.is_none() {
+            let have = format!("'{field}' and what it is compared with have");
+            self.check_text_len(first.len() + second.len(), field, &have)?;
+        }
+        let pair = self.text().tokenizer().encode_pair(&first, &second, cut);
+        let (ids, second_text) = pair.map_err(|error| text_error(field, &error))?;
+        if let Some(cut) = cut {
+            check_cut(ids.len(), cut)?;
+        }
+        Ok(PoolingPrompt { ids, second_text })
+    }
+
+    fn lowered<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let lowers = self.pooling_rules().lowercases;
+        if lowers { Cow::Owned(text.to_lowercase()) } else { Cow::Borrowed(text) }
+    }
+
+    /// Refuses prompt number `index` of a field if it is empty or too long.
+    pub(crate) fn check_pooled_len(
+        &self,
+        (field, index): (&str, usize),
+        ids: &[u32],
+    ) -> Result<(), ApiError> {
+        let (len, context) = (ids.len(), self.generator().max_model_len());
+        if len == 0 {
+            let message = format!("'{field}' number {index} is empty: give at least one token.");
+            return Err(ApiError::invalid(field, message));
+        }
+        if len > context {
+            let message = format!(
+                "This model's maximum context length is {context} tokens. However, your '{field}' \
+                 number {index} has {len} tokens. Shorten it, or have it cut with \
+                 'truncate_prompt_tokens': -1."
+            );
+            return Err(too_long(field, &message));
+        }
+        Ok(())
+    }
+}
+
+/// What is left must fit, special tokens and all.
+fn check_cut(len: usize, cut: Cut) -> Result<(), ApiError> {
+    if len <= cut.max_len {
+        return Ok(());
+    }
+    let message = format!(
+        "'truncate_prompt_tokens' is {}, which does not hold the special tokens of this model.",
+        cut.max_len
+    );
+    Err(ApiError::invalid("truncate_prompt_tokens", message))
+}
+
+/// Cuts ids that a client sent.
+pub(crate) fn cut_ids(ids: &mut Vec<u32>, cut: Cut) {
+    match cut.side {
+        Side::Right => ids.truncate(cut.max_len),
+        Side::Left => drop(ids.drain(..ids.len().saturating_sub(cut.max_len))),
+    }
+}

@@ -1,0 +1,43 @@
+//! `POST /v1/rerank`: which documents answer a query best.
+
+use std::time::Instant;
+
+use axum::Json;
+use axum::extract::State;
+
+use crate::body::JsonBytes;
+use crate::error::ApiError;
+use crate::openai::score_request::{Pairs, RerankRequest};
+use crate::openai::score_response::Ranking;
+use crate::pooling::ScoringJob;
+use crate::state::App;
+use crate::terms::Terms;
+
+/// Handles one request. Dropping the future, as when the client goes away, aborts what runs.
+pub(crate) async fn create(
+    State(app): State<App>,
+    terms: Terms,
+    JsonBytes(body): JsonBytes,
+) -> Result<Json<Ranking>, ApiError> {
+    let arrived = Instant::now();
+    let in_flight = app.enter(terms);
+    let models = app.ready()?;
+    let prepared = move || {
+        let RerankRequest { pooling, rerank } = RerankRequest::parse(&body)?;
+        let model = models.scoring(pooling.model.as_deref())?;
+        let pairs = Pairs {
+            queries: ("query", vec![rerank.query]),
+            documents: ("documents", rerank.documents.0),
+        };
+        let job = ScoringJob::prepare(&model, &pairs, &pooling)?;
+        let documents = pairs.documents.1;
+        let asked = rerank.top_n.filter(|top_n| *top_n > 0).unwrap_or(u64::MAX);
+        let top_n = usize::try_from(asked).unwrap_or(usize::MAX);
+        let shown = (rerank.return_documents != Some(false)).then_some(documents);
+        Ok((job, shown, top_n, model))
+    };
+    let (job, documents, top_n, model) = app.text_pool().run(prepared).await?;
+    let (scores, usage) = job.scores(&app, &model, (in_flight, arrived)).await?;
+    let answered_by = (model.names()[0].clone(), usage);
+    Ok(Json(Ranking::new(&scores, documents.as_deref(), top_n, answered_by)))
+}
