@@ -98,4 +98,10 @@ for variable in dashboard["templating"]["list"][1:]:
     asked |= check(variable["name"], selector)
     assert label in TARGET_LABELS or label in exposed[selector.split("{")[0]], variable["name"]
 
+for manifest in yaml.safe_load_all((ROOT / "deploy/kubernetes/sconce.yaml").read_text()):
+    for container in manifest["spec"].get("template", {}).get("spec", {}).get("containers", []):
+        for probe in ("livenessProbe", "readinessProbe"):
+            path = container[probe]["httpGet"]["path"]
+            assert urllib.request.urlopen(URL + path).status == 200, path
+
 print(json.dumps({"exposed": len(exposed), "asked": len(asked)}))

@@ -59,7 +59,12 @@ pub struct Server {
 impl Server {
     /// Starts `sconce serve ARGS` on a free port and waits until it is ready.
     pub fn start(args: &[&str]) -> Self {
-        let server = Self::launch(args);
+        Self::start_with(args, &[])
+    }
+
+    /// The same with these environment variables.
+    pub fn start_with(args: &[&str], environment: &[(&str, &str)]) -> Self {
+        let server = Self::launch_with(args, environment);
         let deadline = Instant::now() + PATIENCE;
         while server.get("/ready").0 != 200 {
             assert!(Instant::now() < deadline, "never ready:\n{}", server.log_so_far());
@@ -69,11 +74,17 @@ impl Server {
     }
 
     /// Starts it and waits only until it listens.
-    #[expect(clippy::zombie_processes, reason = "the drop of what is returned waits for it")]
     pub fn launch(args: &[&str]) -> Self {
+        Self::launch_with(args, &[])
+    }
+
+    #[expect(clippy::zombie_processes, reason = "the drop of what is returned waits for it")]
+    fn launch_with(args: &[&str], environment: &[(&str, &str)]) -> Self {
         let mut all = vec!["serve", "--port", "0"];
         all.extend(args);
-        let mut child = sconce(&all).stderr(Stdio::piped()).spawn().expect("sconce starts");
+        let mut command = sconce(&all);
+        command.envs(environment.iter().copied()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("sconce starts");
         let stderr = BufReader::new(child.stderr.take().expect("stderr is piped"));
         let (sender, log) = channel();
         std::thread::spawn(move || {

@@ -16,6 +16,7 @@ mod pooling;
 mod reload;
 mod serve;
 mod signals;
+mod telemetry;
 
 use clap::Parser;
 use cli::{Cli, Command};

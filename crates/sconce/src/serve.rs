@@ -8,6 +8,7 @@ use crate::model_choice::ModelChoice;
 use crate::notify::Notify;
 use crate::reload::Reload;
 use crate::signals::{self, Reloads};
+use crate::telemetry::Telemetry;
 use anyhow::{Context, Result, anyhow};
 use engine::EngineHandle;
 use server::{App, ServedModel};
@@ -23,6 +24,7 @@ use tracing_subscriber::EnvFilter;
 /// Serves until a signal ends the process, or the model cannot be loaded.
 pub(crate) fn run(mut config: Config) -> Result<()> {
     start_log(&config)?;
+    let telemetry = Telemetry::from_env()?;
     let notify = Notify::new(config.notify_socket.as_deref()).context("NOTIFY_SOCKET")?;
     config.server.max_connections = raise_file_limit(config.server.max_connections);
     let bound = Bound::new(&config.listen)?;
@@ -38,6 +40,9 @@ pub(crate) fn run(mut config: Config) -> Result<()> {
     }
     let config = Arc::new(config);
     let app = App::new(config.server.clone());
+    if let Some(telemetry) = &telemetry {
+        app.set_tracer(telemetry.tracer());
+    }
     for model in &config.models {
         app.expect_model(model.served_names.clone());
     }
@@ -55,7 +60,11 @@ pub(crate) fn run(mut config: Config) -> Result<()> {
         signal.await;
         stopping.stopping();
     };
-    block_on(host(bound, reload, notify, end))
+    let done = block_on(host(bound, reload, notify, end));
+    if let Some(telemetry) = telemetry {
+        telemetry.shut_down();
+    }
+    done
 }
 
 /// A server of this process alone, for `sconce chat`.

@@ -26,6 +26,7 @@ mod prompt;
 mod random;
 mod registry;
 mod request_log;
+mod request_trace;
 mod responses;
 mod routes;
 mod served_model;

@@ -15,6 +15,7 @@ use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
 use crate::random::random_id;
+use crate::request_trace::RequestTrace;
 use crate::state::App;
 use crate::trace_context::{self, TraceContext};
 
@@ -34,12 +35,22 @@ pub(crate) async fn follow(State(app): State<App>, mut request: Request, next: N
     let id = request_id(request.headers());
     // The access log has the id that is answered.
     request.headers_mut().insert(REQUEST_ID, id.clone());
-    let trace = TraceContext::of(request.headers()).map(TraceContext::child);
+    let theirs = TraceContext::of(request.headers());
+    let spans = if is_quiet(&request) { None } else { RequestTrace::begin(&app, &request, theirs) };
+    let trace = match &spans {
+        Some(spans) => Some(spans.place()),
+        None => theirs.map(TraceContext::child),
+    };
     let span = tracing::info_span!("request", id = text(&id), trace_id = Empty);
     if let Some(trace) = trace {
         span.record("trace_id", trace.trace_id());
     }
     let mut line = Line::new(app, &request, span.clone());
+    if let Some(spans) = spans {
+        spans.name(text(&id));
+        request.extensions_mut().insert(spans.clone());
+        line.spans = Some(spans);
+    }
     let mut response = next.run(request).instrument(span).await;
     line.status = Some(response.status().as_u16());
     let headers = response.headers_mut();
@@ -49,6 +60,10 @@ pub(crate) async fn follow(State(app): State<App>, mut request: Request, next: N
         headers.insert(trace_context::HEADER, ours.expect("digits and dashes"));
     }
     response.map(|body| Body::new(Followed { body, line }))
+}
+
+fn is_quiet(request: &Request) -> bool {
+    QUIET.contains(&request.uri().path())
 }
 
 fn request_id(headers: &HeaderMap) -> HeaderValue {
@@ -98,6 +113,7 @@ struct Line {
     path: String,
     /// As the router has it.
     route: Option<MatchedPath>,
+    spans: Option<RequestTrace>,
     start: Instant,
     /// Unknown until the answer begins.
     status: Option<u16>,
@@ -112,6 +128,7 @@ impl Line {
             method: request.method().clone(),
             path: shortened(request.uri().path()).into_owned(),
             route: request.extensions().get::<MatchedPath>().cloned(),
+            spans: None,
             start: Instant::now(),
             status: None,
             ending: Ending::ClientLeft,
@@ -143,6 +160,9 @@ impl Drop for Line {
             let route = self.route.as_ref().map_or("none", MatchedPath::as_str);
             let (status, elapsed) = (self.final_status(), self.start.elapsed());
             self.app.http_metrics().end(route, self.method.as_str(), status, elapsed);
+            if let Some(spans) = &self.spans {
+                spans.end(status);
+            }
         }
     }
 }

@@ -2,10 +2,11 @@
 //! is from its end, and how many requests are in flight.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use engine::EngineError;
+use opentelemetry::global::BoxedTracer;
 use text::TextModel;
 use tokio::sync::watch;
 
@@ -35,6 +36,7 @@ struct Inner {
     cut: watch::Sender<bool>,
     in_flight: watch::Sender<usize>,
     http_metrics: HttpMetrics,
+    tracer: OnceLock<BoxedTracer>,
     text_pool: TextPool,
     access: Access,
     responses: Responses,
@@ -54,6 +56,7 @@ impl App {
             cut: watch::Sender::new(false),
             in_flight: watch::Sender::new(0),
             http_metrics: HttpMetrics::default(),
+            tracer: OnceLock::new(),
         }))
     }
 
@@ -177,6 +180,15 @@ impl App {
 
     pub(crate) fn http_metrics(&self) -> &HttpMetrics {
         &self.0.http_metrics
+    }
+
+    /// Spans of requests go to this tracer; the first counts.
+    pub fn set_tracer(&self, tracer: BoxedTracer) {
+        self.0.tracer.get_or_init(|| tracer);
+    }
+
+    pub(crate) fn tracer(&self) -> Option<&BoxedTracer> {
+        self.0.tracer.get()
     }
 
     pub(crate) fn text_pool(&self) -> &TextPool {

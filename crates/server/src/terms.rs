@@ -8,6 +8,7 @@ use axum::http::request::Parts;
 use engine::Share;
 
 use crate::error::ApiError;
+use crate::request_trace::RequestTrace;
 
 /// How long the request may wait to run, in milliseconds from its arrival.
 const TIMEOUT: &str = "x-request-timeout-ms";
@@ -22,6 +23,8 @@ pub(crate) struct Terms {
     pub(crate) share: Option<Share>,
     /// When it is of no more use to begin.
     pub(crate) deadline: Option<Instant>,
+    /// Its span, if traces are wanted.
+    pub(crate) trace: Option<RequestTrace>,
 }
 
 impl<S: Sync> FromRequestParts<S> for Terms {
@@ -37,7 +40,9 @@ impl<S: Sync> FromRequestParts<S> for Terms {
         let timeout = own.into_iter().chain(envoy).min();
         // A time that the clock cannot name is never reached.
         let deadline = timeout.and_then(|timeout| now.checked_add(Duration::from_millis(timeout)));
-        Ok(Self { share: parts.extensions.get().cloned(), deadline })
+        let extensions = &parts.extensions;
+        let (share, trace) = (extensions.get().cloned(), extensions.get().cloned());
+        Ok(Self { share, deadline, trace })
     }
 }
 

@@ -12,9 +12,9 @@ pub(crate) const HEADER: HeaderName = HeaderName::from_static("traceparent");
 /// A place in a trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TraceContext {
-    trace_id: u128,
-    span_id: u64,
-    flags: u8,
+    pub(crate) trace_id: u128,
+    pub(crate) span_id: u64,
+    pub(crate) flags: u8,
 }
 
 impl TraceContext {

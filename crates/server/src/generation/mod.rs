@@ -30,6 +30,7 @@ use crate::metrics::{Ending, Metrics};
 use crate::openai::response::Usage;
 use crate::openai::sampling_fields::Sampling;
 use crate::random::random_u64;
+use crate::request_trace::{Generated, RequestTrace};
 use crate::served_model::ServedModel;
 use crate::state::{App, InFlight};
 use crate::terms::Terms;
@@ -95,7 +96,21 @@ pub(crate) struct Generation {
     account: Account,
     /// The field of the request that says what the answers must look like.
     held_by: Option<String>,
+    traced: Option<Traced>,
     _in_flight: InFlight,
+}
+
+/// What a trace says of it.
+struct Traced {
+    trace: RequestTrace,
+    model: String,
+    sampling: Sampling,
+}
+
+impl Traced {
+    fn new(trace: RequestTrace, model: &ServedModel, job: &Job) -> Self {
+        Self { trace, model: model.names()[0].clone(), sampling: job.sampling.clone() }
+    }
 }
 
 impl Generation {
@@ -111,7 +126,7 @@ impl Generation {
         // Without a seed every sequence gets its own; with one, choice `i` of each prompt is what
         // a request of its own with `seed + i` would give.
         let random = random_u64();
-        let Terms { share, deadline } = in_flight.terms.clone();
+        let Terms { share, deadline, trace } = in_flight.terms.clone();
         let mut requests = Vec::with_capacity(job.prompts.len() * n);
         let mut choices = Vec::with_capacity(job.prompts.len() * n);
         let call = Call::current();
@@ -164,6 +179,7 @@ impl Generation {
             metrics: Arc::clone(model.metrics()),
             account,
             held_by: job.held.as_ref().map(|held| held.field.clone()),
+            traced: trace.map(|trace| Traced::new(trace, model, job)),
             _in_flight: in_flight,
         })
     }
@@ -239,6 +255,7 @@ impl Generation {
             let ending = if finish.reason == "length" { Ending::Length } else { Ending::Stop };
             self.metrics.end(ending, &self.choices[index].course);
             self.account.end(finish.reason);
+            self.choices[index].course.finish_reason = Some(finish.reason);
         }
         Ok(delta)
     }
@@ -329,6 +346,11 @@ impl Drop for Generation {
                 let longest = choices.iter().map(|choice| choice.course.num_tokens).max();
                 self.metrics.end_request(self.n, longest.unwrap_or(0));
             }
+        }
+        if let Some(Traced { trace, model, sampling }) = &self.traced {
+            let courses: Vec<_> = self.choices.iter().map(|choice| &choice.course).collect();
+            let prompt_tokens = self.prompt_tokens;
+            trace.generated(&Generated { model, sampling, courses, prompt_tokens });
         }
         let tokens = self.choices.iter().map(|choice| choice.course.num_tokens);
         let completion: usize = tokens.sum();

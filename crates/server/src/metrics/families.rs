@@ -60,9 +60,14 @@ const NUMBERS: &[(Head, fn(&Reading<'_>) -> f64)] = &[
         ),
         |model| model.stats().prefix_queries as f64,
     ),
-    (("counter", "vllm:prefix_cache_hits_total", "Those of them that were there."), |model| {
-        model.stats().cached_prompt_tokens as f64
-    }),
+    (
+        (
+            "counter",
+            "vllm:prefix_cache_hits_total",
+            "Prompt tokens that were looked up and were there.",
+        ),
+        |model| model.stats().cached_prompt_tokens as f64,
+    ),
     (("counter", "vllm:prompt_tokens_total", "Prompt tokens of sequences that ran."), |model| {
         model.stats().prompt_tokens as f64
     }),

@@ -77,6 +77,7 @@ pub(crate) struct Course {
     pub(crate) cached_tokens: usize,
     pub(crate) num_tokens: usize,
     pub(crate) num_preemptions: usize,
+    pub(crate) finish_reason: Option<&'static str>,
 }
 
 impl Course {
@@ -92,6 +93,7 @@ impl Course {
             cached_tokens: 0,
             num_tokens: 0,
             num_preemptions: 0,
+            finish_reason: None,
         }
     }
 

@@ -184,10 +184,10 @@ async fn metrics_are_counted_by_model_and_families_stand_together() {
     for line in [
         "vllm:num_requests_running{model_name=\"tiny\"} 3",
         "vllm:num_requests_running{model_name=\"second\"} 3",
-        "sconce:request_success_total{model_name=\"tiny\",finished_reason=\"stop\"} 1",
-        "sconce:request_success_total{model_name=\"second\",finished_reason=\"stop\"} 2",
-        "sconce:prompt_tokens_total{model_name=\"tiny\"} 2",
-        "sconce:prompt_tokens_total{model_name=\"second\"} 4",
+        "vllm:request_success_total{model_name=\"tiny\",finished_reason=\"stop\"} 1",
+        "vllm:request_success_total{model_name=\"second\",finished_reason=\"stop\"} 2",
+        "vllm:request_prompt_tokens_sum{model_name=\"tiny\"} 2",
+        "vllm:request_prompt_tokens_sum{model_name=\"second\"} 4",
     ] {
         assert!(text.lines().any(|found| found == line), "{line}\n{text}");
     }
@@ -217,7 +217,7 @@ async fn a_text_side_is_changed_for_its_model_alone() {
     assert_eq!(post(&app, "/v1/chat/completions", &budget("two")).await.status, 200);
     assert_eq!(post(&app, "/v1/chat/completions", &budget("tiny")).await.status, 400);
     let metrics = get(&app, "/metrics").await.text;
-    let line = "sconce:request_success_total{model_name=\"second\",finished_reason=\"stop\"} 1\n";
+    let line = "vllm:request_success_total{model_name=\"second\",finished_reason=\"stop\"} 1\n";
     assert!(metrics.contains(line), "what was counted stays");
 }
 
