@@ -3,7 +3,7 @@
 
 use benches::median_seconds;
 use candle_core::{DType, Device, Result, Tensor};
-use kernels::paged_attention::{KvCacheLayer, PagedAttention, paged_attention};
+use kernels::paged_attention::{KvCacheLayer, PagedAttention, Variant, paged_attention};
 use kernels::pool;
 use std::io::Write;
 use std::time::Duration;
@@ -62,6 +62,7 @@ fn seconds(dtype: DType, rows: usize, context: usize) -> Result<f64> {
         context_lens: &ids(vec![context as u32], &[1])?,
         block_tables: &ids(table.collect(), &[1, num_blocks])?,
         scale: (HEAD_DIM as f32).powf(-0.5),
+        variant: Variant::default(),
         on_device: None,
     };
     let mut layers = layers.iter().cycle();

@@ -79,6 +79,7 @@ impl Attention {
             q_starts: &batch.q_starts,
             context_lens: &batch.context_lens,
             block_tables: &batch.block_tables,
+            variant: Variant::default(),
             on_device: batch
                 .on_device
                 .as_ref()

@@ -6,7 +6,7 @@ use crate::disjoint::DisjointMut;
 use crate::pool::for_each_task;
 use crate::simd::{Element, dispatch};
 use crate::views::{cpu_slice, slice};
-use candle_core::{CpuStorage, Layout, Result, bail};
+use candle_core::{CpuStorage, Layout, Result, Tensor, bail};
 
 /// Query rows (tokens times grouped heads) that share each key loaded.
 const ROWS_PER_TILE: usize = 64;
@@ -19,6 +19,8 @@ pub(super) fn paged_attention<E: Element>(
 ) -> Result<CpuStorage> {
     let (tokens, num_heads, head_dim) = q_layout.shape().dims3()?;
     let (num_blocks, num_kv_heads, block_size, _) = key_layout.shape().dims4()?;
+    let sinks = args.variant.sinks.map(Tensor::storage_and_layout);
+    let sinks = sinks.as_ref().map(|(sinks, layout)| cpu_slice(sinks, layout, "sinks"));
     let inputs = Inputs::<E> {
         q: slice(q, q_layout, "q")?,
         key: slice(key, key_layout, "cache.key")?,
@@ -28,6 +30,9 @@ pub(super) fn paged_attention<E: Element>(
         head_dim,
         block_size,
         scale: args.scale,
+        window: args.variant.window.unwrap_or(usize::MAX),
+        soft_cap: args.variant.soft_cap,
+        sinks: sinks.transpose()?,
     };
     let (q_starts, q_starts_layout) = args.q_starts.storage_and_layout();
     let (context_lens, context_lens_layout) = args.context_lens.storage_and_layout();

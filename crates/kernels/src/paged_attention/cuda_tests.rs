@@ -2,7 +2,7 @@
 
 use super::cuda::{Heads, PagedAttentionParams, Processors, plan};
 use super::extents::num_arrivals;
-use super::tests::{Case, Shape, TOLERANCE, Variant, queries};
+use super::tests::{Case, Change, Shape, TOLERANCE, queries};
 use super::{Extents, SPLIT_ROWS};
 use crate::cuda::testing::{CUDA_DTYPES, Input, from_bytes, launch, on_device, to_bytes};
 use crate::testing::{assert_close, ids};
@@ -16,14 +16,14 @@ const SMALL: Processors = Processors { count: 2, shared_bytes: 1 << 17 };
 /// A call of the kernels.
 struct Call<'a> {
     case: &'a Case,
-    variant: Variant,
+    change: Change,
     extents: Option<Extents>,
     processors: Processors,
 }
 
 impl<'a> Call<'a> {
     fn new(case: &'a Case) -> Self {
-        Self { case, variant: Variant::default(), extents: None, processors: SMALL }
+        Self { case, change: Change::default(), extents: None, processors: SMALL }
     }
 
     /// q `[tokens, heads, head_dim]` to the same shape.
@@ -35,7 +35,7 @@ impl<'a> Call<'a> {
             Extents::of(parts.iter().map(|&(_, rows, context)| (rows, context)))
         });
         let launches = plan(&heads, q.dims()[0], &extents, self.processors)?;
-        let sinks = Tensor::new(self.variant.sinks.as_slice(), &Device::Cpu)?;
+        let sinks = Tensor::new(self.change.sinks.as_slice(), &Device::Cpu)?;
         let out = on_device(|device| {
             let input = |tensor: &Tensor| Input::new(device, tensor, 0);
             let (q, key, value) =
@@ -55,19 +55,19 @@ impl<'a> Call<'a> {
                 q_starts: starts.address(),
                 context_lens: contexts.address(),
                 block_tables: tables.address(),
-                sinks: if self.variant.sinks.is_empty() { 0 } else { sinks.address() },
+                sinks: if self.change.sinks.is_empty() { 0 } else { sinks.address() },
                 partial_out: partial_out.address(),
                 partial_softmax: partial_softmax.address(),
                 arrivals: arrivals.address(),
                 scale: self.case.scale(),
-                soft_cap: self.variant.soft_cap.unwrap_or(0.0) as f32,
+                soft_cap: self.change.soft_cap.unwrap_or(0.0) as f32,
                 num_seqs: parts.len() as i32,
                 num_heads: num_heads as i32,
                 num_kv_heads: num_kv_heads as i32,
                 head_dim: head_dim as i32,
                 block_size: block_size as i32,
                 table_width: self.table_width() as i32,
-                window: self.variant.window.unwrap_or(0) as i32,
+                window: self.change.window.unwrap_or(0) as i32,
                 split_rows: SPLIT_ROWS as i32,
             };
             for one in &launches {
@@ -100,7 +100,7 @@ impl<'a> Call<'a> {
 
     fn assert_equals_reference(&self, q: &Tensor, parts: &[Part]) -> Result<()> {
         let out = self.run(q, parts)?;
-        assert_close(&out, &self.case.reference(q, parts, &self.variant)?, TOLERANCE);
+        assert_close(&out, &self.case.reference(q, parts, &self.change)?, TOLERANCE);
         Ok(())
     }
 }
@@ -198,7 +198,7 @@ fn variants_equal_the_reference() -> Result<()> {
             let q = queries(shape, num_rows(&parts), dtype, &Device::Cpu)?;
             let case = Case::new(shape, &num_keys(&parts), 5, &q)?;
             let mut call = Call::new(&case);
-            call.variant = Variant {
+            call.change = Change {
                 window: (window > 0).then_some(window),
                 soft_cap: (soft_cap > 0.0).then_some(soft_cap),
                 sinks: if has_sinks { vec![-1.0, 0.5, 2.0, 7.0] } else { Vec::new() },
@@ -220,7 +220,7 @@ fn a_row_is_the_same_in_every_call() -> Result<()> {
         let q = queries(shape, num_rows(&PARTS), DType::BF16, &Device::Cpu)?;
         let case = Case::new(shape, &num_keys(&PARTS), 6, &q)?;
         let mut call = Call::new(&case);
-        call.variant.window = window;
+        call.change.window = window;
         let together = call.run(&q, &PARTS)?;
         let mut start = 0;
         for part in PARTS.into_iter().filter(|part| part.1 > 0) {
@@ -252,7 +252,7 @@ fn chunks_and_blocks_do_not_show() -> Result<()> {
         for (block_size, shuffle) in [(16, 7), (8, 8), (40, 9)] {
             let case = Case::new(Shape { block_size, ..shape }, &[LEN], shuffle, &q)?;
             let mut call = Call::new(&case);
-            call.variant.window = window;
+            call.change.window = window;
             let whole = call.run(&q, &[(0, LEN, LEN)])?;
             let expected = expected.get_or_insert_with(|| whole.clone());
             assert_eq!(to_bytes(&whole)?, to_bytes(expected)?);

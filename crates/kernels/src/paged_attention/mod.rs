@@ -8,6 +8,10 @@
 //! (Ainslie et al. 2023, arXiv:2305.13245). The softmax is computed on the way, in f32 (Milakov and
 //! Gimelshein 2018, arXiv:1805.02867; Dao et al. 2022, arXiv:2205.14135).
 //!
+//! A [`Variant`] hides keys before a window, as Mistral 7B does (arXiv:2310.06825), bounds scores by a
+//! tanh, as Gemma 2 does (arXiv:2408.00118), or gives each head a score for nothing, an attention sink
+//! (arXiv:2309.17453), as gpt-oss does (arXiv:2508.10925).
+//!
 //! The result of a row depends on its query and its keys alone, bit for bit: keys are taken in
 //! groups that start at multiples of a constant position, whatever the chunk, the batch, the block
 //! size or the blocks.
@@ -18,6 +22,7 @@ mod cuda;
 #[cfg(test)]
 mod cuda_tests;
 mod extents;
+mod softmax;
 #[cfg(test)]
 mod tests;
 mod tile;
@@ -28,7 +33,7 @@ use crate::views::{expect_dims, match_element};
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
 
 /// Keys and values of one layer, in fixed blocks.
 #[derive(Debug, Clone)]
@@ -51,8 +56,21 @@ pub struct PagedAttention<'a> {
     pub context_lens: &'a Tensor,
     /// Blocks of each sequence in order, padded with anything. `[seqs, max_blocks]` u32
     pub block_tables: &'a Tensor,
+    /// What the model asks for besides.
+    pub variant: Variant<'a>,
     /// What a CUDA device needs besides; not used on the CPU.
     pub on_device: Option<OnDevice<'a>>,
+}
+
+/// What some models do otherwise.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Variant<'a> {
+    /// Keys that a row sees at most, the last ones, itself included; at least 1.
+    pub window: Option<usize>,
+    /// Scores become `cap tanh(score / cap)`; above 0.
+    pub soft_cap: Option<f32>,
+    /// A score of each query head for nothing: a weight without a value. `[heads]` f32
+    pub sinks: Option<&'a Tensor>,
 }
 
 /// What a device cannot look up before a launch, and may not allocate during one.
@@ -74,7 +92,9 @@ const MAX_HEAD_DIM: usize = 256;
 ///
 /// # Errors
 /// A shape or dtype that does not fit, a strided input, rows that do not add up to tokens, a context
-/// shorter than its rows or longer than its block table, or a block beyond the cache.
+/// shorter than its rows or longer than its block table, a block beyond the cache, or a variant that
+/// means nothing. On a CUDA device, which alone knows the lengths and the blocks, those are not seen;
+/// there blocks must have a multiple of 8 keys, and `on_device` must be given.
 pub fn paged_attention(q: &Tensor, cache: &KvCacheLayer, args: &PagedAttention) -> Result<Tensor> {
     check(q, cache, args)?;
     q.apply_op3_no_bwd(&cache.key, &cache.value, &Attend { args })
@@ -103,7 +123,25 @@ fn check(q: &Tensor, cache: &KvCacheLayer, args: &PagedAttention) -> Result<()> 
     if table_rows != num_seqs {
         bail!("block_tables must have a row for each of {num_seqs} sequences, not {table_rows}");
     }
-    Ok(())
+    args.variant.check(num_heads)
+}
+
+impl Variant<'_> {
+    fn check(&self, num_heads: usize) -> Result<()> {
+        if self.window == Some(0) {
+            bail!("window must be at least 1: a row sees itself");
+        }
+        if let Some(cap) = self.soft_cap.filter(|cap| !cap.is_finite() || *cap <= 0.0) {
+            bail!("soft_cap must be a number above 0, it is {cap}");
+        }
+        if let Some(sinks) = self.sinks {
+            expect_dims(sinks, &[num_heads], "sinks")?;
+            if sinks.dtype() != DType::F32 {
+                bail!("sinks must be F32, they are {:?}", sinks.dtype());
+            }
+        }
+        Ok(())
+    }
 }
 
 struct Attend<'a> {

@@ -1,6 +1,8 @@
 //! Attention against a plain f64 reference, and the equalities it must keep bit for bit.
 
-use super::{Extents, KvCacheLayer, OnDevice, PagedAttention, Workspace, paged_attention};
+use super::{
+    Extents, KvCacheLayer, OnDevice, PagedAttention, Variant, Workspace, paged_attention,
+};
 use crate::testing::{
     DTYPES, Tolerance, assert_close, devices, ids, message, tensor, to_bits, to_f64, values,
 };
@@ -66,6 +68,15 @@ impl Case {
 
     /// Attends to the rows `context - rows..context` of some sequences: (sequence, rows, context).
     fn run(&self, q: &Tensor, parts: &[(usize, usize, usize)]) -> Result<Tensor> {
+        self.run_changed(q, parts, &Change::default())
+    }
+
+    fn run_changed(
+        &self,
+        q: &Tensor,
+        parts: &[(usize, usize, usize)],
+        change: &Change,
+    ) -> Result<Tensor> {
         let mut q_starts = vec![0];
         let width = self.tables.iter().map(Vec::len).max().unwrap_or(0) + 1;
         let mut tables = Vec::new();
@@ -80,8 +91,14 @@ impl Case {
         let extents = Extents::of(parts.iter().map(|&(_, rows, context)| (rows, context)));
         let dims = (parts.len(), self.shape.num_heads, self.shape.head_dim);
         let workspace = Workspace::new(q.device(), &extents, dims)?;
+        let sinks = Tensor::new(change.sinks.as_slice(), q.device())?;
         let args = PagedAttention {
             scale: self.scale(),
+            variant: Variant {
+                window: change.window,
+                soft_cap: change.soft_cap.map(|cap| cap as f32),
+                sinks: (!change.sinks.is_empty()).then_some(&sinks),
+            },
             q_starts: &ids(&q_starts, q.device())?,
             context_lens: &ids(&contexts, q.device())?,
             block_tables: &ids(&tables, q.device())?.reshape((parts.len(), width))?,
@@ -98,7 +115,7 @@ impl Case {
         &self,
         q: &Tensor,
         parts: &[(usize, usize, usize)],
-        variant: &Variant,
+        change: &Change,
     ) -> Result<Vec<f64>> {
         let Shape { num_heads, num_kv_heads, head_dim, block_size } = self.shape;
         let (q, key, value) = (to_f64(q)?, to_f64(&self.cache.key)?, to_f64(&self.cache.value)?);
@@ -114,15 +131,15 @@ impl Case {
                         ((block * num_kv_heads + head) * block_size + p % block_size) * head_dim
                     };
                     let visible = (context + row + 1).saturating_sub(rows);
-                    let first = variant.window.map_or(0, |window| visible.saturating_sub(window));
+                    let first = change.window.map_or(0, |window| visible.saturating_sub(window));
                     let weights: Vec<f64> = (first..visible)
                         .map(|p| {
                             let key = &key[at(p)..][..head_dim];
                             let score = q.iter().zip(key).map(|(q, k)| q * k).sum::<f64>() * scale;
-                            variant.soft_cap.map_or(score, |cap| cap * (score / cap).tanh()).exp()
+                            change.soft_cap.map_or(score, |cap| cap * (score / cap).tanh()).exp()
                         })
                         .collect();
-                    let sink = variant.sinks.get(head).map_or(0.0, |&sink| f64::from(sink).exp());
+                    let sink = change.sinks.get(head).map_or(0.0, |&sink| f64::from(sink).exp());
                     let sum = weights.iter().sum::<f64>() + sink;
                     for i in 0..head_dim {
                         let value = |(p, weight): (usize, &f64)| weight / sum * value[at(p) + i];
@@ -137,7 +154,7 @@ impl Case {
 
 /// What attention may do besides.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Variant {
+pub(super) struct Change {
     pub(super) window: Option<usize>,
     pub(super) soft_cap: Option<f64>,
     /// `[heads]` or empty
@@ -173,7 +190,37 @@ fn equals_the_reference() -> Result<()> {
                 let case = Case::new(shape, &NUM_KEYS, 1, &q)?;
                 let out = case.run(&q, &PARTS)?;
                 assert_eq!(out.dims(), [NUM_ROWS, shape.num_heads * shape.head_dim]);
-                assert_close(&out, &case.reference(&q, &PARTS, &Variant::default())?, TOLERANCE);
+                assert_close(&out, &case.reference(&q, &PARTS, &Change::default())?, TOLERANCE);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn variants_equal_the_reference_and_do_not_know_the_chunk() -> Result<()> {
+    for device in devices() {
+        for (window, soft_cap, has_sinks) in [
+            (Some(1), None, false),
+            (Some(63), None, true),
+            (Some(70), Some(2.0), false),
+            (Some(10_000), None, false),
+            (None, Some(1.5), true),
+        ] {
+            for dtype in DTYPES {
+                let shape = SHAPES[1];
+                let q = queries(shape, NUM_ROWS, dtype, &device)?;
+                let case = Case::new(shape, &NUM_KEYS, 1, &q)?;
+                let sinks = if has_sinks { vec![-1.0, 0.5, 2.0, 7.0] } else { Vec::new() };
+                let change = Change { window, soft_cap, sinks };
+                let out = case.run_changed(&q, &PARTS, &change)?;
+                assert_close(&out, &case.reference(&q, &PARTS, &change)?, TOLERANCE);
+                // The third sequence's rows one by one.
+                for row in 0..70 {
+                    let part = (2, 1, row + 1);
+                    let alone = case.run_changed(&q.narrow(0, 2 + row, 1)?, &[part], &change)?;
+                    assert_eq!(to_bits(&alone)?, to_bits(&out.narrow(0, 2 + row, 1)?)?);
+                }
             }
         }
     }
@@ -246,6 +293,13 @@ fn wrong_inputs_are_named() -> Result<()> {
     assert!(error(&narrow, (0, 4, 20)).contains("cache.key must be BF16 as q is"));
     let strided = q.transpose(1, 2)?.contiguous()?.transpose(1, 2)?;
     assert!(error(&strided, (0, 4, 20)).contains("q must be contiguous"));
+    let refused = |change: &Change| message(case.run_changed(&q, &[(0, 4, 20)], change));
+    let change = Change { window: Some(0), ..Change::default() };
+    assert!(refused(&change).contains("window must be at least 1"));
+    let change = Change { soft_cap: Some(-1.0), ..Change::default() };
+    assert!(refused(&change).contains("soft_cap must be a number above 0, it is -1"));
+    let change = Change { sinks: vec![0.0; 3], ..Change::default() };
+    assert!(refused(&change).contains("sinks must have shape [4]"));
     let odd = queries(Shape { head_dim: 20, ..shape }, 4, DType::F32, &Device::Cpu)?;
     assert!(error(&odd, (0, 4, 20)).contains("head_dim must be a multiple of 8"));
     Ok(())

@@ -5,13 +5,10 @@
 //! vectors of keys), update their running softmax, and add their part of the values (4 rows by 4
 //! vectors of head elements). The number of rows taken together changes no row's arithmetic.
 
+use super::softmax::{GROUP, Softmax, VECTORS, cap, mask};
 use crate::disjoint::DisjointMut;
 use crate::simd::{Element, Kernel, LANES, Lanes, load_at, store_at};
 use std::cell::RefCell;
-
-/// Keys per group, and vectors that hold as many scores.
-const GROUP: usize = VECTORS * LANES;
-const VECTORS: usize = 4;
 
 /// What all tiles read.
 pub(super) struct Inputs<'a, E> {
@@ -23,6 +20,10 @@ pub(super) struct Inputs<'a, E> {
     pub(super) head_dim: usize,
     pub(super) block_size: usize,
     pub(super) scale: f32,
+    /// Keys that a row sees at most, itself included.
+    pub(super) window: usize,
+    pub(super) soft_cap: Option<f32>,
+    pub(super) sinks: Option<&'a [f32]>, // [heads]
 }
 
 /// Consecutive tokens of one sequence with the query heads of one key head.
@@ -56,15 +57,6 @@ struct Scratch {
     softmax: Vec<Softmax>,                 // [rows]
 }
 
-/// The running softmax of a row.
-#[derive(Clone, Copy)]
-struct Softmax {
-    max: f32,
-    sum: [f32; LANES],
-    /// What the sums so far are to be multiplied by, because the maximum has grown.
-    rescale: f32,
-}
-
 impl<E: Element> Kernel for AttendTile<'_, E> {
     type Output = ();
 
@@ -80,11 +72,12 @@ impl<E: Element> Kernel for AttendTile<'_, E> {
         scratch.weights.resize(num_rows, [[0.0; LANES]; VECTORS]);
         scratch.acc.clear();
         scratch.acc.resize(num_rows * head_dim.next_multiple_of(LANES), 0.0);
-        let softmax = Softmax { max: f32::NEG_INFINITY, sum: [0.0; LANES], rescale: 0.0 };
         scratch.softmax.clear();
-        scratch.softmax.resize(num_rows, softmax);
-        for start in (0..self.visible(num_rows - 1)).step_by(GROUP) {
+        scratch.softmax.resize(num_rows, Softmax::new());
+        let mut start = self.first_seen(0) / GROUP * GROUP;
+        while start < self.visible(num_rows - 1) {
             self.attend_group::<V>(start, &mut scratch);
+            start += GROUP;
         }
         self.store::<V>(&scratch);
         SCRATCH.set(scratch);
@@ -104,13 +97,29 @@ impl<E: Element> AttendTile<'_, E> {
         self.tile.visible + row / self.group_size()
     }
 
+    /// The first of them.
+    #[inline(always)]
+    fn first_seen(&self, row: usize) -> usize {
+        self.visible(row).saturating_sub(self.inputs.window)
+    }
+
+    /// Which keys of the group from `start` on a row sees.
+    #[inline(always)]
+    fn seen(&self, row: usize, start: usize) -> (usize, usize) {
+        (self.first_seen(row).saturating_sub(start), (self.visible(row) - start).min(GROUP))
+    }
+
+    /// Query head of a row.
+    #[inline(always)]
+    fn head(&self, row: usize) -> usize {
+        self.tile.kv_head * self.group_size() + row % self.group_size()
+    }
+
     /// First element of a row's head in q and out.
     #[inline(always)]
     fn head_start(&self, row: usize) -> usize {
-        let group_size = self.group_size();
-        let token = self.tile.first_row + row / group_size;
-        let head = self.tile.kv_head * group_size + row % group_size;
-        (token * self.inputs.num_heads + head) * self.inputs.head_dim
+        let token = self.tile.first_row + row / self.group_size();
+        (token * self.inputs.num_heads + self.head(row)) * self.inputs.head_dim
     }
 
     #[inline(always)]
@@ -136,10 +145,13 @@ impl<E: Element> AttendTile<'_, E> {
         let next = self.key_offsets(start + GROUP, num_next);
         let mut ahead = &next[..num_next];
         transpose_keys::<V, E>(self.inputs.key, [&offsets, &next], head_dim, &mut scratch.keys);
-        // Rows of the first tokens may not see any key of the last group.
+        // Rows of the first tokens may not see any key of the last group, and with a window those of
+        // the last tokens none of the first.
         let mut row = (start + 1).saturating_sub(self.tile.visible) * self.group_size();
+        let last_token = (start + GROUP).saturating_add(self.inputs.window) - self.tile.visible;
+        let num_rows = num_rows.min(last_token.saturating_mul(self.group_size()));
         while row < num_rows {
-            let block = Rows { row, start, num_keys, offsets: &offsets, ahead };
+            let block = Rows { row, start, offsets: &offsets, ahead };
             ahead = &[];
             if V::TILE_ROWS >= 4 && row + 4 <= num_rows {
                 self.attend_rows::<V, 4>(block, scratch);
@@ -177,33 +189,36 @@ impl<E: Element> AttendTile<'_, E> {
     /// Scores, softmax and values of `R` rows.
     #[inline(always)]
     fn attend_rows<V: Lanes, const R: usize>(&self, rows: Rows, scratch: &mut Scratch) {
-        let Inputs { value, head_dim, .. } = *self.inputs;
+        let Inputs { value, head_dim, soft_cap, .. } = *self.inputs;
         let q = std::array::from_fn(|r| &scratch.q[(rows.row + r) * head_dim..][..head_dim]);
         let scores = scores::<V, R>(q, &scratch.keys[..head_dim]);
-        for (r, scores) in scores.into_iter().enumerate() {
+        for (r, mut scores) in scores.into_iter().enumerate() {
             let row = rows.row + r;
-            let visible = (self.visible(row) - rows.start).min(GROUP);
-            let weights = scratch.softmax[row].add(mask(scores, visible));
+            if let Some(limit) = soft_cap {
+                scores = cap(scores, limit);
+            }
+            let weights = scratch.softmax[row].add(mask(scores, self.seen(row, rows.start)));
             for (weights, out) in weights.into_iter().zip(&mut scratch.weights[row]) {
                 weights.store(out);
             }
         }
-        let num_keys = |row| (self.visible(row) - rows.start).min(rows.num_keys);
         let padded = head_dim.next_multiple_of(LANES);
-        let values = |row, num_keys| Values {
+        let values = |row, (first, end): (usize, usize)| Values {
             value,
             head_dim,
             row,
             padded,
-            offsets: &rows.offsets[..num_keys],
+            first,
+            offsets: &rows.offsets[first..end],
             ahead: rows.ahead,
         };
-        if num_keys(rows.row) == num_keys(rows.row + R - 1) {
-            values(rows.row, num_keys(rows.row)).add::<V, R>(scratch);
+        let seen = self.seen(rows.row, rows.start);
+        if seen == self.seen(rows.row + R - 1, rows.start) {
+            values(rows.row, seen).add::<V, R>(scratch);
         } else {
             // No row may read a value it does not see: even times 0 it would show if not finite.
             for row in rows.row..rows.row + R {
-                values(row, num_keys(row)).add::<V, 1>(scratch);
+                values(row, self.seen(row, rows.start)).add::<V, 1>(scratch);
             }
         }
     }
@@ -217,7 +232,8 @@ impl<E: Element> AttendTile<'_, E> {
             let start = self.head_start(row);
             // SAFETY: no other tile has this token and query head.
             let out = unsafe { self.out.slice(start..start + head_dim) };
-            let sum = V::splat(V::load(&softmax.sum).reduce_add());
+            let sink = self.inputs.sinks.map_or(f32::NEG_INFINITY, |sinks| sinks[self.head(row)]);
+            let sum = V::splat(softmax.total::<V>(sink));
             for i in (0..head_dim).step_by(LANES) {
                 store_at(load_at::<V, f32>(acc, i).div(sum), out, i);
             }
@@ -230,7 +246,6 @@ impl<E: Element> AttendTile<'_, E> {
 struct Rows<'a> {
     row: usize,
     start: usize,
-    num_keys: usize,
     offsets: &'a [usize; GROUP],
     /// Values to ask for meanwhile.
     ahead: &'a [usize],
@@ -286,49 +301,11 @@ fn scores<V: Lanes, const R: usize>(
     scores
 }
 
-/// Minus infinity for all but the first `visible` scores.
-#[inline(always)]
-fn mask<V: Lanes>(mut scores: [V; VECTORS], visible: usize) -> [V; VECTORS] {
-    if visible < GROUP {
-        for (vector, scores) in scores.iter_mut().enumerate() {
-            let mut index = [0.0; LANES];
-            for (i, index) in index.iter_mut().enumerate() {
-                *index = (vector * LANES + i) as f32;
-            }
-            let index = V::load(&index);
-            let never = V::splat(f32::NEG_INFINITY);
-            *scores = index.select_less(V::splat(visible as f32), *scores, never);
-        }
-    }
-    scores
-}
-
-impl Softmax {
-    /// Takes in a group of scores and returns their weights relative to the new maximum.
-    #[inline(always)]
-    fn add<V: Lanes>(&mut self, scores: [V; VECTORS]) -> [V; VECTORS] {
-        let [a, b, c, d] = scores;
-        let max = a.max(b).max(c.max(d)).reduce_max();
-        let max = if max > self.max { max } else { self.max };
-        let rescale = V::splat(self.max - max).exp();
-        let mut weights = scores;
-        for weight in &mut weights {
-            *weight = weight.sub(V::splat(max)).exp();
-        }
-        let [a, b, c, d] = weights;
-        let sum = V::load(&self.sum).mul_add(rescale, a.add(b).add(c.add(d)));
-        let mut lanes = [0.0; LANES];
-        rescale.store(&mut lanes);
-        self.rescale = lanes[0];
-        self.max = max;
-        sum.store(&mut self.sum);
-        weights
-    }
-}
-
 /// The values of some keys, to be added to some rows.
 struct Values<'a, E> {
     value: &'a [E],
+    /// Of the group's weights.
+    first: usize,
     offsets: &'a [usize],
     ahead: &'a [usize],
     head_dim: usize,
@@ -360,7 +337,8 @@ impl<E: Element> Values<'_, E> {
     ) {
         let Scratch { acc, softmax, weights, .. } = scratch;
         let weights: [&[f32]; R] =
-            std::array::from_fn(|r| &weights[self.row + r].as_flattened()[..self.offsets.len()]);
+            std::array::from_fn(|r| &weights[self.row + r].as_flattened()[self.first..]);
+        let weights = weights.map(|weights| &weights[..self.offsets.len()]);
         let mut sums = [[V::splat(0.0); C]; R];
         for (r, sums) in sums.iter_mut().enumerate() {
             let rescale = V::splat(softmax[self.row + r].rescale);
