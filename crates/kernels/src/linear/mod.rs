@@ -2,7 +2,8 @@
 //!
 //! There an output element is one sum over `in`, in ascending order, in one accumulator, whatever the
 //! number of rows, the tile it falls into and the thread that computes it: a row's result is the
-//! same bits alone and in any batch.
+//! same bits alone and in any batch. On a CUDA device that holds among calls with few rows, which have
+//! a kernel of their own, and not for more, which are cuBLAS's.
 
 mod cpu;
 #[cfg(feature = "cuda")]
