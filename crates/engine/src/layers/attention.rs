@@ -1,7 +1,7 @@
 //! Grouped-query attention (arXiv:2305.13245) over the paged cache, with merged q, k and v.
 
 use candle_core::{Result, Tensor};
-use kernels::paged_attention::{KvCacheLayer, OnDevice, PagedAttention, paged_attention};
+use kernels::paged_attention::{KvCacheLayer, OnDevice, PagedAttention, Variant, paged_attention};
 use kernels::rope_kv_write::{HeadShape, RopeKvWrite, rope_kv_write};
 
 use super::decoder_config::DecoderConfig;
