@@ -1,28 +1,15 @@
 //! What the tests of every op share: devices, seeded tensors and a comparison with a tolerance.
 
+use crate::device::{HAS_CUDA, open_cuda};
 use candle_core::{DType, Device, Result, Tensor};
 
-/// The devices that every op's tests run on. Built with the feature `cuda` they need a GPU.
-#[cfg(not(feature = "cuda"))]
+/// The devices that every op's tests run on: with the feature `cuda` a GPU must be there.
 pub(crate) fn devices() -> Vec<Device> {
-    vec![Device::Cpu]
-}
-
-/// The devices that every op's tests run on.
-#[cfg(feature = "cuda")]
-pub(crate) fn devices() -> Vec<Device> {
-    use std::sync::LazyLock;
-    static CUDA: LazyLock<Device> = LazyLock::new(|| {
-        let needed = "a build with the feature cuda is tested on a machine with a GPU";
-        crate::device::open_cuda(0).expect(needed)
-    });
-    vec![Device::Cpu, CUDA.clone()]
-}
-
-/// Elements before those of [`tensor`]: on a GPU kernels read 16 bytes at once, from where a tensor
-/// begins.
-fn offset(device: &Device) -> usize {
-    if device.is_cpu() { 3 } else { 8 }
+    let mut devices = vec![Device::Cpu];
+    if HAS_CUDA {
+        devices.push(open_cuda(0).expect("tests with the feature cuda need a GPU"));
+    }
+    devices
 }
 
 /// The storage types of activations.
@@ -46,7 +33,7 @@ pub(crate) fn tensor(seed: u64, dims: &[usize], dtype: DType, device: &Device) -
     let len = dims.iter().product::<usize>();
     Tensor::from_vec(values(seed, len + 8), len + 8, device)?
         .to_dtype(dtype)?
-        .narrow(0, offset(device), len)?
+        .narrow(0, 3, len)?
         .reshape(dims)
 }
 
