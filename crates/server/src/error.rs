@@ -33,14 +33,15 @@ impl ApiError {
             status if status.is_server_error() => "server_error",
             _ => "invalid_request_error",
         };
-        let message = message.into();
+        let message = clipped(message.into(), MAX_MESSAGE_BYTES);
         Self { status, message, kind, param: None, code: None, retry_after: None }
     }
 
     /// 400 for the field `param`.
     pub(crate) fn invalid(param: impl Into<String>, message: impl Into<String>) -> Self {
         let error = Self::new(StatusCode::BAD_REQUEST, message);
-        Self { param: Some(param.into()), code: Some("invalid_value"), ..error }
+        let param = clipped(param.into(), MAX_PARAM_BYTES);
+        Self { param: Some(param), code: Some("invalid_value"), ..error }
     }
 
     /// 400 for a field that must be there.
@@ -95,6 +96,20 @@ impl ApiError {
 
 fn list<'a>(names: impl Iterator<Item = &'a str>) -> String {
     names.map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ")
+}
+
+/// Names and values of a client are told back to it, but not megabytes of them, nor logged.
+const MAX_MESSAGE_BYTES: usize = 2_000;
+const MAX_PARAM_BYTES: usize = 200;
+
+/// The beginning and the end of a text that is longer.
+fn clipped(text: String, max_bytes: usize) -> String {
+    if text.len() <= max_bytes {
+        return text;
+    }
+    let start = text.floor_char_boundary(max_bytes * 2 / 3);
+    let end = text.ceil_char_boundary(text.len() - max_bytes / 3);
+    format!("{} ... {}", &text[..start], &text[end..])
 }
 
 impl From<EngineError> for ApiError {

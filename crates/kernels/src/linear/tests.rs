@@ -44,7 +44,7 @@ pub(super) fn reference(weight: &Tensor, x: &Tensor, bias: Option<&Tensor>) -> R
 
 #[test]
 fn every_path_equals_the_reference() -> Result<()> {
-    for device in [Device::Cpu] {
+    for device in devices() {
         for dtype in DTYPES {
             for (out, inner) in SHAPES {
                 let source = tensor(1, &[out, inner], dtype, &device)?;

@@ -18,6 +18,7 @@ pub(crate) fn check_fields(
     route: Route,
     honoured: &[&[&str]],
 ) -> Result<(), ApiError> {
+    check_weight(body)?;
     let mut reader = serde_json::Deserializer::from_slice(body);
     let top = TopLevel { route, honoured };
     let found = reader.deserialize_map(top).map_err(|error| body_error(&error))?;
@@ -37,6 +38,47 @@ pub(crate) fn check_fields(
             ..ApiError::invalid(&name, format!("Unrecognized request argument supplied: {name}"))
         }),
     }
+}
+
+/// Most that a body may weigh: about 250,000 objects, arrays and members, or a list of four million
+/// numbers. As a tree these take up to a hundred times the bytes that they have on the wire.
+const MAX_WEIGHT: usize = 1 << 22;
+
+/// Refuses what would take too much memory to read; text weighs little, however long it is.
+fn check_weight(body: &[u8]) -> Result<(), ApiError> {
+    let (mut weight, mut rest) = (0, body);
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        match byte {
+            b'{' | b'[' | b':' => weight += 16,
+            b',' => weight += 1,
+            b'"' => {
+                weight += 4;
+                rest = after_string(after);
+            }
+            _ => {}
+        }
+        if weight > MAX_WEIGHT {
+            let message = "The request body has too many JSON values to be read: send fewer objects, \
+                           members or list items.";
+            let error = ApiError::new(StatusCode::BAD_REQUEST, message);
+            return Err(ApiError { code: Some("too_many_values"), ..error });
+        }
+    }
+    Ok(())
+}
+
+/// What follows the string that `text` is the inside of.
+fn after_string(mut text: &[u8]) -> &[u8] {
+    while let Some(at) = text.iter().position(|byte| matches!(byte, b'"' | b'\\')) {
+        let length = if text[at] == b'"' { 1 } else { 2 };
+        let after = text.get(at + length..).unwrap_or_default();
+        if length == 1 {
+            return after;
+        }
+        text = after;
+    }
+    &[]
 }
 
 /// Reads the fields of `T`, ignoring others ([`check_fields`] has seen them).
@@ -138,5 +180,37 @@ impl<'de> Deserialize<'de> for AnyObject {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         std::collections::HashMap::<String, IgnoredAny>::deserialize(deserializer)?;
         Ok(Self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strings_end_where_json_says() {
+        for (text, after) in [
+            (r#"a",1"#, ",1"),
+            (r#"","#, ","),
+            (r#"a\"b","#, ","),
+            (r#"a\\","#, ","),
+            (r#"a\\\"b"c"#, "c"),
+            ("no end", ""),
+            ("cut\\", ""),
+        ] {
+            assert_eq!(after_string(text.as_bytes()), after.as_bytes(), "{text}");
+        }
+    }
+
+    #[test]
+    fn values_weigh_and_text_does_not() {
+        let brackets = "[{:,".repeat(MAX_WEIGHT);
+        assert_eq!(check_weight(format!("{{\"a\": \"{brackets}\"}}").as_bytes()), Ok(()));
+        for heavy in ["{},", "[],", "\"a\":1,", "\"a\",", "1,"] {
+            let fits = heavy.repeat(MAX_WEIGHT / 64);
+            assert_eq!(check_weight(fits.as_bytes()), Ok(()), "{heavy}");
+            let error = check_weight(heavy.repeat(MAX_WEIGHT + 1).as_bytes()).unwrap_err();
+            assert_eq!(error.code, Some("too_many_values"), "{heavy}");
+        }
     }
 }
