@@ -1,0 +1,43 @@
+//! Inputs of strangers, changed at random: request bodies, chat templates, what models write. Seeds are
+//! in `fuzz/corpus` (templates: those of the goldens); a change cuts, repeats, moves and joins pieces
+//! of them. `PROPTEST_CASES` says how many are tried; what fails is made small and kept in
+//! `fuzz/regressions`, and is tried first from then on.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod bodies;
+mod change;
+mod outputs;
+mod templates;
+
+use std::fs;
+use std::path::PathBuf;
+
+use proptest::test_runner::{Config, FileFailurePersistence};
+use tests::root;
+
+/// How many inputs are tried where `PROPTEST_CASES` does not say.
+const CASES: u32 = 400;
+
+fn config(regressions: &'static str) -> Config {
+    let persistence = FileFailurePersistence::Direct(regressions);
+    let asked = std::env::var_os("PROPTEST_CASES").is_some();
+    let config = Config::default();
+    Config {
+        cases: if asked { config.cases } else { CASES },
+        failure_persistence: Some(Box::new(persistence)),
+        max_shrink_iters: 500,
+        ..config
+    }
+}
+
+/// The files of a folder with this extension, by name.
+fn seeds(folder: &str, extension: &str) -> Vec<String> {
+    let folder: PathBuf = root().join(folder);
+    let entries = fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+    let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|found| found == extension));
+    paths.sort();
+    assert!(paths.len() > 5, "only {} seeds in {}", paths.len(), folder.display());
+    paths.iter().map(|path| fs::read_to_string(path).unwrap()).collect()
+}
