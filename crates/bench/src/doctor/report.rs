@@ -32,7 +32,7 @@ pub(super) const CHECKS: &[(&str, &str)] = &[
     ),
     (
         "stream.pieces",
-        "readers without a buffer lose events that are cut; events that come together come late",
+        "readers without a buffer lose events that are cut; a stream that comes at once is none",
     ),
     ("stream.done", "without the end a cut answer is taken for a whole one"),
     (

@@ -18,7 +18,8 @@ use crate::failure::{Failure, FailureKind, error_message};
 use crate::server::first_model;
 
 pub(super) const CHAT: &str = "/chat/completions";
-/// What the SDKs of OpenAI always send; a stream must not be compressed for it.
+/// What the SDKs of OpenAI send. A stream must not be compressed for it; whole answers may be, which
+/// nobody here could read.
 const ACCEPT_ENCODING: &str = "accept-encoding: gzip, deflate";
 
 const FREED_WITHIN: Duration = Duration::from_secs(5);
@@ -35,14 +36,16 @@ pub(super) struct Subject {
     /// How long a place may stay taken after its client has left.
     pub(super) freed_within: Duration,
     client: Arc<Client>,
+    stream_client: Arc<Client>,
 }
 
 impl Subject {
     /// Asks which model there is; that much must work.
     pub(super) async fn connect(args: &DoctorArgs) -> Result<Self> {
         let api_key = args.api_key.clone();
+        let client = Arc::new(Client::new(&args.url, api_key.as_deref(), &[])?);
         let headers = [ACCEPT_ENCODING.to_owned()];
-        let client = Arc::new(Client::new(&args.url, api_key.as_deref(), &headers)?);
+        let stream_client = Arc::new(Client::new(&args.url, api_key.as_deref(), &headers)?);
         let model = match &args.model {
             Some(model) => model.clone(),
             None => first_model(&client, &args.url).await?,
@@ -55,6 +58,7 @@ impl Subject {
             timeout: args.timeout,
             freed_within: FREED_WITHIN,
             client,
+            stream_client,
         };
         let models = subject.get("/models").await.and_then(|reply| reply.good());
         let models = models.unwrap_or_default();
@@ -132,7 +136,7 @@ impl Subject {
     pub(super) async fn stream(&self, endpoint: &str, fields: &Value) -> Verdict<Wire> {
         let mut body = self.body(fields);
         body["stream"] = Value::Bool(true);
-        self.in_time(exchange(&self.client, &self.client.api_path(endpoint), &body)).await
+        self.in_time(exchange(&self.stream_client, &self.client.api_path(endpoint), &body)).await
     }
 
     /// A stream whose reader may leave: dropping the answer closes the connection.

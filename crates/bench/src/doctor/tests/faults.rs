@@ -192,8 +192,9 @@ pub(super) const FAULTS: &[(&str, When, Change)] = &[
         "stream.pieces",
         STREAM,
         Do(|told| {
-            let next = told.pieces.as_mut().unwrap().remove(3);
-            told.piece(2).push_str(&next);
+            let pieces = told.pieces.as_mut().unwrap();
+            let joined = pieces.drain(1..9).collect();
+            pieces.insert(1, joined);
         }),
     ),
     (
@@ -217,7 +218,7 @@ pub(super) const FAULTS: &[(&str, When, Change)] = &[
     ("stream.chunks", STREAM, In(2, "/id", r#""x-2""#)),
     ("stream.chunks", STREAM, In(2, "/created", "1")),
     ("stream.chunks", STREAM, In(2, "/model", r#""another""#)),
-    ("stream.chunks", STREAM, CutIn(2, "/choices/0/finish_reason")),
+    ("stream.chunks", STREAM, CutIn(2, "/choices/0/index")),
     ("stream.chunks", STREAM, Do(|told| told.chunks(|chunks| chunks.insert(2, json!({}))))),
     (
         "stream.chunks",
