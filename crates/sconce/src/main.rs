@@ -8,6 +8,8 @@ mod hub;
 mod keys;
 mod listen;
 mod load;
+#[cfg(test)]
+mod manual;
 mod measure;
 mod model_choice;
 mod notify;
