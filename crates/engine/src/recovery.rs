@@ -1,8 +1,8 @@
 //! After a fault: a step that gives an error, or a panic anywhere on the engine thread.
 //!
 //! The thread outlives its panics. Whom it was at work on ends with an error, all others begin
-//! anew: scheduler and cache are made afresh, the weights are kept. If the device gives no new
-//! cache, the models are loaded again. An engine that only fails gives up.
+//! anew: with an empty scheduler, the weights as they are, and the cache's memory. If the device
+//! does not come along, the models are loaded again. An engine that only fails gives up.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -146,7 +146,7 @@ impl Engine {
 
     fn reload(&mut self, error: &str) -> Result<(), String> {
         let Some(load) = &mut self.reload else {
-            return Err(format!("the KV cache cannot be allocated again: {error}"));
+            return Err(format!("it cannot begin anew: {error}"));
         };
         tracing::error!("the weights are loaded again: {error}");
         self.runner.reload(load).map_err(|error| format!("it cannot begin anew: {error}"))

@@ -137,8 +137,9 @@ pub(crate) trait StepRunner: Send {
     fn read(&mut self, plan: &Plan, launched: Launched) -> Result<StepOutput>;
     /// Forgets a sequence that has ended or lost its blocks.
     fn forget(&mut self, id: SeqId);
-    /// Replaces all but the weights. No step writes to those, so they are what they were; tensors of
-    /// the cache a panic may have left locked for good.
+    /// Begins anew after a panic. No step writes to the weights, so they are what they were. The cache
+    /// keeps its memory, which may take seconds to get: nothing in it is read before it is written
+    /// again, and candle's locks are free once the panic has passed.
     ///
     /// # Errors
     /// A device that gives no memory, or a model that was lost: then only a reload helps.
@@ -331,9 +332,10 @@ impl StepRunner for Runner {
 
     fn reset(&mut self) -> Result<()> {
         self.graphs = None;
-        self.cache.layers.clear();
         self.model()?;
-        self.cache = self.shape.allocate(&self.device)?;
+        if self.cache.layers.is_empty() {
+            self.cache = self.shape.allocate(&self.device)?;
+        }
         // It holds counters that a panic may have left anywhere.
         self.workspace = self.shape.attention.workspace(&self.device)?;
         self.sampler = Sampler::default();
@@ -343,13 +345,14 @@ impl StepRunner for Runner {
 
     fn reload(&mut self, load: &mut Reload) -> std::result::Result<(), String> {
         (self.model, self.graphs) = (None, None);
+        self.cache.layers.clear();
         self.draft_model.iter_mut().for_each(DraftModel::unload);
         let (model, draft) = load()?;
         self.model = Some(model);
         if let (Some(draft_model), Some(draft)) = (&mut self.draft_model, draft) {
             draft_model.set(draft);
         }
-        self.reset().map_err(|error| format!("the KV cache cannot be allocated: {error}"))
+        self.reset().map_err(|error| format!("the device: {error}"))
     }
 }
 

@@ -97,10 +97,11 @@ impl DraftModel {
         self.model = Some(model);
     }
 
-    /// Replaces the cache after a panic.
+    /// Begins anew after a panic, in the memory that it has.
     pub(crate) fn reset(&mut self) -> Result<()> {
-        self.cache.layers.clear();
-        self.cache = self.shape.allocate(&self.device)?;
+        if self.cache.layers.is_empty() {
+            self.cache = self.shape.allocate(&self.device)?;
+        }
         self.workspace = self.shape.attention.workspace(&self.device)?;
         self.sampler = Sampler::default();
         self.progress.clear();
