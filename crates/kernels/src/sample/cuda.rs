@@ -36,19 +36,28 @@ pub(super) mod forward {
     use crate::cuda::{Module, address, allocate, launch, module, tensor_address, transfer};
     use crate::sample::Upload;
     use candle_core::backend::BackendStorage;
-    use candle_core::{CudaStorage, DType, Layout, Result, Shape, bail};
+    use candle_core::{CudaStorage, DType, Error, Layout, Result, Shape, bail};
+    use std::cell::RefCell;
 
     static MODULE: Module = module!("sample");
 
-    /// Copies the words there, and samples or scores. Returns the records `[rows, width]`.
+    thread_local! {
+        /// Masks make it large, so that it is kept.
+        static UPLOAD: RefCell<Upload> = RefCell::default();
+    }
+
+    /// Copies what `fill` gives to the device, and samples or scores. Returns the records
+    /// `[rows, width]`.
     pub(crate) fn sample(
         (logits, layout): (&CudaStorage, &Layout),
-        upload: &Upload,
+        fill: impl FnOnce(&mut Upload) -> Result<()>,
     ) -> Result<(CudaStorage, Shape)> {
         let device = logits.device();
         let (num_rows, vocab_size) = layout.shape().dims2()?;
-        let width = upload.record_width();
-        let words = transfer::upload(upload.words(), device)?;
+        let (words, width) = UPLOAD.with_borrow_mut(|upload| {
+            fill(upload)?;
+            Ok::<_, Error>((transfer::upload(upload.words(), device)?, upload.record_width()))
+        })?;
         let (output, records) = allocate(device, DType::U32, num_rows * width)?;
         let params = SampleParams {
             logits: logits_address(logits, layout)?,

@@ -176,9 +176,9 @@ impl CustomOp1 for Sample<'_> {
     #[cfg(feature = "cuda")]
     fn cuda_fwd(&self, logits: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
         let (num_rows, vocab_size) = layout.shape().dims2()?;
-        let mut upload = Upload::default();
-        upload.fill(self.batch, num_rows, vocab_size)?;
-        cuda::forward::sample((logits, layout), &upload)
+        cuda::forward::sample((logits, layout), |upload| {
+            upload.fill(self.batch, num_rows, vocab_size)
+        })
     }
 }
 
@@ -201,9 +201,10 @@ impl CustomOp1 for Score<'_> {
 
     #[cfg(feature = "cuda")]
     fn cuda_fwd(&self, logits: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
-        let mut upload = Upload::default();
-        upload.fill_targets(self.targets, self.num_top, layout.dims()[1])?;
-        cuda::forward::sample((logits, layout), &upload)
+        let vocab_size = layout.dims()[1];
+        cuda::forward::sample((logits, layout), |upload| {
+            upload.fill_targets(self.targets, self.num_top, vocab_size)
+        })
     }
 }
 
