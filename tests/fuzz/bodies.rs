@@ -1,12 +1,14 @@
 //! Request bodies: the real server answers every one with 200 or a fault of the caller, in the envelope
 //! of its API.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use proptest::prelude::*;
 use serde_json::Value;
 use tests::Server;
 
 use super::change::{changed, changed_values, changes};
-use super::{config, seeds};
+use super::seeds;
 
 const WORDS: &[&str] = &[
     "\"",
@@ -78,21 +80,25 @@ fn bodies() {
         assert_eq!(status, 200, "a seed is well taken: {path} {body}: {text}");
     }
     let number = || 0..corpus.len();
-    let input = (number(), number(), changes(6), changes(2));
-    let mut runner =
-        proptest::test_runner::TestRunner::new(config("tests/fuzz/regressions/bodies.txt"));
+    let input = (number(), number(), changes(3), changes(1));
+    let mut runner = proptest::test_runner::TestRunner::new(config!("bodies"));
+    let (num_tried, num_taken) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let outcome = runner.run(&input, |(seed, other, values, letters)| {
         let (path, body) = &corpus[seed];
         let other = &corpus[other].1;
         let body = changed_values(body, &values, other).to_string();
         let body = changed(&body, &letters, WORDS, &other.to_string());
         let (status, text) = server.post_text(path, &body);
+        num_tried.fetch_add(1, Ordering::Relaxed);
+        num_taken.fetch_add(usize::from(status == 200), Ordering::Relaxed);
         let judged = judge(path, status, &text);
         prop_assert!(judged.is_ok(), "{:?}: {} for {} {}", judged, text, path, body);
         Ok(())
     });
     let log = server.log_so_far();
     outcome.unwrap_or_else(|error| panic!("{error}\n{log}"));
+    let (tried, taken) = (num_tried.into_inner(), num_taken.into_inner());
+    assert!(taken * 10 > tried && taken < tried, "{taken} of {tried} were taken: what is tried?");
     assert_eq!(server.get("/health").0, 200);
     assert!(!log.contains("panicked"), "{log}");
 }

@@ -5,6 +5,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+/// Whose failures are kept under this name.
+macro_rules! config {
+    ($name:literal) => {
+        $crate::config(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/regressions/", $name, ".txt"))
+    };
+}
+
 mod bodies;
 mod change;
 mod outputs;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use text::{OutputFormat, OutputParser, OutputPart, ReasoningFormat, ToolFormat};
 
 use super::change::{changed, changes};
-use super::{config, seeds};
+use super::seeds;
 
 /// A seed's first line names the formats of reasoning and calls; `-` is none.
 fn corpus() -> Vec<(OutputFormat, String)> {
@@ -73,7 +73,7 @@ fn outputs() {
     let number = || 0..corpus.len();
     let input =
         (number(), number(), number(), changes(6), proptest::collection::vec(1..9_usize, 1..40));
-    let mut runner = TestRunner::new(config("tests/fuzz/regressions/outputs.txt"));
+    let mut runner = TestRunner::new(config!("outputs"));
     let outcome = runner.run(&input, |(seed, format, other, letters, sizes)| {
         let output = changed(&corpus[seed].1, &letters, &words, &corpus[other].1);
         // Its own format mostly, and at times another's.

@@ -6,7 +6,7 @@ use serde_json::json;
 use tests::Server;
 
 use super::change::{changed, changes};
-use super::{config, seeds};
+use super::seeds;
 
 const WORDS: &[&str] = &[
     "{%",
@@ -77,7 +77,7 @@ fn templates() {
         "tools": [{"type": "function", "function": function}],
     });
     let number = || 0..corpus.len();
-    let mut runner = TestRunner::new(config("tests/fuzz/regressions/templates.txt"));
+    let mut runner = TestRunner::new(config!("templates"));
     let mut num_rendered = 0;
     let outcome = runner.run(&(number(), number(), changes(4)), |(seed, other, letters)| {
         let template = changed(&corpus[seed], &letters, WORDS, &corpus[other]);
