@@ -154,6 +154,28 @@ pub(crate) struct BatchLists {
 }
 
 impl BatchLists {
+    /// As large as a step can be, of sequences that are all read at once and kept nowhere.
+    pub(crate) fn largest(
+        num_tokens: usize,
+        logits_rows: usize,
+        max_model_len: usize,
+        block_size: usize,
+    ) -> Self {
+        let mut lists = Self { q_starts: vec![0], ..Self::default() };
+        lists.table_width = max_model_len.min(num_tokens).div_ceil(block_size);
+        for start in (0..num_tokens).step_by(max_model_len) {
+            let len = max_model_len.min(num_tokens - start) as u32;
+            lists.positions.extend(0..len);
+            lists.q_starts.push(start as u32 + len);
+            lists.context_lens.push(len);
+        }
+        lists.ids = vec![0; num_tokens];
+        lists.slots = vec![NO_SLOT; num_tokens];
+        lists.logits_rows = (0..logits_rows.min(num_tokens) as u32).collect();
+        lists.block_tables = vec![0; lists.context_lens.len() * lists.table_width];
+        lists
+    }
+
     /// Spans back to back; `rows` says which of a span's rows are wanted. For `last_id` see
     /// [`Pack::lists`].
     pub(crate) fn of(
@@ -394,6 +416,18 @@ mod tests {
         let packs = divide(&plan, &[&[][..]; 6], limits);
         let sizes: Vec<_> = packs.iter().map(|pack| pack.spans().len()).collect();
         assert_eq!(sizes, [4, 2], "3 + 4 + 1 rows, then 8; nine are no split rows");
+    }
+
+    #[test]
+    fn the_largest_step_has_all_tokens_and_writes_none() {
+        let batch = BatchLists::largest(20, 6, 8, 4).upload(&Device::Cpu, None).unwrap();
+        let read = |tensor: &Tensor| tensor.to_vec1::<u32>().unwrap();
+        assert_eq!(read(&batch.q_starts), [0, 8, 16, 20]);
+        assert_eq!(read(&batch.context_lens), [8, 8, 4]);
+        assert_eq!(read(&batch.positions)[6..12], [6, 7, 0, 1, 2, 3]);
+        assert_eq!(read(&batch.slots), [NO_SLOT; 20]);
+        assert_eq!(read(&batch.logits_rows), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(batch.block_tables.dims(), [3, 2]);
     }
 
     #[test]

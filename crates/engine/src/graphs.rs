@@ -21,6 +21,28 @@ pub(crate) struct Recording {
     pub(crate) max_model_len: usize,
     pub(crate) block_size: usize,
     pub(crate) vocab_size: usize,
+    pub(crate) max_num_batched_tokens: usize,
+    pub(crate) logits_rows: usize,
+}
+
+impl Recording {
+    /// Runs the largest step there can be, on a device with memory of its own: what it allocates stays
+    /// with the process, so that no later step can lack it.
+    pub(crate) fn reserve_memory(
+        &self,
+        (model, cache): (&dyn CausalLm, &KvCache),
+        device: &Device,
+        workspace: Option<&Arc<Workspace>>,
+    ) -> Result<()> {
+        if device.is_cpu() {
+            return Ok(());
+        }
+        let tokens = self.max_num_batched_tokens;
+        let lists =
+            BatchLists::largest(tokens, self.logits_rows, self.max_model_len, self.block_size);
+        model.forward(&lists.upload(device, workspace)?, cache)?;
+        device.synchronize()
+    }
 }
 
 /// The sizes, and the memory that all of them write to.
@@ -51,7 +73,7 @@ impl DecodeGraphs {
         device: &Device,
         workspace: Option<&Arc<Workspace>>,
     ) -> Result<Self> {
-        let Recording { sizes, max_model_len, block_size, vocab_size } = recording;
+        let Recording { sizes, max_model_len, block_size, vocab_size, .. } = recording;
         let table_width = max_model_len.div_ceil(*block_size);
         let largest = sizes.last().copied().unwrap_or(0);
         let logits = Tensor::zeros((largest, *vocab_size), DType::F32, device)?;

@@ -260,6 +260,8 @@ mod tests {
             max_model_len: config.max_model_len,
             block_size: config.block_size,
             vocab_size: spec.vocab_size,
+            max_num_batched_tokens: 16,
+            logits_rows: 4,
         };
         let device = Device::Cpu;
         let runner = Runner::new(Box::new(Even), shape, device, limits, None, recording);

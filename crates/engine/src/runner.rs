@@ -177,9 +177,10 @@ impl Runner {
     /// Records decode steps with the model and the cache as they are now.
     fn record(&mut self) -> Result<()> {
         self.graphs = None;
+        let (of, workspace) = ((self.model()?, &self.cache), self.workspace.as_ref());
+        self.recording.reserve_memory(of, &self.device, workspace)?;
         if !self.recording.sizes.is_empty() {
             let begun = Instant::now();
-            let (of, workspace) = ((self.model()?, &self.cache), self.workspace.as_ref());
             let graphs = DecodeGraphs::record(&self.recording, of, &self.device, workspace)?;
             self.graphs = Some(graphs);
             let (num_sizes, seconds) = (self.recording.sizes.len(), begun.elapsed().as_secs_f64());

@@ -87,6 +87,8 @@ impl Engine {
             max_model_len: config.max_model_len,
             block_size: config.block_size,
             vocab_size: spec.vocab_size,
+            max_num_batched_tokens: config.max_num_batched_tokens,
+            logits_rows: pack_limits.logits_rows,
         };
         let runner = Runner::new(model, shape, device.clone(), pack_limits, draft, recording)?;
         let runs_ahead = config.async_scheduling.unwrap_or(config.on_gpu);

@@ -1,8 +1,6 @@
 //! Attention against a plain f64 reference, and the equalities it must keep bit for bit.
 
-use super::{
-    Extents, KvCacheLayer, OnDevice, PagedAttention, Variant, Workspace, paged_attention,
-};
+use super::{Extents, KvCacheLayer, OnDevice, PagedAttention, Variant, Workspace, paged_attention};
 use crate::testing::{
     DTYPES, Tolerance, assert_close, devices, ids, message, tensor, to_bits, to_f64, values,
 };
