@@ -34,7 +34,10 @@ pub(super) struct PagedAttentionParams {
     pub(super) partial_softmax: u64,
     /// `[seqs, row tiles, kv_heads]` u32, zero between launches
     pub(super) arrivals: u64,
+    /// Of scores, with that of an e4m3 cache's keys.
     pub(super) scale: f32,
+    /// Of an e4m3 cache, else 1.
+    pub(super) value_scale: f32,
     /// 0: none
     pub(super) soft_cap: f32,
     pub(super) num_seqs: i32,
@@ -57,7 +60,10 @@ pub(super) struct Heads {
     pub(super) num_heads: usize,
     pub(super) num_kv_heads: usize,
     pub(super) head_dim: usize,
+    /// Of q and the result.
     pub(super) dtype: DType,
+    /// The same, or e4m3 beside bf16.
+    pub(super) cache_dtype: DType,
 }
 
 /// What a device holds at once.
@@ -70,7 +76,7 @@ pub(super) struct Processors {
 
 /// A form of the split kernel: `SplitShape` of `split.cuh`.
 struct SplitForm {
-    functions: [&'static str; 2], // bf16, f16
+    functions: [&'static str; 3], // as `dtype_index`
     rows: usize,
     warps: usize,
     /// Blocks that a multiprocessor has registers for.
@@ -82,8 +88,20 @@ macro_rules! functions {
         [
             concat!("paged_attention_", $kernel, "_bf16"),
             concat!("paged_attention_", $kernel, "_f16"),
+            concat!("paged_attention_", $kernel, "_bf16_e4m3"),
         ]
     };
+}
+
+/// Which of the functions; none for f32.
+fn dtype_index(heads: &Heads) -> Result<Option<usize>> {
+    match (heads.dtype, heads.cache_dtype) {
+        (DType::BF16, DType::BF16) => Ok(Some(0)),
+        (DType::F16, DType::F16) => Ok(Some(1)),
+        (DType::BF16, DType::F8E4M3) => Ok(Some(2)),
+        (DType::F32, DType::F32) => Ok(None),
+        (q, cache) => bail!("attention has no kernel for q of {q:?} with a cache of {cache:?}"),
+    }
 }
 
 impl SplitForm {
@@ -101,24 +119,34 @@ impl SplitForm {
         Some(Self { functions, rows, warps, max_blocks })
     }
 
-    /// Two stages of a tile of 16 keys and their values for each warp, rows padded by 16 bytes.
-    fn shared_bytes(&self, head_dim: usize) -> usize {
-        self.warps * 2 * 2 * 16 * (head_dim + 8) * 2
+    /// Stages of a tile of 16 keys and their values for each warp, rows padded by 16 bytes: two, or
+    /// four of elements that are half as large.
+    fn shared_bytes(&self, heads: &Heads) -> usize {
+        let stages = 4 / heads.cache_dtype.size_in_bytes();
+        self.warps * stages * 2 * 16 * heads.padded_cache_row()
+    }
+}
+
+impl Heads {
+    /// Bytes of a key in shared memory.
+    fn padded_cache_row(&self) -> usize {
+        self.head_dim * self.cache_dtype.size_in_bytes() + 16
     }
 }
 
 /// A form of the tile kernel: `TileShape` of `tile.cuh`.
 struct TileForm {
-    functions: [&'static str; 2], // bf16, f16
+    functions: [&'static str; 3], // as `dtype_index`
     rows: usize,
     keys: usize,
 }
 
 impl TileForm {
-    fn of(head_dim: usize) -> Option<Self> {
+    fn of(head_dim: usize, cache_dtype: DType) -> Option<Self> {
         let (functions, rows, keys) = match head_dim {
             64 => (functions!("tile_64"), 128, 64),
             96 => (functions!("tile_96"), 128, 64),
+            128 if cache_dtype == DType::F8E4M3 => (functions!("tile_128"), 128, 48),
             128 => (functions!("tile_128"), 128, 64),
             256 => (functions!("tile_256"), 64, 32),
             _ => return None,
@@ -126,8 +154,10 @@ impl TileForm {
         Some(Self { functions, rows, keys })
     }
 
-    fn shared_bytes(&self, head_dim: usize) -> usize {
-        (self.rows + 2 * self.keys) * (head_dim + 8) * 2
+    /// Queries, a tile of keys and one of values, rows padded by 16 bytes.
+    fn shared_bytes(&self, heads: &Heads) -> usize {
+        let query_row = heads.head_dim * heads.dtype.size_in_bytes() + 16;
+        self.rows * query_row + 2 * self.keys * heads.padded_cache_row()
     }
 }
 
@@ -139,22 +169,16 @@ pub(super) fn plan(
     extents: &Extents,
     processors: Processors,
 ) -> Result<Vec<Launch>> {
-    let &Heads { num_heads, num_kv_heads, head_dim, dtype } = heads;
+    let &Heads { num_heads, num_kv_heads, head_dim, cache_dtype, .. } = heads;
     let group_size = num_heads / num_kv_heads;
-    let dtype_index = match dtype {
-        DType::BF16 => Some(0),
-        DType::F16 => Some(1),
-        DType::F32 => None,
-        other => bail!("q must be f32, f16 or bf16, it is {other:?}"),
-    };
     let split = SplitForm::of(head_dim, extents.max_split_rows * group_size > 16);
-    let (Some(dtype), Some(split), Some(tile)) = (dtype_index, split, TileForm::of(head_dim))
-    else {
+    let tile = TileForm::of(head_dim, cache_dtype);
+    let (Some(dtype), Some(split), Some(tile)) = (dtype_index(heads)?, split, tile) else {
         return Ok(vec![plain(heads, tokens)]);
     };
     let mut launches = Vec::new();
     if extents.split_seqs > 0 {
-        let shared_bytes = split.shared_bytes(head_dim);
+        let shared_bytes = split.shared_bytes(heads);
         // A block has a KiB of its own besides.
         let fitting = processors.shared_bytes / (shared_bytes + 1024);
         let resident = processors.count * fitting.clamp(1, split.max_blocks);
@@ -174,16 +198,17 @@ pub(super) fn plan(
             function: tile.functions[dtype],
             grid: [(rows / tile.rows * num_kv_heads) as u32, 1, 1],
             block: [128, 1, 1],
-            shared_bytes: tile.shared_bytes(head_dim) as u32,
+            shared_bytes: tile.shared_bytes(heads) as u32,
         });
     }
     Ok(launches)
 }
 
 fn plain(heads: &Heads, tokens: usize) -> Launch {
-    let function = match heads.dtype {
-        DType::BF16 => "paged_attention_plain_bf16",
-        DType::F16 => "paged_attention_plain_f16",
+    let function = match (heads.dtype, heads.cache_dtype) {
+        (_, DType::F8E4M3) => "paged_attention_plain_bf16_e4m3",
+        (DType::BF16, _) => "paged_attention_plain_bf16",
+        (DType::F16, _) => "paged_attention_plain_f16",
         _ => "paged_attention_plain_f32",
     };
     let head_blocks = heads.num_heads.div_ceil(PLAIN_WARPS);
@@ -242,6 +267,7 @@ pub(super) mod forward {
             partial_softmax: tensor_address(&workspace.partial_softmax, "workspace")?,
             arrivals: tensor_address(&workspace.arrivals, "workspace")?,
             scale: args.scale,
+            value_scale: 1.0,
             soft_cap: args.variant.soft_cap.unwrap_or(0.0),
             num_seqs: num_seqs as i32,
             num_heads: num_heads as i32,
@@ -253,7 +279,8 @@ pub(super) mod forward {
             split_rows: SPLIT_ROWS as i32,
         };
         if tokens > 0 {
-            let heads = Heads { num_heads, num_kv_heads, head_dim, dtype: q.dtype() };
+            let (dtype, cache_dtype) = (q.dtype(), key.dtype());
+            let heads = Heads { num_heads, num_kv_heads, head_dim, dtype, cache_dtype };
             let (count, shared_bytes) = processors(q.device())?;
             let processors = Processors { count, shared_bytes };
             for one in plan(&heads, tokens, extents, processors)? {

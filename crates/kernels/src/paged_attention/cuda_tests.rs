@@ -3,7 +3,7 @@
 use super::cuda::{Heads, PagedAttentionParams, Processors, plan};
 use super::extents::num_arrivals;
 use super::tests::{Case, Change, Shape, TOLERANCE, queries};
-use super::{Extents, SPLIT_ROWS};
+use super::{Extents, KvCacheLayer, SPLIT_ROWS};
 use crate::cuda::testing::{CUDA_DTYPES, Input, from_bytes, launch, on_device, to_bytes};
 use crate::testing::{assert_close, ids};
 use candle_core::{DType, Device, Error, Result, Tensor};
@@ -19,17 +19,24 @@ struct Call<'a> {
     change: Change,
     extents: Option<Extents>,
     processors: Processors,
+    /// The case's cache in e4m3, and the scales of keys and values.
+    narrow: Option<(KvCacheLayer, [f32; 2])>,
 }
 
 impl<'a> Call<'a> {
     fn new(case: &'a Case) -> Self {
-        Self { case, change: Change::default(), extents: None, processors: SMALL }
+        Self { case, change: Change::default(), extents: None, processors: SMALL, narrow: None }
     }
 
     /// q `[tokens, heads, head_dim]` to the same shape.
     fn run(&self, q: &Tensor, parts: &[Part]) -> Result<Tensor> {
         let Shape { num_heads, num_kv_heads, head_dim, block_size } = self.case.shape;
-        let heads = Heads { num_heads, num_kv_heads, head_dim, dtype: q.dtype() };
+        let (cache, [key_scale, value_scale]) = match &self.narrow {
+            Some((cache, scales)) => (cache, *scales),
+            None => (&self.case.cache, [1.0; 2]),
+        };
+        let (dtype, cache_dtype) = (q.dtype(), cache.key.dtype());
+        let heads = Heads { num_heads, num_kv_heads, head_dim, dtype, cache_dtype };
         let [q_starts, contexts, tables] = self.indices(parts)?;
         let extents = self.extents.unwrap_or_else(|| {
             Extents::of(parts.iter().map(|&(_, rows, context)| (rows, context)))
@@ -38,8 +45,7 @@ impl<'a> Call<'a> {
         let sinks = Tensor::new(self.change.sinks.as_slice(), &Device::Cpu)?;
         let out = on_device(|device| {
             let input = |tensor: &Tensor| Input::new(device, tensor, 0);
-            let (q, key, value) =
-                (input(q)?, input(&self.case.cache.key)?, input(&self.case.cache.value)?);
+            let (q, key, value) = (input(q)?, input(&cache.key)?, input(&cache.value)?);
             let (starts, contexts) = (input(&q_starts)?, input(&contexts)?);
             let (tables, sinks) = (input(&tables)?, input(&sinks)?);
             let partials = extents.num_partials() * num_heads;
@@ -59,7 +65,8 @@ impl<'a> Call<'a> {
                 partial_out: partial_out.address(),
                 partial_softmax: partial_softmax.address(),
                 arrivals: arrivals.address(),
-                scale: self.case.scale(),
+                scale: self.case.scale() * key_scale,
+                value_scale,
                 soft_cap: self.change.soft_cap.unwrap_or(0.0) as f32,
                 num_seqs: parts.len() as i32,
                 num_heads: num_heads as i32,
@@ -145,6 +152,31 @@ fn kernels_equal_the_reference() -> Result<()> {
             let case = Case::new(shape, &num_keys(&PARTS), 1, &q)?;
             Call::new(&case).assert_equals_reference(&q, &PARTS)?;
         }
+    }
+    Ok(())
+}
+
+/// Keys and values of 8 bits with a scale each, to which the reference's are rounded.
+#[test]
+fn a_cache_of_e4m3_equals_the_reference() -> Result<()> {
+    let parts = [(0, 1, 1), (1, 1, 257), (2, 40, 70), (3, 5, 40), (4, 17, 17), (5, 1, 0)];
+    for shape in [
+        shape(4, 2, 64, 16),
+        shape(6, 2, 96, 8),
+        shape(4, 1, 128, 32),
+        shape(5, 1, 128, 16),
+        shape(2, 2, 256, 24),
+        shape(3, 1, 40, 8),
+    ] {
+        let like = queries(shape, num_rows(&parts), DType::F32, &Device::Cpu)?;
+        let mut case = Case::new(shape, &num_keys(&parts), 12, &like)?;
+        let key = (&case.cache.key * 0.5)?.to_dtype(DType::F8E4M3)?;
+        let value = (&case.cache.value * 200.0)?.to_dtype(DType::F8E4M3)?;
+        case.cache.key = (key.to_dtype(DType::F32)? * 2.0)?;
+        case.cache.value = (value.to_dtype(DType::F32)? / 200.0)?;
+        let mut call = Call::new(&case);
+        call.narrow = Some((KvCacheLayer { key, value }, [2.0, 1.0 / 200.0]));
+        call.assert_equals_reference(&like.to_dtype(DType::BF16)?, &parts)?;
     }
     Ok(())
 }

@@ -6,41 +6,46 @@
 #include "split.cuh"
 #include "tile.cuh"
 
-KERNEL(paged_attention_plain_f32, PagedAttentionParams, 128) { attend_plain<float>(p); }
-KERNEL(paged_attention_plain_bf16, PagedAttentionParams, 128) { attend_plain<bf16>(p); }
-KERNEL(paged_attention_plain_f16, PagedAttentionParams, 128) { attend_plain<f16>(p); }
+using f32 = float;
 
-#define SPLIT(head_dim, row_tiles, blocks, dtype)                                              \
-    KERNEL(paged_attention_split_##head_dim##x##row_tiles##_##dtype, PagedAttentionParams,     \
-           SplitShape<head_dim, row_tiles>::THREADS, blocks) {                                 \
-        attend_splits<dtype, SplitShape<head_dim, row_tiles>>(p);                              \
+// Storage of queries and results, then of the cache.
+#define PLAIN(name, dtype, cache) \
+    KERNEL(paged_attention_plain_##name, PagedAttentionParams, 128) { attend_plain<dtype, cache>(p); }
+
+PLAIN(f32, f32, f32)
+PLAIN(f16, f16, f16)
+PLAIN(bf16, bf16, bf16)
+PLAIN(bf16_e4m3, bf16, e4m3)
+
+#define SPLIT(head_dim, row_tiles, blocks, name, dtype, cache)                              \
+    KERNEL(paged_attention_split_##head_dim##x##row_tiles##_##name, PagedAttentionParams,   \
+           SplitShape<cache, head_dim, row_tiles>::THREADS, blocks) {                       \
+        attend_splits<dtype, SplitShape<cache, head_dim, row_tiles>>(p);                    \
     }
+#define SPLITS(name, dtype, cache)        \
+    SPLIT(64, 1, 4, name, dtype, cache)   \
+    SPLIT(64, 2, 3, name, dtype, cache)   \
+    SPLIT(96, 1, 3, name, dtype, cache)   \
+    SPLIT(96, 2, 2, name, dtype, cache)   \
+    SPLIT(128, 1, 3, name, dtype, cache)  \
+    SPLIT(128, 2, 2, name, dtype, cache)  \
+    SPLIT(256, 1, 3, name, dtype, cache)
 
-SPLIT(64, 1, 4, bf16)
-SPLIT(64, 2, 3, bf16)
-SPLIT(96, 1, 3, bf16)
-SPLIT(96, 2, 2, bf16)
-SPLIT(128, 1, 3, bf16)
-SPLIT(128, 2, 2, bf16)
-SPLIT(256, 1, 3, bf16)
-SPLIT(64, 1, 4, f16)
-SPLIT(64, 2, 3, f16)
-SPLIT(96, 1, 3, f16)
-SPLIT(96, 2, 2, f16)
-SPLIT(128, 1, 3, f16)
-SPLIT(128, 2, 2, f16)
-SPLIT(256, 1, 3, f16)
+SPLITS(bf16, bf16, bf16)
+SPLITS(f16, f16, f16)
+SPLITS(bf16_e4m3, bf16, e4m3)
 
-#define TILE(head_dim, rows, keys, blocks, dtype)                                             \
-    KERNEL(paged_attention_tile_##head_dim##_##dtype, PagedAttentionParams, 128, blocks) {    \
-        attend_tiles<dtype, TileShape<head_dim, rows, keys>>(p);                              \
+#define TILE(head_dim, rows, keys, name, dtype, cache)                                   \
+    KERNEL(paged_attention_tile_##head_dim##_##name, PagedAttentionParams, 128, 2) {     \
+        attend_tiles<dtype, TileShape<cache, head_dim, rows, keys>>(p);                  \
     }
+// As many keys as there are registers for.
+#define TILES(keys_128, name, dtype, cache)       \
+    TILE(64, 128, 64, name, dtype, cache)         \
+    TILE(96, 128, 64, name, dtype, cache)         \
+    TILE(128, 128, keys_128, name, dtype, cache)  \
+    TILE(256, 64, 32, name, dtype, cache)
 
-TILE(64, 128, 64, 2, bf16)
-TILE(96, 128, 64, 2, bf16)
-TILE(128, 128, 64, 2, bf16)
-TILE(256, 64, 32, 2, bf16)
-TILE(64, 128, 64, 2, f16)
-TILE(96, 128, 64, 2, f16)
-TILE(128, 128, 64, 2, f16)
-TILE(256, 64, 32, 2, f16)
+TILES(64, bf16, bf16, bf16)
+TILES(64, f16, f16, f16)
+TILES(48, bf16_e4m3, bf16, e4m3)

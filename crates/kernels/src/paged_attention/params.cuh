@@ -14,8 +14,9 @@ struct PagedAttentionParams {
     float* partial_out;            // [partials, heads, head_dim]
     float2* partial_softmax;       // [partials, heads]: maximum in powers of two, sum
     uint32_t* arrivals;            // [seqs, row tiles, kv_heads], zero between launches
-    float scale;
-    float soft_cap;  // 0: none
+    float scale;        // of scores, with that of an e4m3 cache's keys
+    float value_scale;  // of an e4m3 cache, else 1
+    float soft_cap;     // 0: none
     int num_seqs;
     int num_heads;
     int num_kv_heads;
@@ -84,12 +85,13 @@ __device__ __forceinline__ float base_of(float maximum) {
     return maximum == NEVER ? 0.0f : maximum;
 }
 
-// 1 / sum of the weights of a row, with the sink of its head; 0 for a row without keys.
-__device__ __forceinline__ float reciprocal_sum(const PagedAttentionParams& p, int head, float base,
+// What a row's sums are multiplied by: 1 / sum of its weights, with the sink of its head, and the scale
+// of the values; 0 for a row without keys.
+__device__ __forceinline__ float out_factor(const PagedAttentionParams& p, int head, float base,
                                                 float sum) {
     if (sum == 0.0f) return 0.0f;
     if (p.sinks != nullptr) sum += exp2f(__ldg(p.sinks + head) * LOG2_E - base);
-    return 1.0f / sum;
+    return p.value_scale / sum;
 }
 
 // Finds the rows of the cache `[num_blocks * kv_heads * block_size, head_dim]` where the keys of a

@@ -22,7 +22,7 @@ __device__ __forceinline__ int sequence_of_row(const PagedAttentionParams& p, ui
 
 // Grid: (tokens, heads / PLAIN_WARPS rounded up). Lanes take a key each for the scores, then elements
 // of the head for the values.
-template <class T>
+template <class T, class Cache>
 __device__ __forceinline__ void attend_plain(const PagedAttentionParams& p) {
     SHARED(queries, float[PLAIN_WARPS][PLAIN_MAX_HEAD_DIM]);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -40,6 +40,11 @@ __device__ __forceinline__ void attend_plain(const PagedAttentionParams& p) {
     const int first = sequence.first_key(row, p.window);
     const Scores scores(p);
     const KeyGroups groups(p, sequence, head / (p.num_heads / p.num_kv_heads));
+    // Head dims are multiples of 8: of e4m3 that is 8 bytes.
+    constexpr int LEN = sizeof(Cache) == 1 ? 8 : Pack<Cache>::LEN;
+    struct alignas(LEN * sizeof(Cache)) Vector {
+        Cache x[LEN];
+    };
     float sums[PLAIN_MAX_HEAD_DIM / 32] = {};
     float maximum = NEVER, total = 0.0f;
     for (int tile = first / 32 * 32; tile < end; tile += 32) {
@@ -50,10 +55,11 @@ __device__ __forceinline__ void attend_plain(const PagedAttentionParams& p) {
         float score = NEVER;
         if (is_seen) {
             score = 0.0f;
-            for (int i = 0; i < head_dim; i += Pack<T>::LEN) {
-                const Pack<T> pack = load_constant_pack(static_cast<const T*>(p.key) + at + i);
+            for (int i = 0; i < head_dim; i += LEN) {
+                const Vector pack =
+                    *reinterpret_cast<const Vector*>(static_cast<const Cache*>(p.key) + at + i);
 #pragma unroll
-                for (int j = 0; j < Pack<T>::LEN; j++) {
+                for (int j = 0; j < LEN; j++) {
                     score = fmaf(queries[warp][i + j], to_float(pack.x[j]), score);
                 }
             }
@@ -69,7 +75,8 @@ __device__ __forceinline__ void attend_plain(const PagedAttentionParams& p) {
         for (int i = 0; i < PLAIN_MAX_HEAD_DIM / 32; i++) sums[i] *= rescale;
         for (int k = max(first - tile, 0); k < min(end - tile, 32); k++) {
             const float weight_of_key = __shfl_sync(ALL_LANES, weight, k);
-            const T* value = static_cast<const T*>(p.value) + __shfl_sync(ALL_LANES, at, k);
+            const Cache* value =
+                static_cast<const Cache*>(p.value) + __shfl_sync(ALL_LANES, at, k);
 #pragma unroll
             for (int i = 0; i < PLAIN_MAX_HEAD_DIM / 32; i++) {
                 const int column = 32 * i + lane;
@@ -79,7 +86,7 @@ __device__ __forceinline__ void attend_plain(const PagedAttentionParams& p) {
             }
         }
     }
-    const float factor = reciprocal_sum(p, head, base_of(maximum), total);
+    const float factor = out_factor(p, head, base_of(maximum), total);
 #pragma unroll
     for (int i = 0; i < PLAIN_MAX_HEAD_DIM / 32; i++) {
         const int column = 32 * i + lane;

@@ -54,6 +54,13 @@ struct Rows {
         }
     }
 
+    // Of e4m3 values: the sums of row g or g + 8 for the four columns from 8 * tile + 4 t on, where tile
+    // is even. It has the even columns, the next tile the odd ones.
+    __device__ __forceinline__ float4 four(int tile, int half) const {
+        return make_float4(sums[tile][2 * half], sums[tile + 1][2 * half], sums[tile][2 * half + 1],
+                           sums[tile + 1][2 * half + 1]);
+    }
+
     // The sum of the weights of row g or g + 8.
     __device__ __forceinline__ float whole_total(int half) const {
         return warp_reduce<4>(total[half], Sum());
@@ -102,6 +109,21 @@ __device__ __forceinline__ void multiply_keys(float (&weights)[ROW_TILES][KEY_TI
     }
 }
 
+// The weights of 16 keys as the left factor of a product.
+template <class T, int TILES>
+__device__ __forceinline__ void weights_to_pairs(uint32_t (&a)[4], const float (&weights)[TILES][4],
+                                                 int k) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const float(&pairs)[4] = weights[2 * k + i / 2];
+        a[i] = pair_of<T>(pairs[i % 2 * 2], pairs[i % 2 * 2 + 1]);
+    }
+}
+
+__device__ __forceinline__ uint32_t swap_middle(uint32_t bytes) {
+    return (bytes & 0xff0000ffu) | (bytes & 0xff00u) << 8 | (bytes >> 8 & 0xff00u);
+}
+
 // Adds weights times values, `[keys, stride]` in shared memory, to the sums of row tiles.
 template <class T, int HEAD_DIM, int ROW_TILES, int KEY_TILES>
 __device__ __forceinline__ void multiply_values(Rows<T, HEAD_DIM> (&rows)[ROW_TILES],
@@ -113,13 +135,7 @@ __device__ __forceinline__ void multiply_values(Rows<T, HEAD_DIM> (&rows)[ROW_TI
     for (int k = 0; k < KEY_TILES / 2; k++) {
         uint32_t a[ROW_TILES][4];
 #pragma unroll
-        for (int t = 0; t < ROW_TILES; t++) {
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const float(&pairs)[4] = weights[t][2 * k + i / 2];
-                a[t][i] = pair_of<T>(pairs[i % 2 * 2], pairs[i % 2 * 2 + 1]);
-            }
-        }
+        for (int t = 0; t < ROW_TILES; t++) weights_to_pairs<T>(a[t], weights[t], k);
 #pragma unroll
         for (int n = 0; n < HEAD_DIM / 8; n += 2) {
             uint32_t b[4];
@@ -128,6 +144,71 @@ __device__ __forceinline__ void multiply_values(Rows<T, HEAD_DIM> (&rows)[ROW_TI
             for (int t = 0; t < ROW_TILES; t++) {
                 multiply_add<T>(rows[t].sums[n], a[t], {b[0], b[1]});
                 multiply_add<T>(rows[t].sums[n + 1], a[t], {b[2], b[3]});
+            }
+        }
+    }
+}
+
+// As multiply_keys, of e4m3 keys, `[keys, stride]`. Four neighbours of a key lie in one register, and so
+// must those of a query: columns 16 k + 4 t and the next of row g in a[0], the two behind in a[2].
+template <class T, int HEAD_DIM, int ROW_TILES, int KEY_TILES, class F>
+__device__ __forceinline__ void multiply_keys(float (&weights)[ROW_TILES][KEY_TILES][4],
+                                              const e4m3* keys, int stride, F load_queries) {
+    const int lane = threadIdx.x % 32;
+    // 8 x 8 matrices of pairs: keys 0 to 7 and 8 to 15 with 16 columns, then with the next 16.
+    const e4m3* own = keys + lane % 16 * stride + lane / 16 * 16;
+#pragma unroll
+    for (int k = 0; k < HEAD_DIM / 16; k += 2) {
+        uint32_t a[2][ROW_TILES][4];
+#pragma unroll
+        for (int t = 0; t < ROW_TILES; t++) {
+            load_queries(a[0][t], t, k);
+            load_queries(a[1][t], t, k + 1);
+        }
+#pragma unroll
+        for (int n = 0; n < KEY_TILES; n += 2) {
+            uint32_t fours[4];
+            load_matrices<4, false>(fours, own + 8 * n * stride + 16 * k);
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                uint32_t b[2];
+                widen_e4m3<T>(b, fours[i]);
+#pragma unroll
+                for (int t = 0; t < ROW_TILES; t++) {
+                    multiply_add<T>(weights[t][n + i % 2], a[i / 2][t], b);
+                }
+            }
+        }
+    }
+}
+
+// As multiply_values, of e4m3 values; the sums are then as Rows::four gives them.
+template <class T, int HEAD_DIM, int ROW_TILES, int KEY_TILES>
+__device__ __forceinline__ void multiply_values(Rows<T, HEAD_DIM> (&rows)[ROW_TILES],
+                                                const float (&weights)[ROW_TILES][KEY_TILES][4],
+                                                const e4m3* values, int stride) {
+    const int lane = threadIdx.x % 32;
+    const e4m3* own = values + lane % 16 * stride + lane / 16 * 16;
+#pragma unroll
+    for (int k = 0; k < KEY_TILES / 2; k++) {
+        uint32_t a[ROW_TILES][4];
+#pragma unroll
+        for (int t = 0; t < ROW_TILES; t++) weights_to_pairs<T>(a[t], weights[t], k);
+#pragma unroll
+        for (int n = 0; n < HEAD_DIM / 8; n += 4) {
+            uint32_t fours[4];
+            load_matrices<4, true>(fours, own + 16 * k * stride + 8 * n);
+#pragma unroll
+            for (int right = 0; right < 4; right += 2) {
+                // Columns c and c + 1 of a key, then of the next: to two keys' c, then their c + 1.
+                uint32_t upper[2], lower[2];
+                widen_e4m3<T>(upper, swap_middle(fours[right]));
+                widen_e4m3<T>(lower, swap_middle(fours[right + 1]));
+#pragma unroll
+                for (int t = 0; t < ROW_TILES; t++) {
+                    multiply_add<T>(rows[t].sums[n + right], a[t], {upper[0], lower[0]});
+                    multiply_add<T>(rows[t].sums[n + right + 1], a[t], {upper[1], lower[1]});
+                }
             }
         }
     }

@@ -15,7 +15,8 @@
 // 16 keys with head_dim 128 (8 KiB) is 32 products of 16 x 8 x 16 and some 250 instructions, for
 // which the memory needs about 440 cycles of a multiprocessor that issues four a cycle: the cores
 // idle, also where 15 of the 16 rows are padding. Bytes in flight: every warp has STAGES tiles on the
-// way, 64 KiB a block, where 20 KiB a multiprocessor hide the latency.
+// way, 64 KiB a block, where 20 KiB a multiprocessor hide the latency. An e4m3 cache has half the bytes
+// and 5 instructions more for two elements: 320 for a tile, of the 880 that its time allows.
 #pragma once
 #include "rows.cuh"
 
@@ -39,26 +40,34 @@ struct Splits {
     }
 };
 
-// Head dim, packed rows a block (16 each), warps and stages of one form of the kernel.
-template <int HEAD_DIM_, int ROW_TILES_>
+// Storage type of the cache, head dim, packed rows a block (16 each), warps and stages of one form of
+// the kernel.
+template <class Cache_, int HEAD_DIM_, int ROW_TILES_>
 struct SplitShape {
+    using Cache = Cache_;
     static constexpr int HEAD_DIM = HEAD_DIM_;
     static constexpr int ROW_TILES = ROW_TILES_;
     static constexpr int ROWS = 16 * ROW_TILES;
     static constexpr int WARPS = HEAD_DIM > 128 ? 2 : 4;
     static constexpr int THREADS = 32 * WARPS;
-    static constexpr int STAGES = 2;
-    static constexpr int STRIDE = HEAD_DIM + 8;  // elements: rows start in different banks
-    static constexpr int TILE = 16 * STRIDE;     // of keys or values
+    static constexpr int STAGES = 4 / sizeof(Cache);
+    static constexpr int PACKS = HEAD_DIM / Pack<Cache>::LEN;
+    // Elements; with a pack more rows start in different banks.
+    static constexpr int STRIDE = HEAD_DIM + Pack<Cache>::LEN;
+    static constexpr int TILE = 16 * STRIDE;  // of keys or values
     static constexpr int WARP_ELEMENTS = STAGES * 2 * TILE;
+    static constexpr int WARP_FLOATS = WARP_ELEMENTS * sizeof(Cache) / 4;
     static constexpr int SUM_STRIDE = HEAD_DIM + 8;  // floats
-    static_assert(ROWS * SUM_STRIDE * 4 <= WARP_ELEMENTS * 2, "sums take the place of the stages");
+    static constexpr int MERGED_AT_ONCE = HEAD_DIM == 128 && ROW_TILES == 2 ? 2 : 4;  // or it spills
+    static_assert(ROWS * SUM_STRIDE <= WARP_FLOATS, "sums take the place of the stages");
 };
 
 // One row tile of one sequence and key head against one split, by a block.
 template <class T, class Shape>
 struct SplitUnit {
     static constexpr int HEAD_DIM = Shape::HEAD_DIM;
+    using Cache = typename Shape::Cache;
+    static constexpr bool IS_NARROW = sizeof(Cache) == 1;
 
     const PagedAttentionParams& p;
     const Sequence sequence;
@@ -126,7 +135,10 @@ struct SplitUnit {
                 for (int k = 0; k < HEAD_DIM / 16; k++) {
 #pragma unroll
                     for (int right = 0; right < 2; right++) {
-                        const T* pair = q + 16 * k + 8 * right + 2 * (lane % 4);
+                        // As multiply_keys wants them.
+                        const int column = IS_NARROW ? 4 * (lane % 4) + 2 * right
+                                                     : 2 * (lane % 4) + 8 * right;
+                        const T* pair = q + 16 * k + column;
                         queries[tile][k][2 * right + half] =
                             is_there ? __ldg(reinterpret_cast<const uint32_t*>(pair)) : 0;
                     }
@@ -137,28 +149,28 @@ struct SplitUnit {
 
     // Asks for the keys and values of tile `tile` (keys 16 tile to 16 tile + 15 of the sequence). What
     // no row sees becomes zero: a weight of 0 times whatever lies there may be no number.
-    __device__ __forceinline__ void load_tile(int tile, T* stage) {
+    __device__ __forceinline__ void load_tile(int tile, Cache* stage) {
         if (tile / 16 != key_window) {
             key_window = tile / 16;
             key_rows = groups.row(p, 32 * key_window + lane);
         }
         const uint32_t rows[2] = {__shfl_sync(ALL_LANES, key_rows, tile % 16 * 2),
                                   __shfl_sync(ALL_LANES, key_rows, tile % 16 * 2 + 1)};
-        constexpr int PACKS = HEAD_DIM / 8;
+        constexpr int PACKS = Shape::PACKS, LEN = Pack<Cache>::LEN;
 #pragma unroll
         for (int i = 0; i < PACKS / 2; i++) {
             const int row = (32 * i + lane) / PACKS, pack = (32 * i + lane) % PACKS;
             const int key = 16 * tile + row;
             const bool is_seen = key >= first_key && key < end_key;
             const size_t from =
-                static_cast<size_t>((row < 8 ? rows[0] : rows[1]) + row % 8) * HEAD_DIM + 8 * pack;
-            T* to = stage + row * Shape::STRIDE + 8 * pack;
-            copy_async_16(to, static_cast<const T*>(p.key) + from, is_seen);
-            copy_async_16(to + Shape::TILE, static_cast<const T*>(p.value) + from, is_seen);
+                static_cast<size_t>((row < 8 ? rows[0] : rows[1]) + row % 8) * HEAD_DIM + LEN * pack;
+            Cache* to = stage + row * Shape::STRIDE + LEN * pack;
+            copy_async_16(to, static_cast<const Cache*>(p.key) + from, is_seen);
+            copy_async_16(to + Shape::TILE, static_cast<const Cache*>(p.value) + from, is_seen);
         }
     }
 
-    __device__ __forceinline__ void attend_tile(int tile, const T* stage) {
+    __device__ __forceinline__ void attend_tile(int tile, const Cache* stage) {
         float weights[Shape::ROW_TILES][2][4] = {};
         multiply_keys<T, HEAD_DIM>(weights, stage, Shape::STRIDE,
                                    [&](uint32_t (&a)[4], int t, int k) {
@@ -171,11 +183,11 @@ struct SplitUnit {
             mask(weights[t], visible_end[t], 16 * tile, p.window);
             rows[t].weigh(weights[t], scores.factor);
         }
-        multiply_values(rows, weights, stage + Shape::TILE, Shape::STRIDE);
+        multiply_values<T, HEAD_DIM>(rows, weights, stage + Shape::TILE, Shape::STRIDE);
     }
 
     // The warp's part of the split: every WARPS-th tile.
-    __device__ __forceinline__ void attend(T* stages) {
+    __device__ __forceinline__ void attend(Cache* stages) {
         const int end_tile = (end_key + 15) / 16;
         const int step = Shape::WARPS;
         // The split's tiles are dealt from its start, whatever a window hides of it.
@@ -211,11 +223,16 @@ struct SplitUnit {
 #pragma unroll
             for (int half = 0; half < 2; half++) {
                 const int row = 16 * t + 8 * half + lane / 4;
-                float* at = to + row * Shape::SUM_STRIDE + 2 * (lane % 4);
+                float* at = to + row * Shape::SUM_STRIDE;
 #pragma unroll
-                for (int n = 0; n < HEAD_DIM / 8; n++) {
-                    *reinterpret_cast<float2*>(at + 8 * n) =
-                        make_float2(rows[t].sums[n][2 * half], rows[t].sums[n][2 * half + 1]);
+                for (int n = 0; n < HEAD_DIM / 8; n += IS_NARROW ? 2 : 1) {
+                    if constexpr (IS_NARROW) {
+                        *reinterpret_cast<float4*>(at + 8 * n + 4 * (lane % 4)) =
+                            rows[t].four(n, half);
+                    } else {
+                        *reinterpret_cast<float2*>(at + 8 * n + 2 * (lane % 4)) =
+                            make_float2(rows[t].sums[n][2 * half], rows[t].sums[n][2 * half + 1]);
+                    }
                 }
                 const float sum = rows[t].whole_total(half);
                 if (lane % 4 == 0) {
@@ -253,11 +270,11 @@ struct SplitUnit {
                 const float weight = fast_exp2(softmax[w][row].x - base);
                 total = fmaf(weight, softmax[w][row].y, total);
                 add(sum, weight,
-                    *reinterpret_cast<const float4*>(left + w * (Shape::WARP_ELEMENTS / 2) +
+                    *reinterpret_cast<const float4*>(left + w * Shape::WARP_FLOATS +
                                                      row * Shape::SUM_STRIDE + column));
             }
             if (splits.count == 1) {
-                store(row, column, sum, reciprocal_sum(p, head_of(row), base, total));
+                store(row, column, sum, out_factor(p, head_of(row), base, total));
             } else {
                 const size_t at = partial(row, split);
                 *reinterpret_cast<float4*>(p.partial_out + at * HEAD_DIM + column) = sum;
@@ -286,7 +303,7 @@ struct SplitUnit {
                 total = fmaf(weight, part.y, total);
             }
             total = warp_reduce(total, Sum());
-            if (lane == 0) factors[row] = reciprocal_sum(p, head_of(row), base, total);
+            if (lane == 0) factors[row] = out_factor(p, head_of(row), base, total);
         }
         __syncthreads();
         for (int i = threadIdx.x; i < num_rows * (HEAD_DIM / 4); i += Shape::THREADS) {
@@ -294,7 +311,7 @@ struct SplitUnit {
             const float* from = p.partial_out + partial(row, 0) * HEAD_DIM + column;
             const size_t step = static_cast<size_t>(p.num_heads) * HEAD_DIM;
             float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-#pragma unroll 4
+#pragma unroll Shape::MERGED_AT_ONCE
             for (int s = 0; s < splits.count; s++) {
                 add(sum, weights[row * MAX_MERGED + s],
                     load_shared_by_blocks(reinterpret_cast<const float4*>(from + s * step)));
@@ -342,7 +359,7 @@ __device__ __forceinline__ void attend_splits(const PagedAttentionParams& p) {
     DYNAMIC_SHARED(shared);
     SHARED(softmax, float2[Shape::WARPS][Shape::ROWS]);
     SHARED(factors, float[Shape::ROWS]);
-    T* stages = reinterpret_cast<T*>(shared);
+    auto* stages = reinterpret_cast<typename Shape::Cache*>(shared);
     const int warp = threadIdx.x / 32;
     const int group_size = p.num_heads / p.num_kv_heads;
     const int max_row_tiles = (p.split_rows * group_size + Shape::ROWS - 1) / Shape::ROWS;
@@ -360,7 +377,7 @@ __device__ __forceinline__ void attend_splits(const PagedAttentionParams& p) {
         const int row_tile = within % row_tiles;
         SplitUnit<T, Shape> work(p, sequence, splits, kv_head, within / row_tiles, row_tile,
                                  place.slots_before);
-        T* const own = stages + warp * Shape::WARP_ELEMENTS;
+        auto* const own = stages + warp * Shape::WARP_ELEMENTS;
         work.attend(own);
         work.leave(reinterpret_cast<float*>(own), softmax[warp]);
         __syncthreads();

@@ -16,16 +16,20 @@
 #pragma once
 #include "rows.cuh"
 
-template <int HEAD_DIM_, int ROWS_, int KEYS_>
+template <class Cache_, int HEAD_DIM_, int ROWS_, int KEYS_>
 struct TileShape {
+    using Cache = Cache_;
     static constexpr int HEAD_DIM = HEAD_DIM_;
     static constexpr int ROWS = ROWS_;
     static constexpr int KEYS = KEYS_;
     static constexpr int WARPS = 4;
     static constexpr int THREADS = 32 * WARPS;
     static constexpr int ROW_TILES = ROWS / 16 / WARPS;
-    static constexpr int STRIDE = HEAD_DIM + 8;  // elements: rows start in different banks
-    static constexpr int PACKS = HEAD_DIM / 8;
+    // Elements; with a pack more rows start in different banks.
+    static constexpr int STRIDE = HEAD_DIM + 8;
+    static constexpr int KEY_STRIDE = HEAD_DIM + Pack<Cache>::LEN;
+    static constexpr int PACKS = HEAD_DIM / 8;  // of a query
+    static constexpr int KEY_PACKS = HEAD_DIM / Pack<Cache>::LEN;
 };
 
 // What a block works on. It lies in shared memory, as do the ends of its rows: registers are needed for
@@ -63,6 +67,8 @@ struct TileUnit {
 template <class T, class Shape>
 struct TileKernel {
     static constexpr int HEAD_DIM = Shape::HEAD_DIM;
+    using Cache = typename Shape::Cache;
+    static constexpr bool IS_NARROW = sizeof(Cache) == 1;
     static constexpr int WARP_ROWS = 16 * Shape::ROW_TILES;
 
     const PagedAttentionParams& p;
@@ -82,17 +88,31 @@ struct TileKernel {
 
     // Keys or values from `key` on; lanes know the rows of their groups. What no row of the tile sees
     // becomes zero: a weight of 0 times whatever lies there may be no number.
-    __device__ __forceinline__ void load_keys(T* to, const void* cache, int key,
+    __device__ __forceinline__ void load_keys(Cache* to, const void* cache, int key,
                                               uint32_t rows) const {
-        static_assert(Shape::KEYS * Shape::PACKS % Shape::THREADS == 0, "whole sweeps");
+        static_assert(Shape::KEYS * Shape::KEY_PACKS % Shape::THREADS == 0, "whole sweeps");
         const int first = unit.first_key - key, end = unit.end_key - key;
 #pragma unroll 1  // its addresses would spill
-        for (int i = threadIdx.x; i < Shape::KEYS * Shape::PACKS; i += Shape::THREADS) {
-            const int row = i / Shape::PACKS, pack = i % Shape::PACKS;
+        for (int i = threadIdx.x; i < Shape::KEYS * Shape::KEY_PACKS; i += Shape::THREADS) {
+            const int row = i / Shape::KEY_PACKS, pack = i % Shape::KEY_PACKS;
             const size_t from = __shfl_sync(ALL_LANES, rows, row / 8) + row % 8;
-            copy_async_16(to + row * Shape::STRIDE + 8 * pack,
-                          static_cast<const T*>(cache) + from * HEAD_DIM + 8 * pack,
+            copy_async_16(to + row * Shape::KEY_STRIDE + Pack<Cache>::LEN * pack,
+                          static_cast<const Cache*>(cache) + from * HEAD_DIM + Pack<Cache>::LEN * pack,
                           row >= first && row < end);
+        }
+    }
+
+    // 16 rows and columns as multiply_keys wants them.
+    static __device__ __forceinline__ void load_query(uint32_t (&a)[4], const T* own) {
+        if constexpr (IS_NARROW) {
+            const uint2 upper = *reinterpret_cast<const uint2*>(own);
+            const uint2 lower = *reinterpret_cast<const uint2*>(own + 8 * Shape::STRIDE);
+            a[0] = upper.x;
+            a[1] = lower.x;
+            a[2] = upper.y;
+            a[3] = lower.y;
+        } else {
+            load_matrices<4, false>(a, own);
         }
     }
 
@@ -110,12 +130,14 @@ struct TileKernel {
         return key + Shape::KEYS <= visible_end[row] && (p.window <= 0 || key >= last - p.window);
     }
 
-    __device__ __forceinline__ void attend(T* queries, T* keys, T* values) const {
+    __device__ __forceinline__ void attend(T* queries, Cache* keys, Cache* values) const {
         const int lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 * WARP_ROWS;
         Rows<T, HEAD_DIM> rows[Shape::ROW_TILES];
 #pragma unroll
         for (int t = 0; t < Shape::ROW_TILES; t++) rows[t].clear();
-        const T* own_queries = queries + (warp_row + lane % 16) * Shape::STRIDE + lane / 16 * 8;
+        const T* own_queries =
+            queries + (IS_NARROW ? (warp_row + lane / 4) * Shape::STRIDE + lane % 4 * 4
+                                 : (warp_row + lane % 16) * Shape::STRIDE + lane / 16 * 8);
 
         int key = unit.first_key / Shape::KEYS * Shape::KEYS;
         uint32_t key_rows = unit.groups.row(p, key / 8 + lane);
@@ -132,8 +154,8 @@ struct TileKernel {
             const bool is_seen = is_any_seen(key);
             if (is_seen) {
                 multiply_keys<T, HEAD_DIM>(
-                    weights, keys, Shape::STRIDE, [&](uint32_t (&a)[4], int t, int k) {
-                        load_matrices<4, false>(a, own_queries + 16 * t * Shape::STRIDE + 16 * k);
+                    weights, keys, Shape::KEY_STRIDE, [&](uint32_t (&a)[4], int t, int k) {
+                        load_query(a, own_queries + 16 * t * Shape::STRIDE + 16 * k);
                     });
                 const bool is_whole = are_all_seen(key);
 #pragma unroll
@@ -153,7 +175,7 @@ struct TileKernel {
                 load_keys(keys, p.key, key + Shape::KEYS, key_rows);
                 commit_copies();
             }
-            if (is_seen) multiply_values(rows, weights, values, Shape::STRIDE);
+            if (is_seen) multiply_values<T, HEAD_DIM>(rows, weights, values, Shape::KEY_STRIDE);
         }
         wait_copies<0>();
         store(rows);
@@ -170,13 +192,20 @@ struct TileKernel {
                 if (row >= unit.num_rows) continue;
                 const size_t head = unit.head_of_all(p, row);
                 const float base = base_of(rows[t].maximum[half] * unit.scores.factor);
-                const float factor = reciprocal_sum(p, head % p.num_heads, base, total);
-                T* to = static_cast<T*>(p.out) + head * HEAD_DIM + 2 * (lane % 4);
+                const float factor = out_factor(p, head % p.num_heads, base, total);
+                T* to = static_cast<T*>(p.out) + head * HEAD_DIM;
 #pragma unroll
-                for (int n = 0; n < HEAD_DIM / 8; n++) {
-                    const float(&sums)[4] = rows[t].sums[n];
-                    *reinterpret_cast<uint32_t*>(to + 8 * n) =
-                        pair_of<T>(sums[2 * half] * factor, sums[2 * half + 1] * factor);
+                for (int n = 0; n < HEAD_DIM / 8; n += IS_NARROW ? 2 : 1) {
+                    if constexpr (IS_NARROW) {
+                        const float4 sums = rows[t].four(n, half);
+                        *reinterpret_cast<uint2*>(to + 8 * n + 4 * (lane % 4)) =
+                            make_uint2(pair_of<T>(sums.x * factor, sums.y * factor),
+                                       pair_of<T>(sums.z * factor, sums.w * factor));
+                    } else {
+                        const float(&sums)[4] = rows[t].sums[n];
+                        *reinterpret_cast<uint32_t*>(to + 8 * n + 2 * (lane % 4)) =
+                            pair_of<T>(sums[2 * half] * factor, sums[2 * half + 1] * factor);
+                    }
                 }
             }
         }
@@ -208,7 +237,7 @@ __device__ __forceinline__ void attend_tiles(const PagedAttentionParams& p) {
     }
     __syncthreads();
     T* queries = reinterpret_cast<T*>(shared);
-    T* keys = queries + Shape::ROWS * Shape::STRIDE;
-    T* values = keys + Shape::KEYS * Shape::STRIDE;
+    auto* keys = reinterpret_cast<typename Shape::Cache*>(queries + Shape::ROWS * Shape::STRIDE);
+    auto* values = keys + Shape::KEYS * Shape::KEY_STRIDE;
     TileKernel<T, Shape>{p, unit, visible_end}.attend(queries, keys, values);
 }
