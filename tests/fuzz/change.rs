@@ -53,7 +53,7 @@ pub(crate) fn changed(text: &str, changes: &[Change], words: &[&str], other: &st
                 text.insert_str(start, &other[from..to]);
             }
             6 => {
-                text.insert_str(start, &pick::<&str>(words, change.which).repeat(1 + length % 300))
+                text.insert_str(start, &pick::<&str>(words, change.which).repeat(1 + length % 300));
             }
             _ => {
                 let letter = char::from_u32(u32::from(change.which) * 2).unwrap_or('\u{fffd}');

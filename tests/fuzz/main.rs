@@ -1,6 +1,6 @@
 //! Inputs of strangers, changed at random: request bodies, chat templates, what models write. Seeds are
 //! in `fuzz/corpus` (templates: those of the goldens); a change cuts, repeats, moves and joins pieces
-//! of them. `PROPTEST_CASES` says how many are tried; what fails is made small and kept in
+//! of them. `PROPTEST_CASES` says how many are tried, 256 else; what fails is made small and kept in
 //! `fuzz/regressions`, and is tried first from then on.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -23,18 +23,12 @@ use std::path::PathBuf;
 use proptest::test_runner::{Config, FileFailurePersistence};
 use tests::root;
 
-/// How many inputs are tried where `PROPTEST_CASES` does not say.
-const CASES: u32 = 400;
-
 fn config(regressions: &'static str) -> Config {
     let persistence = FileFailurePersistence::Direct(regressions);
-    let asked = std::env::var_os("PROPTEST_CASES").is_some();
-    let config = Config::default();
     Config {
-        cases: if asked { config.cases } else { CASES },
         failure_persistence: Some(Box::new(persistence)),
         max_shrink_iters: 500,
-        ..config
+        ..Config::default()
     }
 }
 

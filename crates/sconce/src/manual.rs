@@ -39,11 +39,11 @@ fn root() -> PathBuf {
 /// Text for one cell.
 fn cell(text: &str) -> String {
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    text.replace('|', "\\|").replace('<', "`").replace('>', "`")
+    text.replace('|', "\\|").replace(['<', '>'], "`")
 }
 
 fn flag(arg: &Arg) -> String {
-    let values = arg.get_value_names().unwrap_or_default().iter().map(|name| name.to_string());
+    let values = arg.get_value_names().unwrap_or_default().iter().map(ToString::to_string);
     let is_switch = !arg.get_action().takes_values() || arg.is_require_equals_set();
     let value = if is_switch { String::new() } else { values.collect::<Vec<_>>().join(" ") };
     let Some(long) = arg.get_long() else { return format!("`{value}`") };
@@ -67,7 +67,7 @@ fn meaning(arg: &Arg) -> String {
     text
 }
 
-fn visible<'a>(command: &'a Command) -> impl Iterator<Item = &'a Arg> {
+fn visible(command: &Command) -> impl Iterator<Item = &Arg> {
     let hidden =
         |arg: &&Arg| arg.is_hide_set() || ["help", "version"].contains(&arg.get_id().as_str());
     command.get_arguments().filter(move |arg| !hidden(arg))
@@ -135,6 +135,7 @@ fn page() -> String {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "a switch of this test alone")]
 fn the_page_of_settings_is_what_the_program_says() {
     let path = root().join("docs/configuration.md");
     let page = page();

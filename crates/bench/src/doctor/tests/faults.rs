@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::healthy::{CHAT, COMPLETIONS, EMBEDDINGS, KEY, Told, object, usage};
+use super::healthy::{CHAT, COMPLETIONS, EMBEDDINGS, Told, has_key, object, usage};
 use crate::fake::Asked;
 
 /// Which request.
@@ -68,7 +68,7 @@ fn cut(json: &mut Value, place: &str) {
 fn is_question(asked: &Asked) -> bool {
     let short = |content: &Value| content.as_str().is_some_and(|text| text.len() < 100);
     asked.line == CHAT
-        && asked.head.contains(&format!("bearer {KEY}\r"))
+        && has_key(asked)
         && asked.body["model"] == "fake"
         && asked.body["temperature"] == 0
         && short(&asked.body["messages"][0]["content"])

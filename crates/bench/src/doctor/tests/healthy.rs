@@ -236,6 +236,10 @@ fn embeddings(body: &Value) -> Told {
     )
 }
 
+pub(super) fn has_key(asked: &Asked) -> bool {
+    asked.head.lines().any(|line| line == format!("authorization: bearer {KEY}"))
+}
+
 #[derive(Default)]
 pub(super) struct State {
     num_requests: AtomicUsize,
@@ -247,12 +251,11 @@ pub(super) struct State {
 pub(super) fn healthy(asked: &Asked, state: &State) -> Told {
     let card = json!({"id": "fake", "object": "model", "max_model_len": 1000});
     let body = &asked.body;
-    let has_key = asked.head.contains(&format!("authorization: bearer {KEY}\r"));
     let mut told = match asked.line.as_str() {
         line if line.starts_with("OPTIONS ") || line.starts_with("HEAD ") => {
             Told { text: Some(String::new()), ..Told::new(200, Value::Null) }
         }
-        _ if !has_key => Told::error(401, "invalid_api_key", "no such key"),
+        _ if !has_key(asked) => Told::error(401, "invalid_api_key", "no such key"),
         "GET /v1/models" => Told::new(200, json!({"object": "list", "data": [card]})),
         "GET /v1/models/fake" => Told::new(200, card),
         "GET /metrics" => {
