@@ -7,7 +7,7 @@ use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowHeaders, AllowOrigin, CorsLayer};
 
@@ -28,30 +28,9 @@ impl App {
     /// no key), Anthropic's error envelope, request id, key and limits for all that is not listed as
     /// open, panics to 500.
     pub fn router(&self) -> Router {
-        Router::new()
-            .route("/v1/chat/completions", post(chat::create))
-            .route("/v1/completions", post(completions::create))
-            .route("/v1/messages", post(messages::create))
-            .route("/v1/messages/count_tokens", post(messages::count_tokens))
-            .route("/v1/responses", post(responses::create))
-            .route("/v1/responses/{id}", get(responses::retrieve).delete(responses::delete))
-            .route("/v1/responses/{id}/cancel", post(responses::cancel))
-            .route("/v1/responses/{id}/input_items", get(responses::input_items))
-            .route("/v1/embeddings", post(embeddings::create))
-            .route("/v1/rerank", post(rerank::create))
-            .route("/v2/rerank", post(rerank::create))
-            .route("/rerank", post(rerank::create))
-            .route("/v1/score", post(score::create))
-            .route("/score", post(score::create))
-            .route("/v1/models", get(models::list))
-            .route("/v1/models/{*id}", get(models::show))
-            .route("/tokenize", post(tokenize::tokenize))
-            .route("/detokenize", post(tokenize::detokenize))
-            .route("/", get(status::index))
-            .route("/health", get(status::health))
-            .route("/ready", get(status::ready))
-            .route("/version", get(status::version))
-            .route("/metrics", get(metrics::show))
+        let routes = routes().into_iter();
+        routes
+            .fold(Router::new(), |router, (path, methods)| router.route(path, methods))
             .fallback(unknown_route)
             .method_not_allowed_fallback(wrong_method)
             .layer(DefaultBodyLimit::max(self.config().max_body_bytes))
@@ -62,6 +41,38 @@ impl App {
             .layer(cors(self.config()))
             .with_state(self.clone())
     }
+}
+
+/// Every path, with what it takes.
+fn routes() -> Vec<(&'static str, MethodRouter<App>)> {
+    vec![
+        ("/v1/chat/completions", post(chat::create)),
+        ("/v1/completions", post(completions::create)),
+        ("/v1/messages", post(messages::create)),
+        ("/v1/messages/count_tokens", post(messages::count_tokens)),
+        ("/v1/responses", post(responses::create)),
+        ("/v1/responses/{id}", get(responses::retrieve).delete(responses::delete)),
+        ("/v1/responses/{id}/cancel", post(responses::cancel)),
+        ("/v1/responses/{id}/input_items", get(responses::input_items)),
+        ("/v1/embeddings", post(embeddings::create)),
+        ("/v1/rerank", post(rerank::create)),
+        ("/v2/rerank", post(rerank::create)),
+        ("/rerank", post(rerank::create)),
+        ("/v1/score", post(score::create)),
+        ("/score", post(score::create)),
+        ("/v1/models", get(models::list)),
+        ("/v1/models/{*id}", get(models::show)),
+        ("/tokenize", post(tokenize::tokenize)),
+        ("/detokenize", post(tokenize::detokenize)),
+        ("/", get(status::index)),
+        ("/health", get(status::health)),
+        ("/ready", get(status::ready)),
+        ("/load", get(status::load)),
+        ("/version", get(status::version)),
+        ("/metrics", get(metrics::show)),
+        ("/openapi.json", get(status::openapi)),
+        ("/docs", get(status::docs)),
+    ]
 }
 
 fn cors(config: &ServerConfig) -> CorsLayer {
@@ -111,4 +122,20 @@ fn panicked(panic: Box<dyn Any + Send>) -> Response {
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
     tracing::error!(panic = text, "a request handler panicked");
     ApiError::internal("The server failed to handle this request.").into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::openapi;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_route_is_described() {
+        let document: serde_json::Value =
+            serde_json::from_str(&openapi::reference().document).unwrap();
+        let described = document["paths"].as_object().unwrap().keys().cloned();
+        let served = routes().into_iter().map(|(path, _)| path.replace("{*", "{"));
+        assert_eq!(described.collect::<BTreeSet<_>>(), served.collect::<BTreeSet<_>>());
+    }
 }

@@ -22,6 +22,7 @@ mod listen;
 mod metrics;
 mod openai;
 mod pooling;
+mod openapi;
 mod prompt;
 mod random;
 mod registry;

@@ -11,6 +11,7 @@ use axum::body::{Body, Bytes};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::Response;
 use futures_util::stream;
+use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 
@@ -63,7 +64,7 @@ pub(crate) trait Wire: Frames {
 
 /// The `usage` key of a chunk: without `include_usage` there is none, with it all chunks but the
 /// last say null.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub(crate) enum UsageField {
     Absent,

@@ -174,6 +174,11 @@ impl App {
         InFlight { app: self.clone(), terms }
     }
 
+    /// Requests in flight.
+    pub(crate) fn num_in_flight(&self) -> usize {
+        *self.0.in_flight.borrow()
+    }
+
     pub(crate) fn config(&self) -> &ServerConfig {
         &self.0.config
     }

@@ -37,7 +37,7 @@ enum Needs {
 /// What stands open is listed; a path that nobody thought of is guarded.
 fn needs(path: &str, guard_metrics: bool) -> Needs {
     match path {
-        "/health" | "/ready" => Needs::Nothing,
+        "/health" | "/ready" | "/docs" | "/openapi.json" => Needs::Nothing,
         "/metrics" if !guard_metrics => Needs::Nothing,
         "/metrics" | "/load" => Needs::Scope(Scope::Metrics),
         "/" | "/version" => Needs::Key,
@@ -268,7 +268,7 @@ mod tests {
 
     #[test]
     fn only_what_is_listed_is_open() {
-        for path in ["/health", "/ready", "/metrics"] {
+        for path in ["/health", "/ready", "/metrics", "/docs", "/openapi.json"] {
             assert_eq!(needs(path, false), Needs::Nothing, "{path}");
         }
         assert_eq!(needs("/metrics", true), Needs::Scope(Scope::Metrics));

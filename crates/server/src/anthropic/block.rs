@@ -1,8 +1,10 @@
 //! The content of a turn: a string or blocks, what they may be, and what of them a chat can say.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
@@ -20,7 +22,8 @@ pub(crate) enum Content {
 }
 
 /// Who speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[schemars(rename = "AnthropicRole")]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Role {
     User,
@@ -29,9 +32,14 @@ pub(crate) enum Role {
     System,
 }
 
+/// What a block may be.
+const TYPES: [&str; 5] = ["text", "thinking", "redacted_thinking", "tool_use", "tool_result"];
+
 /// A block, as sent: the fields of every type that is understood.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(rename = "AnthropicBlock", deny_unknown_fields)]
 pub(crate) struct Block {
+    #[schemars(extend("enum" = TYPES))]
     r#type: String,
     text: Option<String>,
     thinking: Option<String>,
@@ -41,17 +49,22 @@ pub(crate) struct Block {
     tool_use_id: Option<String>,
     content: Option<Content>,
     is_error: Option<bool>,
+    #[schemars(with = "Option<Value>")]
     #[expect(dead_code, reason = "nothing here signs or checks thoughts")]
     signature: Option<IgnoredAny>,
+    #[schemars(with = "Option<Value>")]
     #[expect(dead_code, reason = "encrypted thoughts of another server: nothing to read")]
     data: Option<IgnoredAny>,
+    #[schemars(with = "Option<Value>")]
     #[expect(dead_code, reason = "every prefix is cached, asked or not")]
     cache_control: Option<IgnoredAny>,
     /// Nothing here cites.
     citations: Option<Value>,
+    #[schemars(with = "Option<Value>")]
     #[expect(dead_code, reason = "who called a tool: a label in what clients give back")]
     caller: Option<IgnoredAny>,
     #[serde(flatten)]
+    #[schemars(skip)]
     #[expect(clippy::zero_sized_map_values, reason = "unknown fields: only their names matter")]
     rest: BTreeMap<String, IgnoredAny>,
 }
@@ -154,6 +167,17 @@ impl Block {
             (true, true) => "Error".to_owned(),
             (true, false) => format!("Error: {text}"),
         })
+    }
+}
+
+impl JsonSchema for Content {
+    fn schema_name() -> Cow<'static, str> {
+        "AnthropicContent".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let block = generator.subschema_for::<Block>();
+        json_schema!({"anyOf": [{"type": "string"}, {"type": "array", "items": block}]})
     }
 }
 

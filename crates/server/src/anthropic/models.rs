@@ -1,11 +1,13 @@
 //! `GET /v1/models` and `/v1/models/{id}` as Anthropic's clients read them.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::served_model::ServedModel;
 
 /// All models on one page, as there are few.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "AnthropicModelPage")]
 pub(crate) struct ModelPage {
     data: Vec<ModelInfo>,
     has_more: bool,
@@ -13,7 +15,8 @@ pub(crate) struct ModelPage {
     last_id: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "AnthropicModel")]
 pub(crate) struct ModelInfo {
     id: String,
     r#type: &'static str,

@@ -1,8 +1,9 @@
 //! `POST /v1/messages` and `/v1/messages/count_tokens`: their fields.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::block::{Content, Role};
 use super::tools::{Tool, ToolChoice};
@@ -11,13 +12,15 @@ use crate::openai::body::{AnyObject, check_fields, read};
 use crate::openai::field_names::field_names;
 use crate::openai::refused::Route;
 use crate::openai::sampling_fields::integer;
+use crate::openapi::{Schemas, request};
 
 /// The whole request. Counting takes the same fields, so that it counts the same prompt.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct MessagesRequest {
     /// A served name.
     pub(crate) model: String,
     /// At least one; the answer goes on with the last if that is the assistant's.
+    #[schemars(length(min = 1))]
     pub(crate) messages: Vec<Turn>,
     /// The longest answer, thoughts included. Required where there is an answer.
     max_tokens: Option<i64>,
@@ -43,6 +46,7 @@ pub(crate) struct MessagesRequest {
     speed: Option<String>,
     #[expect(dead_code, reason = "a label: checked for its type only")]
     metadata: Option<AnyObject>,
+    #[schemars(with = "Option<Value>")]
     #[expect(dead_code, reason = "every prefix is cached, asked or not")]
     cache_control: Option<IgnoredAny>,
     #[expect(
@@ -53,7 +57,8 @@ pub(crate) struct MessagesRequest {
 }
 
 /// A message.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(rename = "AnthropicTurn")]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Turn {
     pub(crate) role: Role,
@@ -61,18 +66,21 @@ pub(crate) struct Turn {
 }
 
 /// Whether to think.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(rename = "AnthropicThinking")]
 #[serde(deny_unknown_fields)]
 struct Thinking {
     r#type: ThinkingType,
     /// Of `enabled`: a target that Anthropic's models, too, need not reach or keep.
+    #[schemars(range(min = 1))]
     budget_tokens: Option<i64>,
     /// `summarized` shows thoughts (whole, here), `omitted` hides them.
     display: Option<Display>,
     block_binding: Option<Value>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[schemars(rename = "AnthropicThinkingType")]
 #[serde(rename_all = "lowercase")]
 enum ThinkingType {
     Enabled,
@@ -81,14 +89,16 @@ enum ThinkingType {
     Adaptive,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[schemars(rename = "AnthropicDisplay")]
 #[serde(rename_all = "lowercase")]
 enum Display {
     Summarized,
     Omitted,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(rename = "AnthropicOutputConfig")]
 #[serde(deny_unknown_fields)]
 struct OutputConfig {
     /// For templates that ask for it; others hear only whether to think at all.
@@ -97,7 +107,8 @@ struct OutputConfig {
     task_budget: Option<Value>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[schemars(rename = "AnthropicEffort")]
 #[serde(rename_all = "lowercase")]
 enum Effort {
     Low,
@@ -107,26 +118,30 @@ enum Effort {
     Max,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(rename = "AnthropicOutputForm")]
 #[serde(deny_unknown_fields)]
 struct OutputForm {
     r#type: OutputFormType,
     schema: Option<Map<String, Value>>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(rename = "AnthropicOutputFormType")]
 #[serde(rename_all = "snake_case")]
 enum OutputFormType {
     JsonSchema,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(rename = "AnthropicContextManagement")]
 #[serde(deny_unknown_fields)]
 struct ContextManagement {
     edits: Option<Vec<Edit>>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(rename = "AnthropicEdit")]
 struct Edit {
     r#type: String,
     /// Of `clear_thinking_20251015`: `"all"`, or an object with a number of turns.
@@ -140,6 +155,20 @@ impl MessagesRequest {
         let request: Self = read(body)?;
         request.validate()?;
         Ok(request)
+    }
+
+    /// What [`Self::parse`] takes.
+    pub(crate) fn request_schema(schemas: &mut Schemas) -> Value {
+        request([schemas.fields::<Self>()], Route::Messages)
+    }
+
+    /// The same for an answer, which needs a length.
+    pub(crate) fn answer_schema(schemas: &mut Schemas) -> Value {
+        let mut schema = Self::request_schema(schemas);
+        schema["properties"]["max_tokens"]["type"] = "integer".into();
+        schema["properties"]["max_tokens"]["minimum"] = 1.into();
+        schema["required"] = json!(["model", "messages", "max_tokens"]);
+        schema
     }
 
     /// Checks what serde cannot.

@@ -3,9 +3,10 @@
 use axum::Json;
 use axum::body::Bytes;
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use text::OutputPart;
 
 use super::{errors, partial_json};
@@ -40,8 +41,9 @@ enum Kind {
     ToolUse,
 }
 
-#[derive(Serialize)]
-struct Message<'a> {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "AnthropicMessage")]
+pub(crate) struct Message<'a> {
     id: &'a str,
     r#type: &'static str,
     role: &'static str,
@@ -52,17 +54,29 @@ struct Message<'a> {
     usage: MessageUsage,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "AnthropicAnswerBlock")]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Block {
-    Text { text: String },
-    Thinking { thinking: String, signature: &'static str },
-    ToolUse { id: String, name: String, input: Box<RawValue> },
+    Text {
+        text: String,
+    },
+    Thinking {
+        thinking: String,
+        signature: &'static str,
+    },
+    ToolUse {
+        id: String,
+        name: String,
+        #[schemars(with = "Map<String, Value>")]
+        input: Box<RawValue>,
+    },
 }
 
 /// Prompt tokens in all are those read from the cache and those that were not.
 #[expect(clippy::struct_field_names, reason = "Anthropic's names")]
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "AnthropicUsage")]
 struct MessageUsage {
     input_tokens: usize,
     cache_creation_input_tokens: usize,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value, json};
@@ -10,7 +11,8 @@ use super::errors::extra_input;
 use crate::error::ApiError;
 
 /// A tool, as sent.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(rename = "AnthropicTool", deny_unknown_fields)]
 pub(crate) struct Tool {
     /// `custom`, or left out. Every other type is of Anthropic's own making.
     r#type: Option<String>,
@@ -19,6 +21,7 @@ pub(crate) struct Tool {
     input_schema: Option<Map<String, Value>>,
     /// Calls follow the schema token by token.
     strict: Option<bool>,
+    #[schemars(with = "Option<Value>")]
     #[expect(dead_code, reason = "every prefix is cached, asked or not")]
     cache_control: Option<IgnoredAny>,
     #[expect(dead_code, reason = "inputs are always streamed as they come")]
@@ -30,12 +33,14 @@ pub(crate) struct Tool {
     /// `direct`: the model itself.
     allowed_callers: Option<Vec<String>>,
     #[serde(flatten)]
+    #[schemars(skip)]
     #[expect(clippy::zero_sized_map_values, reason = "unknown fields: only their names matter")]
     rest: BTreeMap<String, IgnoredAny>,
 }
 
 /// `tool_choice`.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(rename = "AnthropicToolChoice")]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ToolChoice {
     r#type: ChoiceType,
@@ -44,7 +49,8 @@ pub(crate) struct ToolChoice {
     disable_parallel_tool_use: Option<bool>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[schemars(rename = "AnthropicToolChoiceType")]
 #[serde(rename_all = "lowercase")]
 enum ChoiceType {
     Auto,

@@ -1,9 +1,11 @@
 //! From the bytes of a request to its typed fields, and from serde's faults to errors that name
 //! the field, what was given and what is allowed.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use axum::http::StatusCode;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
@@ -175,6 +177,20 @@ fn join(path: &str, name: &str) -> String {
 /// A JSON object whose values do not matter, such as labels.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct AnyObject;
+
+impl JsonSchema for AnyObject {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "AnyObject".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "object"})
+    }
+}
 
 impl<'de> Deserialize<'de> for AnyObject {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

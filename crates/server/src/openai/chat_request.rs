@@ -1,7 +1,8 @@
 //! `POST /v1/chat/completions`: its fields.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::body::{check_fields, read};
 use super::field_names::field_names;
@@ -12,6 +13,7 @@ use super::sampling_fields::{MAX_TOP_LOGPROBS, SamplingFields, integer};
 use super::structured_fields::StructuredFields;
 use super::tool_fields::ToolFields;
 use crate::error::ApiError;
+use crate::openapi::{Schemas, request};
 
 /// The name of the field that bounds reasoning.
 pub(crate) const THINKING_BUDGET: &str = "thinking_token_budget";
@@ -28,7 +30,7 @@ pub(crate) struct ChatRequest {
 }
 
 /// Fields that make the prompt; `/tokenize` takes them too.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 pub(crate) struct Conversation {
     /// At least one.
     pub(crate) messages: Option<Vec<Message>>,
@@ -45,15 +47,18 @@ pub(crate) struct Conversation {
 }
 
 /// Fields of this route alone.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 pub(crate) struct ChatFields {
     /// The newer name of `max_tokens`.
+    #[schemars(range(min = 1))]
     max_completion_tokens: Option<i64>,
     /// Report log-probabilities.
     logprobs: Option<bool>,
     /// With this many alternatives, 0 to 20.
+    #[schemars(range(min = 0, max = MAX_TOP_LOGPROBS))]
     top_logprobs: Option<i64>,
     /// vLLM: a block of reasoning is closed once there are so many tokens of it.
+    #[schemars(range(min = 0))]
     thinking_token_budget: Option<i64>,
 }
 
@@ -79,6 +84,22 @@ impl ChatRequest {
         };
         request.request.validate()?;
         Ok(request)
+    }
+
+    /// What [`Self::parse`] takes.
+    pub(crate) fn request_schema(schemas: &mut Schemas) -> Value {
+        let parts = [
+            schemas.fields::<RequestFields>(),
+            schemas.fields::<SamplingFields>(),
+            schemas.fields::<StructuredFields>(),
+            schemas.fields::<ToolFields>(),
+            schemas.fields::<Conversation>(),
+            schemas.fields::<ChatFields>(),
+        ];
+        let mut schema = request(parts, Route::Chat);
+        schema["required"] = json!(["messages"]);
+        schema["properties"]["max_tokens"]["minimum"] = 1.into();
+        schema
     }
 
     /// The longest answer asked for: either name, or `None` for what the context leaves.

@@ -2,6 +2,7 @@
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use text::OutputPart;
@@ -24,8 +25,9 @@ pub(crate) struct ChatWire {
     pub(crate) opened: Vec<bool>,
 }
 
-#[derive(Serialize)]
-struct Completion<'a> {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ChatCompletion")]
+pub(crate) struct Completion<'a> {
     #[serde(flatten)]
     head: &'a Head,
     choices: Vec<Choice>,
@@ -36,7 +38,8 @@ struct Completion<'a> {
     prompt_token_ids: Option<&'a [u32]>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ChatChoice")]
 struct Choice {
     index: usize,
     message: Message,
@@ -49,7 +52,8 @@ struct Choice {
 }
 
 /// Reasoning goes by two names: vLLM's clients read one, DeepSeek's the other.
-#[derive(Default, Serialize)]
+#[derive(Default, Serialize, JsonSchema)]
+#[schemars(rename = "ChatAnswer")]
 struct Message {
     role: &'static str,
     content: Option<String>,
@@ -62,21 +66,24 @@ struct Message {
     tool_calls: Vec<ToolCall>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ChatToolCall")]
 struct ToolCall {
     id: String,
     r#type: &'static str,
     function: Function,
 }
 
-#[derive(Default, Serialize)]
+#[derive(Default, Serialize, JsonSchema)]
+#[schemars(rename = "ChatFunction")]
 struct Function {
     name: String,
     arguments: String,
 }
 
-#[derive(Serialize)]
-struct Chunk<'a> {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ChatCompletionChunk")]
+pub(crate) struct Chunk<'a> {
     #[serde(flatten)]
     head: &'a Head,
     choices: Vec<ChunkChoice>,
@@ -86,7 +93,8 @@ struct Chunk<'a> {
     prompt_token_ids: Option<&'a [u32]>,
 }
 
-#[derive(Default, Serialize)]
+#[derive(Default, Serialize, JsonSchema)]
+#[schemars(rename = "ChatChunkChoice")]
 struct ChunkChoice {
     index: usize,
     delta: ChunkDelta,
@@ -98,7 +106,8 @@ struct ChunkChoice {
     token_ids: Option<Vec<u32>>,
 }
 
-#[derive(Default, Serialize)]
+#[derive(Default, Serialize, JsonSchema)]
+#[schemars(rename = "ChatDelta")]
 struct ChunkDelta {
     #[serde(skip_serializing_if = "Option::is_none")]
     role: Option<&'static str>,
@@ -114,7 +123,8 @@ struct ChunkDelta {
 
 /// Id, type and name come once, with the call's beginning; a key that says nothing is left out, as
 /// clients add up what they get.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ChatToolCallDelta")]
 struct ToolCallDelta {
     index: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -124,28 +134,32 @@ struct ToolCallDelta {
     function: FunctionDelta,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ChatFunctionDelta")]
 struct FunctionDelta {
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<String>,
     arguments: String,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ChatLogprobs")]
 pub(crate) struct Logprobs {
     pub(crate) content: Vec<Scored>,
     refusal: Option<Vec<Scored>>,
 }
 
 /// A token with its log-probability.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "ScoredToken")]
 pub(crate) struct Scored {
     #[serde(flatten)]
     token: Alternative,
     top_logprobs: Vec<Alternative>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "TokenAlternative")]
 struct Alternative {
     token: String,
     logprob: f32,

@@ -1,8 +1,11 @@
 //! `POST /v1/completions`: its fields.
 
+use std::borrow::Cow;
 use std::fmt;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
+use serde_json::Value;
 
 use super::body::{check_fields, read};
 use super::field_names::field_names;
@@ -11,6 +14,7 @@ use super::request_fields::RequestFields;
 use super::sampling_fields::{MAX_TOP_LOGPROBS, SamplingFields, integer};
 use super::structured_fields::StructuredFields;
 use crate::error::ApiError;
+use crate::openapi::{Schemas, request};
 
 /// Answers are this long when the request does not say, as at OpenAI.
 pub(crate) const DEFAULT_MAX_TOKENS: usize = 16;
@@ -27,12 +31,13 @@ pub(crate) struct CompletionRequest {
 }
 
 /// Fields of this route alone.
-#[derive(Debug, serde::Deserialize)]
+#[derive(Debug, serde::Deserialize, JsonSchema)]
 pub(crate) struct CompletionFields {
     pub(crate) prompt: Prompt,
     /// Put the prompt before the answer, with its log-probabilities if those are asked for.
     pub(crate) echo: Option<bool>,
     /// Report log-probabilities with this many alternatives, 0 to 20.
+    #[schemars(range(min = 0, max = MAX_TOP_LOGPROBS))]
     logprobs: Option<i64>,
     /// Only as large as `n`: this server does not sample more choices than it returns.
     best_of: Option<i64>,
@@ -69,6 +74,17 @@ impl CompletionRequest {
         Ok(request)
     }
 
+    /// What [`Self::parse`] takes.
+    pub(crate) fn request_schema(schemas: &mut Schemas) -> Value {
+        let parts = [
+            schemas.fields::<RequestFields>(),
+            schemas.fields::<SamplingFields>(),
+            schemas.fields::<StructuredFields>(),
+            schemas.fields::<CompletionFields>(),
+        ];
+        request(parts, Route::Completions)
+    }
+
     /// The longest answer; `None` asks for the default.
     pub(crate) fn max_tokens(&self) -> Result<Option<usize>, ApiError> {
         let max_tokens = integer("max_tokens", self.sampling.max_tokens, 0, i64::MAX)?;
@@ -91,6 +107,22 @@ impl CompletionRequest {
             }
             _ => Ok(()),
         }
+    }
+}
+
+impl JsonSchema for Prompt {
+    fn schema_name() -> Cow<'static, str> {
+        "Prompt".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let ids = generator.subschema_for::<Vec<u32>>();
+        json_schema!({"anyOf": [
+            {"type": "string"},
+            {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": MAX_PROMPTS},
+            {"allOf": [ids], "minItems": 1},
+            {"type": "array", "items": ids, "minItems": 1, "maxItems": MAX_PROMPTS},
+        ]})
     }
 }
 

@@ -2,6 +2,7 @@
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -25,8 +26,8 @@ pub(crate) struct CompletionWire {
     pub(crate) opened: Vec<bool>,
 }
 
-#[derive(Serialize)]
-struct Completion<'a> {
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Completion<'a> {
     #[serde(flatten)]
     head: &'a Head,
     choices: Vec<Choice>,
@@ -34,7 +35,8 @@ struct Completion<'a> {
     usage: sse::UsageField,
 }
 
-#[derive(Default, Serialize)]
+#[derive(Default, Serialize, JsonSchema)]
+#[schemars(rename = "CompletionChoice")]
 struct Choice {
     index: usize,
     text: String,
@@ -51,7 +53,8 @@ struct Choice {
 }
 
 /// Four lists, an entry a token; lm-evaluation-harness reads the second and the third.
-#[derive(Default, Serialize)]
+#[derive(Default, Serialize, JsonSchema)]
+#[schemars(rename = "CompletionLogprobs")]
 #[expect(clippy::struct_field_names, reason = "OpenAI's names")]
 struct Logprobs {
     text_offset: Vec<usize>,

@@ -1,14 +1,17 @@
 //! One message of a chat: the shapes clients send, and the object a chat template sees.
 
+use std::borrow::Cow;
 use std::fmt;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::{Map, Value, json};
 
 use crate::error::ApiError;
 
 /// A message, as sent. Which fields a role needs is checked by [`Message::template_value`].
-#[derive(Debug, serde::Deserialize)]
+#[derive(Debug, serde::Deserialize, JsonSchema)]
+#[schemars(rename = "ChatMessage")]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Message {
     role: Role,
@@ -32,13 +35,16 @@ pub(crate) struct Message {
     /// The same.
     annotations: Option<Vec<Value>>,
     /// History: what the openai packages read out of `content`, and send back beside it.
+    #[schemars(with = "Option<Value>")]
     parsed: Option<IgnoredAny>,
     /// History: where LiteLLM keeps a copy of fields that it has no name for.
+    #[schemars(with = "Option<Value>")]
     provider_specific_fields: Option<IgnoredAny>,
 }
 
 /// Who speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, JsonSchema)]
+#[schemars(rename = "ChatRole")]
 #[serde(rename_all = "lowercase")]
 enum Role {
     System,
@@ -54,14 +60,23 @@ enum Role {
 struct Content(String);
 
 /// A part of a content array.
-#[derive(serde::Deserialize)]
+#[derive(serde::Deserialize, JsonSchema)]
+#[schemars(
+    rename = "ChatPart",
+    extend(
+        "if" = {"properties": {"type": {"const": "refusal"}}},
+        "then" = {"required": ["refusal"], "properties": {"refusal": {"type": "string"}}},
+        "else" = {"required": ["text"], "properties": {"text": {"type": "string"}}},
+    )
+)]
 struct Part {
     r#type: PartType,
     text: Option<String>,
     refusal: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize, JsonSchema)]
+#[schemars(rename = "ChatPartType")]
 #[serde(rename_all = "snake_case")]
 enum PartType {
     Text,
@@ -71,14 +86,16 @@ enum PartType {
 }
 
 /// A call in the history.
-#[derive(Debug, serde::Deserialize)]
+#[derive(Debug, serde::Deserialize, JsonSchema)]
+#[schemars(rename = "ChatMessageToolCall")]
 struct ToolCall {
     id: Option<String>,
     r#type: Option<String>,
     function: CalledFunction,
 }
 
-#[derive(Debug, serde::Deserialize)]
+#[derive(Debug, serde::Deserialize, JsonSchema)]
+#[schemars(rename = "ChatMessageFunction")]
 struct CalledFunction {
     name: String,
     /// JSON in a string, as at OpenAI.
@@ -198,6 +215,17 @@ impl ToolCall {
         })?;
         let function = json!({"name": self.function.name, "arguments": arguments});
         Ok(json!({"id": self.id, "type": "function", "function": function}))
+    }
+}
+
+impl JsonSchema for Content {
+    fn schema_name() -> Cow<'static, str> {
+        "ChatContent".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let part = generator.subschema_for::<Part>();
+        json_schema!({"anyOf": [{"type": "string"}, {"type": "array", "items": part}]})
     }
 }
 

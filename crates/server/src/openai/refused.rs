@@ -118,14 +118,19 @@ pub(crate) enum Route {
 impl Route {
     /// Whether the field is one that we know and do not honour here.
     pub(crate) fn refuses(self, field: &str) -> bool {
-        let own = match self {
-            Self::Chat | Self::Tokenize => CHAT,
-            Self::Completions => COMPLETIONS,
-            Self::Messages => return MESSAGES.contains(&field),
-            Self::Pooling => return POOLING.contains(&field),
-            Self::Responses => RESPONSES,
+        self.refused().any(|name| name == field)
+    }
+
+    /// All such fields.
+    pub(crate) fn refused(self) -> impl Iterator<Item = &'static str> {
+        let (shared, own) = match self {
+            Self::Chat | Self::Tokenize => (BOTH, CHAT),
+            Self::Completions => (BOTH, COMPLETIONS),
+            Self::Messages => (&[][..], MESSAGES),
+            Self::Pooling => (&[][..], POOLING),
+            Self::Responses => (BOTH, RESPONSES),
         };
-        BOTH.contains(&field) || own.contains(&field)
+        shared.iter().chain(own).copied()
     }
 }
 

@@ -1,12 +1,13 @@
 //! What every generation request may say besides how to sample: the model, streaming, labels.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::body::AnyObject;
 use crate::error::ApiError;
 
 /// Fields of both generation routes that do not change what is sampled.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 pub(crate) struct RequestFields {
     /// A served name; left out, the only model there is.
     pub(crate) model: Option<String>,
@@ -37,7 +38,8 @@ pub(crate) struct RequestFields {
 }
 
 /// What a stream reports besides its deltas.
-#[derive(Debug, Default, Clone, Copy, Deserialize)]
+#[derive(Debug, Default, Clone, Copy, Deserialize, JsonSchema)]
+#[schemars(rename = "ChatStreamOptions")]
 #[serde(deny_unknown_fields)]
 pub(crate) struct StreamOptions {
     /// A last chunk without choices carries the usage; all others carry `"usage":null`.

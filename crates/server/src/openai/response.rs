@@ -1,6 +1,7 @@
 //! What the responses of both routes share: the head, the usage, token names, prompt scores.
 
 use engine::TokenLogprobs;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use text::Tokenizer;
@@ -16,7 +17,7 @@ const LEAST_LOGPROB: f32 = -9999.0;
 pub(crate) const SYSTEM_FINGERPRINT: &str = concat!("sconce-", env!("CARGO_PKG_VERSION"));
 
 /// The same on every chunk of a response.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub(crate) struct Head {
     id: String,
     object: &'static str,
@@ -39,7 +40,7 @@ impl Head {
 }
 
 /// Tokens read and written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 pub(crate) struct Usage {
     prompt_tokens: usize,
     completion_tokens: usize,
@@ -50,12 +51,12 @@ pub(crate) struct Usage {
     completion_tokens_details: Option<CompletionTokensDetails>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 struct PromptTokensDetails {
     cached_tokens: usize,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 struct CompletionTokensDetails {
     reasoning_tokens: usize,
 }

@@ -1,9 +1,12 @@
 //! How to sample and when to stop: OpenAI's and vLLM's fields, their ranges and their defaults.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use engine::SamplingParams;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
+use serde_json::json;
 use text::GenerationConfig;
 
 use crate::error::ApiError;
@@ -18,25 +21,33 @@ const MAX_STOP_BYTES: usize = 4096;
 pub(crate) const MAX_TOP_LOGPROBS: i64 = 20;
 
 /// Fields of both generation routes that change what is sampled or shown.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 pub(crate) struct SamplingFields {
     /// 0 (greedy) to 2.
+    #[schemars(range(min = 0, max = 2))]
     temperature: Option<f64>,
     /// Above 0, at most 1.
+    #[schemars(range(max = 1), extend("exclusiveMinimum" = 0))]
     top_p: Option<f64>,
     /// vLLM: -1 and 0 keep all.
+    #[schemars(range(min = -1, max = u32::MAX))]
     top_k: Option<i64>,
     /// vLLM: 0 to 1.
+    #[schemars(range(min = 0, max = 1))]
     min_p: Option<f64>,
     /// vLLM: above 0, at most 10; 1 is neutral.
+    #[schemars(range(max = 10), extend("exclusiveMinimum" = 0))]
     repetition_penalty: Option<f64>,
     /// -2 to 2.
+    #[schemars(range(min = -2, max = 2))]
     presence_penalty: Option<f64>,
     /// -2 to 2.
+    #[schemars(range(min = -2, max = 2))]
     frequency_penalty: Option<f64>,
     /// Choice `i` of a prompt is sampled with `seed + i`; left out, a random one.
     seed: Option<i64>,
     /// Choices of each prompt, 1 to 128.
+    #[schemars(range(min = 1, max = MAX_N))]
     n: Option<i64>,
     /// One string or up to 64.
     stop: Option<StopField>,
@@ -45,14 +56,18 @@ pub(crate) struct SamplingFields {
     /// vLLM: generate past end-of-sequence tokens.
     ignore_eos: Option<bool>,
     /// vLLM: nothing ends the answer before this many tokens.
+    #[schemars(range(min = 0, max = i32::MAX))]
     min_tokens: Option<i64>,
     /// Longest answer; each route has its own default.
+    #[schemars(range(min = 0))]
     pub(crate) max_tokens: Option<i64>,
     /// Token id (as a string) to a bias of -100 to 100.
     logit_bias: Option<BTreeMap<String, f64>>,
     /// vLLM: if given, no other token can be sampled.
+    #[schemars(length(min = 1))]
     allowed_token_ids: Option<Vec<u32>>,
     /// vLLM: log-probabilities of the prompt, with 0 to 20 alternatives; not with `stream`.
+    #[schemars(range(min = 0, max = MAX_TOP_LOGPROBS))]
     prompt_logprobs: Option<i64>,
     /// vLLM: show the stop string (or stop token) that ended the answer.
     include_stop_str_in_output: Option<bool>,
@@ -61,12 +76,30 @@ pub(crate) struct SamplingFields {
     #[expect(dead_code, reason = "only slow tokenizers know it; every one here is fast")]
     spaces_between_special_tokens: Option<bool>,
     /// vLLM: keep only the last tokens of the prompt.
+    #[schemars(range(min = 1))]
     pub(crate) truncate_prompt_tokens: Option<i64>,
 }
 
 /// `stop`: one string or several.
 #[derive(Debug)]
 struct StopField(Vec<String>);
+
+impl JsonSchema for StopField {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> Cow<'static, str> {
+        "Stop".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let text = json!({"type": "string", "minLength": 1});
+        json_schema!({"anyOf": [
+            text, {"type": "array", "items": text, "maxItems": MAX_STOP_STRINGS},
+        ]})
+    }
+}
 
 impl<'de> Deserialize<'de> for StopField {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

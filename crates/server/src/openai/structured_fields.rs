@@ -1,5 +1,6 @@
 //! What the answer must look like: OpenAI's `response_format` and vLLM's `structured_outputs`.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use text::{Grammar, StructuralTag, TagError, Tokenizer};
@@ -8,7 +9,7 @@ use crate::constraint::{Constraint, Part};
 use crate::error::ApiError;
 
 /// Fields of both generation routes; at most one of them may ask for something.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 pub(crate) struct StructuredFields {
     /// OpenAI: `text`, `json_object` or `json_schema`, which is enforced whether `strict` or not.
     /// vLLM: `structural_tag`.
@@ -17,16 +18,26 @@ pub(crate) struct StructuredFields {
     structured_outputs: Option<StructuredOutputs>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(extend(
+    "if" = {"properties": {"type": {"const": "json_schema"}}},
+    "then" = {
+        "required": ["json_schema"],
+        "properties": {"json_schema": {
+            "required": ["schema"], "properties": {"schema": {"not": {"type": "null"}}},
+        }},
+    },
+))]
 struct ResponseFormat {
     r#type: FormatType,
-    json_schema: Option<JsonSchema>,
+    json_schema: Option<SchemaFormat>,
     /// What only a structural tag has.
     #[serde(flatten)]
     other: Map<String, Value>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[schemars(rename = "ResponseFormatType")]
 #[serde(rename_all = "snake_case")]
 enum FormatType {
     Text,
@@ -35,8 +46,9 @@ enum FormatType {
     StructuralTag,
 }
 
-#[derive(Debug, Deserialize)]
-struct JsonSchema {
+#[derive(Debug, Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "JsonSchemaFormat")]
+struct SchemaFormat {
     schema: Option<Value>,
     #[expect(dead_code, reason = "a label: checked for its type only")]
     name: Option<String>,
@@ -46,7 +58,7 @@ struct JsonSchema {
     strict: Option<bool>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct StructuredOutputs {
     /// A JSON schema, as an object or as its text.
@@ -100,7 +112,7 @@ impl ResponseFormat {
             (FormatType::StructuralTag, Some(_)) => {
                 Err(ApiError::unsupported("response_format.json_schema"))
             }
-            (FormatType::JsonSchema, Some(JsonSchema { schema: Some(schema), .. })) => {
+            (FormatType::JsonSchema, Some(SchemaFormat { schema: Some(schema), .. })) => {
                 let field = "response_format.json_schema.schema";
                 Ok(Some(Constraint::new(field, Grammar::JsonSchema(schema.clone()))))
             }

@@ -1,5 +1,6 @@
 //! Tools, and how much to think: OpenAI's fields and vLLM's.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use text::{Calls, ChatTemplates};
@@ -12,7 +13,7 @@ const MAX_TOOLS: usize = 128;
 const MAX_NAME_BYTES: usize = 128;
 
 /// Fields of `/v1/chat/completions`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 pub(crate) struct ToolFields {
     /// Functions that the model may call.
     tools: Option<Vec<Value>>,
@@ -27,7 +28,8 @@ pub(crate) struct ToolFields {
 }
 
 /// `reasoning_effort`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[schemars(rename = "ReasoningEffort")]
 #[serde(rename_all = "lowercase")]
 enum Effort {
     None,

@@ -1,5 +1,6 @@
 //! The response object: what it repeats of its request, and how it went.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -13,7 +14,7 @@ use crate::state::unix_seconds;
 
 /// What stays the same from the first event to the last. Every field that OpenAI's types and those
 /// of Open Responses ask for is there, with the value that was in effect.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Echo {
     pub(super) id: String,
     object: &'static str,
@@ -44,8 +45,9 @@ pub(crate) struct Echo {
 }
 
 /// The whole object.
-#[derive(Serialize)]
-pub(super) struct ResponseObject<'a> {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Response")]
+pub(crate) struct ResponseObject<'a> {
     #[serde(flatten)]
     pub(super) echo: &'a Echo,
     pub(super) status: &'static str,
@@ -98,7 +100,7 @@ impl Echo {
 }
 
 /// A chat's usage under this route's names.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct ResponseUsage {
     input_tokens: u64,
     input_tokens_details: InputDetails,
@@ -107,14 +109,16 @@ pub(super) struct ResponseUsage {
     total_tokens: u64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "ResponseInputDetails")]
 struct InputDetails {
     cached_tokens: u64,
     /// At OpenAI a thing to be paid for, and done on request; here nothing is written on request.
     cache_write_tokens: u64,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "ResponseOutputDetails")]
 struct OutputDetails {
     reasoning_tokens: u64,
 }

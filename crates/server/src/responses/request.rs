@@ -1,12 +1,18 @@
 //! `POST /v1/responses`: its fields.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::error::ApiError;
 use crate::openai::body::{AnyObject, check_fields, read};
+use crate::openai::chat_request::Conversation;
 use crate::openai::field_names::field_names;
 use crate::openai::refused::Route;
+use crate::openai::request_fields::RequestFields;
+use crate::openai::sampling_fields::SamplingFields;
+use crate::openai::tool_fields::ToolFields;
+use crate::openapi::{Schemas, request};
 
 /// Fields that mean the same in a chat; those but the first two are vLLM's.
 pub(super) const PASSED: &[&str] = &[
@@ -52,7 +58,7 @@ const MAX_KEY_CHARS: usize = 64;
 const MAX_VALUE_CHARS: usize = 512;
 
 /// The fields of this route alone.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 pub(crate) struct Fields {
     /// A served name; left out, the only model there is.
     pub(super) model: Option<String>,
@@ -98,7 +104,8 @@ pub(crate) struct Fields {
 }
 
 /// `text`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(rename = "ResponseText")]
 #[serde(deny_unknown_fields)]
 pub(crate) struct TextField {
     pub(super) format: Option<Format>,
@@ -107,7 +114,17 @@ pub(crate) struct TextField {
 }
 
 /// `text.format`: a schema is enforced whether `strict` or not.
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[schemars(
+    rename = "ResponseTextFormat",
+    extend(
+        "if" = {"properties": {"type": {"const": "json_schema"}}},
+        "then" = {
+            "required": ["name", "schema"],
+            "properties": {"name": {"type": "string"}, "schema": {"type": "object"}},
+        },
+    )
+)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Format {
     pub(super) r#type: FormatType,
@@ -121,7 +138,8 @@ pub(crate) struct Format {
     pub(super) strict: Option<bool>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[schemars(rename = "ResponseTextFormatType")]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum FormatType {
     Text,
@@ -130,7 +148,8 @@ pub(crate) enum FormatType {
 }
 
 /// `reasoning`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[schemars(rename = "ResponseReasoning")]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ReasoningField {
     /// For templates that ask for it; `none` turns thinking off.
@@ -146,7 +165,8 @@ pub(crate) struct ReasoningField {
 }
 
 /// What a stream reports: its usage always, padding never.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[schemars(rename = "ResponseStreamOptions")]
 #[serde(deny_unknown_fields)]
 struct StreamOptions {
     include_obfuscation: Option<bool>,
@@ -164,6 +184,26 @@ impl Fields {
         let mut passed: Map<String, Value> = read(body)?;
         passed.retain(|name, _| PASSED.contains(&name.as_str()));
         Ok((fields, passed))
+    }
+
+    /// What [`Self::parse`] takes.
+    pub(crate) fn request_schema(schemas: &mut Schemas) -> Value {
+        let own = schemas.fields::<Self>();
+        let of_chats = [
+            schemas.fields::<RequestFields>(),
+            schemas.fields::<SamplingFields>(),
+            schemas.fields::<ToolFields>(),
+            schemas.fields::<Conversation>(),
+        ];
+        let passed = of_chats.into_iter().map(|mut fields| {
+            if let Some(fields) = fields["properties"].as_object_mut() {
+                fields.retain(|name, _| PASSED.contains(&name.as_str()));
+            }
+            fields
+        });
+        let mut schema = request(passed.chain([own]), Route::Responses);
+        schema["required"] = json!(["input"]);
+        schema
     }
 
     /// Checks what serde cannot.

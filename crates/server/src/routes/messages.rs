@@ -6,6 +6,7 @@ use std::time::Instant;
 use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::chat;
@@ -32,7 +33,7 @@ struct Prepared {
 }
 
 /// The answer of `/v1/messages/count_tokens`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct TokenCount {
     input_tokens: usize,
 }

@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::access::Call;
@@ -12,14 +13,14 @@ use crate::error::ApiError;
 use crate::served_model::ServedModel;
 use crate::state::App;
 
-#[derive(Serialize)]
-struct ModelList {
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct ModelList {
     object: &'static str,
     data: Vec<ModelCard>,
 }
 
-#[derive(Serialize)]
-struct ModelCard {
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct ModelCard {
     id: String,
     object: &'static str,
     created: u64,

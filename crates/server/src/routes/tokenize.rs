@@ -2,7 +2,9 @@
 
 use axum::Json;
 use axum::extract::State;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::body::JsonBytes;
 use crate::error::ApiError;
@@ -12,13 +14,14 @@ use crate::openai::field_names::field_names;
 use crate::openai::refused::Route;
 use crate::openai::sampling_fields::check_ids;
 use crate::openai::tool_fields::ToolFields;
+use crate::openapi::{Schemas, request};
 use crate::prompt::PromptField;
 use crate::served_model::ServedModel;
 use crate::state::App;
 
 /// Fields of `/tokenize` beside those of a conversation.
-#[derive(Debug, Deserialize)]
-struct TokenizeFields {
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct TokenizeFields {
     model: Option<String>,
     /// Instead of `messages`.
     prompt: Option<String>,
@@ -26,7 +29,26 @@ struct TokenizeFields {
     return_token_strs: Option<bool>,
 }
 
-#[derive(Debug, Serialize)]
+impl TokenizeFields {
+    /// What the route takes, the fields of a conversation included.
+    pub(crate) fn request_schema(schemas: &mut Schemas) -> Value {
+        let parts = [
+            schemas.fields::<Self>(),
+            schemas.fields::<ToolFields>(),
+            schemas.fields::<Conversation>(),
+        ];
+        request(parts, Route::Tokenize)
+    }
+}
+
+impl DetokenizeFields {
+    /// What the route takes.
+    pub(crate) fn request_schema(schemas: &mut Schemas) -> Value {
+        request([schemas.fields::<Self>()], Route::Tokenize)
+    }
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Tokenized {
     count: usize,
     max_model_len: usize,
@@ -34,13 +56,13 @@ pub(crate) struct Tokenized {
     token_strs: Option<Vec<String>>,
 }
 
-#[derive(Debug, Deserialize)]
-struct DetokenizeFields {
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct DetokenizeFields {
     model: Option<String>,
     tokens: Vec<u32>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Detokenized {
     prompt: String,
 }

@@ -18,6 +18,8 @@ use server::{
 use text::{OutputFormat, TextFiles, TextModel};
 use tower::ServiceExt;
 
+use crate::contract;
+
 pub(crate) const IM_START: u32 = 256;
 pub(crate) const IM_END: u32 = 257;
 pub(crate) const VOCAB_SIZE: usize = 258;
@@ -415,7 +417,18 @@ pub(crate) async fn open(app: &App, request: Request<Body>) -> Response<Body> {
     app.router().oneshot(request).await.unwrap()
 }
 
+/// What comes back, held to the description of the API.
 pub(crate) async fn send(app: &App, request: Request<Body>) -> Reply {
+    let (parts, body) = request.into_parts();
+    let (method, path) = (parts.method.clone(), parts.uri.to_string());
+    let anthropics = parts.headers.contains_key("anthropic-version");
+    let body = body.collect().await.unwrap().to_bytes();
+    let reply = unchecked(app, Request::from_parts(parts, Body::from(body.clone()))).await;
+    contract::check(&method, &path, anthropics, &body, &reply).await;
+    reply
+}
+
+pub(crate) async fn unchecked(app: &App, request: Request<Body>) -> Reply {
     let response = open(app, request).await;
     let (status, headers) = (response.status(), response.headers().clone());
     let body = response.into_body().collect().await.unwrap().to_bytes();
@@ -431,8 +444,12 @@ pub(crate) async fn post(app: &App, path: &str, body: &Value) -> Reply {
     send(app, post_request(path, body.to_string())).await
 }
 
+pub(crate) fn get_request(path: &str) -> Request<Body> {
+    Request::builder().uri(path).body(Body::empty()).unwrap()
+}
+
 pub(crate) async fn get(app: &App, path: &str) -> Reply {
-    send(app, Request::builder().uri(path).body(Body::empty()).unwrap()).await
+    send(app, get_request(path)).await
 }
 
 /// A prompt as text.
