@@ -41,8 +41,10 @@ pub(crate) struct MessagesRequest {
     output_format: Option<OutputForm>,
     context_management: Option<ContextManagement>,
     /// `auto` or `standard_only`: there is one tier here.
+    #[schemars(extend("enum" = ["auto", "standard_only", null]))]
     service_tier: Option<String>,
     /// `standard`: there is one speed here.
+    #[schemars(extend("enum" = ["standard", null]))]
     speed: Option<String>,
     #[expect(dead_code, reason = "a label: checked for its type only")]
     metadata: Option<AnyObject>,

@@ -26,6 +26,7 @@ pub(crate) struct RequestFields {
     /// OpenAI's stored completions: refused if true.
     store: Option<bool>,
     /// `auto` or `default`.
+    #[schemars(extend("enum" = ["auto", "default", null]))]
     service_tier: Option<String>,
     #[expect(dead_code, reason = "a label: checked for its type only")]
     user: Option<String>,

@@ -133,16 +133,29 @@ impl Operation {
     }
 }
 
+/// What stands in the place of a stream's schema in OpenAPI 3.1: that of each of its events.
+fn one_event(data: &Value) -> Value {
+    json!({
+        "type": "object",
+        "required": ["data"],
+        "properties": {
+            "event": {"type": "string"},
+            "data": {
+                "type": "string",
+                "contentMediaType": "application/json",
+                "contentSchema": data,
+            },
+        },
+    })
+}
+
 impl Answer {
     fn content(self, schemas: &mut Schemas) -> Value {
         match self {
             Self::Json(schema) => json!({"application/json": {"schema": schema(schemas)}}),
             Self::Events { whole, event } => json!({
                 "application/json": {"schema": whole(schemas)},
-                // What an event holds has no place of its own in OpenAPI 3.1.
-                "text/event-stream": {
-                    "schema": {"type": "string"}, "x-event-schema": event(schemas),
-                },
+                "text/event-stream": {"schema": one_event(&event(schemas))},
             }),
             Self::Text(content_type) => json!({content_type: {"schema": {"type": "string"}}}),
         }

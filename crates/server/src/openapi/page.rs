@@ -94,10 +94,10 @@ fn push_operation(html: &mut String, path: &str, method: &str, operation: &Value
     *html += "<h4>Answer</h4><ul>";
     for (status, response) in object(&operation["responses"]) {
         for (kind, content) in object(&response["content"]) {
-            let is_events = content.get("x-event-schema");
-            let shape = is_events.map_or_else(
+            let event = content["schema"]["properties"]["data"].get("contentSchema");
+            let shape = event.map_or_else(
                 || shape(&content["schema"]),
-                |event| format!("with `stream`, each event {}", shape(event)),
+                |event| format!("with `stream`, the data of each event {}", shape(event)),
             );
             let status = if status == "default" { "otherwise" } else { status };
             push(html, format_args!("<li>{status}: {kind}, {}</li>", marked(&shape)));

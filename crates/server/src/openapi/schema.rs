@@ -79,19 +79,21 @@ pub(crate) fn request(parts: impl IntoIterator<Item = Value>, route: Route) -> V
 
 /// The values with which a field that is refused asks for nothing.
 fn refused(name: &str) -> Value {
-    let mut neutral = vec![
-        json!({"type": "null"}),
-        json!({"enum": [false, "", "none"]}),
-        json!({"type": "array", "maxItems": 0}),
-    ];
-    neutral.extend(match name {
-        "modalities" => Some(json!({"type": "array", "items": {"const": "text"}})),
-        "length_penalty" | "best_of" => Some(json!({"const": 1})),
-        _ => None,
-    });
-    if name != "web_search_options" {
-        neutral.push(json!({"type": "object", "maxProperties": 0}));
-    }
+    let null = json!({"type": "null"});
+    let neutral = match name {
+        "length_penalty" | "best_of" => vec![null, json!({"const": 1})],
+        _ => {
+            let texts = match name {
+                "modalities" => json!({"type": "array", "items": {"const": "text"}}),
+                _ => json!({"type": "array", "maxItems": 0}),
+            };
+            let mut neutral = vec![null, json!({"enum": [false, "", "none"]}), texts];
+            if name != "web_search_options" {
+                neutral.push(json!({"type": "object", "maxProperties": 0}));
+            }
+            neutral
+        }
+    };
     json!({
         "description": "Not supported: leave it out.",
         "deprecated": true,

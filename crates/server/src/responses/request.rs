@@ -85,11 +85,13 @@ pub(crate) struct Fields {
     /// Keep the response for a while; true by default.
     pub(super) store: Option<bool>,
     /// `disabled`.
+    #[schemars(extend("enum" = ["disabled", null]))]
     truncation: Option<String>,
     /// Answer in server-sent events.
     pub(super) stream: Option<bool>,
     stream_options: Option<StreamOptions>,
     /// `auto` or `default`.
+    #[schemars(extend("enum" = ["auto", "default", null]))]
     service_tier: Option<String>,
     /// Of built-in tools; there are none, so any bound is kept.
     pub(super) max_tool_calls: Option<i64>,
@@ -110,6 +112,7 @@ pub(crate) struct Fields {
 pub(crate) struct TextField {
     pub(super) format: Option<Format>,
     /// `medium`.
+    #[schemars(extend("enum" = ["medium", null]))]
     pub(super) verbosity: Option<String>,
 }
 
@@ -155,12 +158,16 @@ pub(crate) struct ReasoningField {
     /// For templates that ask for it; `none` turns thinking off.
     pub(super) effort: Option<Value>,
     /// `auto`: whatever there is, and there is none.
+    #[schemars(extend("enum" = ["auto", null]))]
     pub(super) summary: Option<String>,
     /// The older name of `summary`.
+    #[schemars(extend("enum" = ["auto", null]))]
     generate_summary: Option<String>,
     /// `auto`: which earlier thoughts are shown is the template's to say.
+    #[schemars(extend("enum" = ["auto", null]))]
     context: Option<String>,
     /// `standard`.
+    #[schemars(extend("enum" = ["standard", null]))]
     mode: Option<String>,
 }
 

@@ -61,12 +61,13 @@ impl Operation {
     fn new(document: &Value, operation: &Value) -> Self {
         let body = &operation["requestBody"]["content"]["application/json"]["schema"];
         let content = &operation["responses"]["200"]["content"];
+        let events = &content["text/event-stream"]["schema"];
         let given = |schema: &Value| (!schema.is_null()).then(|| validator(document, schema));
         let error = &operation["responses"]["default"]["content"]["application/json"]["schema"];
         Self {
             request: given(body),
             whole: given(&content["application/json"]["schema"]),
-            event: given(&content["text/event-stream"]["x-event-schema"]),
+            event: given(&events["properties"]["data"]["contentSchema"]),
             error: validator(document, error),
         }
     }
