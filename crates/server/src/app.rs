@@ -137,5 +137,14 @@ mod tests {
         let described = document["paths"].as_object().unwrap().keys().cloned();
         let served = routes().into_iter().map(|(path, _)| path.replace("{*", "{"));
         assert_eq!(described.collect::<BTreeSet<_>>(), served.collect::<BTreeSet<_>>());
+        let page = include_str!("../../../docs/api.md");
+        for (path, methods) in document["paths"].as_object().unwrap() {
+            for method in methods.as_object().unwrap().keys() {
+                let named = page.lines().any(|line| {
+                    line.contains(&format!("{path}`")) && line.contains(&method.to_uppercase())
+                });
+                assert!(named, "docs/api.md does not name {method} {path}");
+            }
+        }
     }
 }

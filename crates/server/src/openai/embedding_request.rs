@@ -1,6 +1,8 @@
 //! `POST /v1/embeddings`: its fields.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::body::{check_fields, read};
 use super::completion_request::Prompt;
@@ -8,6 +10,7 @@ use super::field_names::field_names;
 use super::pooling_fields::PoolingFields;
 use super::refused::Route;
 use crate::error::ApiError;
+use crate::openapi::{Schemas, request};
 
 /// The whole request.
 #[derive(Debug)]
@@ -17,7 +20,7 @@ pub(crate) struct EmbeddingRequest {
 }
 
 /// Fields of this route alone.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct EmbeddingFields {
     pub(crate) input: Prompt,
     /// As numbers, the default, or as the bytes of 32-bit floats.
@@ -29,7 +32,7 @@ pub(crate) struct EmbeddingFields {
 }
 
 /// How vectors are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum EncodingFormat {
     Float,
@@ -43,5 +46,11 @@ impl EmbeddingRequest {
         let honoured = [field_names::<PoolingFields>(), field_names::<EmbeddingFields>()];
         check_fields(body, Route::Pooling, &honoured)?;
         Ok(Self { pooling: read(body)?, embedding: read(body)? })
+    }
+
+    /// What [`Self::parse`] takes.
+    pub(crate) fn request_schema(schemas: &mut Schemas) -> Value {
+        let parts = [schemas.fields::<PoolingFields>(), schemas.fields::<EmbeddingFields>()];
+        request(parts, Route::Pooling)
     }
 }

@@ -2,12 +2,13 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::embedding_request::EncodingFormat;
 
 /// A vector for each input, in its order.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct EmbeddingList {
     object: &'static str,
     data: Vec<Item>,
@@ -15,14 +16,15 @@ pub(crate) struct EmbeddingList {
     usage: PoolingUsage,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "Embedding")]
 struct Item {
     object: &'static str,
     index: usize,
     embedding: Vector,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 #[serde(untagged)]
 enum Vector {
     Float(Vec<f32>),
@@ -30,7 +32,7 @@ enum Vector {
 }
 
 /// Tokens read.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
 pub(crate) struct PoolingUsage {
     prompt_tokens: usize,
     total_tokens: usize,

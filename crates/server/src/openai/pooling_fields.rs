@@ -1,12 +1,13 @@
 //! What the requests of all pooling routes may say.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use text::{Cut, Side};
 
 use crate::error::ApiError;
 
 /// Fields of `/v1/embeddings`, `/v1/rerank` and `/v1/score`.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 pub(crate) struct PoolingFields {
     /// A served name; left out, the only model there is.
     pub(crate) model: Option<String>,
@@ -24,7 +25,7 @@ pub(crate) struct PoolingFields {
     user: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum TruncationSide {
     Left,

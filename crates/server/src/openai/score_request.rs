@@ -1,13 +1,18 @@
 //! `POST /v1/rerank` and `/v1/score`: their fields.
 
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserializer, Error};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::body::{check_fields, read};
 use super::field_names::field_names;
 use super::pooling_fields::PoolingFields;
 use super::refused::Route;
 use crate::error::ApiError;
+use crate::openapi::{Schemas, request};
 
 /// Most texts of a field.
 const MAX_TEXTS: usize = 2048;
@@ -20,7 +25,7 @@ pub(crate) struct RerankRequest {
 }
 
 /// Fields of `/v1/rerank` alone.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct RerankFields {
     pub(crate) query: Text,
     pub(crate) documents: Texts,
@@ -38,7 +43,7 @@ pub(crate) struct ScoreRequest {
 }
 
 /// Fields of `/v1/score` alone: one of vLLM's four pairs of names.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub(crate) struct ScoreFields {
     text_1: Option<Texts>,
     text_2: Option<Texts>,
@@ -73,6 +78,12 @@ impl RerankRequest {
         check_fields(body, Route::Pooling, &honoured)?;
         Ok(Self { pooling: read(body)?, rerank: read(body)? })
     }
+
+    /// What [`Self::parse`] takes.
+    pub(crate) fn request_schema(schemas: &mut Schemas) -> Value {
+        let parts = [schemas.fields::<PoolingFields>(), schemas.fields::<RerankFields>()];
+        request(parts, Route::Pooling)
+    }
 }
 
 impl ScoreRequest {
@@ -81,6 +92,43 @@ impl ScoreRequest {
         let honoured = [field_names::<PoolingFields>(), field_names::<ScoreFields>()];
         check_fields(body, Route::Pooling, &honoured)?;
         Ok(Self { pooling: read(body)?, score: read(body)? })
+    }
+
+    /// What [`Self::parse`] takes. One of the pairs must be there.
+    pub(crate) fn request_schema(schemas: &mut Schemas) -> Value {
+        let parts = [schemas.fields::<PoolingFields>(), schemas.fields::<ScoreFields>()];
+        let mut schema = request(parts, Route::Pooling);
+        let pairs = [["text_1", "text_2"], ["queries", "documents"], ["queries", "items"]];
+        let pairs = pairs.iter().chain(&[["data_1", "data_2"]]);
+        let pairs: Vec<_> = pairs.map(|pair| json!({"required": pair})).collect();
+        schema["anyOf"] = pairs.into();
+        schema
+    }
+}
+
+impl JsonSchema for Text {
+    fn schema_name() -> Cow<'static, str> {
+        "Text".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"anyOf": [
+            {"type": "string"},
+            {"type": "object", "required": ["text"], "properties": {"text": {"type": "string"}}},
+        ]})
+    }
+}
+
+impl JsonSchema for Texts {
+    fn schema_name() -> Cow<'static, str> {
+        "Texts".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let text = generator.subschema_for::<Text>();
+        json_schema!({"anyOf": [
+            text, {"type": "array", "items": text, "minItems": 1, "maxItems": MAX_TEXTS},
+        ]})
     }
 }
 

@@ -1,5 +1,6 @@
 //! What `/v1/rerank` and `/v1/score` answer, in the shapes of Jina, Cohere and vLLM.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::embedding_response::PoolingUsage;
@@ -8,7 +9,7 @@ use crate::random::random_id;
 use crate::state::unix_seconds;
 
 /// Documents, the best first.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Ranking {
     id: String,
     model: String,
@@ -16,17 +17,18 @@ pub(crate) struct Ranking {
     results: Vec<Ranked>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Ranked {
     /// Place among the documents of the request.
     index: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<std::collections::BTreeMap<String, String>>")]
     document: Option<Text>,
     relevance_score: f32,
 }
 
 /// A score for each pair, in order.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct ScoreList {
     id: String,
     object: &'static str,
@@ -36,7 +38,7 @@ pub(crate) struct ScoreList {
     usage: PoolingUsage,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Score {
     index: usize,
     object: &'static str,

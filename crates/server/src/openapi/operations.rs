@@ -9,6 +9,10 @@ use crate::openai::chat_request::ChatRequest;
 use crate::openai::chat_response::{Chunk, Completion as Chat};
 use crate::openai::completion_request::CompletionRequest;
 use crate::openai::completion_response::Completion;
+use crate::openai::embedding_request::EmbeddingRequest;
+use crate::openai::embedding_response::EmbeddingList;
+use crate::openai::score_request::{RerankRequest, ScoreRequest};
+use crate::openai::score_response::{Ranking, ScoreList};
 use crate::responses::object::ResponseObject;
 use crate::responses::request::Fields as ResponseFields;
 use crate::routes::messages::TokenCount;
@@ -16,6 +20,7 @@ use crate::routes::models::{ModelCard, ModelList};
 use crate::routes::tokenize::{DetokenizeFields, Detokenized, TokenizeFields, Tokenized};
 
 const GENERATION: &str = "Generation";
+const POOLING: &str = "Embeddings and scores";
 const KEPT: &str = "Kept responses";
 const MODELS: &str = "Models and tokens";
 const SERVER: &str = "The server";
@@ -25,7 +30,15 @@ const QUESTION: fn() -> Value = || json!([{"role": "user", "content": "What is 1
 
 /// Every one, in the order of the page.
 pub(super) fn operations() -> Vec<Operation> {
-    [openai(), anthropic(), kept_responses(), models_and_tokens(), probes(), reference()]
+    [
+        openai(),
+        anthropic(),
+        kept_responses(),
+        pooling(),
+        models_and_tokens(),
+        probes(),
+        reference(),
+    ]
         .into_iter()
         .flatten()
         .collect()
@@ -91,6 +104,37 @@ fn typed(_: &mut super::schema::Schemas) -> Value {
     json!({
         "type": "object", "required": ["type"], "properties": {"type": {"type": "string"}},
     })
+}
+
+fn pooling() -> Vec<Operation> {
+    let vectors = Answer::Json(Schemas::response::<EmbeddingList>);
+    let ranking = Answer::Json(Schemas::response::<Ranking>);
+    let scores = Answer::Json(Schemas::response::<ScoreList>);
+    let rerank = |path| {
+        Operation::new("post", path, POOLING, ranking)
+            .says("Order documents by a query", "The best first, in the shapes of Jina and Cohere.")
+            .takes(RerankRequest::request_schema, || {
+                json!({"model": "MODEL", "query": "What is the capital of France?",
+                       "documents": ["Paris is the capital of France.", "Bread is baked."]})
+            })
+    };
+    let score = |path| {
+        Operation::new("post", path, POOLING, scores)
+            .says("Score pairs of texts", "vLLM's, by any of its pairs of names.")
+            .takes(ScoreRequest::request_schema, || {
+                json!({"model": "MODEL", "text_1": "What is baked?", "text_2": ["Bread.", "Iron."]})
+            })
+    };
+    let mut all = vec![
+        Operation::new("post", "/v1/embeddings", POOLING, vectors)
+            .says("Turn texts into vectors", "OpenAI's embeddings, of texts or of token ids.")
+            .takes(EmbeddingRequest::request_schema, || {
+                json!({"model": "MODEL", "input": "A candle."})
+            }),
+    ];
+    all.extend(["/v1/rerank", "/v2/rerank", "/rerank"].map(rerank));
+    all.extend(["/v1/score", "/score"].map(score));
+    all
 }
 
 fn kept_responses() -> Vec<Operation> {
