@@ -100,9 +100,10 @@ impl Operation {
     }
 
     pub(super) fn described(&self, schemas: &mut Schemas) -> Value {
-        let error = match self.path.starts_with("/v1/messages") {
-            true => "#/components/schemas/AnthropicError",
-            false => "#/components/schemas/Error",
+        let error = if self.path.starts_with("/v1/messages") {
+            "#/components/schemas/AnthropicError"
+        } else {
+            "#/components/schemas/Error"
         };
         let mut value = json!({
             "operationId": self.id(),

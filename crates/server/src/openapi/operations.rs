@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::operation::{Answer, MakeSchema, Operation, Parameter};
+use super::schema::Schemas;
 use crate::anthropic::request::MessagesRequest;
 use crate::anthropic::response::Message;
 use crate::openai::chat_request::ChatRequest;
@@ -82,7 +83,7 @@ fn anthropic() -> Vec<Operation> {
         whole: |schemas| schemas.response::<Message<'_>>(),
         event: |schemas| json!({"allOf": [typed(schemas)]}),
     };
-    let count = Answer::Json(|schemas| schemas.response::<TokenCount>());
+    let count = Answer::Json(Schemas::response::<TokenCount>);
     vec![
         Operation::new("post", "/v1/messages", GENERATION, message)
             .says("Answer a conversation, as Anthropic", "Anthropic's messages, in front of chat.")
@@ -100,7 +101,7 @@ fn anthropic() -> Vec<Operation> {
 }
 
 /// An event that says its type.
-fn typed(_: &mut super::schema::Schemas) -> Value {
+fn typed(_: &mut Schemas) -> Value {
     json!({
         "type": "object", "required": ["type"], "properties": {"type": {"type": "string"}},
     })
@@ -194,10 +195,10 @@ const INPUT_ITEMS: &[Parameter] = &[
 ];
 
 fn models_and_tokens() -> Vec<Operation> {
-    let list = Answer::Json(|schemas| schemas.response::<ModelList>());
-    let card = Answer::Json(|schemas| schemas.response::<ModelCard>());
-    let tokenized = Answer::Json(|schemas| schemas.response::<Tokenized>());
-    let detokenized = Answer::Json(|schemas| schemas.response::<Detokenized>());
+    let list = Answer::Json(Schemas::response::<ModelList>);
+    let card = Answer::Json(Schemas::response::<ModelCard>);
+    let tokenized = Answer::Json(Schemas::response::<Tokenized>);
+    let detokenized = Answer::Json(Schemas::response::<Detokenized>);
     let anthropics = "With the header `anthropic-version` in Anthropic's shape.";
     vec![
         Operation::new("get", "/v1/models", MODELS, list).says("List the models", anthropics),

@@ -20,11 +20,10 @@ pub(crate) struct Schemas {
 impl Schemas {
     pub(super) fn new() -> Self {
         let settings = || {
-            let settings = SchemaSettings::draft2020_12().with(|settings| {
+            SchemaSettings::draft2020_12().with(|settings| {
                 settings.definitions_path = COMPONENTS.into();
                 settings.meta_schema = None;
-            });
-            settings
+            })
         };
         Self {
             requests: settings().for_deserialize().into_generator(),

@@ -79,13 +79,11 @@ async fn operation(path: &str, method: &Method) -> Option<&'static Operation> {
     let path = path.split('?').next().unwrap();
     let fits = |pattern: &str| {
         let (fixed, rest) = pattern.split_once("{id}").unwrap_or((pattern, ""));
-        match pattern.contains('{') {
-            false => path == pattern,
-            true => path
-                .strip_prefix(fixed)
-                .and_then(|id| id.strip_suffix(rest))
-                .is_some_and(|id| !id.is_empty() && (fixed == "/v1/models/" || !id.contains('/'))),
+        if !pattern.contains('{') {
+            return path == pattern;
         }
+        let id = path.strip_prefix(fixed).and_then(|id| id.strip_suffix(rest));
+        id.is_some_and(|id| !id.is_empty() && (fixed == "/v1/models/" || !id.contains('/')))
     };
     let found = contract()
         .await
