@@ -31,15 +31,7 @@ const QUESTION: fn() -> Value = || json!([{"role": "user", "content": "What is 1
 
 /// Every one, in the order of the page.
 pub(super) fn operations() -> Vec<Operation> {
-    [
-        openai(),
-        anthropic(),
-        kept_responses(),
-        pooling(),
-        models_and_tokens(),
-        probes(),
-        reference(),
-    ]
+    [openai(), anthropic(), kept_responses(), pooling(), models_and_tokens(), probes(), reference()]
         .into_iter()
         .flatten()
         .collect()
@@ -129,9 +121,10 @@ fn pooling() -> Vec<Operation> {
     let mut all = vec![
         Operation::new("post", "/v1/embeddings", POOLING, vectors)
             .says("Turn texts into vectors", "OpenAI's embeddings, of texts or of token ids.")
-            .takes(EmbeddingRequest::request_schema, || {
-                json!({"model": "MODEL", "input": "A candle."})
-            }),
+            .takes(
+                EmbeddingRequest::request_schema,
+                || json!({"model": "MODEL", "input": "A candle."}),
+            ),
     ];
     all.extend(["/v1/rerank", "/v2/rerank", "/rerank"].map(rerank));
     all.extend(["/v1/score", "/score"].map(score));

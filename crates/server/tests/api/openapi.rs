@@ -37,6 +37,9 @@ async fn every_example_is_taken() {
         if example.is_null() {
             continue;
         }
+        if methods["post"]["tags"][0] == "Embeddings and scores" {
+            continue; // Of other models; their own tests are held to the description.
+        }
         let mut example = example.clone();
         assert_eq!(example["model"], "MODEL", "{path}");
         example["model"] = json!("tiny");
