@@ -8,8 +8,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use tests::{KEY, Server, python, root, sconce};
 
-/// Largest difference of an element from sentence-transformers'.
-const TOLERANCE: f64 = 1e-6;
+/// Largest difference of an element from sentence-transformers'; of vectors that are not scaled it may
+/// be larger than 1.
+const TOLERANCE: f64 = 5e-6;
 const EMBEDDINGS: &str = "/v1/embeddings";
 
 fn golden(name: &str) -> String {

@@ -29,8 +29,11 @@ pub struct EncoderArchitecture {
     /// Reads `config.json`.
     pub spec: fn(&Value) -> std::result::Result<EncoderSpec, ConfigError>,
     /// Builds the model from `config.json` and its tensors, for prompts of at most so many tokens.
-    pub load: fn(&Value, &mut Weights, usize) -> std::result::Result<Box<dyn Encoder>, LoadError>,
+    pub load: fn(&Value, &mut Weights, usize) -> LoadResult,
 }
+
+/// An encoder, or why there is none.
+pub type LoadResult = std::result::Result<Box<dyn Encoder>, LoadError>;
 
 /// What the engine must know of an encoder before it is loaded; all from `config.json`.
 #[derive(Debug, Clone, PartialEq)]

@@ -245,7 +245,7 @@ impl Planned {
                 bail!("--draft-model: {} pools and generates nothing", model.name);
             }
             if matches!(model.found, Found::Encoder(_)) && !device.is_cpu() {
-                bail!("--device: {} is an encoder, which run on the cpu only", model.name);
+                bail!("--device: {} is an encoder, which has no GPU form: give cpu", model.name);
             }
             pooling.apply(&mut options, &model.spec);
         }
