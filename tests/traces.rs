@@ -49,7 +49,7 @@ fn chat(server: &Server, flags: &str) -> String {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 fn attribute<'a>(attributes: &'a [KeyValue], name: &str) -> &'a Attribute {

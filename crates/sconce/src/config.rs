@@ -155,7 +155,7 @@ fn truthy(value: &str) -> bool {
 }
 
 #[expect(clippy::disallowed_methods, reason = "this module is the reader of the environment")]
-fn variable(name: &str) -> Option<String> {
+pub(crate) fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 

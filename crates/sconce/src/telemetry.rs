@@ -1,6 +1,7 @@
 //! Traces by OTLP, as OpenTelemetry's environment variables say: over HTTP in protobuf, from a thread
 //! of its own with a bounded queue. Without an endpoint there are none.
 
+use crate::config::variable;
 use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
 use opentelemetry::global::BoxedTracer;
@@ -9,7 +10,6 @@ use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::SdkTracerProvider;
-use std::env;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -69,11 +69,6 @@ impl Telemetry {
             tracing::warn!("the last spans could not be sent: {error}");
         }
     }
-}
-
-/// A variable that is set and not empty, as the specification counts it.
-fn variable(name: &str) -> Option<String> {
-    env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 /// The variable of traces alone, or that of all signals.

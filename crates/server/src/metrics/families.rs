@@ -12,9 +12,11 @@ use crate::generator::Load;
 use crate::served_model::ServedModel;
 
 type Head = (&'static str, &'static str, &'static str);
+type Number = fn(&Reading<'_>) -> f64;
+type Several = fn(&Reading<'_>, &mut Samples<'_>);
 
 /// One number of a model each.
-const NUMBERS: &[(Head, fn(&Reading<'_>) -> f64)] = &[
+const NUMBERS: &[(Head, Number)] = &[
     (("gauge", "vllm:num_requests_running", "Sequences that hold cache blocks."), |model| {
         model.stats().num_running as f64
     }),
@@ -109,7 +111,7 @@ const NUMBERS: &[(Head, fn(&Reading<'_>) -> f64)] = &[
 ];
 
 /// Several numbers of a model each, told apart by a label.
-const LABELLED: &[(Head, fn(&Reading<'_>, &mut Samples<'_>))] = &[
+const LABELLED: &[(Head, Several)] = &[
     (
         (
             "gauge",
@@ -296,7 +298,9 @@ impl Page {
         let readings: Vec<_> = models.map(Reading::new).collect();
         for (head, value) in NUMBERS {
             self.family(*head, |samples| {
-                readings.iter().for_each(|model| samples.add(&model.labels, value(model)));
+                for model in &readings {
+                    samples.add(&model.labels, value(model));
+                }
             });
         }
         for (head, add) in LABELLED {
