@@ -8,7 +8,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Variables that are not the command line's, by the name under which `config.rs` reads them.
+/// Variables that are not the command line's, which `config.rs` and `telemetry.rs` read.
 const VARIABLES: &[(&str, &str)] = &[
     ("HF_HOME", "Folder of the Hugging Face cache [default: huggingface in XDG_CACHE_HOME]"),
     ("HF_HUB_CACHE", "Folder of the hub's part of it [default: hub in HF_HOME]"),
@@ -19,6 +19,12 @@ const VARIABLES: &[(&str, &str)] = &[
     ("XDG_CACHE_HOME", "Folder of caches [default: .cache in HOME]"),
     ("HOME", "Your folder"),
     ("NOTIFY_SOCKET", "Set by systemd for Type=notify"),
+    ("OTEL_SDK_DISABLED", "true for no traces"),
+    ("OTEL_TRACES_EXPORTER", "`otlp` or `none`"),
+    ("OTEL_TRACES_SAMPLER", "Which requests are traced"),
+    ("OTEL_TRACES_SAMPLER_ARG", "Its ratio, 0 to 1"),
+    ("OTEL_SERVICE_NAME", "Name of the service in traces"),
+    ("OTEL_RESOURCE_ATTRIBUTES", "Further attributes of it"),
 ];
 
 const HEAD: &str = "\
@@ -89,6 +95,7 @@ fn write_settings(page: &mut String, serve: &Command) {
     for (name, meaning) in VARIABLES {
         let _ = writeln!(page, "| `{name}` | {} |", cell(meaning));
     }
+    page.push_str("| `OTEL_EXPORTER_OTLP_*` | Where traces go: [operations](operations.md) |\n");
 }
 
 /// The other verbs; where one takes the settings of the server, too, it says so once.
@@ -150,9 +157,10 @@ fn the_page_of_settings_is_what_the_program_says() {
 
 #[test]
 fn every_variable_that_is_read_is_on_it() {
-    let text = fs::read_to_string(root().join("crates/sconce/src/config.rs")).expect("it is there");
-    let read: BTreeSet<_> =
-        text.split("variable(\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    let source = |file| fs::read_to_string(root().join("crates/sconce/src").join(file));
+    let text = ["config.rs", "telemetry.rs"].map(|file| source(file).expect(file)).concat();
+    let calls = text.split("variable(\"").skip(1);
+    let read: BTreeSet<_> = calls.filter_map(|rest| rest.split('"').next()).collect();
     let listed: BTreeSet<_> = VARIABLES.iter().map(|(name, _)| *name).collect();
     assert_eq!(read, listed);
 }
