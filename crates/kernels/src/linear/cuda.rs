@@ -73,7 +73,7 @@ pub(super) fn plan_skinny(
 ) -> Result<Option<Launch>> {
     let Sizes { rows, in_features, out_features } = sizes;
     let bytes = in_features * dtypes.weight.size_in_bytes();
-    if rows > MAX_SKINNY_ROWS || bytes % 16 != 0 || dtypes.x == DType::F32 {
+    if rows > MAX_SKINNY_ROWS || !bytes.is_multiple_of(16) || dtypes.x == DType::F32 {
         return Ok(None);
     }
     // Twice the output features halve what is read of x, if there are blocks enough.
@@ -191,7 +191,7 @@ pub(super) mod forward {
     ) -> Result<()> {
         let device = x.device();
         let (num_processors, _) = processors(device)?;
-        let is_aligned = [params.x, params.weight].iter().all(|address| address % 16 == 0);
+        let is_aligned = [params.x, params.weight].iter().all(|address| address.is_multiple_of(16));
         if is_aligned && let Some(skinny) = plan_skinny(sizes, dtypes, num_processors)? {
             return launch(device, &MODULE, &skinny, params);
         }

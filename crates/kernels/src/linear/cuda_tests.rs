@@ -168,9 +168,9 @@ fn a_row_has_the_same_bits_whatever_the_rows() -> Result<()> {
 
 #[test]
 fn other_lengths_and_dtypes_have_no_kernel() -> Result<()> {
+    use DType::{BF16, F8E4M3, F16, F32};
     let sizes = Sizes { rows: MAX_SKINNY_ROWS, in_features: 24, out_features: 5 };
     let of = |x, weight, y| Dtypes { x, weight, y };
-    use DType::{BF16, F8E4M3, F16, F32};
     assert!(plan_skinny(sizes, of(BF16, BF16, F32), 1)?.is_some());
     assert_eq!(plan_skinny(sizes, of(BF16, F8E4M3, F32), 1)?, None);
     assert_eq!(plan_skinny(sizes, of(F32, F32, F32), 1)?, None);

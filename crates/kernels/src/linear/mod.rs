@@ -193,6 +193,10 @@ struct Linear<'a> {
 
 impl Matrix {
     /// For an input on the CPU.
+    #[cfg_attr(
+        not(feature = "cuda"),
+        expect(clippy::unnecessary_wraps, reason = "with the feature it may be on a device")
+    )]
     fn packed(&self) -> Result<&Packed> {
         match &self.form {
             Form::Packed(packed) => Ok(packed),

@@ -56,7 +56,7 @@ const PLAIN_WARPS: usize = 4;
 
 /// What a grid depends on besides the lengths.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Heads {
+pub(super) struct Model {
     pub(super) num_heads: usize,
     pub(super) num_kv_heads: usize,
     pub(super) head_dim: usize,
@@ -94,7 +94,7 @@ macro_rules! functions {
 }
 
 /// Which of the functions; none for f32.
-fn dtype_index(heads: &Heads) -> Result<Option<usize>> {
+fn dtype_index(heads: &Model) -> Result<Option<usize>> {
     match (heads.dtype, heads.cache_dtype) {
         (DType::BF16, DType::BF16) => Ok(Some(0)),
         (DType::F16, DType::F16) => Ok(Some(1)),
@@ -121,13 +121,13 @@ impl SplitForm {
 
     /// Stages of a tile of 16 keys and their values for each warp, rows padded by 16 bytes: two, or
     /// four of elements that are half as large.
-    fn shared_bytes(&self, heads: &Heads) -> usize {
+    fn shared_bytes(&self, heads: &Model) -> usize {
         let stages = 4 / heads.cache_dtype.size_in_bytes();
         self.warps * stages * 2 * 16 * heads.padded_cache_row()
     }
 }
 
-impl Heads {
+impl Model {
     /// Bytes of a key in shared memory.
     fn padded_cache_row(&self) -> usize {
         self.head_dim * self.cache_dtype.size_in_bytes() + 16
@@ -155,7 +155,7 @@ impl TileForm {
     }
 
     /// Queries, a tile of keys and one of values, rows padded by 16 bytes.
-    fn shared_bytes(&self, heads: &Heads) -> usize {
+    fn shared_bytes(&self, heads: &Model) -> usize {
         let query_row = heads.head_dim * heads.dtype.size_in_bytes() + 16;
         self.rows * query_row + 2 * self.keys * heads.padded_cache_row()
     }
@@ -164,12 +164,12 @@ impl TileForm {
 /// The launches for at least one row, in any order. They suffice for every call whose lengths the
 /// extents bound.
 pub(super) fn plan(
-    heads: &Heads,
+    heads: &Model,
     tokens: usize,
     extents: &Extents,
     processors: Processors,
 ) -> Result<Vec<Launch>> {
-    let &Heads { num_heads, num_kv_heads, head_dim, cache_dtype, .. } = heads;
+    let &Model { num_heads, num_kv_heads, head_dim, cache_dtype, .. } = heads;
     let group_size = num_heads / num_kv_heads;
     let split = SplitForm::of(head_dim, extents.max_split_rows * group_size > 16);
     let tile = TileForm::of(head_dim, cache_dtype);
@@ -204,7 +204,7 @@ pub(super) fn plan(
     Ok(launches)
 }
 
-fn plain(heads: &Heads, tokens: usize) -> Launch {
+fn plain(heads: &Model, tokens: usize) -> Launch {
     let function = match (heads.dtype, heads.cache_dtype) {
         (_, DType::F8E4M3) => "paged_attention_plain_bf16_e4m3",
         (DType::BF16, _) => "paged_attention_plain_bf16",
@@ -226,7 +226,7 @@ pub(super) mod forward {
 
     use super::super::extents::num_arrivals;
     use super::super::{OnDevice, PagedAttention, SPLIT_ROWS};
-    use super::{Heads, PagedAttentionParams, Processors, plan};
+    use super::{Model, PagedAttentionParams, Processors, plan};
     use crate::cuda::{Module, address, allocate, launch, module, processors, tensor_address};
     use candle_core::backend::BackendStorage;
     use candle_core::{CudaStorage, DType, Layout, Result, Tensor, bail};
@@ -246,7 +246,7 @@ pub(super) mod forward {
             bail!("on_device must be given: a device needs bounds of the lengths and a workspace");
         };
         check(on_device, (tokens, num_seqs), (num_heads, head_dim))?;
-        if block_size % 8 != 0 {
+        if !block_size.is_multiple_of(8) {
             bail!("a block must have a multiple of 8 keys on a CUDA device, it has {block_size}");
         }
         if num_blocks * num_kv_heads * block_size > u32::MAX as usize {
@@ -280,7 +280,7 @@ pub(super) mod forward {
         };
         if tokens > 0 {
             let (dtype, cache_dtype) = (q.dtype(), key.dtype());
-            let heads = Heads { num_heads, num_kv_heads, head_dim, dtype, cache_dtype };
+            let heads = Model { num_heads, num_kv_heads, head_dim, dtype, cache_dtype };
             let (count, shared_bytes) = processors(q.device())?;
             let processors = Processors { count, shared_bytes };
             for one in plan(&heads, tokens, extents, processors)? {
@@ -322,7 +322,7 @@ pub(super) mod forward {
 
     /// Refuses a view that does not start where 16 bytes can be read at once.
     fn aligned(address: u64, name: &str) -> Result<u64> {
-        if address % 16 != 0 {
+        if !address.is_multiple_of(16) {
             bail!("{name} must start at a multiple of 16 bytes on a CUDA device");
         }
         Ok(address)

@@ -1,6 +1,6 @@
 //! The CUDA kernels of attention, on the host, against the reference of the CPU op.
 
-use super::cuda::{Heads, PagedAttentionParams, Processors, plan};
+use super::cuda::{Model, PagedAttentionParams, Processors, plan};
 use super::extents::num_arrivals;
 use super::tests::{Case, Change, Shape, TOLERANCE, queries};
 use super::{Extents, KvCacheLayer, SPLIT_ROWS};
@@ -36,7 +36,7 @@ impl<'a> Call<'a> {
             None => (&self.case.cache, [1.0; 2]),
         };
         let (dtype, cache_dtype) = (q.dtype(), cache.key.dtype());
-        let heads = Heads { num_heads, num_kv_heads, head_dim, dtype, cache_dtype };
+        let heads = Model { num_heads, num_kv_heads, head_dim, dtype, cache_dtype };
         let [q_starts, contexts, tables] = self.indices(parts)?;
         let extents = self.extents.unwrap_or_else(|| {
             Extents::of(parts.iter().map(|&(_, rows, context)| (rows, context)))
