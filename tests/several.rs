@@ -71,7 +71,7 @@ fn two_models_answer_side_by_side() {
     assert_eq!(answer(&server, "best")["choices"][0]["message"]["content"], "17 + 25 = 42.");
     let (status, error) = server.post("/v1/completions", &json!({"model": "spark", "prompt": "x"}));
     assert_eq!((status, &error["error"]["code"]), (404, &json!("model_not_found")));
-    let series = "sconce:request_success_total";
+    let series = "vllm:request_success_total";
     assert_eq!(server.metric_with(series, "model_name=\"chat\",finished_reason=\"stop\""), 3.0);
     assert!(server.metric_with("vllm:cache_config_info", "model_name=\"short\"") > 0.0);
     #[cfg(target_os = "linux")]

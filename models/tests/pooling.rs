@@ -20,7 +20,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 /// Largest difference of an element of a vector of length 1 from sentence-transformers'.
-const F32_TOLERANCE: f32 = 1e-6;
+const F32_TOLERANCE: f32 = 5e-6;
 /// The same with bf16 arithmetic, whose steps near 1 are of this order.
 const BF16_TOLERANCE: f32 = 0.02;
 /// A head's numbers are sums of some that are larger than those of a vector of length 1.

@@ -81,9 +81,10 @@ impl MemoryPlan {
             table_bytes: config.max_model_len * spec.head_dim * DType::F32.size_in_bytes(),
             activation_bytes: activation_bytes(spec, config),
             logits_bytes: num_rows(spec.num_layers, config) * row_bytes,
-            tokenizer_bytes: match config.on_gpu {
-                true => 0,
-                false => spec.vocab_size * TOKENIZER_BYTES_PER_TOKEN,
+            tokenizer_bytes: if config.on_gpu {
+                0
+            } else {
+                spec.vocab_size * TOKENIZER_BYTES_PER_TOKEN
             },
             draft_bytes: 0,
             workspace_bytes: workspace_bytes(spec, config),

@@ -177,7 +177,7 @@ impl Runner {
     /// Records decode steps with the model and the cache as they are now.
     fn record(&mut self) -> Result<()> {
         self.graphs = None;
-        let (of, workspace) = ((self.model()?, &self.cache), self.workspace.as_ref());
+        let (of, workspace) = ((self.model(), &self.cache), self.workspace.as_ref());
         self.recording.reserve_memory(of, &self.device, workspace)?;
         if !self.recording.sizes.is_empty() {
             let begun = Instant::now();
@@ -189,9 +189,8 @@ impl Runner {
         Ok(())
     }
 
-    fn model(&self) -> Result<&dyn CausalLm> {
-        let Some(model) = &self.model else { bail!("the model is not loaded") };
-        Ok(model.as_ref())
+    fn model(&self) -> &dyn CausalLm {
+        self.model.as_deref().expect("a model that is lost is loaded before a step")
     }
 
     fn forward(&self, pack: &Pack, before: Option<(&Plan, &Launched)>) -> Result<Tensor> {
@@ -204,13 +203,13 @@ impl Runner {
         if let Some(graphs) = self.graphs.as_ref().filter(|_| pack.only_decodes()) {
             let num_rows = pack.spans().len();
             if let Some(size) = graphs.size_for(num_rows) {
-                let model = (self.model()?, &self.cache);
+                let model = (self.model(), &self.cache);
                 return graphs.launch(size, lists, model, resolve)?.narrow(0, 0, num_rows);
             }
         }
         let batch = lists.upload(&self.device, self.workspace.as_ref())?;
         resolve(&batch.ids)?;
-        self.model()?.forward(&batch, &self.cache)
+        self.model().forward(&batch, &self.cache)
     }
 
     /// The guesses of each entry.
@@ -292,7 +291,7 @@ impl StepRunner for Runner {
                     sequences.get(&entry.id).map_or(0, |sequence| sequence.tokens()[last])
                 });
                 let batch = lists.upload(&self.device, self.workspace.as_ref())?;
-                let logits = self.model()?.forward(&batch, &self.cache)?; // [rows, vocab]
+                let logits = self.model().forward(&batch, &self.cache)?; // [rows, vocab]
                 let computed = Instant::now();
                 let entries = &mut launched.output.entries;
                 let logits = score_prompt(pack, logits, sequences, entries)?;
@@ -333,7 +332,9 @@ impl StepRunner for Runner {
 
     fn reset(&mut self) -> Result<()> {
         self.graphs = None;
-        self.model()?;
+        if self.model.is_none() {
+            bail!("the model is not loaded");
+        }
         if self.cache.layers.is_empty() {
             self.cache = self.shape.allocate(&self.device)?;
         }

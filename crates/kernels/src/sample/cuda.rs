@@ -72,26 +72,6 @@ pub(super) mod forward {
         Ok((output, (num_rows, width).into()))
     }
 
-    /// Launches only; edits the logits in place.
-    pub(crate) fn sample_into(
-        (records, records_layout): (&CudaStorage, &Layout),
-        (logits, layout): (&CudaStorage, &Layout),
-        (words, words_layout): (&CudaStorage, &Layout),
-    ) -> Result<()> {
-        let (num_rows, vocab_size) = layout.shape().dims2()?;
-        let params = SampleParams {
-            logits: logits_address(logits, layout)?,
-            words: address(words, words_layout, "words")?,
-            records: address(records, records_layout, "records")?,
-            vocab_size: vocab_size as i32,
-            width: records_layout.dims()[1] as i32,
-        };
-        if num_rows == 0 {
-            return Ok(());
-        }
-        launch(logits.device(), &MODULE, &plan(num_rows, vocab_size), &params)
-    }
-
     fn logits_address(logits: &CudaStorage, layout: &Layout) -> Result<u64> {
         if logits.dtype() != DType::F32 {
             bail!("logits must be F32, they are {:?}", logits.dtype());

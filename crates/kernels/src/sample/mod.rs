@@ -31,19 +31,21 @@ mod record;
 mod scan;
 #[cfg(test)]
 mod tests;
+#[cfg(any(feature = "cuda", test))]
 mod upload;
 
 pub use batch::{Ragged, RaggedVec, SampleBatch, SampleRow};
 pub(crate) use record::is_fault;
 pub use record::{PendingRecords, read_records};
-pub use upload::Upload;
+#[cfg(any(feature = "cuda", test))]
+use upload::Upload;
 
 use crate::views::slice;
 use std::fmt;
 
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
-use candle_core::{CpuStorage, CustomOp1, DType, InplaceOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
 /// The token sampled for a row.
 #[derive(Debug, Clone, PartialEq)]
@@ -120,35 +122,6 @@ pub fn score(logits: &Tensor, targets: &[u32], num_top: u32) -> Result<Tensor> {
     logits.apply_op1_no_bwd(&Score { targets, num_top })
 }
 
-/// As [`sample`], on a CUDA device, from words that lie there to records that lie there: it only
-/// launches, so that it can be part of a captured graph. The logits are edited in place.
-///
-/// records `[rows, width]` u32, `width` 1 or as [`Upload::record_width`] says, at least: what a row asks
-/// for beyond it is left out; logits `[rows, vocab]` f32; words u32, the [`Upload::words`] of as many
-/// rows and anything behind them.
-///
-/// # Errors
-/// A shape or dtype that does not fit, a strided tensor, another device.
-pub fn sample_into(records: &Tensor, logits: &Tensor, words: &Tensor) -> Result<()> {
-    let (num_rows, vocab_size) = dims(logits)?;
-    let (num_records, width) = records.dims2()?;
-    if num_records != num_rows || width == 0 || width == 2 {
-        bail!("records must be [{num_rows}, 1 or more than 2], not {:?}", records.dims());
-    }
-    if vocab_size > upload::MAX_VOCAB {
-        bail!("the vocabulary has {vocab_size} tokens, the most is {}", upload::MAX_VOCAB);
-    }
-    if words.rank() != 1 || words.elem_count() < num_rows * upload::ROW_WORDS {
-        bail!("words must be those of {num_rows} rows, their shape is {:?}", words.dims());
-    }
-    for (tensor, name) in [(records, "records"), (words, "words")] {
-        if tensor.dtype() != DType::U32 {
-            bail!("{name} must be U32, they are {:?}", tensor.dtype());
-        }
-    }
-    records.inplace_op3(logits, words, &SampleInto)
-}
-
 /// Returns (rows, vocab).
 fn dims(logits: &Tensor) -> Result<(usize, usize)> {
     let (num_rows, vocab_size) = logits.dims2()?;
@@ -205,41 +178,6 @@ impl CustomOp1 for Score<'_> {
         cuda::forward::sample((logits, layout), |upload| {
             upload.fill_targets(self.targets, self.num_top, vocab_size)
         })
-    }
-}
-
-/// The op behind [`sample_into`].
-struct SampleInto;
-
-impl InplaceOp3 for SampleInto {
-    fn name(&self) -> &'static str {
-        "sample_into"
-    }
-
-    fn cpu_fwd(
-        &self,
-        _records: &mut CpuStorage,
-        _records_layout: &Layout,
-        _logits: &CpuStorage,
-        _logits_layout: &Layout,
-        _words: &CpuStorage,
-        _words_layout: &Layout,
-    ) -> Result<()> {
-        bail!("sample_into is for CUDA devices: on the CPU call sample")
-    }
-
-    #[cfg(feature = "cuda")]
-    fn cuda_fwd(
-        &self,
-        records: &mut CudaStorage,
-        records_layout: &Layout,
-        logits: &CudaStorage,
-        logits_layout: &Layout,
-        words: &CudaStorage,
-        words_layout: &Layout,
-    ) -> Result<()> {
-        let (logits, words) = ((logits, logits_layout), (words, words_layout));
-        cuda::forward::sample_into((records, records_layout), logits, words)
     }
 }
 

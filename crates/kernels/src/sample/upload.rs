@@ -18,7 +18,7 @@ pub(super) const MAX_TOP: u32 = 1024;
 
 /// What the sampler's kernel reads beside the logits. It keeps its memory from step to step.
 #[derive(Debug, Default, Clone)]
-pub struct Upload {
+pub(super) struct Upload {
     words: Vec<u32>,
     num_top: Option<u32>,
 }
@@ -40,7 +40,12 @@ impl Upload {
     /// # Errors
     /// As [`sample`](super::sample); more rows than `num_rows`; a vocabulary of more than 2^19 tokens,
     /// or more than 1024 log-probabilities a row.
-    pub fn fill(&mut self, batch: &SampleBatch, num_rows: usize, vocab_size: usize) -> Result<()> {
+    pub(super) fn fill(
+        &mut self,
+        batch: &SampleBatch,
+        num_rows: usize,
+        vocab_size: usize,
+    ) -> Result<()> {
         batch.check(batch.rows.len(), vocab_size)?;
         if batch.rows.len() > num_rows {
             bail!("the batch has {} rows, there is room for {num_rows}", batch.rows.len());
@@ -76,12 +81,12 @@ impl Upload {
     }
 
     /// What must lie in the device's memory, aligned to 4 bytes.
-    pub fn words(&self) -> &[u32] {
+    pub(super) fn words(&self) -> &[u32] {
         &self.words
     }
 
     /// Words of a record that has room for everything the rows ask for.
-    pub fn record_width(&self) -> usize {
+    pub(super) fn record_width(&self) -> usize {
         super::record::width(self.num_top)
     }
 

@@ -154,6 +154,7 @@ pub(crate) fn is_neutral(field: &str, value: &Value) -> bool {
         ("modalities", Value::Array(items)) => items.iter().all(|item| item == "text"),
         ("length_penalty", value) => value.as_f64() == Some(1.0),
         ("best_of", value) => value.as_u64() == Some(1),
+        // These have values of their own that ask for nothing, and no others.
         ("embed_dtype", value) => value == "float32",
         ("endianness", value) => value == "native" || value == "little",
         ("padding", value) => value == "do_not_pad",

@@ -39,6 +39,7 @@ pub(crate) struct ScoreList {
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
+#[expect(clippy::struct_field_names, reason = "the names are the wire's")]
 struct Score {
     index: usize,
     object: &'static str,

@@ -81,6 +81,9 @@ fn refused(name: &str) -> Value {
     let null = json!({"type": "null"});
     let neutral = match name {
         "length_penalty" | "best_of" => vec![null, json!({"const": 1})],
+        "embed_dtype" => vec![null, json!({"const": "float32"})],
+        "endianness" => vec![null, json!({"enum": ["native", "little"]})],
+        "padding" => vec![null, json!({"const": "do_not_pad"})],
         _ => {
             let texts = match name {
                 "modalities" => json!({"type": "array", "items": {"const": "text"}}),
@@ -115,6 +118,9 @@ mod tests {
             json!(""),
             json!("none"),
             json!("x"),
+            json!("float32"),
+            json!("little"),
+            json!("do_not_pad"),
             json!([]),
             json!(["text"]),
             json!(["text", "audio"]),
@@ -124,7 +130,16 @@ mod tests {
             json!(1),
             json!(2),
         ];
-        for name in ["audio", "modalities", "length_penalty", "best_of", "web_search_options"] {
+        for name in [
+            "audio",
+            "modalities",
+            "length_penalty",
+            "best_of",
+            "web_search_options",
+            "embed_dtype",
+            "endianness",
+            "padding",
+        ] {
             let schema = jsonschema::validator_for(&refused(name)).unwrap();
             for value in &values {
                 assert_eq!(schema.is_valid(value), is_neutral(name, value), "{name}: {value}");
