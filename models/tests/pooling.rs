@@ -21,8 +21,9 @@ use serde_json::Value;
 
 /// Largest difference of an element of a vector of length 1 from sentence-transformers'.
 const F32_TOLERANCE: f32 = 5e-6;
-/// The same with bf16 arithmetic, whose steps near 1 are of this order.
-const BF16_TOLERANCE: f32 = 0.02;
+/// The same with bf16 arithmetic: transformers' own bf16 run misses its float32 one by up to 0.029 in
+/// these goldens (ModernBERT, a prompt of 33).
+const BF16_TOLERANCE: f32 = 0.04;
 /// A head's numbers are sums of some that are larger than those of a vector of length 1.
 const SCORE_FACTOR: f32 = 10.0;
 
