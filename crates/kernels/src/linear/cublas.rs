@@ -75,17 +75,16 @@ pub(super) fn multiply(device: &CudaDevice, product: &Product) -> Result<bool> {
     let mut streams = STREAMS.lock().unwrap_or_else(PoisonError::into_inner);
     let stream = device.cuda_stream();
     let key = stream.cu_stream().addr();
-    let at = match streams.iter().position(|blas| blas.stream == key) {
-        Some(at) => at,
-        None => {
-            let handle = result::create_handle().map_err(failed)?;
-            // SAFETY: what a product leaves in it is read by no other.
-            let workspace = unsafe { stream.alloc::<u8>(WORKSPACE_BYTES) }.w()?;
-            streams.push(Blas { stream: key, handle, workspace, algorithms: HashMap::new() });
-            streams.len() - 1
-        }
-    };
-    streams[at].multiply(device, product)
+    if let Some(blas) = streams.iter_mut().find(|blas| blas.stream == key) {
+        return blas.multiply(device, product);
+    }
+    let handle = result::create_handle().map_err(failed)?;
+    // SAFETY: what a product leaves in it is read by no other.
+    let workspace = unsafe { stream.alloc::<u8>(WORKSPACE_BYTES) }.w()?;
+    let mut blas = Blas { stream: key, handle, workspace, algorithms: HashMap::new() };
+    let done = blas.multiply(device, product);
+    streams.push(blas);
+    done
 }
 
 impl Blas {
