@@ -29,15 +29,8 @@ pub(crate) fn run(mut config: Config) -> Result<()> {
     config.server.max_connections = raise_file_limit(config.server.max_connections);
     let bound = Bound::new(&config.listen)?;
     let (url, names) = (bound.url(&config.listen), config.model_names());
-    tracing::info!("listening on {url}, loading {names}");
-    notify.status(&format!("loading {names}"));
     let is_open = bound.address().is_some_and(|address| !address.ip().is_loopback());
     let is_guarded = !config.server.api_keys.is_empty() || config.api_keys_file.is_some();
-    if is_open && !is_guarded {
-        tracing::warn!(
-            "everybody who reaches {url} may use what is served: --api-key or --api-keys-file ask for a key"
-        );
-    }
     let config = Arc::new(config);
     let app = App::new(config.server.clone());
     if let Some(telemetry) = &telemetry {
@@ -55,6 +48,14 @@ pub(crate) fn run(mut config: Config) -> Result<()> {
     }
     reload.again_by(&mut reloads);
     let signal = signals::listen(reloads)?;
+    // Whoever reads this may send a signal at once.
+    tracing::info!("listening on {url}, loading {names}");
+    notify.status(&format!("loading {names}"));
+    if is_open && !is_guarded {
+        tracing::warn!(
+            "everybody who reaches {url} may use what is served: --api-key or --api-keys-file ask for a key"
+        );
+    }
     let stopping = notify.clone();
     let end = async move {
         signal.await;

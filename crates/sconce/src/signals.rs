@@ -41,17 +41,20 @@ impl Reloads {
 }
 
 /// Resolves at the first SIGTERM or Ctrl-C; a second one ends the process at once. SIGHUP runs
-/// `reloads`.
+/// `reloads`. Signals that come once this has returned are heard.
 pub(crate) fn listen(reloads: Reloads) -> Result<impl Future<Output = ()>> {
     let (sender, first) = oneshot::channel();
+    let (hears, heard) = std::sync::mpsc::channel();
     thread::Builder::new().name("signals".to_owned()).spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let done: io::Result<()> =
-            runtime.and_then(|runtime| runtime.block_on(wait(&reloads, sender)));
+            runtime.and_then(|runtime| runtime.block_on(wait(&reloads, &hears, sender)));
         if let Err(error) = done {
             tracing::error!("signals are not handled: {error}");
         }
     })?;
+    // If the thread ends without a word, it has told why.
+    let _ = heard.recv();
     Ok(async {
         if first.await.is_err() {
             pending::<()>().await;
@@ -59,10 +62,15 @@ pub(crate) fn listen(reloads: Reloads) -> Result<impl Future<Output = ()>> {
     })
 }
 
-async fn wait(reloads: &Reloads, first: oneshot::Sender<()>) -> io::Result<()> {
+async fn wait(
+    reloads: &Reloads,
+    hears: &std::sync::mpsc::Sender<()>,
+    first: oneshot::Sender<()>,
+) -> io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hang_up = signal(SignalKind::hangup())?;
+    let _ = hears.send(());
     let mut first = Some(first);
     let had_terminal = io::stderr().is_terminal();
     loop {
