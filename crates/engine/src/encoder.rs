@@ -130,21 +130,6 @@ impl StepRunner for EncoderRunner {
         Ok(Launched::done(output))
     }
 
-    fn sample(
-        &mut self,
-        _plan: &Plan,
-        _launched: &mut Launched,
-        _sequences: &HashMap<SeqId, Sequence>,
-    ) -> Result<()> {
-        Ok(())
-    }
-
-    fn read(&mut self, _plan: &Plan, launched: Launched) -> Result<StepOutput> {
-        Ok(launched.into_output())
-    }
-
-    fn forget(&mut self, _id: SeqId) {}
-
     /// There is nothing but the weights.
     fn reset(&mut self) -> Result<()> {
         Ok(())

@@ -146,19 +146,6 @@ impl StepRunner for Pooler {
         Ok(Launched::done(output))
     }
 
-    fn sample(
-        &mut self,
-        _plan: &Plan,
-        _launched: &mut Launched,
-        _sequences: &HashMap<SeqId, Sequence>,
-    ) -> Result<()> {
-        Ok(())
-    }
-
-    fn read(&mut self, _plan: &Plan, launched: Launched) -> Result<StepOutput> {
-        Ok(launched.into_output())
-    }
-
     fn forget(&mut self, id: SeqId) {
         self.sums.remove(&id);
     }

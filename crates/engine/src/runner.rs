@@ -62,11 +62,6 @@ impl Launched {
         Self { begun, drafts, logits: None, records: None, pending: None, output }
     }
 
-    /// What it gave, if it was [done](Self::done) when it was launched.
-    pub(crate) fn into_output(self) -> StepOutput {
-        self.output
-    }
-
     /// Whether the next step can be asked for before this one is read.
     pub(crate) fn is_pending(&self) -> bool {
         self.records.is_some()
@@ -126,17 +121,22 @@ pub(crate) trait StepRunner: Send {
         before: Option<(&Plan, &Launched)>,
     ) -> Result<Launched>;
     /// Asks for the tokens of a step. All tokens before it are known now: masks, penalties and scores
-    /// look at them. Sequences that have ended since it was launched get any token.
+    /// look at them. Sequences that have ended since it was launched get any token. A runner whose steps
+    /// are done when they are launched has nothing to ask for.
     fn sample(
         &mut self,
-        plan: &Plan,
-        launched: &mut Launched,
-        sequences: &HashMap<SeqId, Sequence>,
-    ) -> Result<()>;
+        _plan: &Plan,
+        _launched: &mut Launched,
+        _sequences: &HashMap<SeqId, Sequence>,
+    ) -> Result<()> {
+        Ok(())
+    }
     /// Waits for what was asked for.
-    fn read(&mut self, plan: &Plan, launched: Launched) -> Result<StepOutput>;
+    fn read(&mut self, _plan: &Plan, launched: Launched) -> Result<StepOutput> {
+        Ok(launched.output)
+    }
     /// Forgets a sequence that has ended or lost its blocks.
-    fn forget(&mut self, id: SeqId);
+    fn forget(&mut self, _id: SeqId) {}
     /// Begins anew after a panic. No step writes to the weights, so they are what they were. The cache
     /// keeps its memory, which may take seconds to get: nothing in it is read before it is written
     /// again, and candle's locks are free once the panic has passed.

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use engine::EngineError;
 use opentelemetry::global::BoxedTracer;
@@ -169,9 +169,23 @@ impl App {
     }
 
     /// Counts a request, which runs on these terms, until the guard is dropped.
-    pub(crate) fn enter(&self, terms: Terms) -> InFlight {
+    fn enter(&self, terms: Terms) -> InFlight {
         self.0.in_flight.send_modify(|count| *count += 1);
         InFlight { app: self.clone(), terms }
+    }
+
+    /// How every request to a model begins: it is counted from now on, and what takes time with large
+    /// inputs runs on the text pool. Returns what was prepared, and when the request arrived.
+    pub(crate) async fn admit<T: Send + 'static>(
+        &self,
+        terms: Terms,
+        prepare: impl FnOnce(&Registry) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<(T, (InFlight, Instant)), ApiError> {
+        let arrived = Instant::now();
+        let in_flight = self.enter(terms);
+        let models = self.ready()?;
+        let prepared = self.text_pool().run(move || prepare(&models)).await?;
+        Ok((prepared, (in_flight, arrived)))
     }
 
     /// Requests in flight.

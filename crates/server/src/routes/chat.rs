@@ -1,7 +1,6 @@
 //! `POST /v1/chat/completions`: parse, template, tokenise, submit, answer.
 
 use std::mem;
-use std::time::Instant;
 
 use axum::extract::State;
 use axum::response::Response;
@@ -16,6 +15,7 @@ use crate::openai::request_fields::StreamOptions;
 use crate::openai::response::{Head, TokenNames};
 use crate::openai::sampling_fields::Sampling;
 use crate::prompt::{ChatPrompt, PromptField, truncate};
+use crate::registry::Registry;
 use crate::served_model::ServedModel;
 use crate::sse;
 use crate::state::App;
@@ -34,17 +34,14 @@ pub(crate) async fn create(
     terms: Terms,
     JsonBytes(body): JsonBytes,
 ) -> Result<Response, ApiError> {
-    let arrived = Instant::now();
-    let in_flight = app.enter(terms);
-    let models = app.ready()?;
     let trust_template = app.config().trust_request_chat_template;
-    let prepared = move || {
+    let prepared = move |models: &Registry| {
         let request = ChatRequest::parse(&body)?;
         let model = models.generating(request.request.model.as_deref())?;
         Ok((prepare(&model, request, trust_template)?, model))
     };
-    let (Prepared { job, wire, stream }, model) = app.text_pool().run(prepared).await?;
-    let generation = Generation::start(&app, &model, &job, (in_flight, arrived))?;
+    let ((Prepared { job, wire, stream }, model), entered) = app.admit(terms, prepared).await?;
+    let generation = Generation::start(&app, &model, &job, entered)?;
     sse::answer(generation, wire, stream, app.config().heartbeat).await
 }
 

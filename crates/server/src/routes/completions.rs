@@ -1,7 +1,6 @@
 //! `POST /v1/completions`: parse, tokenise, submit, answer.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::extract::State;
 use axum::response::Response;
@@ -14,6 +13,7 @@ use crate::openai::completion_response::CompletionWire;
 use crate::openai::request_fields::StreamOptions;
 use crate::openai::response::{Head, TokenNames};
 use crate::prompt::{PromptField, PromptIds, truncate};
+use crate::registry::Registry;
 use crate::served_model::ServedModel;
 use crate::sse;
 use crate::state::App;
@@ -35,16 +35,13 @@ pub(crate) async fn create(
     terms: Terms,
     JsonBytes(body): JsonBytes,
 ) -> Result<Response, ApiError> {
-    let arrived = Instant::now();
-    let in_flight = app.enter(terms);
-    let models = app.ready()?;
-    let prepared = move || {
+    let prepared = move |models: &Registry| {
         let request = CompletionRequest::parse(&body)?;
         let model = models.generating(request.request.model.as_deref())?;
         Ok((prepare(&model, request)?, model))
     };
-    let (Prepared { job, wire, stream }, model) = app.text_pool().run(prepared).await?;
-    let generation = Generation::start(&app, &model, &job, (in_flight, arrived))?;
+    let ((Prepared { job, wire, stream }, model), entered) = app.admit(terms, prepared).await?;
+    let generation = Generation::start(&app, &model, &job, entered)?;
     sse::answer(generation, wire, stream, app.config().heartbeat).await
 }
 

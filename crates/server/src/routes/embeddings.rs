@@ -1,7 +1,5 @@
 //! `POST /v1/embeddings`: parse, tokenise, submit, answer.
 
-use std::time::Instant;
-
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -14,6 +12,7 @@ use crate::openai::embedding_request::{EmbeddingRequest, EncodingFormat};
 use crate::openai::embedding_response::{EmbeddingList, PoolingUsage};
 use crate::openai::sampling_fields::check_ids;
 use crate::pooling::{PoolingJob, PoolingPrompt, PoolingRun, cut_ids, shaped};
+use crate::registry::Registry;
 use crate::served_model::ServedModel;
 use crate::state::App;
 use crate::terms::Terms;
@@ -35,18 +34,15 @@ pub(crate) async fn create(
     terms: Terms,
     JsonBytes(body): JsonBytes,
 ) -> Result<Response, ApiError> {
-    let arrived = Instant::now();
-    let in_flight = app.enter(terms);
-    let models = app.ready()?;
-    let prepared = move || {
+    let prepared = move |models: &Registry| {
         let request = EmbeddingRequest::parse(&body)?;
         let model = models.embedding(request.pooling.model.as_deref())?;
         Ok((prepare(&model, request)?, model))
     };
-    let (prepared, model) = app.text_pool().run(prepared).await?;
+    let ((prepared, model), entered) = app.admit(terms, prepared).await?;
     let Prepared { job, dimensions, normalizes, format } = prepared;
     let usage = PoolingUsage::new(job.num_tokens());
-    let vectors = PoolingRun::vectors(&app, &model, job, (in_flight, arrived)).await?;
+    let vectors = PoolingRun::vectors(&app, &model, job, entered).await?;
     // Numbers by the million are not written on the threads that serve connections.
     let answer = move || {
         let shaped = |vector| shaped(vector, dimensions, normalizes);

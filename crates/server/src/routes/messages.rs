@@ -1,7 +1,6 @@
 //! `POST /v1/messages` and `/v1/messages/count_tokens`: Anthropic's API in front of chat.
 
 use std::mem;
-use std::time::Instant;
 
 use axum::Json;
 use axum::extract::State;
@@ -20,6 +19,7 @@ use crate::generation::{Generation, Job};
 use crate::openai::chat_request::ChatRequest;
 use crate::openai::request_fields::StreamOptions;
 use crate::prompt::{ChatPrompt, PromptField};
+use crate::registry::Registry;
 use crate::served_model::ServedModel;
 use crate::sse;
 use crate::state::App;
@@ -44,17 +44,14 @@ pub(crate) async fn create(
     terms: Terms,
     JsonBytes(body): JsonBytes,
 ) -> Result<Response, ApiError> {
-    let arrived = Instant::now();
-    let in_flight = app.enter(terms);
-    let models = app.ready()?;
-    let prepared = move || {
+    let prepared = move |models: &Registry| {
         let request = MessagesRequest::parse(&body)?;
         let model = models.generating(Some(&request.model))?;
         Ok((prepare(&model, &request)?, model))
     };
-    let prepared = move || prepared().map_err(|error| respelled(&error));
-    let (Prepared { job, wire, stream }, model) = app.text_pool().run(prepared).await?;
-    let generation = Generation::start(&app, &model, &job, (in_flight, arrived))?;
+    let prepared = move |models: &Registry| prepared(models).map_err(|error| respelled(&error));
+    let ((Prepared { job, wire, stream }, model), entered) = app.admit(terms, prepared).await?;
+    let generation = Generation::start(&app, &model, &job, entered)?;
     sse::answer(generation, wire, stream, app.config().heartbeat).await
 }
 

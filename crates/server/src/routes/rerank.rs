@@ -1,7 +1,5 @@
 //! `POST /v1/rerank`: which documents answer a query best.
 
-use std::time::Instant;
-
 use axum::Json;
 use axum::extract::State;
 
@@ -10,6 +8,7 @@ use crate::error::ApiError;
 use crate::openai::score_request::{Pairs, RerankRequest};
 use crate::openai::score_response::Ranking;
 use crate::pooling::ScoringJob;
+use crate::registry::Registry;
 use crate::state::App;
 use crate::terms::Terms;
 
@@ -19,10 +18,7 @@ pub(crate) async fn create(
     terms: Terms,
     JsonBytes(body): JsonBytes,
 ) -> Result<Json<Ranking>, ApiError> {
-    let arrived = Instant::now();
-    let in_flight = app.enter(terms);
-    let models = app.ready()?;
-    let prepared = move || {
+    let prepared = move |models: &Registry| {
         let RerankRequest { pooling, rerank } = RerankRequest::parse(&body)?;
         let model = models.scoring(pooling.model.as_deref())?;
         let pairs = Pairs {
@@ -36,8 +32,8 @@ pub(crate) async fn create(
         let shown = (rerank.return_documents != Some(false)).then_some(documents);
         Ok((job, shown, top_n, model))
     };
-    let (job, documents, top_n, model) = app.text_pool().run(prepared).await?;
-    let (scores, usage) = job.scores(&app, &model, (in_flight, arrived)).await?;
+    let ((job, documents, top_n, model), entered) = app.admit(terms, prepared).await?;
+    let (scores, usage) = job.scores(&app, &model, entered).await?;
     let answered_by = (model.names()[0].clone(), usage);
     Ok(Json(Ranking::new(&scores, documents.as_deref(), top_n, answered_by)))
 }

@@ -15,6 +15,7 @@ use crate::error::ApiError;
 use crate::generation::Generation;
 use crate::guards;
 use crate::openai::request_fields::StreamOptions;
+use crate::registry::Registry;
 use crate::responses::running::{Entered, Keep, Running};
 use crate::responses::translate::{Prepared, prepare};
 use crate::sse;
@@ -34,14 +35,12 @@ pub(crate) async fn create(
     terms: Terms,
     JsonBytes(body): JsonBytes,
 ) -> Result<Response, ApiError> {
-    let arrived = Instant::now();
-    let in_flight = app.enter(terms);
-    let models = app.ready()?;
     let owner = guards::owner(&app);
     let store = Arc::clone(&app.responses().store);
-    let prepared = app.text_pool().run(move || prepare(&models, &store, &body, owner)).await?;
+    let prepared = move |models: &Registry| prepare(models, &store, &body, owner);
+    let (prepared, entered) = app.admit(terms, prepared).await?;
     let Prepared { model, job, answer, streams, stores, input, previous } = prepared;
-    let mut generation = Generation::start(&app, &model, &job, (in_flight, arrived))?;
+    let mut generation = Generation::start(&app, &model, &job, entered)?;
     let store = Arc::clone(&app.responses().store);
     let keep = stores.then_some(Keep { store, previous, input });
     let running = Running::new(answer, owner, generation.canceller(), keep);

@@ -1,7 +1,5 @@
 //! `POST /v1/score`: how alike the texts of pairs are.
 
-use std::time::Instant;
-
 use axum::Json;
 use axum::extract::State;
 
@@ -10,6 +8,7 @@ use crate::error::ApiError;
 use crate::openai::score_request::ScoreRequest;
 use crate::openai::score_response::ScoreList;
 use crate::pooling::ScoringJob;
+use crate::registry::Registry;
 use crate::state::App;
 use crate::terms::Terms;
 
@@ -19,15 +18,12 @@ pub(crate) async fn create(
     terms: Terms,
     JsonBytes(body): JsonBytes,
 ) -> Result<Json<ScoreList>, ApiError> {
-    let arrived = Instant::now();
-    let in_flight = app.enter(terms);
-    let models = app.ready()?;
-    let prepared = move || {
+    let prepared = move |models: &Registry| {
         let ScoreRequest { pooling, score } = ScoreRequest::parse(&body)?;
         let model = models.scoring(pooling.model.as_deref())?;
         Ok((ScoringJob::prepare(&model, &score.pairs()?, &pooling)?, model))
     };
-    let (job, model) = app.text_pool().run(prepared).await?;
-    let (scores, usage) = job.scores(&app, &model, (in_flight, arrived)).await?;
+    let ((job, model), entered) = app.admit(terms, prepared).await?;
+    let (scores, usage) = job.scores(&app, &model, entered).await?;
     Ok(Json(ScoreList::new(scores, model.names()[0].clone(), usage)))
 }
