@@ -35,4 +35,4 @@ pub use special_tokens::SpecialTokens;
 pub use stop::{StopOutput, StopStrings};
 pub use structural_tag::{StructuralTag, TagError};
 pub use text_model::{TextFiles, TextModel};
-pub use tokenizer::{Cut, Side, Tokenizer};
+pub use tokenizer::{Cut, Part, Side, Tokenizer};

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use tokenizers::utils::parallelism::set_parallelism;
 use tokenizers::{
-    AddedToken, Encoding, PostProcessor, TruncationDirection, TruncationParams, truncate_encodings,
+    AddedToken, Encoding, PostProcessor, Token, TruncationDirection, TruncationParams,
+    truncate_encodings,
 };
 
 use crate::TextError;
@@ -32,6 +33,10 @@ pub enum Side {
     /// Its end.
     Right,
 }
+
+/// A text as tokens, without special ones around it.
+#[derive(Debug, Clone)]
+pub struct Part(Encoding);
 
 /// A shared, immutable tokenizer: a clone is a reference, every method may run on many threads.
 #[derive(Clone)]
@@ -89,20 +94,36 @@ impl Tokenizer {
         add_special_tokens: bool,
         cut: Cut,
     ) -> Result<Vec<u32>, TextError> {
-        let text = self.plain(text, false)?;
+        let text = kept(&self.plain(text, false)?, cut.max_len, cut.side);
         Ok(self.put_together(text, None, add_special_tokens, Some(cut))?.get_ids().to_vec())
     }
 
-    /// Encodes two texts that a model reads together, with the special tokens of a pair around them,
-    /// cut to fit if that is wanted, the longer one first. Returns where the second text begins, too, if
-    /// the tokenizer tells their tokens apart.
-    pub fn encode_pair(
+    /// Encodes a text that a model reads together with another: see [`join`](Self::join).
+    pub fn part(&self, text: &str) -> Result<Part, TextError> {
+        self.plain(text, false).map(Part)
+    }
+
+    /// Puts two texts that a model reads together into one prompt, with the special tokens of a pair
+    /// around them, cut to fit if that is wanted, the longer one first. Returns where the second text
+    /// begins, too, if the tokenizer tells their tokens apart.
+    pub fn join(
         &self,
-        first: &str,
-        second: &str,
+        first: &Part,
+        second: &Part,
         cut: Option<Cut>,
     ) -> Result<(Vec<u32>, Option<usize>), TextError> {
-        let (first, mut second) = (self.plain(first, false)?, self.plain(second, false)?);
+        let (first, mut second) = match cut {
+            None => (first.0.clone(), second.0.clone()),
+            // Which one is the longer decides who keeps an odd token: that it is must still show.
+            Some(Cut { max_len, side }) => {
+                let most =
+                    |own: &Part, other: &Part| max_len + usize::from(own.0.len() > other.0.len());
+                (
+                    kept(&first.0, most(first, second), side),
+                    kept(&second.0, most(second, first), side),
+                )
+            }
+        };
         second.set_type_ids(vec![1; second.len()]);
         let pair = self.put_together(first, Some(second), true, cut)?;
         let begin = pair.get_type_ids().iter().position(|kind| *kind == 1);
@@ -139,6 +160,9 @@ impl Tokenizer {
                 ..TruncationParams::default()
             };
             (text, second) = truncate_encodings(text, second, &params).map_err(refused)?;
+            // What was cut off is not wanted in pieces, of which a pair would get all combinations.
+            text.take_overflowing();
+            second.iter_mut().for_each(|second| drop(second.take_overflowing()));
         }
         backend.post_process(text, second, add_special_tokens).map_err(refused)
     }
@@ -206,6 +230,21 @@ impl Tokenizer {
     pub(crate) fn rule(&self) -> &DecoderRule {
         &self.0.rule
     }
+}
+
+/// At most `max_len` tokens of a text that will be cut to no more. Cutting keeps what is cut off, in
+/// pieces of the length of what is left: of a long text to a short one that takes far more memory than
+/// the text.
+fn kept(text: &Encoding, max_len: usize, side: Side) -> Encoding {
+    let len = text.len();
+    let count = len.min(max_len);
+    let range = match side {
+        Side::Left => len - count..len,
+        Side::Right => 0..count,
+    };
+    let tokens = text.get_ids()[range.clone()].iter().zip(&text.get_tokens()[range]);
+    let token = |(id, value): (&u32, &String)| Token::new(*id, value.clone(), (0, 0));
+    Encoding::from_tokens(tokens.map(token).collect(), 0)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "as `map_err` gives it")]

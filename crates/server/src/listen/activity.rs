@@ -18,7 +18,8 @@ pub(super) struct Activity {
     handling: AtomicUsize,
     /// Responses whose body has not ended.
     answering: AtomicUsize,
-    /// HTTP/2 writes by itself, pings for instance: its writes say nothing of answers.
+    /// HTTP/2 writes by itself, pings for instance: its writes say nothing of answers. So until a
+    /// request says that the connection speaks HTTP/1.
     is_multiplexed: AtomicBool,
     /// HTTP/1.1: an answer came before its request was read to the end.
     is_sending: AtomicBool,
@@ -32,7 +33,7 @@ impl Activity {
             since: Instant::now(),
             handling: AtomicUsize::new(0),
             answering: AtomicUsize::new(0),
-            is_multiplexed: AtomicBool::new(false),
+            is_multiplexed: AtomicBool::new(true),
             is_sending: AtomicBool::new(false),
             last_ms: AtomicU64::new(0),
         })
@@ -186,5 +187,32 @@ impl<B> Drop for Answering<B> {
     fn drop(&mut self) {
         self.activity.touch();
         self.activity.answering.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::{interval, timeout};
+
+    /// HTTP/2 has pings of its own from the start.
+    #[tokio::test]
+    async fn what_is_written_before_the_first_request_keeps_nothing_open() {
+        let activity = Activity::new();
+        let mut ticks = interval(Duration::from_millis(5));
+        let pings = async {
+            loop {
+                ticks.tick().await;
+                activity.wrote();
+            }
+        };
+        let wasted = activity.wasted(Duration::from_millis(50), Duration::from_hours(1));
+        let is_over = async {
+            tokio::select! {
+                () = wasted => true,
+                () = pings => false,
+            }
+        };
+        assert_eq!(timeout(Duration::from_mins(1), is_over).await, Ok(true));
     }
 }

@@ -8,7 +8,6 @@ mod rules;
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::http::StatusCode;
 use engine::{EngineError, Event, Request, SamplingParams};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
@@ -117,12 +116,8 @@ impl PoolingRun {
     }
 
     async fn finish(&mut self) -> Result<(), ApiError> {
-        let mut num_open = 0;
-        loop {
-            num_open += self.submit(num_open)?;
-            if num_open == 0 {
-                return Ok(());
-            }
+        let mut num_open = self.submit(0)?;
+        while num_open > 0 {
             let events = &mut self.events;
             let received = tokio::select! {
                 biased;
@@ -142,6 +137,7 @@ impl PoolingRun {
                         (cached_tokens, num_preemptions);
                     self.end(index, Ending::Stop);
                     num_open -= 1;
+                    num_open += self.submit(num_open)?;
                 }
                 Event::Failed(error) => {
                     if matches!(error, EngineError::Logits(_)) {
@@ -154,6 +150,7 @@ impl PoolingRun {
                 }
             }
         }
+        Ok(())
     }
 
     /// Submits further prompts, as many as may be open and the engine takes, and returns how many.
@@ -230,5 +227,10 @@ impl Drop for PoolingRun {
 
 /// Whether the engine would take the request if less waited.
 fn is_full(error: &EngineError) -> bool {
-    ApiError::from(error.clone()).status == StatusCode::TOO_MANY_REQUESTS
+    matches!(
+        error,
+        EngineError::QueueFull { .. }
+            | EngineError::QueueTokensFull { .. }
+            | EngineError::QueueShareFull { .. }
+    )
 }

@@ -37,9 +37,7 @@ impl ScoringJob {
             let mut prompts = Vec::new();
             for (field, texts) in [&pairs.queries, &pairs.documents] {
                 for (index, text) in texts.iter().enumerate() {
-                    let ids = model.encode_pooled(&text.text, true, cut, field)?;
-                    model.check_pooled_len((field, index), &ids)?;
-                    prompts.push(PoolingPrompt::of(ids));
+                    prompts.push(model.encode_pooled(&text.text, true, cut, (field, index))?);
                 }
             }
             prompts
@@ -86,14 +84,17 @@ fn both(
     pairs: &Pairs,
     cut: Option<Cut>,
 ) -> Result<Vec<PoolingPrompt>, ApiError> {
-    let ((_, queries), (field, documents)) = (&pairs.queries, &pairs.documents);
-    let mut prompts = Vec::with_capacity(documents.len());
-    for (index, (query, document)) in queries.iter().cycle().zip(documents).enumerate() {
-        let prompt = model.encode_pair(&query.text, &document.text, cut, field)?;
-        model.check_pooled_len((field, index), &prompt.ids)?;
-        prompts.push(prompt);
-    }
-    Ok(prompts)
+    let ((of_queries, queries), (field, documents)) = (&pairs.queries, &pairs.documents);
+    // A query is read with many documents, and tokenised once.
+    let queries = queries.iter().map(|query| model.encode_part(&query.text, cut, of_queries));
+    let queries = queries.collect::<Result<Vec<_>, _>>()?;
+    let pairs = queries.iter().cycle().zip(documents).enumerate();
+    pairs
+        .map(|(index, (query, document))| {
+            let document = model.encode_part(&document.text, cut, field)?;
+            model.join(query, &document, cut, (field, index))
+        })
+        .collect()
 }
 
 /// `1 / (1 + exp(-x))`, or the number itself.

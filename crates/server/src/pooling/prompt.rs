@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use text::{Cut, Side};
+use text::{Cut, Part, Side};
 
 use super::PoolingPrompt;
 use crate::error::ApiError;
@@ -10,46 +10,59 @@ use crate::prompt::{text_error, too_long};
 use crate::served_model::ServedModel;
 
 impl ServedModel {
-    /// Tokenises a text as the model reads it, cut to fit if that is wanted. `field` is whose text it
-    /// is.
+    /// Tokenises text number `index` of a field as the model reads it, cut to fit if that is wanted.
     pub(crate) fn encode_pooled(
         &self,
         text: &str,
         add_special_tokens: bool,
         cut: Option<Cut>,
-        field: &str,
-    ) -> Result<Vec<u32>, ApiError> {
+        (field, index): (&str, usize),
+    ) -> Result<PoolingPrompt, ApiError> {
         let text = self.lowered(text);
-        let Some(cut) = cut else {
-            self.check_text_len(text.len(), field, &format!("'{field}' has"))?;
-            let ids = self.text().encode(&text, add_special_tokens);
-            return ids.map_err(|error| text_error(field, &error));
+        let ids = match cut {
+            None => {
+                self.check_text_len(text.len(), field, &format!("'{field}' has"))?;
+                self.text().encode(&text, add_special_tokens)
+            }
+            Some(cut) => self.text().tokenizer().encode_cut(&text, add_special_tokens, cut),
         };
-        let ids = self.text().tokenizer().encode_cut(&text, add_special_tokens, cut);
         let ids = ids.map_err(|error| text_error(field, &error))?;
-        check_cut(ids.len(), cut)?;
-        Ok(ids)
+        if let Some(cut) = cut {
+            check_cut(ids.len(), cut)?;
+        }
+        self.check_pooled_len((field, index), &ids)?;
+        Ok(PoolingPrompt::of(ids))
     }
 
-    /// The same for two texts that the model reads together. What is cut is cut of the longer one
-    /// first.
-    pub(crate) fn encode_pair(
+    /// Tokenises a text that the model will read together with others.
+    pub(crate) fn encode_part(
         &self,
-        first: &str,
-        second: &str,
+        text: &str,
         cut: Option<Cut>,
         field: &str,
-    ) -> Result<PoolingPrompt, ApiError> {
-        let (first, second) = (self.lowered(first), self.lowered(second));
+    ) -> Result<Part, ApiError> {
+        let text = self.lowered(text);
         if cut.is_none() {
-            let have = format!("'{field}' and what it is compared with have");
-            self.check_text_len(first.len() + second.len(), field, &have)?;
+            self.check_text_len(text.len(), field, &format!("'{field}' has"))?;
         }
-        let pair = self.text().tokenizer().encode_pair(&first, &second, cut);
+        self.text().tokenizer().part(&text).map_err(|error| text_error(field, &error))
+    }
+
+    /// The prompt of two texts that the model reads together. What is cut is cut of the longer one
+    /// first.
+    pub(crate) fn join(
+        &self,
+        first: &Part,
+        second: &Part,
+        cut: Option<Cut>,
+        (field, index): (&str, usize),
+    ) -> Result<PoolingPrompt, ApiError> {
+        let pair = self.text().tokenizer().join(first, second, cut);
         let (ids, second_text) = pair.map_err(|error| text_error(field, &error))?;
         if let Some(cut) = cut {
             check_cut(ids.len(), cut)?;
         }
+        self.check_pooled_len((field, index), &ids)?;
         Ok(PoolingPrompt { ids, second_text })
     }
 

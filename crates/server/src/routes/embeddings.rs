@@ -80,9 +80,7 @@ fn encode(
     cut: Option<Cut>,
 ) -> Result<Vec<PoolingPrompt>, ApiError> {
     let text = |(index, text): (usize, String)| {
-        let ids = model.encode_pooled(&text, add_special_tokens, cut, FIELD)?;
-        model.check_pooled_len((FIELD, index), &ids)?;
-        Ok(PoolingPrompt::of(ids))
+        model.encode_pooled(&text, add_special_tokens, cut, (FIELD, index))
     };
     let ids = |(index, mut ids): (usize, Vec<u32>)| {
         check_ids(FIELD, &ids, model.generator().vocab_size())?;
