@@ -4,15 +4,7 @@
 
 use serde_json::{Map, Value, json};
 use std::path::Path;
-use std::process::{Command, Output};
-use tests::{KEY, Server, python, root};
-
-fn run(command: &mut Command) -> Output {
-    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{command:?}: {}\n{stderr}", output.status);
-    output
-}
+use tests::{KEY, Server, client_answers, python, root, run_client};
 
 /// Runs a client's script, which checks what the client alone can know and prints the answers it
 /// got; they must be those of the wire, down to the usage. At its end it ends the server.
@@ -21,14 +13,8 @@ fn is_content(interpreter: &Path, script: &str) {
     let patient = ["--drain-timeout", "0", "--num-speculative-tokens", "0"];
     let server = Server::start(&[&["--api-key", KEY], &patient[..]].concat());
     let expected = expected(&server);
-    let script = root().join("tests/clients").join(script);
     let base = format!("{}/v1", server.url);
-    let pid = server.pid().to_string();
-    let output = run(Command::new(interpreter).arg(script).args([&base, KEY, &pid]));
-    let stdout = String::from_utf8(output.stdout).unwrap();
-    let answers: Map<String, Value> =
-        serde_json::from_str(stdout.lines().last().unwrap_or_default())
-            .unwrap_or_else(|error| panic!("{error}:\n{stdout}"));
+    let answers = client_answers(interpreter, script, &[&base, KEY, &server.pid().to_string()]);
     for (name, answer) in &answers {
         for (field, value) in answer.as_object().unwrap() {
             assert_eq!(*value, expected[name][field], "{name}.{field}");
@@ -128,17 +114,15 @@ fn the_ai_sdk_is_content() {
 #[test]
 fn the_openai_package_is_content_with_responses() {
     let server = Server::start(&[]);
-    let script = root().join("tests/clients/openai_responses.py");
-    run(Command::new(python("python")).arg(script).arg(format!("{}/v1", server.url)));
+    run_client(&python("python"), "openai_responses.py", &[&format!("{}/v1", server.url)]);
 }
 
 #[test]
 fn a_reader_that_splits_chunks_on_newlines_loses_nothing() {
     let server = Server::start(&[]);
-    let script = root().join("tests/clients/split_lines.mjs");
     for question in ["hello", "count from 1 to 20", "what is sconce?"] {
         let base = format!("{}/v1", server.url);
-        let output = run(Command::new("node").arg(&script).args([&base, "spark", question]));
+        let printed = run_client(Path::new("node"), "split_lines.mjs", &[&base, "spark", question]);
         let body = json!({
             "model": "spark", "temperature": 0,
             "messages": [{"role": "user", "content": question}],
@@ -146,13 +130,12 @@ fn a_reader_that_splits_chunks_on_newlines_loses_nothing() {
         let answer = server.ok("/v1/chat/completions", &body);
         let whole = answer["choices"][0]["message"]["content"].as_str().unwrap();
         assert!(!whole.is_empty());
-        assert_eq!(String::from_utf8(output.stdout).unwrap(), whole);
+        assert_eq!(printed, whole);
     }
 }
 
 #[test]
 fn the_anthropic_package_is_content() {
     let server = Server::start(&["--api-key", "k"]);
-    let script = root().join("tests/clients/anthropic_client.py");
-    run(Command::new(python("python")).arg(script).args([&server.url, "k"]));
+    run_client(&python("python"), "anthropic_client.py", &[&server.url, "k"]);
 }

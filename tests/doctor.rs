@@ -46,7 +46,7 @@ fn doctor(url: &str, more: &[&str]) -> (Option<i32>, String, String) {
 
 #[test]
 fn our_own_server_passes() {
-    let server = Server::start(&["--api-key", KEY]);
+    let server = Server::start(&["--api-key", KEY, "--num-speculative-tokens", "0"]);
     let (code, stdout, stderr) = doctor(&server.url, &["--json"]);
     let report: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!(code, Some(0), "{stdout} {stderr}");

@@ -6,43 +6,10 @@
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
-use tests::{KEY, PATIENCE, Server, sconce};
+use tests::{Folder, KEY, PATIENCE, Server, sconce, wait_until};
 
 /// `printf sesame | sha256sum`: of the key that the harness sends.
 const KEY_SHA256: &str = "d0c04f4b1951e4aeaaec8223ed2039e542f3aae805a6fa7f6d794e5afff5d272";
-
-/// A folder of its own, removed when dropped.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("sconce-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn file(&self, name: &str, text: &str) -> String {
-        let path = self.0.join(name);
-        std::fs::write(&path, text).unwrap();
-        path.to_str().unwrap().to_owned()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        drop(std::fs::remove_dir_all(&self.0));
-    }
-}
-
-fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "never: {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
 
 /// What `sconce keys new` prints: a key, and its entry for the file.
 fn new_key(args: &[&str]) -> (String, String) {
@@ -86,7 +53,7 @@ fn tokens(server: &Server, key: &str, body: &Value) -> Value {
 }
 
 /// The lines of an access log.
-fn lines(path: &Path) -> Vec<Value> {
+fn lines(path: &str) -> Vec<Value> {
     let text = std::fs::read_to_string(path).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
@@ -126,14 +93,14 @@ fn sighup_reloads_keys_templates_and_log_without_dropping_a_stream() {
     let old = format!("[[keys]]\nname = \"old\"\nsha256 = \"{KEY_SHA256}\"\n");
     let keys = folder.file("keys.toml", &old);
     let template = folder.file("chat.jinja", "old {{ messages[0].content }}");
-    let log = folder.0.join("access.log");
+    let log = folder.path("access.log");
     let server = Server::start(&[
         "--api-keys-file",
         &keys,
         "--chat-template",
         &template,
         "--access-log",
-        log.to_str().unwrap(),
+        &log,
         "--num-speculative-tokens",
         "0",
     ]);
@@ -150,7 +117,7 @@ fn sighup_reloads_keys_templates_and_log_without_dropping_a_stream() {
     // Everything changes while the stream runs.
     folder.file("keys.toml", &fresh_entry);
     folder.file("chat.jinja", "new {{ messages[0].content }}!");
-    let moved = folder.0.join("access.log.1");
+    let moved = folder.path("access.log.1");
     std::fs::rename(&log, &moved).unwrap();
     server.signal("HUP");
     wait_until("the old key is gone", || status(&server, KEY) == 401);
@@ -187,7 +154,7 @@ fn sighup_reloads_keys_templates_and_log_without_dropping_a_stream() {
     assert_eq!(streamed["completion_tokens"], 6000);
     assert_eq!(streamed["finish_reason"], "length");
     assert!(lines.iter().any(|line| line["key"] == "fresh"));
-    assert!(moved.exists());
+    assert!(std::fs::exists(&moved).unwrap());
 }
 
 #[test]

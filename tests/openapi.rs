@@ -4,19 +4,17 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::process::Command;
-use tests::{Server, root};
+use tests::{Folder, Server, python, root};
 
 /// Answers are short, and it does not matter what they say.
 const ARGUMENTS: &[&str] = &["--max-model-len", "128"];
 
 /// What Schemathesis says if it finds anything, or else nothing.
 fn faults(server: &Server, document: &str, base: &str, arguments: &[&str]) -> String {
-    let environment = root().join("target/test-env/python-schemathesis/bin");
-    let python = environment.join("python");
-    assert!(python.is_file(), "{} is missing: scripts/test installs it", python.display());
-    let mut command = Command::new(python);
+    let python = python("python-schemathesis");
+    let mut command = Command::new(&python);
     command.arg(root().join("tests/clients/schemathesis_run.py"));
-    command.arg(environment.join("schemathesis"));
+    command.arg(python.with_file_name("schemathesis"));
     command.args([document, &format!("{}{base}", server.url), "spark"]).args(arguments);
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
@@ -38,11 +36,11 @@ fn assert_unalarmed(server: &Server) {
 fn what_our_description_says_is_so() {
     let server = Server::start(ARGUMENTS);
     let (_, document) = server.get("/openapi.json");
-    let path = std::env::temp_dir().join(format!("sconce-openapi-{}.json", std::process::id()));
-    std::fs::write(&path, document).unwrap();
+    let folder = Folder::new("openapi");
+    let path = folder.file("openapi.json", &document);
     let faults = faults(
         &server,
-        path.to_str().unwrap(),
+        &path,
         "",
         &[
             "--checks",
@@ -55,7 +53,6 @@ fn what_our_description_says_is_so() {
             "10",
         ],
     );
-    std::fs::remove_file(path).unwrap();
     assert_eq!(faults, "");
     assert_unalarmed(&server);
 }

@@ -1,51 +1,21 @@
 //! What operators meet: an engine that cannot work, metrics, and what is made of them.
 
-#![expect(clippy::unwrap_used, reason = "a test stops where it cannot go on")]
-
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
-use std::process::Command;
-use std::time::{Duration, Instant};
-use tests::{KEY, PATIENCE, Server, root};
-
-/// A folder of a test's own, removed when dropped.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("sconce-{name}-{}", std::process::id()));
-        drop(fs::remove_dir_all(&path));
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        drop(fs::remove_dir_all(&self.0));
-    }
-}
+use tests::{Folder, KEY, PATIENCE, Server, client_answers, python, root, wait_until};
 
 /// Heads that attention has no kernel for: the model loads, and every step fails. Each request hears
 /// of it, and the process ends, so that whoever started it starts it elsewhere.
 #[test]
 fn an_engine_that_only_fails_ends_the_process() {
-    let folder = Folder::new("broken");
-    let config = fs::read(root().join("models/golden/qwen3/config.json")).unwrap();
-    let mut config: Value = serde_json::from_slice(&config).unwrap();
-    config["head_dim"] = json!(12);
-    fs::write(folder.0.join("config.json"), config.to_string()).unwrap();
-    for file in ["tokenizer.json", "tokenizer_config.json"] {
-        fs::copy(root().join("models/spark").join(file), folder.0.join(file)).unwrap();
-    }
+    let folder = Folder::model("broken", |config| config["head_dim"] = json!(12));
     // A delay for load balancers makes no sense where nothing can be served.
     let delay = PATIENCE.as_secs().to_string();
     let args = ["--load-format", "dummy", "--max-model-len", "64", "--drain-delay", &delay];
-    let server = Server::start(&[&[folder.0.to_str().unwrap()], &args[..]].concat());
+    let server = Server::start(&[&[folder.as_str()], &args[..]].concat());
     for _ in 0..5 {
-        let prompt = json!({"model": folder.0, "prompt": [5], "max_tokens": 2});
+        let prompt = json!({"model": folder.as_str(), "prompt": [5], "max_tokens": 2});
         let (status, answer) = server.post("/v1/completions", &prompt);
         assert_eq!((status, &answer["error"]["code"]), (500, &json!("engine_error")), "{answer}");
     }
@@ -57,20 +27,15 @@ fn an_engine_that_only_fails_ends_the_process() {
 
 /// A server that has answered, so that everything that it can count has come up.
 fn used(folder: &Folder) -> Server {
-    let log = folder.0.join("access.jsonl");
-    let log = log.to_str().unwrap();
-    let server = Server::start(&["--api-key", KEY, "--access-log", log, "--dtype", "float32"]);
+    let log = folder.path("access.jsonl");
+    let server = Server::start(&["--api-key", KEY, "--access-log", &log, "--dtype", "float32"]);
     let question = json!([{"role": "user", "content": "What is the capital of France?"}]);
     let body = json!({"messages": question, "n": 2, "max_tokens": 8, "temperature": 0});
     server.ok("/v1/chat/completions", &body);
     server.stream("/v1/chat/completions", &body);
     // A request is counted when its answer has left.
     let count = || server.metric_with("http_requests_total", "chat");
-    let deadline = Instant::now() + PATIENCE;
-    while count() < 2.0 {
-        assert!(Instant::now() < deadline, "the requests are not counted");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    wait_until("the requests are counted", || count() >= 2.0);
     server
 }
 
@@ -80,14 +45,11 @@ fn used(folder: &Folder) -> Server {
 fn metrics_are_read_by_those_who_ask_for_them() {
     let folder = Folder::new("scraped");
     let server = used(&folder);
-    let python = root().join("target/test-env/python-metrics/bin/python");
-    let script = root().join("tests/clients/metrics_reader.py");
-    let output = Command::new(&python).arg(script).arg(&server.url).arg(root()).output();
-    let output = output.unwrap_or_else(|error| panic!("{}: {error}", python.display()));
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{stderr}");
-    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert!(found["exposed"].as_u64() > Some(60) && found["asked"].as_u64() > Some(30), "{found}");
+    let root = root();
+    let args = [server.url.as_str(), root.to_str().unwrap()];
+    let found = client_answers(&python("python-metrics"), "metrics_reader.py", &args);
+    let counts = (found["exposed"].as_u64(), found["asked"].as_u64());
+    assert!(counts.0 > Some(60) && counts.1 > Some(30), "{found:?}");
 }
 
 /// `docs/operations.md` has every family of a running server, with its help and its buckets.

@@ -3,10 +3,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::path::Path;
-use std::process::{Command, Stdio};
-use tests::{KEY, Server, python, root, sconce};
+use std::process::Stdio;
+use tests::{KEY, Server, client_answers, python, root, sconce};
 
 /// Largest difference of an element from sentence-transformers'; of vectors that are not scaled it may
 /// be larger than 1.
@@ -165,15 +165,8 @@ fn is_content(interpreter: &Path, script: &str) {
     let texts: Vec<_> = cases("qwen3_last").into_iter().map(|(text, _)| text).collect();
     let expected = vectors(&server.ok(EMBEDDINGS, &json!({ "input": texts })));
     let short = vectors(&server.ok(EMBEDDINGS, &json!({"input": texts, "dimensions": 8})));
-    let output = Command::new(interpreter)
-        .arg(root().join("tests/clients").join(script))
-        .args([&format!("{}/v1", server.url), KEY, &json!(texts).to_string()])
-        .output()
-        .unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{script}: {stderr}");
-    let stdout = String::from_utf8(output.stdout).unwrap();
-    let answers: Map<String, Value> = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
+    let (base, texts) = (format!("{}/v1", server.url), json!(texts).to_string());
+    let answers = client_answers(interpreter, script, &[&base, KEY, &texts]);
     for (way, found) in &answers {
         let expected = if way.contains("short") { &short } else { &expected };
         let found: Vec<Vec<f64>> = serde_json::from_value(found.clone()).unwrap();
@@ -209,14 +202,8 @@ fn litellm_is_content_with_rankings() {
     let documents: Vec<_> = pairs[..2].iter().map(|pair| &pair.1).collect();
     let body = json!({"query": pairs[0].0, "documents": documents});
     let expected = server.ok("/v1/rerank", &body);
-    let output = Command::new(python("python-openai-2"))
-        .arg(root().join("tests/clients/litellm_rerank.py"))
-        .args([&server.url, KEY, &body.to_string()])
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let stdout = String::from_utf8(output.stdout).unwrap();
-    let answers: Map<String, Value> = serde_json::from_str(stdout.lines().last().unwrap()).unwrap();
+    let args = [&server.url, KEY, &body.to_string()];
+    let answers = client_answers(&python("python-openai-2"), "litellm_rerank.py", &args);
     let ranked = |results: &Value| -> Vec<(u64, f32)> {
         let one = |result: &Value| {
             let score = result["relevance_score"].as_f64().unwrap();

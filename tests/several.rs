@@ -1,35 +1,8 @@
 //! Several models in one process: shares of the memory, one thread pool, reloads, a start that fails.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use serde_json::{Value, json};
 use std::fs;
-use std::path::PathBuf;
-use std::time::Instant;
-use tests::{PATIENCE, Server, root, sconce};
-
-/// A folder of its own, removed when dropped.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("sconce-{name}-{}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn file(&self, name: &str, text: &str) -> String {
-        let path = self.0.join(name);
-        fs::write(&path, text).unwrap();
-        path.to_str().unwrap().to_owned()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        drop(fs::remove_dir_all(&self.0));
-    }
-}
+use tests::{Folder, Server, root, sconce, wait_until};
 
 fn answer(server: &Server, model: &str) -> Value {
     let messages = json!([{"role": "user", "content": "What is 17 + 25?"}]);
@@ -87,10 +60,7 @@ fn two_models_answer_side_by_side() {
     assert_eq!(prompt(&server, "short"), "old hi");
     folder.file("chat.jinja", "new {{ messages[0].content }}");
     server.signal("HUP");
-    let start = Instant::now();
-    while prompt(&server, "short") != "new hi" {
-        assert!(start.elapsed() < PATIENCE, "{}", server.log_so_far());
-    }
+    wait_until("the new template", || prompt(&server, "short") == "new hi");
     assert_eq!(prompt(&server, "chat"), before);
     server.signal("TERM");
     assert!(server.wait().success());
@@ -99,10 +69,8 @@ fn two_models_answer_side_by_side() {
 #[test]
 fn a_model_that_cannot_be_loaded_ends_the_start_and_is_named() {
     let folder = Folder::new("several-broken");
-    for file in ["config.json", "model.safetensors"] {
-        fs::copy(root().join("models/golden/qwen3").join(file), folder.0.join(file)).unwrap();
-    }
-    let broken = folder.0.to_str().unwrap();
+    folder.copy("models/golden/qwen3", &["config.json", "model.safetensors"]);
+    let broken = folder.as_str();
     for models in [["--model", "spark", "--model", broken], ["serve", "spark", broken, "--port=0"]]
     {
         let mut command = sconce(&models);

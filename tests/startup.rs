@@ -5,50 +5,15 @@
 use serde_json::{Value, json};
 use std::fs;
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
-use std::time::Instant;
-use tests::{PATIENCE, Server, root, sconce};
+use tests::{Folder, Server, sconce, wait_until};
 
-/// A model folder of a test's own, removed when dropped.
-struct Folder(PathBuf);
-
-impl Folder {
-    /// A copy of a golden checkpoint with spark's tokenizer, whose vocabulary is larger.
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("sconce-{name}-{}", std::process::id()));
-        drop(fs::remove_dir_all(&path));
-        fs::create_dir_all(&path).unwrap();
-        let folder = Self(path);
-        for file in ["config.json", "model.safetensors"] {
-            fs::copy(root().join("models/golden/qwen3").join(file), folder.file(file)).unwrap();
-        }
-        for file in ["tokenizer.json", "tokenizer_config.json"] {
-            fs::copy(root().join("models/spark").join(file), folder.file(file)).unwrap();
-        }
-        folder
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.0.join(name)
-    }
-
-    fn path(&self) -> &str {
-        self.0.to_str().unwrap()
-    }
-
-    fn edit_config(&self, change: impl FnOnce(&mut Value)) {
-        let path = self.file("config.json");
-        let mut config = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-        change(&mut config);
-        fs::write(path, config.to_string()).unwrap();
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        drop(fs::remove_dir_all(&self.0));
-    }
+/// A golden checkpoint, its configuration changed.
+fn checkpoint(name: &str, change: impl FnOnce(&mut Value)) -> Folder {
+    let folder = Folder::model(name, change);
+    folder.copy("models/golden/qwen3", &["model.safetensors"]);
+    folder
 }
 
 /// The one line on stderr of a start that must fail, log lines left out.
@@ -73,21 +38,20 @@ fn assert_says(line: &str, parts: &[&str]) {
 
 #[test]
 fn a_draft_model_must_speak_the_same_tokens() {
-    let other = Folder::new("draft");
-    let line = refused(&["spark", "--draft-model", other.path()]);
+    let other = checkpoint("draft", |_| ());
+    let line = refused(&["spark", "--draft-model", other.as_str()]);
     assert_says(&line, &["--draft-model", "vocabulary", "must be the same"]);
     let shuffled = Folder::new("shuffled");
-    for file in ["config.json", "model.safetensors", "tokenizer.json"] {
-        fs::copy(root().join("models/spark").join(file), shuffled.file(file)).unwrap();
-    }
+    let files = ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
+    shuffled.copy("models/spark", &files);
     let mut tokenizer: Value =
-        serde_json::from_slice(&fs::read(shuffled.file("tokenizer.json")).unwrap()).unwrap();
+        serde_json::from_slice(&fs::read(shuffled.path("tokenizer.json")).unwrap()).unwrap();
     let vocab = tokenizer["model"]["vocab"].as_object_mut().unwrap();
     let (a, b) = (vocab["a"].clone(), vocab["b"].clone());
     let first = a.as_u64().min(b.as_u64()).unwrap();
     (vocab["a"], vocab["b"]) = (b, a);
-    fs::write(shuffled.file("tokenizer.json"), tokenizer.to_string()).unwrap();
-    let line = refused(&["spark", "--draft-model", shuffled.path()]);
+    shuffled.file("tokenizer.json", &tokenizer.to_string());
+    let line = refused(&["spark", "--draft-model", shuffled.as_str()]);
     assert_says(&line, &["--draft-model", &format!("its token {first} is another")]);
 }
 
@@ -95,72 +59,67 @@ fn a_draft_model_must_speak_the_same_tokens() {
 fn a_missing_model_says_what_may_be_given() {
     assert_says(&refused(&["no-such-model"]), &["no-such-model", "config.json", "spark"]);
     assert_says(&refused(&["nobody/nothing"]), &["nobody/nothing", "HF_HUB_OFFLINE"]);
-    let empty = Folder::new("empty");
-    fs::remove_file(empty.file("config.json")).unwrap();
-    assert_says(&refused(&[empty.path()]), &["config.json"]);
+    let empty = checkpoint("empty", |_| ());
+    fs::remove_file(empty.path("config.json")).unwrap();
+    assert_says(&refused(&[empty.as_str()]), &["config.json"]);
 }
 
 #[test]
 fn a_bad_checkpoint_names_file_tensor_and_shapes() {
-    let folder = Folder::new("missing-weights");
-    fs::remove_file(folder.file("model.safetensors")).unwrap();
-    assert_says(&refused(&[folder.path()]), &["model.safetensors"]);
+    let folder = checkpoint("missing-weights", |_| ());
+    fs::remove_file(folder.path("model.safetensors")).unwrap();
+    assert_says(&refused(&[folder.as_str()]), &["model.safetensors"]);
 
-    let folder = Folder::new("corrupt-weights");
-    fs::write(folder.file("model.safetensors"), b"this is not a safetensors file").unwrap();
-    assert_says(&refused(&[folder.path()]), &["model.safetensors"]);
+    let folder = checkpoint("corrupt-weights", |_| ());
+    folder.file("model.safetensors", "this is not a safetensors file");
+    assert_says(&refused(&[folder.as_str()]), &["model.safetensors"]);
 
-    let folder = Folder::new("truncated-weights");
-    let bytes = fs::read(folder.file("model.safetensors")).unwrap();
-    fs::write(folder.file("model.safetensors"), &bytes[..bytes.len() - 100]).unwrap();
-    assert_says(&refused(&[folder.path()]), &["model.safetensors"]);
+    let folder = checkpoint("truncated-weights", |_| ());
+    let bytes = fs::read(folder.path("model.safetensors")).unwrap();
+    fs::write(folder.path("model.safetensors"), &bytes[..bytes.len() - 100]).unwrap();
+    assert_says(&refused(&[folder.as_str()]), &["model.safetensors"]);
 
-    let folder = Folder::new("wrong-shape");
-    folder.edit_config(|config| config["intermediate_size"] = json!(8));
-    assert_says(&refused(&[folder.path()]), &["mlp", "shape"]);
+    let folder = checkpoint("wrong-shape", |config| config["intermediate_size"] = json!(8));
+    assert_says(&refused(&[folder.as_str()]), &["mlp", "shape"]);
 
-    let folder = Folder::new("missing-tensor");
-    let layers = |config: &mut Value| {
+    let folder = checkpoint("missing-tensor", |config| {
         config["num_hidden_layers"] = json!(config["num_hidden_layers"].as_u64().unwrap() + 1);
         config.as_object_mut().unwrap().remove("layer_types");
-    };
-    folder.edit_config(layers);
-    assert_says(&refused(&[folder.path()]), &["model.layers."]);
+    });
+    assert_says(&refused(&[folder.as_str()]), &["model.layers."]);
 }
 
 #[test]
 fn a_bad_config_names_the_key() {
-    let folder = Folder::new("architecture");
-    folder.edit_config(|config| config["architectures"] = json!(["ParrotForCausalLM"]));
-    assert_says(&refused(&[folder.path()]), &["architectures", "ParrotForCausalLM", "supported"]);
-    fs::write(folder.file("config.json"), "{\"architectures\": [").unwrap();
-    assert_says(&refused(&[folder.path()]), &["config.json", "line 1"]);
+    let unknown = json!(["ParrotForCausalLM"]);
+    let folder = checkpoint("architecture", |config| config["architectures"] = unknown);
+    assert_says(&refused(&[folder.as_str()]), &["architectures", "ParrotForCausalLM", "supported"]);
+    folder.file("config.json", "{\"architectures\": [");
+    assert_says(&refused(&[folder.as_str()]), &["config.json", "line 1"]);
 }
 
 #[test]
 fn a_broken_template_is_refused_at_the_start() {
-    let folder = Folder::new("template");
-    fs::write(folder.file("chat_template.jinja"), "{% for m in messages %}{{ m.content }").unwrap();
-    assert_says(&refused(&[folder.path()]), &["template", "line 1"]);
+    let folder = checkpoint("template", |_| ());
+    folder.file("chat_template.jinja", "{% for m in messages %}{{ m.content }");
+    assert_says(&refused(&[folder.as_str()]), &["template", "line 1"]);
 }
 
 #[test]
 fn a_missing_tokenizer_says_what_to_do() {
-    let folder = Folder::new("tokenizer");
-    fs::remove_file(folder.file("tokenizer.json")).unwrap();
-    assert_says(&refused(&[folder.path()]), &["tokenizer.json"]);
+    let folder = checkpoint("tokenizer", |_| ());
+    fs::remove_file(folder.path("tokenizer.json")).unwrap();
+    assert_says(&refused(&[folder.as_str()]), &["tokenizer.json"]);
 }
 
 #[test]
 fn settings_are_checked_by_name() {
     assert_says(&refused(&["--config", "/no/such.toml"]), &["--config", "/no/such.toml"]);
     let folder = Folder::new("settings");
-    let file = folder.file("sconce.toml");
-    fs::write(&file, "max-num-seqs = \"many\"\n").unwrap();
-    let config = file.to_str().unwrap();
-    assert_says(&refused(&["--config", config]), &["max-num-seqs"]);
-    fs::write(&file, "max-nun-seqs = 3\n").unwrap();
-    assert_says(&refused(&["--config", config]), &["max-nun-seqs", "max-num-seqs"]);
+    let config = folder.file("sconce.toml", "max-num-seqs = \"many\"\n");
+    assert_says(&refused(&["--config", &config]), &["max-num-seqs"]);
+    folder.file("sconce.toml", "max-nun-seqs = 3\n");
+    assert_says(&refused(&["--config", &config]), &["max-nun-seqs", "max-num-seqs"]);
     assert_says(&refused(&["--host", "somewhere"]), &["--host", "somewhere"]);
     assert_says(&refused(&["--max-model-len", "99999999"]), &["--max-model-len"]);
     assert_says(&refused(&["--max-num-seqs", "0"]), &["--max-num-seqs"]);
@@ -181,9 +140,9 @@ fn a_port_in_use_says_so() {
 #[test]
 fn environment_is_stronger_than_the_file_and_flags_than_both() {
     let folder = Folder::new("precedence");
-    let file = folder.file("sconce.toml");
-    fs::write(&file, "max-model-len = 100\nmax-num-seqs = 3\nblock-size = 8\n").unwrap();
-    let mut command = sconce(&["plan", "spark", "--config", file.to_str().unwrap()]);
+    let settings = "max-model-len = 100\nmax-num-seqs = 3\nblock-size = 8\n";
+    let file = folder.file("sconce.toml", settings);
+    let mut command = sconce(&["plan", "spark", "--config", &file]);
     let output = command.env("SCONCE_MAX_MODEL_LEN", "200").arg("--block-size=4").output().unwrap();
     let plan = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{plan}");
@@ -192,10 +151,8 @@ fn environment_is_stronger_than_the_file_and_flags_than_both() {
 
 #[test]
 fn it_listens_while_it_loads_and_says_so() {
-    let started = Instant::now();
     // Weights of a few hundred million parameters take seconds to make in this profile.
-    let folder = Folder::new("loading");
-    folder.edit_config(|config| {
+    let folder = Folder::model("loading", |config| {
         config["hidden_size"] = json!(1024);
         config["intermediate_size"] = json!(4096);
         config["num_hidden_layers"] = json!(12);
@@ -203,7 +160,7 @@ fn it_listens_while_it_loads_and_says_so() {
         config.as_object_mut().unwrap().remove("layer_types");
     });
     let server =
-        Server::launch(&[folder.path(), "--load-format", "dummy", "--max-model-len", "64"]);
+        Server::launch(&[folder.as_str(), "--load-format", "dummy", "--max-model-len", "64"]);
     let (alive, _) = server.get("/health");
     assert_eq!(alive, 200);
     let (status, body) = server.get("/ready");
@@ -211,13 +168,11 @@ fn it_listens_while_it_loads_and_says_so() {
         assert_eq!(status, 503, "{body}");
         assert!(body.contains("loading"), "{body}");
     }
-    while server.get("/ready").0 != 200 {
-        assert!(started.elapsed() < PATIENCE, "{}", server.log_so_far());
-    }
+    wait_until("ready", || server.get("/ready").0 == 200);
     let body = json!({"prompt": [1, 2, 3], "max_tokens": 2, "ignore_eos": true});
     let answer = server.ok("/v1/completions", &body);
     assert_eq!(answer["usage"]["completion_tokens"], 2);
-    assert!(Path::new(folder.path()).exists());
+    assert!(Path::new(folder.as_str()).exists());
 }
 
 /// What the plan says is there from the start: no request can be the one that finds it lacking.

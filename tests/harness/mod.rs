@@ -1,7 +1,8 @@
 //! Starts the real server on a free port and talks to it, for the end-to-end tests.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::collections::HashMap;
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -25,6 +26,92 @@ pub fn python(environment: &str) -> PathBuf {
     let program = root().join("target/test-env").join(environment).join("bin/python");
     assert!(program.is_file(), "{} is missing: scripts/test installs it", program.display());
     program
+}
+
+/// Runs a script of `tests/clients`, which must succeed; returns what it printed.
+#[track_caller]
+pub fn run_client(interpreter: &Path, script: &str, args: &[&str]) -> String {
+    let mut command = Command::new(interpreter);
+    command.arg(root().join("tests/clients").join(script)).args(args);
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {}\n{stderr}", output.status);
+    String::from_utf8(output.stdout).expect("clients print UTF-8")
+}
+
+/// The same of a script whose last line is a JSON map.
+#[track_caller]
+pub fn client_answers(interpreter: &Path, script: &str, args: &[&str]) -> Map<String, Value> {
+    let printed = run_client(interpreter, script, args);
+    let last = printed.lines().last().unwrap_or_default();
+    serde_json::from_str(last).unwrap_or_else(|error| panic!("{script}: {error}:\n{printed}"))
+}
+
+/// Waits for something that should come soon.
+#[track_caller]
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "never: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A folder of a test's own, removed when dropped.
+#[derive(Debug)]
+pub struct Folder(String);
+
+impl Folder {
+    /// An empty one, whatever an earlier run has left there.
+    pub fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("sconce-{name}-{}", std::process::id()));
+        drop(fs::remove_dir_all(&path));
+        fs::create_dir_all(&path).expect("a folder can be made");
+        Self(path.into_os_string().into_string().expect("a path in UTF-8"))
+    }
+
+    /// A model without weights: a golden configuration, changed, with spark's tokenizer, whose
+    /// vocabulary is larger.
+    pub fn model(name: &str, change: impl FnOnce(&mut Value)) -> Self {
+        let golden = fs::read(root().join("models/golden/qwen3/config.json"));
+        let mut config = serde_json::from_slice(&golden.expect("a golden")).expect("JSON");
+        change(&mut config);
+        let folder = Self::new(name);
+        folder.file("config.json", &config.to_string());
+        folder.copy("models/spark", &["tokenizer.json", "tokenizer_config.json"]);
+        folder
+    }
+
+    /// Its own path.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The path of a file in it.
+    pub fn path(&self, name: &str) -> String {
+        format!("{}/{name}", self.0)
+    }
+
+    /// Writes a file; returns its path.
+    pub fn file(&self, name: &str, text: &str) -> String {
+        let path = self.path(name);
+        fs::write(&path, text).expect("a file can be written");
+        path
+    }
+
+    /// Copies files from a folder of the repository.
+    pub fn copy(&self, from: &str, files: &[&str]) {
+        for file in files {
+            let source = root().join(from).join(file);
+            fs::copy(source, self.path(file)).expect("a file can be copied");
+        }
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.0));
+    }
 }
 
 /// The server's program: built beside the tests.
