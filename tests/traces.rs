@@ -15,7 +15,7 @@ use prost::Message;
 use serde_json::json;
 use std::process::Stdio;
 use std::sync::mpsc::{Receiver, channel};
-use tests::{Server, sconce, wait_until};
+use tests::{Server, root, sconce, wait_until};
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
@@ -89,21 +89,12 @@ fn a_request_is_a_span_with_the_parts_of_its_way() {
     // Sent at the end at the latest, though the pace is one post in five seconds.
     server.signal("TERM");
     assert!(server.wait().success());
-    let mut spans = Vec::new();
-    for (headers, body) in posts.try_iter() {
+    let (root, children) = way(&posts, |headers, resource| {
         assert_eq!(headers["authorization"], "Bearer of-the-collector");
-        assert_eq!(headers["content-type"], "application/x-protobuf");
-        for part in ExportTraceServiceRequest::decode(body).unwrap().resource_spans {
-            let resource = part.resource.unwrap().attributes;
-            assert_eq!(text(&resource, "service.name"), "sconce");
-            assert_eq!(text(&resource, "deployment.environment.name"), "test");
-            spans.extend(part.scope_spans.into_iter().flat_map(|scope| scope.spans));
-        }
-    }
-    assert!(spans.iter().all(|span| hex(&span.trace_id) == TRACE));
-    let (roots, children): (Vec<_>, Vec<_>) =
-        spans.into_iter().partition(|span| span.kind == SpanKind::Server as i32);
-    let [root] = &roots[..] else { panic!("one request is sampled: {roots:?}") };
+        assert_eq!(text(resource, "deployment.environment.name"), "test");
+    });
+    let root = &root;
+    assert_eq!(hex(&root.trace_id), TRACE);
     assert_eq!(root.name, "POST /v1/chat/completions");
     assert_eq!(
         (hex(&root.parent_span_id).as_str(), hex(&root.span_id).as_str()),
@@ -136,6 +127,51 @@ fn a_request_is_a_span_with_the_parts_of_its_way() {
     assert!(generated > 0 && generated == int(root, "gen_ai.usage.output_tokens"));
     assert_eq!(generated, int(root, "gen_ai.usage.completion_tokens"));
     assert_way(root, &children);
+}
+
+/// The spans of the only request that is told of, its own first; `check` is on each post.
+fn way(posts: &Receiver<Post>, check: impl Fn(&HeaderMap, &[KeyValue])) -> (Span, Vec<Span>) {
+    let mut spans = Vec::new();
+    for (headers, body) in posts.try_iter() {
+        assert_eq!(headers["content-type"], "application/x-protobuf");
+        for part in ExportTraceServiceRequest::decode(body).unwrap().resource_spans {
+            let resource = part.resource.unwrap().attributes;
+            assert_eq!(text(&resource, "service.name"), "sconce");
+            check(&headers, &resource);
+            spans.extend(part.scope_spans.into_iter().flat_map(|scope| scope.spans));
+        }
+    }
+    let (mut roots, children): (Vec<_>, Vec<_>) =
+        spans.into_iter().partition(|span| span.kind == SpanKind::Server as i32);
+    let root = roots.pop().unwrap();
+    assert!(roots.is_empty(), "one request is sampled: {roots:?}");
+    assert!(children.iter().all(|span| span.trace_id == root.trace_id));
+    (root, children)
+}
+
+#[test]
+fn vectors_are_traced_as_answers_are() {
+    let (base, posts) = collector();
+    let model = root().join("models/golden_pooling/llama_mean");
+    let args = [model.to_str().unwrap(), "--served-model-name", "m"];
+    let server = Server::start_with(&args, &[("OTEL_EXPORTER_OTLP_ENDPOINT", &base)]);
+    server.ok("/v1/embeddings", &json!({"model": "m", "input": ["hello", "you"]}));
+    server.signal("TERM");
+    assert!(server.wait().success());
+    let (root, children) = way(&posts, |_, _| ());
+    assert_eq!(root.name, "POST /v1/embeddings");
+    assert_eq!(text(&root.attributes, "gen_ai.response.model"), "m");
+    assert_eq!(int(&root, "gen_ai.usage.num_sequences"), 2);
+    assert!(int(&root, "gen_ai.usage.prompt_tokens") > 1);
+    assert_eq!(int(&root, "gen_ai.usage.completion_tokens"), 0);
+    let asked = root.attributes.iter().filter(|pair| pair.key.starts_with("gen_ai.request."));
+    assert_eq!(asked.map(|pair| &pair.key).collect::<Vec<_>>(), ["gen_ai.request.id"]);
+    let names: Vec<_> = children.iter().map(|span| span.name.as_str()).collect();
+    assert_eq!(names, ["tokenize", "queue", "prefill", "queue", "prefill"]);
+    for span in &children {
+        assert_eq!(span.parent_span_id, root.span_id);
+        assert!(span.end_time_unix_nano <= root.end_time_unix_nano, "{}", span.name);
+    }
 }
 
 /// The parts follow each other without a gap, within the request.

@@ -72,6 +72,11 @@ impl ApiError {
         Self { message, ..Self::missing("model") }
     }
 
+    /// The server ends before the answer does.
+    pub(crate) fn cut_off() -> Self {
+        Self::unavailable("draining", "The server is shutting down; the answer is incomplete.")
+    }
+
     /// 503 with a reason for programs (`loading`, `draining`) and a hint when to come back.
     pub(crate) fn unavailable(code: &'static str, message: impl Into<String>) -> Self {
         let error = Self::new(StatusCode::SERVICE_UNAVAILABLE, message);

@@ -17,7 +17,7 @@ use crate::openai::sampling_fields::Sampling;
 use crate::state::App;
 use crate::trace_context::TraceContext;
 
-/// A request of many choices shows so many of them.
+/// A request of many choices or prompts shows so many of them.
 const MAX_SEQUENCES: usize = 16;
 
 /// The span of a request. Clones share it; it ends when told so.
@@ -29,11 +29,27 @@ pub(crate) struct RequestTrace {
     begun: (Instant, SystemTime),
 }
 
-/// What a generation says of itself.
+/// How a generation was asked to sample.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked {
+    temperature: f32,
+    top_p: f32,
+    n: usize,
+}
+
+impl From<&Sampling> for Asked {
+    fn from(sampling: &Sampling) -> Self {
+        let Sampling { params, n, .. } = sampling;
+        Self { temperature: params.temperature, top_p: params.top_p, n: *n }
+    }
+}
+
+/// What a request to a model says of itself.
 pub(crate) struct Generated<'a> {
     pub(crate) model: &'a str,
-    pub(crate) sampling: &'a Sampling,
-    /// In the order of the choices.
+    /// `None` if vectors were asked for.
+    pub(crate) asked: Option<Asked>,
+    /// In the order of the choices, or of the prompts.
     pub(crate) courses: Vec<&'a Course>,
     pub(crate) prompt_tokens: usize,
 }
@@ -86,7 +102,7 @@ impl RequestTrace {
         span.end();
     }
 
-    /// A generation of the request has ended: its attributes, and a span for each part of the way.
+    /// What the request asked of a model has ended: its attributes, and a span for each part of the way.
     pub(crate) fn generated(&self, generated: &Generated<'_>) {
         if !self.context.span().is_recording() {
             return;
@@ -106,38 +122,43 @@ impl RequestTrace {
             let Some(first) = course.first_token else { continue };
             self.child("prefill", started, first, vec![choice.clone(), cached]);
             let preemptions = tokens("sconce.preemptions", course.num_preemptions);
+            let Some(last) = course.last_token else { continue };
             let generated = tokens("gen_ai.usage.output_tokens", course.num_tokens);
-            let last = course.last_token.unwrap_or(first);
             self.child("decode", first, last, vec![choice, generated, preemptions]);
         }
     }
 
     fn describe(&self, generated: &Generated<'_>) {
-        let Generated { model, sampling, courses, prompt_tokens } = generated;
+        let Generated { model, asked, courses, prompt_tokens } = generated;
         let completion: usize = courses.iter().map(|course| course.num_tokens).sum();
         let int = |name, value: usize| KeyValue::new(name, value as i64);
-        let params = &sampling.params;
         let reasons =
             courses.iter().filter_map(|course| course.finish_reason).map(Into::into).collect();
         let mut attributes = vec![
             KeyValue::new("gen_ai.response.model", (*model).to_owned()),
-            KeyValue::new("gen_ai.request.temperature", f64::from(params.temperature)),
-            KeyValue::new("gen_ai.request.top_p", f64::from(params.top_p)),
-            int("gen_ai.request.n", sampling.n),
             int("gen_ai.usage.num_sequences", courses.len()),
             // vLLM's names of these two, and those of OpenTelemetry.
             int("gen_ai.usage.prompt_tokens", *prompt_tokens),
             int("gen_ai.usage.completion_tokens", completion),
             int("gen_ai.usage.input_tokens", *prompt_tokens),
             int("gen_ai.usage.output_tokens", completion),
-            KeyValue::new("gen_ai.response.finish_reasons", Value::Array(Array::String(reasons))),
         ];
+        if let Some(Asked { temperature, top_p, n }) = *asked {
+            let reasons = Value::Array(Array::String(reasons));
+            attributes.extend([
+                KeyValue::new("gen_ai.request.temperature", f64::from(temperature)),
+                KeyValue::new("gen_ai.request.top_p", f64::from(top_p)),
+                int("gen_ai.request.n", n),
+                KeyValue::new("gen_ai.response.finish_reasons", reasons),
+            ]);
+            let max_tokens = courses.first().map(|first| first.max_tokens);
+            attributes.extend(max_tokens.map(|most| int("gen_ai.request.max_tokens", most)));
+        }
         if let Some(first) = courses.first() {
-            attributes.push(int("gen_ai.request.max_tokens", first.max_tokens));
             let end = first.last_token.unwrap_or_else(Instant::now);
             for (name, time) in [
                 ("time_in_queue", first.queue_time()),
-                ("time_to_first_token", first.time_to_first_token()),
+                ("time_to_first_token", asked.and_then(|_| first.time_to_first_token())),
                 ("e2e", Some(end.saturating_duration_since(first.arrived))),
                 ("time_in_model_prefill", first.prefill_time()),
                 ("time_in_model_decode", first.decode_time()),

@@ -26,7 +26,7 @@ pub struct App(Arc<Inner>);
 
 struct Inner {
     config: ServerConfig,
-    /// Replaced as a whole, so that a request reads it without a lock.
+    /// Replaced as a whole: a request holds the lock for no longer than it takes to share it.
     registry: RwLock<Arc<Registry>>,
     /// `/ready` says no, so that nothing more is sent here.
     stopping: AtomicBool,

@@ -30,7 +30,7 @@ use crate::metrics::{Ending, Metrics};
 use crate::openai::response::Usage;
 use crate::openai::sampling_fields::Sampling;
 use crate::random::random_u64;
-use crate::request_trace::{Generated, RequestTrace};
+use crate::request_trace::{Asked, Generated, RequestTrace};
 use crate::served_model::ServedModel;
 use crate::state::{App, InFlight};
 use crate::terms::Terms;
@@ -104,12 +104,12 @@ pub(crate) struct Generation {
 struct Traced {
     trace: RequestTrace,
     model: String,
-    sampling: Sampling,
+    asked: Asked,
 }
 
 impl Traced {
     fn new(trace: RequestTrace, model: &ServedModel, job: &Job) -> Self {
-        Self { trace, model: model.names()[0].clone(), sampling: job.sampling.clone() }
+        Self { trace, model: model.names()[0].clone(), asked: (&job.sampling).into() }
     }
 }
 
@@ -202,13 +202,11 @@ impl Generation {
                     return Some(Err(ApiError::new(StatusCode::BAD_REQUEST, message)));
                 }
                 received = events.recv() => Ok(received),
-                () = cut => Err("The server is shutting down; the answer is incomplete."),
+                () = cut => Err(ApiError::cut_off()),
             };
             let received = match received {
                 Ok(received) => received,
-                Err(message) => {
-                    return Some(Err(self.fail(ApiError::unavailable("draining", message))));
-                }
+                Err(error) => return Some(Err(self.fail(error))),
             };
             let Some((index, at, event)) = received else {
                 // The engine dropped our sinks without a last event.
@@ -347,10 +345,10 @@ impl Drop for Generation {
                 self.metrics.end_request(self.n, longest.unwrap_or(0));
             }
         }
-        if let Some(Traced { trace, model, sampling }) = &self.traced {
+        if let Some(Traced { trace, model, asked }) = &self.traced {
             let courses: Vec<_> = self.choices.iter().map(|choice| &choice.course).collect();
             let prompt_tokens = self.prompt_tokens;
-            trace.generated(&Generated { model, sampling, courses, prompt_tokens });
+            trace.generated(&Generated { model, asked: Some(*asked), courses, prompt_tokens });
         }
         let tokens = self.choices.iter().map(|choice| choice.course.num_tokens);
         let completion: usize = tokens.sum();

@@ -72,6 +72,7 @@ pub(crate) struct Course {
     pub(crate) queued: Instant,
     /// When it left the queue.
     pub(crate) started: Option<Instant>,
+    /// When the first token came, or the vector.
     pub(crate) first_token: Option<Instant>,
     pub(crate) last_token: Option<Instant>,
     pub(crate) cached_tokens: usize,

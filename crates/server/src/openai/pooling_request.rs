@@ -2,9 +2,37 @@
 
 use schemars::JsonSchema;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 use text::{Cut, Side};
 
+use super::body::{check_fields, read};
+use super::field_names::field_names;
+use super::refused::Route;
 use crate::error::ApiError;
+use crate::openapi::{Schemas, request};
+
+/// A request of a pooling route, with the fields of that route alone.
+#[derive(Debug)]
+pub(crate) struct PoolingRequest<F> {
+    pub(crate) pooling: PoolingFields,
+    pub(crate) fields: F,
+}
+
+impl<F: DeserializeOwned + JsonSchema> PoolingRequest<F> {
+    /// Reads a body; every fault names its field.
+    pub(crate) fn parse(body: &[u8]) -> Result<Self, ApiError> {
+        let honoured = [field_names::<PoolingFields>(), field_names::<F>()];
+        check_fields(body, Route::Pooling, &honoured)?;
+        Ok(Self { pooling: read(body)?, fields: read(body)? })
+    }
+
+    /// What [`Self::parse`] takes.
+    pub(crate) fn request_schema(schemas: &mut Schemas) -> Value {
+        let parts = [schemas.fields::<PoolingFields>(), schemas.fields::<F>()];
+        request(parts, Route::Pooling)
+    }
+}
 
 /// Fields of `/v1/embeddings`, `/v1/rerank` and `/v1/score`.
 #[derive(Debug, Default, Deserialize, JsonSchema)]

@@ -7,22 +7,12 @@ use serde::de::{Deserializer, Error};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::body::{check_fields, read};
-use super::field_names::field_names;
-use super::pooling_fields::PoolingFields;
-use super::refused::Route;
+use super::pooling_request::PoolingRequest;
 use crate::error::ApiError;
-use crate::openapi::{Schemas, request};
+use crate::openapi::Schemas;
 
 /// Most texts of a field.
 const MAX_TEXTS: usize = 2048;
-
-/// A request of `/v1/rerank`.
-#[derive(Debug)]
-pub(crate) struct RerankRequest {
-    pub(crate) pooling: PoolingFields,
-    pub(crate) rerank: RerankFields,
-}
 
 /// Fields of `/v1/rerank` alone.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -33,13 +23,6 @@ pub(crate) struct RerankFields {
     pub(crate) top_n: Option<u64>,
     /// Whether the answer repeats the documents; true by default.
     pub(crate) return_documents: Option<bool>,
-}
-
-/// A request of `/v1/score`.
-#[derive(Debug)]
-pub(crate) struct ScoreRequest {
-    pub(crate) pooling: PoolingFields,
-    pub(crate) score: ScoreFields,
 }
 
 /// Fields of `/v1/score` alone: one of vLLM's four pairs of names.
@@ -71,39 +54,14 @@ pub(crate) struct Pairs {
     pub(crate) documents: (&'static str, Vec<Text>),
 }
 
-impl RerankRequest {
-    /// Reads a body; every fault names its field.
-    pub(crate) fn parse(body: &[u8]) -> Result<Self, ApiError> {
-        let honoured = [field_names::<PoolingFields>(), field_names::<RerankFields>()];
-        check_fields(body, Route::Pooling, &honoured)?;
-        Ok(Self { pooling: read(body)?, rerank: read(body)? })
-    }
-
-    /// What [`Self::parse`] takes.
-    pub(crate) fn request_schema(schemas: &mut Schemas) -> Value {
-        let parts = [schemas.fields::<PoolingFields>(), schemas.fields::<RerankFields>()];
-        request(parts, Route::Pooling)
-    }
-}
-
-impl ScoreRequest {
-    /// Reads a body; every fault names its field.
-    pub(crate) fn parse(body: &[u8]) -> Result<Self, ApiError> {
-        let honoured = [field_names::<PoolingFields>(), field_names::<ScoreFields>()];
-        check_fields(body, Route::Pooling, &honoured)?;
-        Ok(Self { pooling: read(body)?, score: read(body)? })
-    }
-
-    /// What [`Self::parse`] takes. One of the pairs must be there.
-    pub(crate) fn request_schema(schemas: &mut Schemas) -> Value {
-        let parts = [schemas.fields::<PoolingFields>(), schemas.fields::<ScoreFields>()];
-        let mut schema = request(parts, Route::Pooling);
-        let pairs = [["text_1", "text_2"], ["queries", "documents"], ["queries", "items"]];
-        let pairs = pairs.iter().chain(&[["data_1", "data_2"]]);
-        let pairs: Vec<_> = pairs.map(|pair| json!({"required": pair})).collect();
-        schema["anyOf"] = pairs.into();
-        schema
-    }
+/// The schema of a request of `/v1/score`. One of the pairs must be there.
+pub(crate) fn request_schema(schemas: &mut Schemas) -> Value {
+    let mut schema = PoolingRequest::<ScoreFields>::request_schema(schemas);
+    let pairs = [["text_1", "text_2"], ["queries", "documents"], ["queries", "items"]];
+    let pairs = pairs.iter().chain(&[["data_1", "data_2"]]);
+    let pairs: Vec<_> = pairs.map(|pair| json!({"required": pair})).collect();
+    schema["anyOf"] = pairs.into();
+    schema
 }
 
 impl JsonSchema for Text {
@@ -114,7 +72,10 @@ impl JsonSchema for Text {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({"anyOf": [
             {"type": "string"},
-            {"type": "object", "required": ["text"], "properties": {"text": {"type": "string"}}},
+            {
+                "type": "object", "required": ["text"], "additionalProperties": false,
+                "properties": {"text": {"type": "string"}},
+            },
         ]})
     }
 }
@@ -197,7 +158,11 @@ impl Pairs {
 impl<'de> Deserialize<'de> for Text {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
-        #[serde(untagged, expecting = "expected a string, or an object with the string `text`")]
+        #[serde(
+            untagged,
+            deny_unknown_fields,
+            expecting = "expected a string, or an object with the string `text` alone"
+        )]
         enum Form {
             Plain(String),
             Object { text: String },
@@ -214,7 +179,7 @@ impl<'de> Deserialize<'de> for Texts {
         #[derive(Deserialize)]
         #[serde(
             untagged,
-            expecting = "expected a string or an array of strings or of objects with the string `text`"
+            expecting = "expected a string or an array of strings or of objects with the string `text` alone"
         )]
         enum Form {
             One(Text),

@@ -40,8 +40,8 @@ pub(super) enum Answer {
         whole: MakeSchema,
         event: MakeSchema,
     },
-    /// Of this content type.
-    Text(&'static str),
+    /// Of these content types, as the client accepts.
+    Text(&'static [&'static str]),
 }
 
 impl Operation {
@@ -158,7 +158,11 @@ impl Answer {
                 "application/json": {"schema": whole(schemas)},
                 "text/event-stream": {"schema": one_event(&event(schemas))},
             }),
-            Self::Text(content_type) => json!({content_type: {"schema": {"type": "string"}}}),
+            Self::Text(types) => {
+                let text =
+                    |name: &&str| ((*name).to_owned(), json!({"schema": {"type": "string"}}));
+                Value::Object(types.iter().map(text).collect())
+            }
         }
     }
 }

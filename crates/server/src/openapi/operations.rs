@@ -4,15 +4,17 @@ use serde_json::{Value, json};
 
 use super::operation::{Answer, MakeSchema, Operation, Parameter};
 use super::schema::Schemas;
+use crate::anthropic::models::{ModelInfo, ModelPage};
 use crate::anthropic::request::MessagesRequest;
 use crate::anthropic::response::Message;
 use crate::openai::chat_request::ChatRequest;
 use crate::openai::chat_response::{Chunk, Completion as Chat};
 use crate::openai::completion_request::CompletionRequest;
 use crate::openai::completion_response::Completion;
-use crate::openai::embedding_request::EmbeddingRequest;
+use crate::openai::embedding_request::EmbeddingFields;
 use crate::openai::embedding_response::EmbeddingList;
-use crate::openai::score_request::{RerankRequest, ScoreRequest};
+use crate::openai::pooling_request::PoolingRequest;
+use crate::openai::score_request::{self, RerankFields};
 use crate::openai::score_response::{Ranking, ScoreList};
 use crate::responses::object::ResponseObject;
 use crate::responses::request::Fields as ResponseFields;
@@ -106,7 +108,7 @@ fn pooling() -> Vec<Operation> {
     let rerank = |path| {
         Operation::new("post", path, POOLING, ranking)
             .says("Order documents by a query", "The best first, in the shapes of Jina and Cohere.")
-            .takes(RerankRequest::request_schema, || {
+            .takes(PoolingRequest::<RerankFields>::request_schema, || {
                 json!({"model": "MODEL", "query": "What is the capital of France?",
                        "documents": ["Paris is the capital of France.", "Bread is baked."]})
             })
@@ -114,7 +116,7 @@ fn pooling() -> Vec<Operation> {
     let score = |path| {
         Operation::new("post", path, POOLING, scores)
             .says("Score pairs of texts", "vLLM's, by any of its pairs of names.")
-            .takes(ScoreRequest::request_schema, || {
+            .takes(score_request::request_schema, || {
                 json!({"model": "MODEL", "text_1": "What is baked?", "text_2": ["Bread.", "Iron."]})
             })
     };
@@ -122,7 +124,7 @@ fn pooling() -> Vec<Operation> {
         Operation::new("post", "/v1/embeddings", POOLING, vectors)
             .says("Turn texts into vectors", "OpenAI's embeddings, of texts or of token ids.")
             .takes(
-                EmbeddingRequest::request_schema,
+                PoolingRequest::<EmbeddingFields>::request_schema,
                 || json!({"model": "MODEL", "input": "A candle."}),
             ),
     ];
@@ -188,8 +190,8 @@ const INPUT_ITEMS: &[Parameter] = &[
 ];
 
 fn models_and_tokens() -> Vec<Operation> {
-    let list = Answer::Json(Schemas::response::<ModelList>);
-    let card = Answer::Json(Schemas::response::<ModelCard>);
+    let list = Answer::Json(Schemas::either::<ModelList, ModelPage>);
+    let card = Answer::Json(Schemas::either::<ModelCard, ModelInfo>);
     let tokenized = Answer::Json(Schemas::response::<Tokenized>);
     let detokenized = Answer::Json(Schemas::response::<Detokenized>);
     let anthropics = "With the header `anthropic-version` in Anthropic's shape.";
@@ -229,8 +231,13 @@ fn probes() -> Vec<Operation> {
         Operation::new("get", "/version", SERVER, version).says("The version", "Of this server."),
         Operation::new("get", "/load", SERVER, load)
             .says("How many requests are in flight", "On the routes that generate, as vLLM's."),
-        Operation::new("get", "/metrics", SERVER, Answer::Text("text/plain"))
-            .says("Counters and gauges", "In Prometheus' text format 0.0.4."),
+        Operation::new(
+            "get",
+            "/metrics",
+            SERVER,
+            Answer::Text(&["text/plain", "application/openmetrics-text"]),
+        )
+        .says("Counters and gauges", "In Prometheus' text format 0.0.4, or as OpenMetrics 1.0.0."),
         Operation::new("get", "/", SERVER, index).says("What this is", "And where to go on."),
     ]
 }
@@ -250,7 +257,7 @@ fn reference() -> Vec<Operation> {
         )
         .says("This description, for programs", "OpenAPI 3.1.")
         .open(),
-        Operation::new("get", "/docs", SERVER, Answer::Text("text/html"))
+        Operation::new("get", "/docs", SERVER, Answer::Text(&["text/html"]))
             .says("This description, for people", "A page without scripts.")
             .open(),
     ]

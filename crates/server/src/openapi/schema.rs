@@ -41,6 +41,11 @@ impl Schemas {
         self.responses.subschema_for::<T>().to_value()
     }
 
+    /// A response that is one or the other.
+    pub(super) fn either<T: JsonSchema, U: JsonSchema>(&mut self) -> Value {
+        json!({"anyOf": [self.response::<T>(), self.response::<U>()]})
+    }
+
     /// All that have a name.
     pub(super) fn named(mut self) -> Map<String, Value> {
         let mut named = self.requests.take_definitions(true);

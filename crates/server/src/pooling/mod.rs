@@ -21,6 +21,7 @@ use crate::error::ApiError;
 use crate::generation::refused;
 use crate::generator::SeqId;
 use crate::metrics::{Course, Ending};
+use crate::request_trace::Generated;
 use crate::served_model::ServedModel;
 use crate::state::{App, InFlight};
 use crate::terms::Terms;
@@ -122,16 +123,16 @@ impl PoolingRun {
             let received = tokio::select! {
                 biased;
                 received = events.recv() => received,
-                _ = self.cut.wait_for(|cut| *cut) => {
-                    let message = "The server is shutting down; the answer is incomplete.";
-                    return Err(ApiError::unavailable("draining", message));
-                }
+                _ = self.cut.wait_for(|cut| *cut) => return Err(ApiError::cut_off()),
             };
             let (index, at, event) = received.expect("the run itself holds a sender");
             let course = &mut self.courses[index];
             match event {
                 Event::Started { .. } => course.started = Some(at),
-                Event::Pooled(vector) => self.vectors[index] = vector,
+                Event::Pooled(vector) => {
+                    course.first_token = Some(at);
+                    self.vectors[index] = vector;
+                }
                 Event::Finished { cached_tokens, num_preemptions, .. } => {
                     (course.cached_tokens, course.num_preemptions) =
                         (cached_tokens, num_preemptions);
@@ -216,9 +217,13 @@ impl PoolingRun {
 impl Drop for PoolingRun {
     fn drop(&mut self) {
         self.close(Ending::Abort);
-        let submitted = &self.job.prompts[..self.open.len()];
+        let prompt_tokens = num_tokens(&self.job.prompts[..self.open.len()]);
+        if let Some(trace) = &self.terms.trace {
+            let (model, courses) = (&self.model.names()[0], self.courses.iter().collect());
+            trace.generated(&Generated { model, asked: None, courses, prompt_tokens });
+        }
         self.account.used(Tokens {
-            prompt: num_tokens(submitted) as u64,
+            prompt: prompt_tokens as u64,
             cached: self.courses.iter().map(|course| course.cached_tokens as u64).sum(),
             completion: 0,
         });

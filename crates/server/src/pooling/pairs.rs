@@ -8,7 +8,7 @@ use text::Cut;
 use super::{PoolingJob, PoolingPrompt, PoolingRun};
 use crate::error::ApiError;
 use crate::openai::embedding_response::PoolingUsage;
-use crate::openai::pooling_fields::PoolingFields;
+use crate::openai::pooling_request::PoolingFields;
 use crate::openai::score_request::Pairs;
 use crate::served_model::ServedModel;
 use crate::state::{App, InFlight};

@@ -8,8 +8,9 @@ use text::Cut;
 use crate::body::JsonBytes;
 use crate::error::ApiError;
 use crate::openai::completion_request::Prompt;
-use crate::openai::embedding_request::{EmbeddingRequest, EncodingFormat};
+use crate::openai::embedding_request::{EmbeddingFields, EncodingFormat};
 use crate::openai::embedding_response::{EmbeddingList, PoolingUsage};
+use crate::openai::pooling_request::PoolingRequest;
 use crate::openai::sampling_fields::check_ids;
 use crate::pooling::{PoolingJob, PoolingPrompt, PoolingRun, cut_ids, shaped};
 use crate::registry::Registry;
@@ -35,7 +36,7 @@ pub(crate) async fn create(
     JsonBytes(body): JsonBytes,
 ) -> Result<Response, ApiError> {
     let prepared = move |models: &Registry| {
-        let request = EmbeddingRequest::parse(&body)?;
+        let request = PoolingRequest::parse(&body)?;
         let model = models.embedding(request.pooling.model.as_deref())?;
         Ok((prepare(&model, request)?, model))
     };
@@ -54,21 +55,24 @@ pub(crate) async fn create(
 }
 
 /// The part that takes time with large inputs: it runs on the text pool.
-fn prepare(model: &ServedModel, request: EmbeddingRequest) -> Result<Prepared, ApiError> {
-    let EmbeddingRequest { pooling, embedding } = request;
+fn prepare(
+    model: &ServedModel,
+    request: PoolingRequest<EmbeddingFields>,
+) -> Result<Prepared, ApiError> {
+    let PoolingRequest { pooling, fields } = request;
     let rules = model.pooling_rules();
     let cut = pooling.cut(model.generator().max_model_len(), rules.truncates)?;
-    let add_special_tokens = embedding.add_special_tokens != Some(false);
+    let add_special_tokens = fields.add_special_tokens != Some(false);
     let job = PoolingJob {
-        prompts: encode(model, embedding.input, add_special_tokens, cut)?,
+        prompts: encode(model, fields.input, add_special_tokens, cut)?,
         priority: pooling.priority,
         cache_salt: pooling.cache_salt,
     };
     Ok(Prepared {
         job,
-        dimensions: rules.dimensions(embedding.dimensions)?,
+        dimensions: rules.dimensions(fields.dimensions)?,
         normalizes: pooling.use_activation.unwrap_or(rules.normalizes),
-        format: embedding.encoding_format.unwrap_or(EncodingFormat::Float),
+        format: fields.encoding_format.unwrap_or(EncodingFormat::Float),
     })
 }
 

@@ -5,7 +5,8 @@ use axum::extract::State;
 
 use crate::body::JsonBytes;
 use crate::error::ApiError;
-use crate::openai::score_request::{Pairs, RerankRequest};
+use crate::openai::pooling_request::PoolingRequest;
+use crate::openai::score_request::{Pairs, RerankFields};
 use crate::openai::score_response::Ranking;
 use crate::pooling::ScoringJob;
 use crate::registry::Registry;
@@ -19,17 +20,17 @@ pub(crate) async fn create(
     JsonBytes(body): JsonBytes,
 ) -> Result<Json<Ranking>, ApiError> {
     let prepared = move |models: &Registry| {
-        let RerankRequest { pooling, rerank } = RerankRequest::parse(&body)?;
+        let PoolingRequest { pooling, fields } = PoolingRequest::<RerankFields>::parse(&body)?;
         let model = models.scoring(pooling.model.as_deref())?;
         let pairs = Pairs {
-            queries: ("query", vec![rerank.query]),
-            documents: ("documents", rerank.documents.0),
+            queries: ("query", vec![fields.query]),
+            documents: ("documents", fields.documents.0),
         };
         let job = ScoringJob::prepare(&model, &pairs, &pooling)?;
         let documents = pairs.documents.1;
-        let asked = rerank.top_n.filter(|top_n| *top_n > 0).unwrap_or(u64::MAX);
+        let asked = fields.top_n.filter(|top_n| *top_n > 0).unwrap_or(u64::MAX);
         let top_n = usize::try_from(asked).unwrap_or(usize::MAX);
-        let shown = (rerank.return_documents != Some(false)).then_some(documents);
+        let shown = (fields.return_documents != Some(false)).then_some(documents);
         Ok((job, shown, top_n, model))
     };
     let ((job, documents, top_n, model), entered) = app.admit(terms, prepared).await?;

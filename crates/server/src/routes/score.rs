@@ -5,7 +5,8 @@ use axum::extract::State;
 
 use crate::body::JsonBytes;
 use crate::error::ApiError;
-use crate::openai::score_request::ScoreRequest;
+use crate::openai::pooling_request::PoolingRequest;
+use crate::openai::score_request::ScoreFields;
 use crate::openai::score_response::ScoreList;
 use crate::pooling::ScoringJob;
 use crate::registry::Registry;
@@ -19,9 +20,9 @@ pub(crate) async fn create(
     JsonBytes(body): JsonBytes,
 ) -> Result<Json<ScoreList>, ApiError> {
     let prepared = move |models: &Registry| {
-        let ScoreRequest { pooling, score } = ScoreRequest::parse(&body)?;
+        let PoolingRequest { pooling, fields } = PoolingRequest::<ScoreFields>::parse(&body)?;
         let model = models.scoring(pooling.model.as_deref())?;
-        Ok((ScoringJob::prepare(&model, &score.pairs()?, &pooling)?, model))
+        Ok((ScoringJob::prepare(&model, &fields.pairs()?, &pooling)?, model))
     };
     let ((job, model), entered) = app.admit(terms, prepared).await?;
     let (scores, usage) = job.scores(&app, &model, entered).await?;

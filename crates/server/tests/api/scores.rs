@@ -113,6 +113,12 @@ async fn faults_are_told_by_field_and_reach_no_engine() {
         ("/v1/rerank", rerank(&json!({"query": ["a", "b"]})), "query", "string `text`"),
         ("/v1/rerank", rerank(&json!({"documents": []})), "documents", "at least one text"),
         ("/v1/rerank", rerank(&json!({"documents": ["a", 5]})), "documents", "array of strings"),
+        (
+            "/v1/rerank",
+            rerank(&json!({"documents": [{"text": "a", "title": "A"}]})),
+            "documents",
+            "`text` alone",
+        ),
         ("/v1/rerank", rerank(&json!({"documents": ["a", long]})), "documents", "number 1 has 201"),
         ("/v1/rerank", rerank(&json!({"documents": vec!["a"; 2049]})), "documents", "2049"),
         ("/v1/rerank", rerank(&json!({"top_n": -1})), "top_n", "-1"),
