@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::report::Report;
-use super::subject::{CHAT, Reply, Subject};
+use super::subject::{CHAT, Reply, Subject, laid_over};
 use super::verdict::{Verdict, not_shown, on, wrong};
 
 /// The finish reasons that clients know.
@@ -15,6 +15,13 @@ pub(super) fn question() -> Value {
         "messages": [{"role": "user", "content": "Count from 1 to 9."}],
         "temperature": 0, "seed": 7, "max_tokens": 16,
     })
+}
+
+/// The same with other fields.
+pub(super) fn question_with(fields: &Value) -> Value {
+    let mut question = question();
+    laid_over(&mut question, fields);
+    question
 }
 
 /// Returns the answer if there was one.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::chat;
 use super::report::Report;
-use super::subject::{CHAT, Reply, Subject, laid_over};
+use super::subject::{CHAT, Reply, Subject};
 use super::verdict::{Verdict, not_supported, short, wrong};
 
 /// Words of a prompt for a server that does not say how long its context is. Their bytes pass most
@@ -15,9 +15,9 @@ const MANY_WORDS: usize = 400_000;
 const MAX_WORDS: usize = 4_000_000;
 
 pub(super) async fn examine(subject: &Subject, report: &mut Report) {
-    let mistyped = with(&json!({"temperature": "hot"}));
-    let silent = with(&json!({"messages": null}));
-    let unknown = with(&json!({"model": "doctor/no-such-model"}));
+    let mistyped = chat::question_with(&json!({"temperature": "hot"}));
+    let silent = chat::question_with(&json!({"messages": null}));
+    let unknown = chat::question_with(&json!({"model": "doctor/no-such-model"}));
     let post = |fields: Value| subject.body(&fields).to_string();
     for (check, method, endpoint, body, statuses) in [
         ("errors.bad_json", Method::POST, CHAT, "{\"model\":".to_owned(), &[400, 422][..]),
@@ -32,12 +32,6 @@ pub(super) async fn examine(subject: &Subject, report: &mut Report) {
     }
     report.add("errors.bad_key", bad_key(subject).await);
     report.add("errors.too_long", too_long(subject).await);
-}
-
-fn with(fields: &Value) -> Value {
-    let mut question = chat::question();
-    laid_over(&mut question, fields);
-    question
 }
 
 /// Asserts one of the statuses and the envelope; returns both for the report.
@@ -78,8 +72,12 @@ fn error(reply: &Reply, statuses: &[u16]) -> Verdict {
 async fn bad_key(subject: &Subject) -> Verdict {
     let stranger = subject.with(Some("doctor-no-such-key"), &[])?;
     let reply = stranger.post(CHAT, &chat::question()).await?;
-    if reply.status == 200 && !subject.has_key() {
-        return not_supported("the server wants no key");
+    if reply.status == 200 {
+        // The key that was given may be one from the environment, meant for another server.
+        let nobody = subject.with(None, &[])?;
+        if nobody.post(CHAT, &chat::question()).await?.status == 200 {
+            return not_supported("the server wants no key");
+        }
     }
     error(&reply, &[401])
 }
@@ -87,7 +85,7 @@ async fn bad_key(subject: &Subject) -> Verdict {
 async fn too_long(subject: &Subject) -> Verdict {
     let words = subject.max_model_len.map_or(MANY_WORDS, |length| length.min(MAX_WORDS) + 1);
     let message = json!([{"role": "user", "content": "a ".repeat(words)}]);
-    let reply = subject.post(CHAT, &with(&json!({"messages": message}))).await?;
+    let reply = subject.post(CHAT, &chat::question_with(&json!({"messages": message}))).await?;
     let seen = error(&reply, &[400, 413])?;
     if reply.status == 400 {
         let body = String::from_utf8_lossy(&reply.body).to_lowercase();

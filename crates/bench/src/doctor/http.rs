@@ -99,13 +99,12 @@ async fn request_id(subject: &Subject) -> Verdict {
 
 async fn cancel(subject: &Subject) -> Verdict {
     let before = running(subject).await?;
-    let mut question = chat::question();
-    let tokens = subject.max_model_len.map_or(4096, |length| length.saturating_sub(256));
-    laid_over(
-        &mut question,
-        &json!({"max_tokens": tokens, "ignore_eos": true,
-        "messages": [{"role": "user", "content": "Count from 1 to 100000."}]}),
-    );
+    // As much as a context has beside the question, also a short one.
+    let beside = |length: usize| length.saturating_sub(256).max(length / 2).max(1);
+    let mut question = chat::question_with(&json!({
+        "max_tokens": subject.max_model_len.map_or(4096, beside), "ignore_eos": true,
+        "messages": [{"role": "user", "content": "Count from 1 to 100000."}],
+    }));
     let mut stream = subject.start(CHAT, &question).await?;
     if stream.status() != 200 {
         // Not every server knows ignore_eos.

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::chat;
 use super::report::Report;
-use super::subject::{CHAT, Subject, laid_over};
+use super::subject::{CHAT, Subject};
 use super::verdict::{Verdict, not_shown, short, wrong};
 
 /// Characters of two, three and four bytes.
@@ -22,15 +22,10 @@ pub(super) async fn examine(subject: &Subject, whole: Option<&Value>, report: &m
     report.add("options.json_schema", json_schema(subject).await);
 }
 
-fn with(fields: &Value) -> Value {
-    let mut question = chat::question();
-    laid_over(&mut question, fields);
-    question
-}
-
 async fn max_tokens(subject: &Subject) -> Verdict {
     const TOKENS: u64 = 3;
-    let answer = subject.post(CHAT, &with(&json!({"max_tokens": TOKENS}))).await?.good()?;
+    let answer =
+        subject.post(CHAT, &chat::question_with(&json!({"max_tokens": TOKENS}))).await?.good()?;
     let reason = &answer["choices"][0]["finish_reason"];
     let tokens = answer["usage"]["completion_tokens"].as_u64();
     match tokens {
@@ -56,7 +51,8 @@ async fn stop(subject: &Subject, whole: &Value) -> Verdict {
     let end = letters.get(letters.len() / 2 + 2).map_or(content.len(), |(at, _)| *at);
     let stop = &content[start..end];
     let expected = &content[..content.find(stop).unwrap_or(start)];
-    let answer = subject.post(CHAT, &with(&json!({"stop": [stop]}))).await?.supported()?;
+    let answer =
+        subject.post(CHAT, &chat::question_with(&json!({"stop": [stop]}))).await?.supported()?;
     let choice = &answer["choices"][0];
     let found = choice["message"]["content"].as_str().unwrap_or_default();
     if found != expected {
@@ -69,7 +65,7 @@ async fn stop(subject: &Subject, whole: &Value) -> Verdict {
 }
 
 async fn choices(subject: &Subject) -> Verdict {
-    let answer = subject.post(CHAT, &with(&json!({"n": 2}))).await?.supported()?;
+    let answer = subject.post(CHAT, &chat::question_with(&json!({"n": 2}))).await?.supported()?;
     let indices = answer["choices"].as_array().into_iter().flatten();
     let mut indices: Vec<_> = indices.map(|choice| choice["index"].as_u64()).collect();
     indices.sort_unstable();
@@ -81,7 +77,7 @@ async fn choices(subject: &Subject) -> Verdict {
 
 async fn logprobs(subject: &Subject) -> Verdict {
     let fields = json!({"logprobs": true, "top_logprobs": 2, "max_tokens": 4});
-    let answer = subject.post(CHAT, &with(&fields)).await?.supported()?;
+    let answer = subject.post(CHAT, &chat::question_with(&fields)).await?.supported()?;
     let Some(tokens) = answer["choices"][0]["logprobs"]["content"].as_array() else {
         return wrong(format!("logprobs is {}", answer["choices"][0]["logprobs"]));
     };
@@ -113,7 +109,7 @@ pub(super) fn unicode_question() -> Value {
         "type": "object", "properties": {"answer": {"type": "string", "enum": [UNICODE]}},
         "required": ["answer"], "additionalProperties": false,
     });
-    with(&json!({
+    chat::question_with(&json!({
         "messages": [{"role": "user", "content": "Greet me, as JSON with the key answer."}],
         "response_format": {"type": "json_schema",
                             "json_schema": {"name": "greeting", "strict": true, "schema": schema}},

@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 use super::chat;
 use super::options::{UNICODE, unicode_question};
 use super::report::Report;
-use super::subject::{CHAT, Subject, complaint, is_refusal, laid_over};
+use super::subject::{CHAT, Subject, complaint, is_refusal};
 use super::verdict::{Trouble, Verdict, not_shown, not_supported, on, short, wrong};
 use super::wire::Wire;
+use crate::sse::EventStream;
 
 /// A stream of status 200, read as leniently as any client does.
 #[derive(Debug)]
@@ -31,11 +32,7 @@ impl Stream {
             return if is_refusal(wire.status) { not_supported(said) } else { wrong(said) };
         }
         let text = String::from_utf8_lossy(&bytes).replace("\r\n", "\n");
-        let data: Vec<_> = text
-            .split("\n\n")
-            .filter_map(|event| event.lines().find_map(|line| line.strip_prefix("data:")))
-            .map(|data| data.trim_start().to_owned())
-            .collect();
+        let data = events(&bytes)?;
         let chunks: Vec<Value> =
             data.iter().filter_map(|data| serde_json::from_str(data).ok()).collect();
         if let Some(error) = chunks.iter().find_map(|chunk| chunk.get("error")) {
@@ -123,11 +120,24 @@ fn framing(stream: &Stream) -> Verdict {
     Ok(format!("{} events", stream.data.len()))
 }
 
+/// The data of each event, the last one's also if no empty line follows it.
+fn events(bytes: &[u8]) -> Verdict<Vec<String>> {
+    let mut data = Vec::new();
+    let mut stream = EventStream::default();
+    for bytes in [bytes, b"\n\n"] {
+        let keep = |event: &[u8]| data.push(String::from_utf8_lossy(event).into_owned());
+        if stream.push(bytes, keep).is_err() {
+            return wrong("an event of more than 16 MiB");
+        }
+    }
+    Ok(data)
+}
+
 /// Events of text in a chunk of HTTP.
-fn num_written(piece: &str) -> usize {
-    let events = piece.split("\n\n").filter_map(|event| event.strip_prefix("data: "));
-    let chunks = events.filter_map(|data| serde_json::from_str::<Value>(data).ok());
-    chunks.filter(|chunk| !chat::text(&chunk["choices"][0]["delta"]).is_empty()).count()
+fn num_written(piece: &[u8]) -> Verdict<usize> {
+    let events = events(piece)?.into_iter();
+    let chunks = events.filter_map(|data| serde_json::from_str::<Value>(&data).ok());
+    Ok(chunks.filter(|chunk| !chat::text(&chunk["choices"][0]["delta"]).is_empty()).count())
 }
 
 /// A proxy may join a few events that come quickly; one that waits for the end joins them all.
@@ -135,13 +145,15 @@ fn pieces(stream: &Stream) -> Verdict {
     if !stream.wire.is_chunked {
         return not_shown("the body has no chunks");
     }
-    let pieces = stream.wire.pieces.iter();
-    let pieces: Vec<_> =
-        pieces.map(|piece| String::from_utf8_lossy(piece).replace("\r\n", "\n")).collect();
-    if let Some(cut) = pieces.iter().find(|piece| !piece.ends_with("\n\n")) {
-        return wrong(format!("an event is cut: a chunk ends `{}`", short(tail(cut))));
+    let pieces = &stream.wire.pieces;
+    let is_whole = |piece: &[u8]| {
+        ["\n\n", "\r\n\r\n", "\r\r"].iter().any(|end| piece.ends_with(end.as_bytes()))
+    };
+    if let Some(cut) = pieces.iter().find(|piece| !is_whole(piece)) {
+        let cut = String::from_utf8_lossy(cut);
+        return wrong(format!("an event is cut: a chunk ends `{}`", short(tail(&cut))));
     }
-    let written: Vec<_> = pieces.iter().map(|piece| num_written(piece)).collect();
+    let written = pieces.iter().map(|piece| num_written(piece)).collect::<Verdict<Vec<_>>>()?;
     let (most, all) = (written.iter().copied().max().unwrap_or(0), written.iter().sum::<usize>());
     if all >= 4 && most * 4 > all * 3 {
         return wrong(format!("held back: {most} of {all} events with text came in one chunk"));
@@ -224,8 +236,7 @@ fn no_usage(stream: &Stream) -> Verdict {
 }
 
 async fn usage(subject: &Subject, whole: Option<&Value>) -> Verdict {
-    let mut question = chat::question();
-    laid_over(&mut question, &json!({"stream_options": {"include_usage": true}}));
+    let question = chat::question_with(&json!({"stream_options": {"include_usage": true}}));
     let stream = Stream::new(subject.stream(CHAT, &question).await?)?;
     let told = stream.chunks.iter().filter(|chunk| chunk["usage"].is_object());
     let num_told = told.count();

@@ -83,11 +83,6 @@ impl Subject {
         self.with(self.api_key.as_deref(), headers)
     }
 
-    /// Whether the server was given a key.
-    pub(super) fn has_key(&self) -> bool {
-        self.api_key.is_some()
-    }
-
     /// `fields` with the model's name.
     pub(super) fn body(&self, fields: &Value) -> Value {
         let mut body = json!({"model": self.model});

@@ -188,6 +188,20 @@ pub(super) const FAULTS: &[(&str, When, Change)] = &[
     ("stream.framing", STREAM, insert!("data: {\"choices\": [}\n\n")),
     ("stream.framing", STREAM, insert!("data: 7\ndata: 8\n\n")),
     ("stream.framing", STREAM, insert!("id: 3\n\n")),
+    // Both are events to whoever reads by the standard, and not to those who look for `data: `.
+    (
+        "stream.framing",
+        STREAM,
+        Do(|told| *told.piece(3) = told.piece(3).replace(",\"", ",\ndata:\"")),
+    ),
+    (
+        "stream.framing",
+        STREAM,
+        Do(|told| {
+            let pieces = told.pieces.as_mut().unwrap().iter_mut();
+            pieces.for_each(|piece| *piece = piece.replace('\n', "\r"));
+        }),
+    ),
     (
         "stream.pieces",
         STREAM,

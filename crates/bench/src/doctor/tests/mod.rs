@@ -150,3 +150,39 @@ fn an_empty_stream_is_found() {
     }));
     assert!(results(&report, "wrong").contains(&"stream.done".to_owned()), "{}", report.table());
 }
+
+#[test]
+fn a_short_context_is_no_fault() {
+    for length in [1, 2, 40, 256, 300] {
+        let report = examined(Box::new(move |asked, told| {
+            let too_long = asked.body["messages"][0]["content"].as_str();
+            if asked.line == "GET /v1/models" && told.status == 200 {
+                told.json["data"][0]["max_model_len"] = json!(length);
+            } else if asked.body["max_tokens"] == 0 {
+                *told = Told::error(400, "invalid_value", "max_tokens is 0");
+            } else if too_long.is_some_and(|text| text == "a ".repeat(length + 1)) {
+                let message = format!("This model's maximum context length is {length} tokens.");
+                *told = Told::error(400, "context_length_exceeded", &message);
+            }
+            if told.headers.is_empty() {
+                told.headers = healthy(asked, &State::default()).headers;
+            }
+        }));
+        let passed = results(&report, "ok");
+        assert_eq!(passed.len(), CHECKS.len(), "{length}: {}", report.table());
+    }
+}
+
+/// The user's `OPENAI_API_KEY` goes to every server, also to one that wants none.
+#[test]
+fn a_server_without_keys_is_not_wrong() {
+    let state = State::default();
+    let report = examined(Box::new(move |asked, told| {
+        if told.status == 401 {
+            let head = format!("{}\nauthorization: bearer {KEY}", asked.head);
+            *told = healthy(&Asked { head, ..asked.clone() }, &state);
+        }
+    }));
+    assert_eq!(report.num_wrong(), 0, "{}", report.table());
+    assert_eq!(results(&report, "not supported"), ["errors.bad_key"]);
+}
