@@ -68,6 +68,8 @@ pub(crate) enum BenchCommand {
     Throughput(Box<EngineBench<bench::cli::ThroughputArgs>>),
     /// Measure the engine without HTTP: the time of a batch.
     Latency(Box<EngineBench<bench::cli::LatencyArgs>>),
+    /// Measure the machine, and what the engine reaches of what it can do.
+    Roofline(Box<EngineBench<bench::cli::RooflineArgs>>),
 }
 
 /// `sconce bench throughput` and `latency`: what is measured, and of what.
@@ -197,7 +199,7 @@ pub(crate) struct ServeArgs {
 
     /// Record no decode steps: each operation is asked for by itself.
     #[arg(long, env = "SCONCE_ENFORCE_EAGER", num_args = 0..=1, require_equals = true)]
-    #[arg(default_missing_value = "true", conflicts_with = "cudagraph_capture_sizes")]
+    #[arg(default_missing_value = "true")]
     pub(crate) enforce_eager: Option<bool>,
 
     /// Data type of weights, activations and cache [default: auto, the checkpoint's own]

@@ -42,9 +42,21 @@ impl Listen {
         };
         let place = match args.uds.clone() {
             Some(path) => Place::Unix { path, mode: uds_mode(args.uds_mode.as_deref())? },
+            None if args.uds_mode.is_some() => {
+                bail!(
+                    "--uds-mode: there is no unix socket to have it; give its path with --uds PATH"
+                )
+            }
             None => Place::Tcp(SocketAddr::new(host, args.port.unwrap_or(8000))),
         };
         Ok(Self { place, tls: tls_files(args)? })
+    }
+
+    /// Whether other machines reach it, and need no certificate for it.
+    pub(crate) fn admits_anybody(&self) -> bool {
+        let certs = self.tls.as_ref().map(|tls| tls.client_certs);
+        let is_reached = matches!(self.place, Place::Tcp(address) if !address.ip().is_loopback());
+        is_reached && certs != Some(ClientCerts::Required)
     }
 }
 
@@ -246,6 +258,22 @@ mod tests {
     }
 
     #[test]
+    fn who_is_let_in_is_known() {
+        let file = || Some(PathBuf::from("x.pem"));
+        let admits = |args: &ServeArgs| Listen::resolve(args).unwrap().admits_anybody();
+        let mut open = args(|a| a.host = Some("0.0.0.0".to_owned()));
+        assert!(admits(&open));
+        assert!(!admits(&args(|_| ())));
+        assert!(!admits(&ServeArgs { uds: file(), ..open.clone() }));
+        open.ssl_certfile = file();
+        assert!(admits(&open));
+        open.ssl_ca_certs = file();
+        assert!(!admits(&open));
+        open.ssl_cert_reqs = Some(1);
+        assert!(admits(&open));
+    }
+
+    #[test]
     fn what_does_not_go_together_is_refused() {
         let file = || Some(PathBuf::from("x.pem"));
         assert!(refused(|a| a.ssl_keyfile = file()).contains("--ssl-certfile"));
@@ -263,6 +291,11 @@ mod tests {
             let error = refused(|a| (a.uds, a.uds_mode) = (file(), Some(mode.into())));
             assert!(error.contains("octal"), "{error}");
         }
+        let no_socket = refused(|a| a.uds_mode = Some("660".into()));
+        assert!(
+            no_socket.contains("--uds-mode") && no_socket.contains("--uds PATH"),
+            "{no_socket}"
+        );
     }
 
     #[test]

@@ -230,9 +230,12 @@ fn engine_options(args: &ServeArgs) -> Result<EngineOptions> {
         speculate_always: args.speculate_always,
         async_scheduling: args.async_scheduling,
         gpu_memory_utilization: args.gpu_memory_utilization,
-        cudagraph_capture_sizes: match args.enforce_eager {
-            Some(true) => Some(Vec::new()),
-            _ => args.cudagraph_capture_sizes.clone(),
+        cudagraph_capture_sizes: match (args.enforce_eager, &args.cudagraph_capture_sizes) {
+            (Some(true), Some(_)) => bail!(
+                "--enforce-eager records no steps, --cudagraph-capture-sizes says which: leave one out"
+            ),
+            (Some(true), None) => Some(Vec::new()),
+            (_, sizes) => sizes.clone(),
         },
         // Known when the device is open.
         on_gpu: false,
@@ -341,6 +344,17 @@ mod tests {
         assert!(refused("[[models]]\nblock-size = 1").contains("say which model"));
         let wrong = refused("[[models]]\nmodel = 'a'\nblock-size = 'b'");
         assert!(wrong.contains("model a") && wrong.contains("block-size"), "{wrong}");
+    }
+
+    #[test]
+    fn steps_are_recorded_or_not() {
+        let recorded = |toml| resolved(toml).remove(0).engine.cudagraph_capture_sizes;
+        assert_eq!(recorded("enforce-eager = true"), Some(Vec::new()));
+        assert_eq!(recorded("enforce-eager = false\ncudagraph-capture-sizes = [1]"), Some(vec![1]));
+        let both = refused("enforce-eager = true\ncudagraph-capture-sizes = [1, 2]");
+        for says in ["--enforce-eager", "--cudagraph-capture-sizes", "leave one out"] {
+            assert!(both.contains(says), "{both}");
+        }
     }
 
     #[test]

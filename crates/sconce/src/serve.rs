@@ -29,8 +29,8 @@ pub(crate) fn run(mut config: Config) -> Result<()> {
     config.server.max_connections = raise_file_limit(config.server.max_connections);
     let bound = Bound::new(&config.listen)?;
     let (url, names) = (bound.url(&config.listen), config.model_names());
-    let is_open = bound.address().is_some_and(|address| !address.ip().is_loopback());
-    let is_guarded = !config.server.api_keys.is_empty() || config.api_keys_file.is_some();
+    let has_keys = !config.server.api_keys.is_empty() || config.api_keys_file.is_some();
+    let is_open = config.listen.admits_anybody() && !has_keys;
     let config = Arc::new(config);
     let app = App::new(config.server.clone());
     if let Some(telemetry) = &telemetry {
@@ -51,7 +51,7 @@ pub(crate) fn run(mut config: Config) -> Result<()> {
     // Whoever reads this may send a signal at once.
     tracing::info!("listening on {url}, loading {names}");
     notify.status(&format!("loading {names}"));
-    if is_open && !is_guarded {
+    if is_open {
         tracing::warn!(
             "everybody who reaches {url} may use what is served: --api-key or --api-keys-file ask for a key"
         );

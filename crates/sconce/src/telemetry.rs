@@ -92,6 +92,14 @@ fn is_wanted() -> Result<bool> {
 }
 
 fn check_protocol() -> Result<()> {
+    for name in ["CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY"] {
+        if let Some((name, _)) = of_traces(name) {
+            bail!(
+                "{name} is set: certificates of one's own are not supported; send to a collector beside \
+                 the server over http, or to one that a public authority vouches for"
+            );
+        }
+    }
     if let Some((name, value)) = of_traces("COMPRESSION").filter(|(_, value)| value != "none") {
         bail!("{name} is {value}: spans are sent as they are, none is supported alone");
     }
