@@ -50,12 +50,13 @@ fn under(server: &Server, attack: impl Fn()) {
     let is_over = AtomicBool::new(false);
     let before = std::thread::scope(|scope| {
         let beside = scope.spawn(|| {
-            let mut num_streams = 0;
-            while !is_over.load(Ordering::Relaxed) {
+            // At least one, however soon the attack is over.
+            loop {
                 assert_eq!(stream(), expected, "a stream beside it");
-                num_streams += 1;
+                if is_over.load(Ordering::Relaxed) {
+                    break;
+                }
             }
-            num_streams
         });
         // If the attack fails the other must end, too.
         let attacked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -65,7 +66,7 @@ fn under(server: &Server, attack: impl Fn()) {
             before
         }));
         is_over.store(true, Ordering::Relaxed);
-        assert!(beside.join().unwrap() > 0);
+        beside.join().unwrap();
         attacked.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     });
     let nobody = || server.metric("vllm:num_requests_running") == 0.0;
