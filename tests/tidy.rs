@@ -34,7 +34,7 @@ const REQUEST_WALK: &[&str] = &[
     "crates/engine/src/engine.rs",
     "crates/scheduler/src/scheduler/mod.rs",
     "crates/engine/src/runner.rs",
-    "models/src/qwen3.rs",
+    "crates/engine/src/layers/decoder.rs",
     "crates/text/src/detokenizer.rs",
 ];
 const MAX_WALK_LINES: usize = 1_700;
