@@ -87,6 +87,7 @@ impl BertConfig {
                 vocab_size: self.vocab_size,
                 max_position_embeddings: self.num_positions - self.first_position,
                 num_parameters: embeddings + self.num_layers * layer + head,
+                num_gathered: embeddings,
                 dtype: self.dtype,
             },
             head: has_head.then_some(head_spec),

@@ -100,6 +100,7 @@ impl Config {
                 vocab_size: self.vocab_size,
                 max_position_embeddings: self.num_positions,
                 num_parameters: self.vocab_size * hidden + layers + if has_head { head } else { 0 },
+                num_gathered: self.vocab_size * hidden,
                 dtype: self.dtype,
             },
             head: has_head.then_some(head_spec),

@@ -22,6 +22,7 @@ mod quantity;
 mod report;
 mod request;
 mod result;
+mod roofline;
 mod schedule;
 mod serve;
 mod server;
@@ -38,8 +39,9 @@ pub mod cli;
 pub mod doctor;
 
 use anyhow::{Context, Result};
-use cli::{BenchCommand, LatencyArgs, ReportArgs, ThroughputArgs};
+use cli::{BenchCommand, LatencyArgs, ReportArgs, RooflineArgs, ThroughputArgs};
 use engine::EngineHandle;
+pub use roofline::Measured;
 use stored::Stored;
 
 /// Runs one of the benchmarks of servers.
@@ -61,6 +63,11 @@ pub fn throughput(engine: &EngineHandle, model: &str, args: &ThroughputArgs) -> 
 /// Puts one batch after the other on an engine.
 pub fn latency(engine: &EngineHandle, model: &str, args: &LatencyArgs) -> Result<()> {
     offline::latency(engine, model, args)
+}
+
+/// Puts a few loads on an engine and shows what it reaches of the machine's ceilings.
+pub fn roofline(engine: &EngineHandle, measured: Measured<'_>, args: &RooflineArgs) -> Result<()> {
+    roofline::run(engine, measured, args)
 }
 
 fn write_report(args: &ReportArgs) -> Result<()> {

@@ -95,7 +95,7 @@ pub(crate) fn latency(engine: &EngineHandle, model: &str, args: &LatencyArgs) ->
 }
 
 #[expect(clippy::print_stdout, reason = "the results are what it is for")]
-fn say(text: &str) {
+pub(crate) fn say(text: &str) {
     print!("{text}");
 }
 
@@ -114,7 +114,7 @@ fn write<const N: usize>(
 }
 
 /// What is put on the engine.
-struct EngineLoad<'a> {
+pub(crate) struct EngineLoad<'a> {
     engine: &'a EngineHandle,
     input: TokenRange,
     output: TokenRange,
@@ -125,7 +125,12 @@ struct EngineLoad<'a> {
 type Given = (usize, Event, Instant);
 
 impl<'a> EngineLoad<'a> {
-    fn new(engine: &'a EngineHandle, input: TokenRange, output: TokenRange, seed: u64) -> Self {
+    pub(crate) fn new(
+        engine: &'a EngineHandle,
+        input: TokenRange,
+        output: TokenRange,
+        seed: u64,
+    ) -> Self {
         Self { engine, input, output, rng: ChaCha8Rng::seed_from_u64(seed) }
     }
 
@@ -134,7 +139,7 @@ impl<'a> EngineLoad<'a> {
     }
 
     /// Runs sequences, `most` of them at once, all due at the beginning.
-    fn run(
+    pub(crate) fn run(
         &mut self,
         requests: usize,
         most: usize,

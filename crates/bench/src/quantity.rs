@@ -46,6 +46,11 @@ pub(crate) struct TokenRange {
 }
 
 impl TokenRange {
+    /// Always so many.
+    pub(crate) fn exactly(tokens: usize) -> Self {
+        Self { low: tokens, high: tokens }
+    }
+
     /// One draw, uniform with both ends included.
     pub(crate) fn draw(self, rng: &mut impl Rng) -> usize {
         rng.random_range(self.low..=self.high)

@@ -3,6 +3,7 @@
 pub mod architecture;
 mod backlog;
 mod batch;
+pub mod ceilings;
 pub mod config;
 pub mod device;
 pub mod encoder;

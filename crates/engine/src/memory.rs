@@ -340,6 +340,7 @@ mod tests {
             vocab_size: 151_936,
             max_position_embeddings: 40_960,
             num_parameters: 596_049_920,
+            num_gathered: 0,
             dtype: DType::BF16,
         }
     }

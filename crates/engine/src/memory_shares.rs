@@ -65,6 +65,7 @@ mod tests {
             vocab_size: 1000,
             max_position_embeddings: 1 << 20,
             num_parameters: 100_000_000,
+            num_gathered: 0,
             dtype: DType::BF16,
         }
     }

@@ -29,6 +29,8 @@ pub struct ModelSpec {
     pub max_position_embeddings: usize,
     /// Parameters as loaded (a tied embedding counts once).
     pub num_parameters: usize,
+    /// Those of them of which a step takes single rows: embeddings that the logits do not share.
+    pub num_gathered: usize,
     /// `torch_dtype` of the checkpoint.
     pub dtype: DType,
 }

@@ -245,6 +245,7 @@ mod tests {
             vocab_size: 8,
             max_position_embeddings: 32,
             num_parameters: 1,
+            num_gathered: 0,
             dtype: DType::F32,
         };
         let options = EngineOptions {

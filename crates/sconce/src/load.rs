@@ -46,7 +46,7 @@ pub(crate) struct Loaded {
 #[derive(Debug)]
 pub(crate) struct Planned {
     choice: ModelChoice,
-    device: Device,
+    pub(crate) device: Device,
     model: Described,
     draft: Option<Described>,
     engine: EngineConfig,

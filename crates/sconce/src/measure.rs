@@ -1,11 +1,15 @@
 //! `sconce bench`: hands servers to the load generator, and starts the engine for what goes
 //! without one.
 
-use crate::cli::{BenchCommand, ServeArgs};
+use crate::cli::{BenchCommand, EngineBench, ServeArgs};
 use crate::config::Config;
+use crate::hub::Files;
 use crate::load;
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
+use bench::Measured;
+use bench::cli::RooflineArgs;
 use engine::EngineHandle;
+use engine::ceilings::Ceilings;
 
 /// Runs one of the benchmarks.
 pub(crate) fn run(command: BenchCommand) -> Result<()> {
@@ -17,7 +21,22 @@ pub(crate) fn run(command: BenchCommand) -> Result<()> {
         BenchCommand::Latency(args) => {
             with_engine(args.serve, |engine, model| bench::latency(engine, model, &args.bench))
         }
+        BenchCommand::Roofline(args) => roofline(*args),
     }
+}
+
+fn roofline(args: EngineBench<RooflineArgs>) -> Result<()> {
+    let planned = load::plan(&Config::resolve(args.serve.clone())?, Files::Metadata)?;
+    let planned = planned.first().context("no model is configured")?;
+    let (name, spec, plan) = (planned.name(), planned.spec(), &planned.memory);
+    if planned.pooling().is_some() {
+        bail!("{name} makes vectors: this measures models that generate");
+    }
+    plan.config.start_pool()?;
+    let ceilings = Ceilings::measure(&planned.device, plan.config.dtype);
+    let ceilings = ceilings.context("the machine's ceilings")?;
+    let measured = Measured { name, spec, plan, ceilings };
+    with_engine(args.serve, |engine, _| bench::roofline(engine, measured, &args.bench))
 }
 
 /// Loads the model as a server would, and ends its engine afterwards.

@@ -105,6 +105,7 @@ impl DecoderConfig {
             vocab_size: self.vocab_size,
             max_position_embeddings: self.max_position_embeddings,
             num_parameters: self.num_parameters(),
+            num_gathered: if self.tied_embeddings { 0 } else { self.vocab_size * self.hidden_size },
             dtype: self.dtype,
         }
     }

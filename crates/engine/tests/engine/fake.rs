@@ -210,6 +210,7 @@ pub(crate) fn spec() -> ModelSpec {
         vocab_size: VOCAB,
         max_position_embeddings: 128,
         num_parameters: 1,
+        num_gathered: 0,
         dtype: DType::F32,
     }
 }

@@ -1,0 +1,199 @@
+//! What a device can do at most, as measured on it, and what a forward pass asks of it: the roofline
+//! model (Williams, Waterman and Patterson, 2009).
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use candle_core::{DType, Device, Result, Tensor};
+use kernels::linear::Matrix;
+use kernels::pool;
+
+use crate::memory::MemoryPlan;
+use crate::model::ModelSpec;
+
+/// For each measurement.
+const BUDGET: Duration = Duration::from_millis(500);
+/// Larger than all caches together.
+const COLD_BYTES: usize = 256 << 20;
+const COLD_BYTES_OF_GPU: usize = 2 << 30;
+/// Rows and columns of matrices whose product is bound by arithmetic: on a processor they stay in the
+/// caches.
+const SIDE: usize = 512;
+const SIDE_OF_GPU: usize = 8192;
+
+/// Rates of a device that no program exceeds by much.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Ceilings {
+    /// Of memory: read by all threads of the pool on a processor, copied on a GPU (a byte counts once
+    /// read and once written).
+    pub bytes_per_second: f64,
+    /// Of a matrix product, a multiplication and an addition counted as two.
+    pub flops_per_second: f64,
+}
+
+impl Ceilings {
+    /// Measures for about a second, at best of all tries, with products of `dtype`.
+    ///
+    /// # Errors
+    /// A device that has not the memory (256 MiB, 4 GiB of a GPU), or no product of `dtype`.
+    pub fn measure(device: &Device, dtype: DType) -> Result<Self> {
+        Ok(Self {
+            bytes_per_second: if device.is_cpu() { read_rate()? } else { copy_rate(device)? },
+            flops_per_second: product_rate(device, dtype)?,
+        })
+    }
+
+    /// The least time that `work` can take.
+    pub fn seconds(&self, work: Work) -> f64 {
+        (work.bytes / self.bytes_per_second).max(work.flops / self.flops_per_second)
+    }
+
+    /// Whether memory is what bounds it, and not arithmetic.
+    pub fn is_memory_bound(&self, work: Work) -> bool {
+        work.bytes / self.bytes_per_second > work.flops / self.flops_per_second
+    }
+}
+
+/// Shortest time of a call, in seconds.
+fn shortest(device: &Device, mut call: impl FnMut() -> Result<()>) -> Result<f64> {
+    call()?;
+    device.synchronize()?;
+    let (begun, mut shortest) = (Instant::now(), f64::INFINITY);
+    while begun.elapsed() < BUDGET {
+        let before = Instant::now();
+        call()?;
+        device.synchronize()?;
+        shortest = shortest.min(before.elapsed().as_secs_f64());
+    }
+    Ok(shortest)
+}
+
+fn read_rate() -> Result<f64> {
+    const RUN: usize = 1 << 20;
+    let words = vec![1u64; COLD_BYTES / size_of::<u64>()];
+    let read = || {
+        pool::for_each_task(words.len() / RUN, words.len(), |i| {
+            black_box(words[i * RUN..][..RUN].iter().fold(0u64, |sum, word| sum ^ word));
+        });
+        Ok(())
+    };
+    Ok(COLD_BYTES as f64 / shortest(&Device::Cpu, read)?)
+}
+
+fn copy_rate(device: &Device) -> Result<f64> {
+    let bytes = Tensor::zeros(COLD_BYTES_OF_GPU, DType::U8, device)?;
+    let seconds = shortest(device, || bytes.copy().map(drop))?;
+    Ok(2.0 * COLD_BYTES_OF_GPU as f64 / seconds)
+}
+
+fn product_rate(device: &Device, dtype: DType) -> Result<f64> {
+    let side = if device.is_cpu() { SIDE } else { SIDE_OF_GPU };
+    let normal = || Tensor::randn(0f32, 1.0, (side, side), device)?.to_dtype(dtype);
+    let (weight, x) = (Matrix::new(&normal()?)?, normal()?);
+    let seconds = shortest(device, || black_box(weight.forward(&x, None)).map(drop))?;
+    Ok(2.0 * (side as f64).powi(3) / seconds)
+}
+
+/// What a forward pass takes at least: each byte once, and the multiplications and additions of linear
+/// layers, attention and logits.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Work {
+    /// Of memory.
+    pub bytes: f64,
+    /// A multiplication and an addition counted as two.
+    pub flops: f64,
+}
+
+impl Work {
+    /// A step in which each of `num_sequences` computes `num_tokens` tokens and asks for the logits of
+    /// the last, which sees `context` keys (itself included).
+    pub fn of_step(
+        (spec, plan): (&ModelSpec, &MemoryPlan),
+        num_sequences: usize,
+        num_tokens: usize,
+        context: usize,
+    ) -> Self {
+        let (sequences, tokens, keys) = (num_sequences as f64, num_tokens as f64, context as f64);
+        let parameters = spec.num_parameters as f64;
+        let read = parameters - spec.num_gathered as f64;
+        let head = (spec.vocab_size * spec.hidden_size) as f64;
+        let bytes_per_parameter = plan.weight_bytes as f64 / parameters;
+        let cache_bytes_per_token = plan.block_bytes as f64 / plan.config.block_size as f64;
+        // Scores and weighted values of all keys that all rows see.
+        let seen = tokens * keys - tokens * (tokens - 1.0) / 2.0;
+        let attention = 4.0 * (spec.num_layers * spec.num_heads * spec.head_dim) as f64 * seen;
+        let linear = 2.0 * (read - head) * tokens;
+        Self {
+            bytes: read * bytes_per_parameter + sequences * keys * cache_bytes_per_token,
+            flops: sequences * (linear + attention + 2.0 * head),
+        }
+    }
+}
+
+impl std::ops::Add for Work {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { bytes: self.bytes + other.bytes, flops: self.flops + other.flops }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{EngineConfig, EngineOptions};
+
+    /// Of two layers, with an embedding beside the head.
+    fn spec() -> ModelSpec {
+        let (layer, head) = (1_000, 8 * 100);
+        ModelSpec {
+            architecture: "TwoForCausalLM".into(),
+            num_layers: 2,
+            num_heads: 4,
+            num_kv_heads: 2,
+            head_dim: 2,
+            hidden_size: 8,
+            intermediate_size: 16,
+            vocab_size: 100,
+            max_position_embeddings: 64,
+            num_parameters: 2 * layer + 2 * head,
+            num_gathered: head,
+            dtype: DType::F32,
+        }
+    }
+
+    #[test]
+    fn the_work_of_a_step_is_counted_by_hand() {
+        let spec = spec();
+        let config = EngineConfig::resolve(&EngineOptions::default(), &spec).unwrap();
+        let plan = MemoryPlan::compute(&spec, &config, 1 << 30);
+        // A token's keys and values: 2 layers, 2 heads of 2, twice, 4 bytes.
+        let cached = 2.0 * 2.0 * 2.0 * 2.0 * 4.0;
+        let decode = Work::of_step((&spec, &plan), 3, 1, 10);
+        assert_eq!(decode.bytes, 4.0 * 2_800.0 + 3.0 * 10.0 * cached);
+        // Four query heads of 2 in two layers, 10 keys, a score and a sum each.
+        assert_eq!(decode.flops, 3.0 * (2.0 * 2_800.0 + 4.0 * 16.0 * 10.0));
+        // Rows of a prompt see 1, 2, 3 and 4 keys; one of them has logits.
+        let prefill = Work::of_step((&spec, &plan), 1, 4, 4);
+        assert_eq!(prefill.bytes, 4.0 * 2_800.0 + 4.0 * cached);
+        assert_eq!(prefill.flops, 4.0 * 2.0 * 2_000.0 + 4.0 * 16.0 * 10.0 + 2.0 * 800.0);
+    }
+
+    #[test]
+    fn the_slower_of_both_ceilings_counts() {
+        let ceilings = Ceilings { bytes_per_second: 10.0, flops_per_second: 100.0 };
+        let (reads, computes) =
+            (Work { bytes: 10.0, flops: 50.0 }, Work { bytes: 10.0, flops: 500.0 });
+        assert_eq!((ceilings.seconds(reads), ceilings.is_memory_bound(reads)), (1.0, true));
+        assert_eq!((ceilings.seconds(computes), ceilings.is_memory_bound(computes)), (5.0, false));
+        assert_eq!(ceilings.seconds(reads + computes), 5.5);
+    }
+
+    #[test]
+    fn rates_are_measured() {
+        let ceilings = Ceilings::measure(&Device::Cpu, DType::F32).unwrap();
+        // Any machine since 2005, in any profile, and none yet.
+        assert!((1e8..1e14).contains(&ceilings.bytes_per_second), "{ceilings:?}");
+        assert!((1e7..1e16).contains(&ceilings.flops_per_second), "{ceilings:?}");
+    }
+}
