@@ -8,7 +8,7 @@ use crate::memory::{MemoryPlan, Size};
 ///
 /// A share has room for all that its model needs beside the cache. What remains after caches of a
 /// given size is for the others in equal parts, and within its part each cache is sized as that of
-/// a lone model. The process itself counts once, in the first plan.
+/// a lone model; an encoder has none. The process itself counts once, in the first plan.
 ///
 /// # Errors
 /// [`OptionError::ModelsTooLarge`].
@@ -27,9 +27,9 @@ pub fn share_memory(
         let (needed, available) = (Size(least), Size(available_bytes));
         return Err(OptionError::ModelsTooLarge { needed, available });
     };
-    let num_open = plans.iter().filter(|plan| !has_given_size(plan)).count();
+    let num_open = plans.iter().filter(|plan| !has_fixed_cache(plan)).count();
     for plan in plans {
-        let part = if has_given_size(plan) { 0 } else { remaining / num_open };
+        let part = if has_fixed_cache(plan) { 0 } else { remaining / num_open };
         plan.within(least_bytes(plan) + part);
     }
     Ok(())
@@ -37,11 +37,14 @@ pub fn share_memory(
 
 /// What a model takes if its cache gets nothing that was not asked for.
 fn least_bytes(plan: &MemoryPlan) -> usize {
-    plan.fixed_bytes() + if has_given_size(plan) { plan.kv_bytes() } else { 0 }
+    plan.fixed_bytes() + if has_fixed_cache(plan) { plan.kv_bytes() } else { 0 }
 }
 
-fn has_given_size(plan: &MemoryPlan) -> bool {
-    plan.config.kv_cache_memory_bytes.is_some() || plan.config.num_gpu_blocks_override.is_some()
+/// Whether nothing of what remains goes to its cache: it was given a size, or there is none.
+fn has_fixed_cache(plan: &MemoryPlan) -> bool {
+    let has_given_size = plan.config.kv_cache_memory_bytes.is_some()
+        || plan.config.num_gpu_blocks_override.is_some();
+    plan.block_bytes == 0 || has_given_size
 }
 
 #[cfg(test)]
@@ -124,6 +127,21 @@ mod tests {
         assert_eq!(slack, 0, "it gets what was asked for");
         assert_eq!(plans[1].num_blocks, plans[2].num_blocks);
         assert!(plans.iter().map(MemoryPlan::total_bytes).sum::<usize>() <= available);
+        assert!(plans.iter().all(|plan| plan.check().is_ok()));
+    }
+
+    /// An encoder has no cache, and so no part of what is left for caches.
+    #[test]
+    fn an_encoder_takes_nothing_from_the_caches() {
+        let available = 8 * GIB;
+        let mut plans = [plan(0, None, available), plan(28, None, available)];
+        share(&mut plans, available).unwrap();
+        assert_eq!(plans[0].available_bytes, plans[0].fixed_bytes());
+        let shares: usize = plans.iter().map(|plan| plan.available_bytes).sum();
+        assert_eq!(shares, available, "all that remains is for the only cache");
+        assert!(plans.iter().all(|plan| plan.check().is_ok()));
+        let mut plans = [plan(0, None, available), plan(0, None, available)];
+        share(&mut plans, available).unwrap();
         assert!(plans.iter().all(|plan| plan.check().is_ok()));
     }
 
