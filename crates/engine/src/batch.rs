@@ -23,12 +23,7 @@ pub(crate) struct Span<'a> {
     pub(crate) drafts: &'a [u32],
 }
 
-impl<'a> Span<'a> {
-    /// All of an entry without guesses, each entry of a plan.
-    pub(crate) fn whole((index, entry): (usize, &'a Entry)) -> Self {
-        Self { entry, index, offset: 0, len: entry.len, drafts: &[] }
-    }
-
+impl Span<'_> {
     /// Position in the sequence of the first token.
     pub(crate) fn start(&self) -> usize {
         self.entry.start + self.offset
@@ -71,7 +66,7 @@ pub(crate) struct PackLimits {
 
 /// Divides a plan into forward passes within the limits.
 ///
-/// Nearly always there is one: more only where drafts are many. A prompt that wants its own log-probabilities runs apart and in
+/// Nearly always there is one: more only where drafts are many, or on a GPU short chunks. A prompt that wants its own log-probabilities runs apart and in
 /// pieces: the logits of all its rows would otherwise dwarf every other tensor of the step.
 ///
 /// `drafts` has the guesses of each entry, at most as many as it has room for.

@@ -229,15 +229,19 @@ impl EngineConfig {
         if self.pooling == Some(Pooling::Mean) {
             return self.max_num_batched_tokens;
         }
+        self.rows_of_decodes()
+    }
+
+    /// A row for each running sequence, but not fewer than the arithmetic likes.
+    fn rows_of_decodes(&self) -> usize {
         self.max_num_seqs.max(MIN_LOGITS_ROWS).min(self.max_num_batched_tokens)
     }
 
     /// Bounds of a forward pass.
     pub(crate) fn pack_limits(&self) -> PackLimits {
-        let logits_rows = self.max_logits_rows();
         // A GPU keeps a workspace for them; on the CPU they are rows like any other.
-        let split_rows = if self.on_gpu { logits_rows + SPLIT_ROWS } else { usize::MAX };
-        PackLimits { logits_rows, split_rows }
+        let split_rows = if self.on_gpu { self.rows_of_decodes() + SPLIT_ROWS } else { usize::MAX };
+        PackLimits { logits_rows: self.max_logits_rows(), split_rows }
     }
 
     /// Numbers of sequences whose decode steps are recorded, rising. By default on a GPU: small steps
@@ -442,6 +446,17 @@ mod tests {
         };
         let config = EngineConfig::resolve(&given, &spec()).unwrap();
         assert_eq!(config.capture_sizes(), [3, 8]);
+    }
+
+    #[test]
+    fn models_that_pool_split_no_more_rows() {
+        for (pooling, logits_rows) in [(Pooling::Mean, 8192), (Pooling::Last, 256)] {
+            let options =
+                EngineOptions { on_gpu: true, pooling: Some(pooling), ..EngineOptions::default() };
+            let config = EngineConfig::resolve(&options, &spec()).unwrap();
+            let split_rows = 256 + SPLIT_ROWS;
+            assert_eq!(config.pack_limits(), PackLimits { logits_rows, split_rows });
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Instant;
 use candle_core::{DType, Device, Result, bail};
 use scheduler::{Entry, Plan, SeqId};
 
-use crate::batch::{BatchLists, Span};
+use crate::batch::{BatchLists, PackLimits, Span, divide};
 use crate::engine::Engine;
 use crate::handle::EngineHandle;
 use crate::kv_cache::CacheShape;
@@ -52,7 +52,8 @@ impl Engine {
         let device = device.clone();
         let model = Some(model);
         let sums = HashMap::new();
-        let pooler = Pooler { model, pooling, shape, cache, workspace, device, sums };
+        let limits = plan.config.pack_limits();
+        let pooler = Pooler { model, pooling, shape, limits, cache, workspace, device, sums };
         let speculation = Speculation::new(&plan.config, false);
         let mut engine = Self::with((Box::new(pooler), false), speculation, spec, plan, &[])?;
         engine.reload = reload;
@@ -66,6 +67,7 @@ struct Pooler {
     model: Option<Box<dyn CausalLm>>,
     pooling: Pooling,
     shape: CacheShape,
+    limits: PackLimits,
     cache: KvCache,
     /// Of attention on a GPU.
     workspace: Option<Arc<Workspace>>,
@@ -123,26 +125,29 @@ impl StepRunner for Pooler {
         _before: Option<(&Plan, &Launched)>,
     ) -> Result<Launched> {
         let mut output = StepOutput::of(plan);
-        let begun = Instant::now();
+        let mut begun = Instant::now();
         let prompt_len = |span: &Span| sequences[&span.entry.id].prompt_len();
         let completes = |span: &Span| span.end() == prompt_len(span);
-        let spans: Vec<_> = plan.entries.iter().enumerate().map(Span::whole).collect();
-        let rows = |span: &Span| self.rows(span, completes(span));
-        let unknown = |_: &Entry| unreachable!("prompts are known");
-        let lists = BatchLists::of(&spans, rows, self.shape.block_size, unknown);
-        let batch = lists.upload(&self.device, self.workspace.as_ref())?;
-        let model = self.model.as_ref().expect("a model that is lost is loaded before a step");
-        let hidden = model.hidden(&batch, &self.cache)?; // [rows, hidden]
-        let computed = Instant::now();
-        let mut hidden = hidden.to_dtype(DType::F32)?.to_vec2::<f32>()?.into_iter();
-        for span in &spans {
-            let num_rows = self.rows(span, completes(span)).len();
-            self.add(span.entry.id, hidden.by_ref().take(num_rows));
-            output.entries[span.index].pooled =
-                completes(span).then(|| self.vector(span.entry.id, prompt_len(span)));
+        let no_drafts = vec![&[][..]; plan.entries.len()];
+        for pack in divide(plan, &no_drafts, self.limits) {
+            let rows = |span: &Span| self.rows(span, completes(span));
+            let unknown = |_: &Entry| unreachable!("prompts are known");
+            let lists = BatchLists::of(pack.spans(), rows, self.shape.block_size, unknown);
+            let batch = lists.upload(&self.device, self.workspace.as_ref())?;
+            let model = self.model.as_ref().expect("a model that is lost is loaded before a step");
+            let hidden = model.hidden(&batch, &self.cache)?; // [rows, hidden]
+            let computed = Instant::now();
+            let mut hidden = hidden.to_dtype(DType::F32)?.to_vec2::<f32>()?.into_iter();
+            for span in pack.spans() {
+                let num_rows = self.rows(span, completes(span)).len();
+                self.add(span.entry.id, hidden.by_ref().take(num_rows));
+                output.entries[span.index].pooled =
+                    completes(span).then(|| self.vector(span.entry.id, prompt_len(span)));
+            }
+            output.forward += computed - begun;
+            begun = Instant::now();
+            output.sample += begun - computed;
         }
-        output.forward = computed - begun;
-        output.sample = computed.elapsed();
         Ok(Launched::done(output))
     }
 

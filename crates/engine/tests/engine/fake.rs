@@ -41,6 +41,8 @@ pub(crate) struct Control {
     pub(crate) num_failed: AtomicUsize,
     /// Most rows of logits in a pass.
     pub(crate) max_rows: AtomicUsize,
+    /// Most rows in a pass of sequences with up to eight, whose keys a GPU's attention splits.
+    pub(crate) max_split_rows: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -111,6 +113,9 @@ impl CausalLm for FakeLm {
         let tables: Vec<Vec<u32>> = batch.block_tables.to_vec2()?;
         let rows: Vec<u32> = batch.logits_rows.to_vec1()?;
         self.control.max_rows.fetch_max(rows.len(), Ordering::Relaxed);
+        let rows_of_each = starts.windows(2).map(|ends| ends[1] - ends[0]);
+        let num_split_rows: u32 = rows_of_each.filter(|num_rows| *num_rows <= 8).sum();
+        self.control.max_split_rows.fetch_max(num_split_rows as usize, Ordering::Relaxed);
         let layer = &cache.layers[0];
         let block_size = layer.key.dim(2)?;
         let memory = layer.key.flatten_all()?;

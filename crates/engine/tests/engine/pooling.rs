@@ -111,3 +111,27 @@ fn survivors_of_a_panic_are_read_anew() {
         assert_eq!(ask(&engine, &[5], greedy(0)).vector, Some(expected(kind, &[5])));
     }
 }
+
+/// A GPU keeps a workspace for so many rows of short sequences, however many run together.
+#[test]
+fn short_prompts_are_read_in_passes_that_attention_has_room_for() {
+    for kind in KINDS {
+        let options = EngineOptions {
+            on_gpu: true,
+            max_num_seqs: Some(40),
+            max_num_batched_tokens: Some(512),
+            ..pooling(kind)
+        };
+        let (engine, control) = start_pooling(Kind::Hash, &options);
+        control.close();
+        let prompts: Vec<Vec<u32>> = (0..40).map(|first| (first..first + 8).collect()).collect();
+        let events: Vec<_> =
+            prompts.iter().map(|prompt| submit(&engine, prompt, greedy(0))).collect();
+        control.open();
+        for (prompt, events) in prompts.iter().zip(&events) {
+            assert_eq!(collect(events).vector, Some(expected(kind, prompt)), "{kind:?} {prompt:?}");
+        }
+        let most = control.max_split_rows.load(Ordering::Relaxed);
+        assert!((41..=40 + 8).contains(&most), "{kind:?}: {most} rows");
+    }
+}
