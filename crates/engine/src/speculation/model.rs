@@ -142,6 +142,7 @@ impl DraftModel {
             (places, entries) = next;
         }
         let num_guesses: usize = guesses.iter().map(Vec::len).sum();
+        let is_usual = is_usual && num_guesses > 0;
         let each = is_usual.then(|| begun.elapsed() / num_guesses as u32);
         Ok(Guesses { ids: guesses, each })
     }

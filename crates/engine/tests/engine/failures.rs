@@ -6,7 +6,7 @@ use engine::{EngineError, EngineHandle, EngineOptions, SamplingParams};
 
 use super::options;
 use crate::client::{Answer, Random, ask, collect, eventually, greedy, request, submit};
-use crate::fake::{BROKEN, Control, Kind, start};
+use crate::fake::{BROKEN, Control, Kind, start, start_with_draft};
 
 fn two_at_a_time() -> EngineOptions {
     EngineOptions { max_num_seqs: Some(2), ..options() }
@@ -128,4 +128,12 @@ fn a_row_that_is_not_finite_fails_alone() {
     let stats = engine.stats();
     assert_eq!((stats.failed, stats.failed_steps, stats.finished), (2, 0, 1));
     assert_eq!((stats.num_running, stats.kv_blocks_used), (0, 0));
+}
+
+#[test]
+fn a_draft_model_without_numbers_guesses_nothing() {
+    let (engine, _) = start_with_draft(Kind::Count, Some(Kind::Broken), &options());
+    assert_eq!(ask(&engine, &[4], greedy(5)).tokens, [5, 6, 7, 8, 9]);
+    let stats = engine.stats();
+    assert_eq!((stats.restarts, stats.failed_steps, stats.model_drafts), (0, 0, 0));
 }

@@ -22,6 +22,8 @@ pub(crate) enum Kind {
     Count,
     /// As `Hash`, but what the last two tokens say is the most likely by far: texts go in circles.
     Circle,
+    /// No numbers at all.
+    Broken,
 }
 
 /// The test's grip on the model while the engine runs it.
@@ -186,7 +188,8 @@ impl Kind {
                 logits[(last % 4) as usize] += 11.0;
                 logits
             }
-            Self::Count if prefix.ends_with(&BROKEN) => vec![f32::NAN; VOCAB],
+            Self::Broken => vec![f32::NAN; VOCAB],
+            Self::Count if prefix.ends_with(&BROKEN) => Self::Broken.logits(prefix),
             Self::Count => {
                 let first = prefix[prefix.len() - 1] as usize + 1;
                 (0..VOCAB).map(|id| -((((id + VOCAB) - first % VOCAB) % VOCAB) as f32)).collect()
