@@ -245,9 +245,11 @@ impl EngineConfig {
     }
 
     /// Numbers of sequences whose decode steps are recorded, rising. By default on a GPU: small steps
-    /// exactly, larger ones in strides that a step hardly takes longer for.
+    /// exactly, larger ones in strides that a step hardly takes longer for. None of an engine that
+    /// pools, which never decodes.
     pub fn capture_sizes(&self) -> Vec<usize> {
         match &self.cudagraph_capture_sizes {
+            _ if self.pooling.is_some() => Vec::new(),
             Some(sizes) => sizes.clone(),
             None if self.on_gpu => {
                 let most = self.max_num_seqs.min(MAX_CAPTURED_SEQS);
@@ -449,13 +451,14 @@ mod tests {
     }
 
     #[test]
-    fn models_that_pool_split_no_more_rows() {
+    fn models_that_pool_record_nothing_and_split_no_more_rows() {
         for (pooling, logits_rows) in [(Pooling::Mean, 8192), (Pooling::Last, 256)] {
             let options =
                 EngineOptions { on_gpu: true, pooling: Some(pooling), ..EngineOptions::default() };
             let config = EngineConfig::resolve(&options, &spec()).unwrap();
             let split_rows = 256 + SPLIT_ROWS;
             assert_eq!(config.pack_limits(), PackLimits { logits_rows, split_rows });
+            assert!(config.capture_sizes().is_empty());
         }
     }
 

@@ -123,7 +123,7 @@ impl MemoryPlan {
             + alone.table_bytes
             + alone.activation_bytes
             + alone.logits_bytes
-            + alone.workspace_bytes;
+            + attention_bytes(draft, config);
         self.block_bytes += alone.block_bytes;
         self.num_blocks = self.choose_blocks();
         Ok(self)
@@ -225,9 +225,13 @@ fn workspace_bytes(spec: &ModelSpec, config: &EngineConfig) -> usize {
     let table_width = config.max_model_len.div_ceil(config.block_size);
     let words: usize = sizes.iter().map(|size| size * (6 + table_width) + 1).sum();
     let largest = sizes.last().copied().unwrap_or(0);
-    let attention =
-        if config.on_gpu { AttentionShape::of(spec, config).workspace_bytes() } else { 0 };
-    (largest * spec.vocab_size + words) * DType::F32.size_in_bytes() + attention
+    let recorded = (largest * spec.vocab_size + words) * DType::F32.size_in_bytes();
+    recorded + attention_bytes(spec, config)
+}
+
+/// What attention works in on a GPU.
+fn attention_bytes(spec: &ModelSpec, config: &EngineConfig) -> usize {
+    if config.on_gpu { AttentionShape::of(spec, config).workspace_bytes() } else { 0 }
 }
 
 /// Counts what `layers::Decoder::forward` holds at its two widest points, in elements of a token.
@@ -430,6 +434,13 @@ mod tests {
         let with = plan.clone().with_draft(&spec(), &draft).unwrap();
         assert_eq!(with.block_bytes, block_bytes + block_bytes / 4);
         assert!(with.fixed_bytes() > fixed + 2000 && with.num_blocks < plan.num_blocks);
+        let on_gpu = |cudagraph_capture_sizes| {
+            let options = EngineOptions { on_gpu: true, cudagraph_capture_sizes, ..short.clone() };
+            let config = EngineConfig::resolve(&options, &spec()).unwrap();
+            let plan = MemoryPlan::compute(&spec(), &config, 64 * GIB);
+            plan.with_draft(&spec(), &draft).unwrap().draft_bytes
+        };
+        assert_eq!(on_gpu(None), on_gpu(Some(Vec::new())), "only the model's steps are recorded");
         let refusal = |draft| plan.clone().with_draft(&spec(), &draft).unwrap_err().to_string();
         let short = ModelSpec { max_position_embeddings: 512, ..spec() };
         assert!(refusal(short).contains("--draft-model: it is made for contexts of 512 tokens"));

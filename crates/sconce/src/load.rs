@@ -244,6 +244,9 @@ impl Planned {
             if draft.is_some() {
                 bail!("--draft-model: {} pools and generates nothing", model.name);
             }
+            if options.cudagraph_capture_sizes.as_ref().is_some_and(|sizes| !sizes.is_empty()) {
+                bail!("--cudagraph-capture-sizes: {} pools and decodes nothing", model.name);
+            }
             if matches!(model.found, Found::Encoder(_)) && !device.is_cpu() {
                 bail!("--device: {} is an encoder, which has no GPU form: give cpu", model.name);
             }
