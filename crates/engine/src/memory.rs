@@ -204,6 +204,7 @@ impl MemoryPlan {
             let flag = match (config.num_gpu_blocks_override, config.kv_cache_memory_bytes) {
                 (Some(_), _) => "--num-gpu-blocks-override",
                 (None, Some(_)) => "--kv-cache-memory-bytes",
+                (None, None) if config.on_gpu => "--gpu-memory-utilization",
                 (None, None) => "the memory of the machine",
             };
             let (cache_tokens, max_model_len) = (self.cache_tokens(), config.max_model_len);
@@ -403,6 +404,11 @@ mod tests {
             (bytes(GIB), 64 * GIB, "raise --kv-cache-memory-bytes"),
             (blocks(100), 64 * GIB, "holds 1600 tokens"),
             (bytes(80 * GIB), 64 * GIB, "the KV cache would take 80.00 GiB"),
+            (
+                EngineOptions { on_gpu: true, ..none() },
+                6 * GIB,
+                "or raise --gpu-memory-utilization",
+            ),
         ];
         for (options, available, needle) in cases {
             let message = plan(&options, available).unwrap_err().to_string();
