@@ -136,11 +136,9 @@ impl Engine {
         let before = self.flight.as_ref().map(|flight| (&flight.plan, &flight.launched));
         let launched = self.runner.launch(&plan, &self.sequences, before);
         self.land()?;
-        if self.scheduler.is_in_flight(&plan) {
-            self.sample(plan, launched)?;
-            if !self.runs_ahead {
-                self.land()?;
-            }
+        self.sample(plan, launched)?;
+        if !self.runs_ahead {
+            self.land()?;
         }
         self.at_hand.clear();
         self.shared.counters.step_ns.add_since(begun);

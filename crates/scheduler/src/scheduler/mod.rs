@@ -11,7 +11,7 @@ use crate::block_pool::BlockPool;
 use crate::queue::Queue;
 use crate::sequence::Rank;
 use crate::{
-    BlockId, Limits, LimitsError, NewSequence, Plan, SeqId, Sequence, State, Stats, SubmitError,
+    BlockId, Limits, LimitsError, NewSequence, SeqId, Sequence, State, Stats, SubmitError,
 };
 
 /// Plans that may be made and not yet committed.
@@ -134,11 +134,6 @@ impl Scheduler {
         if let Some(seq) = self.sequences.get_mut(&id) {
             seq.num_wanted_drafts = count;
         }
-    }
-
-    /// Whether a plan is neither committed nor failed.
-    pub fn is_in_flight(&self, plan: &Plan) -> bool {
-        self.in_flight.iter().any(|flying| flying.step == plan.step)
     }
 
     /// What is known of a sequence until it has ended and the last plan that names it is committed.
