@@ -128,9 +128,20 @@ impl Engine {
         if self.speculation.is_due() {
             self.land()?;
         }
+        // Waiting for the device is not planning.
+        let planning = Instant::now();
         let plan = self.plan();
-        self.shared.counters.schedule_ns.add_since(begun);
-        let Some(plan) = plan else { return self.land() };
+        self.shared.counters.schedule_ns.add_since(planning);
+        match plan {
+            Some(plan) => self.ask_for(plan)?,
+            None => self.land()?,
+        }
+        self.shared.counters.step_ns.add_since(begun);
+        Ok(())
+    }
+
+    /// Asks for a step, lands the one before and, unless the device works ahead, the step itself.
+    fn ask_for(&mut self, plan: Plan) -> Result<(), String> {
         self.work_on(&plan);
         self.begin(&plan);
         let before = self.flight.as_ref().map(|flight| (&flight.plan, &flight.launched));
@@ -141,7 +152,6 @@ impl Engine {
             self.land()?;
         }
         self.at_hand.clear();
-        self.shared.counters.step_ns.add_since(begun);
         Ok(())
     }
 
