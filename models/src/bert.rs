@@ -164,7 +164,7 @@ impl Encoder for Bert {
         Ok(x)
     }
 
-    fn classify(&self, pooled: &Tensor) -> Result<Option<Tensor>> {
-        self.head.as_ref().map(|head| head.forward(pooled)).transpose()
+    fn head(&self) -> Option<&ClassificationHead> {
+        self.head.as_ref()
     }
 }

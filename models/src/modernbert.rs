@@ -171,7 +171,7 @@ impl Encoder for ModernBert {
         self.final_norm.forward(&x)
     }
 
-    fn classify(&self, pooled: &Tensor) -> Result<Option<Tensor>> {
-        self.head.as_ref().map(|head| head.forward(pooled)).transpose()
+    fn head(&self) -> Option<&ClassificationHead> {
+        self.head.as_ref()
     }
 }

@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::architecture::{ConfigError, LoadError};
 use crate::engine::Engine;
 use crate::handle::EngineHandle;
+use crate::layers::ClassificationHead;
 use crate::memory::MemoryPlan;
 use crate::model::ModelSpec;
 use crate::pooling::{Pooling, mean};
@@ -70,9 +71,8 @@ pub struct EncoderBatch {
 pub trait Encoder: Send {
     /// The last hidden state of every token. `[tokens, hidden]`, in the dtype of the weights
     fn hidden(&self, batch: &EncoderBatch) -> Result<Tensor>;
-    /// What the head makes of a state a prompt, `[prompts, hidden]` in the dtype of the weights:
-    /// `[prompts, labels]` f32, or `None` without a head.
-    fn classify(&self, pooled: &Tensor) -> Result<Option<Tensor>>;
+    /// What scores a state a prompt, of a model that does.
+    fn head(&self) -> Option<&ClassificationHead>;
 }
 
 impl Engine {
@@ -145,12 +145,10 @@ impl EncoderRunner {
         let lens: Vec<usize> = prompts.iter().map(|prompt| prompt.prompt_len()).collect();
         let hidden = self.model.hidden(&self.lay_out(prompts)?)?; // [tokens, hidden]
         let pooled = self.pool(&hidden, &lens)?;
-        let width = hidden.dim(1)?;
-        let states = Tensor::from_vec(pooled.concat(), (lens.len(), width), &self.device)?;
-        match self.model.classify(&states.to_dtype(self.dtype)?)? {
-            Some(scores) => scores.to_vec2(),
-            None => Ok(pooled),
-        }
+        let Some(head) = self.model.head() else { return Ok(pooled) };
+        let shape = (lens.len(), hidden.dim(1)?);
+        let states = Tensor::from_vec(pooled.concat(), shape, &self.device)?;
+        head.forward(&states.to_dtype(self.dtype)?)?.to_vec2()
     }
 
     fn lay_out(&self, prompts: &[&Sequence]) -> Result<EncoderBatch> {
