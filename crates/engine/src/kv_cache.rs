@@ -30,41 +30,26 @@ pub(crate) struct CacheShape {
 /// What attention of one forward pass is bounded by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct AttentionShape {
-    num_heads: usize,
-    head_dim: usize,
-    max_num_seqs: usize,
-    split_rows: usize,
-    max_model_len: usize,
+    extents: Extents,
+    /// Sequences, query heads, elements of a head.
+    dims: (usize, usize, usize),
 }
 
 impl AttentionShape {
     pub(crate) fn of(spec: &ModelSpec, config: &EngineConfig) -> Self {
-        Self {
-            num_heads: spec.num_heads,
-            head_dim: spec.head_dim,
-            max_num_seqs: config.max_num_seqs,
+        let extents = Extents {
+            split_seqs: config.max_num_seqs,
             split_rows: config.pack_limits().split_rows,
-            max_model_len: config.max_model_len,
-        }
-    }
-
-    fn extents(&self) -> Extents {
-        Extents {
-            split_seqs: self.max_num_seqs,
-            split_rows: self.split_rows,
             max_split_rows: SPLIT_ROWS,
-            max_split_context: self.max_model_len,
+            max_split_context: config.max_model_len,
             ..Extents::default()
-        }
-    }
-
-    fn dims(&self) -> (usize, usize, usize) {
-        (self.max_num_seqs, self.num_heads, self.head_dim)
+        };
+        Self { extents, dims: (config.max_num_seqs, spec.num_heads, spec.head_dim) }
     }
 
     /// Memory of the workspace on a GPU.
     pub(crate) fn workspace_bytes(&self) -> usize {
-        Workspace::size_in_bytes(&self.extents(), self.dims())
+        Workspace::size_in_bytes(&self.extents, self.dims)
     }
 
     /// None on the CPU, which needs none.
@@ -72,7 +57,7 @@ impl AttentionShape {
         if device.is_cpu() {
             return Ok(None);
         }
-        Ok(Some(Arc::new(Workspace::new(device, &self.extents(), self.dims())?)))
+        Ok(Some(Arc::new(Workspace::new(device, &self.extents, self.dims)?)))
     }
 }
 
