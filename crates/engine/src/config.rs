@@ -42,9 +42,11 @@ pub struct EngineOptions {
     pub dtype: Option<DType>,
     /// `--block-size`: tokens of a cache block. Default 16.
     pub block_size: Option<usize>,
-    /// `--max-num-seqs`: sequences in a step. Default 64, or the token budget if that is less.
+    /// `--max-num-seqs`: sequences in a step. Default 64, on a GPU 256, or the token budget if that is
+    /// less.
     pub max_num_seqs: Option<usize>,
-    /// `--max-num-batched-tokens`: tokens in a step. Default 512, or `--max-num-seqs` if more.
+    /// `--max-num-batched-tokens`: tokens in a step. Default 512, on a GPU 8192, or `--max-num-seqs` if
+    /// more.
     pub max_num_batched_tokens: Option<usize>,
     /// `--max-model-len`: longest prompt with its answer, in tokens. Default: the model's.
     pub max_model_len: Option<usize>,

@@ -55,7 +55,7 @@ pub(crate) struct Shared {
     pub(crate) limits: RequestLimits,
     pub(crate) eos_token_ids: Vec<u32>,
     config: EngineConfig,
-    /// Between a fault and the next step.
+    /// From a panic until everybody who is left has been queued anew.
     restarting: AtomicBool,
     /// Why the engine gave up.
     fault: OnceLock<String>,

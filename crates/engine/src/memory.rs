@@ -64,9 +64,10 @@ pub struct MemoryPlan {
 impl MemoryPlan {
     /// Plans for a device that has `available_bytes` to give.
     ///
-    /// The cache has the blocks or bytes that `config` says. If it says neither, it has room for
-    /// `max_num_seqs` sequences of `max_model_len` tokens, but takes at most 4 GiB and half of what
-    /// the rest leaves, or more, up to nine tenths, if one sequence needs that.
+    /// The cache has the blocks or bytes that `config` says. If it says neither, it takes all that the
+    /// rest leaves of a GPU. On the CPU it has room for `max_num_seqs` sequences of `max_model_len`
+    /// tokens, but takes at most 4 GiB and half of what the rest leaves, or more, up to nine tenths, if
+    /// one sequence needs that. An encoder has none.
     ///
     /// A plan that does not fit is computed, too, so that it can be shown; see
     /// [`check`](Self::check).

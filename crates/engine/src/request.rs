@@ -156,7 +156,7 @@ pub enum Event {
         /// Times it lost its blocks and was computed again.
         num_preemptions: usize,
     },
-    /// The step that held this sequence failed; nothing more comes.
+    /// It was given up, for a fault, its deadline, a refusal or the engine's end; nothing more comes.
     Failed(EngineError),
 }
 
