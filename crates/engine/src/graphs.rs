@@ -5,45 +5,14 @@
 //! recording reads, and launched with one call (CUDA graphs). On a device that records nothing the
 //! padded step runs as any other, which is how it is tested.
 
-use std::sync::Arc;
+use std::time::Instant;
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use kernels::device::{Graph, upload, upload_into};
 
 use crate::batch::BatchLists;
-use crate::model::{CausalLm, Extents, ForwardBatch, KvCache, Workspace};
-
-/// Which steps are recorded, and for which model.
-#[derive(Debug)]
-pub(crate) struct Recording {
-    /// Numbers of sequences, rising; none at all for no recording.
-    pub(crate) sizes: Vec<usize>,
-    pub(crate) max_model_len: usize,
-    pub(crate) block_size: usize,
-    pub(crate) vocab_size: usize,
-    pub(crate) max_num_batched_tokens: usize,
-    pub(crate) logits_rows: usize,
-}
-
-impl Recording {
-    /// Runs the largest step there can be, on a device with memory of its own: what it allocates stays
-    /// with the process, so that no later step can lack it.
-    pub(crate) fn reserve_memory(
-        &self,
-        (model, cache): (&dyn CausalLm, &KvCache),
-        device: &Device,
-        workspace: Option<&Arc<Workspace>>,
-    ) -> Result<()> {
-        if device.is_cpu() {
-            return Ok(());
-        }
-        let tokens = self.max_num_batched_tokens;
-        let lists =
-            BatchLists::largest(tokens, self.logits_rows, self.max_model_len, self.block_size);
-        model.forward(&lists.upload(device, workspace)?, cache)?;
-        device.synchronize()
-    }
-}
+use crate::model::{Extents, ForwardBatch};
+use crate::resident::Resident;
 
 /// The sizes, and the memory that all of them write to.
 #[derive(Debug)]
@@ -66,30 +35,30 @@ struct DecodeGraph {
 }
 
 impl DecodeGraphs {
-    /// Records a step of each size.
-    pub(crate) fn record(
-        recording: &Recording,
-        (model, cache): (&dyn CausalLm, &KvCache),
-        device: &Device,
-        workspace: Option<&Arc<Workspace>>,
-    ) -> Result<Self> {
-        let Recording { sizes, max_model_len, block_size, vocab_size, .. } = recording;
-        let table_width = max_model_len.div_ceil(*block_size);
-        let largest = sizes.last().copied().unwrap_or(0);
-        let logits = Tensor::zeros((largest, *vocab_size), DType::F32, device)?;
+    /// Records a step of each size that the configuration has, if it has any, with the model and the
+    /// cache as they are now.
+    pub(crate) fn record(resident: &Resident, vocab_size: usize) -> Result<Option<Self>> {
+        let sizes = resident.config.capture_sizes();
+        let Some(&largest) = sizes.last() else { return Ok(None) };
+        let begun = Instant::now();
+        let (device, max_model_len) = (resident.device(), resident.config.max_model_len);
+        let table_width = max_model_len.div_ceil(resident.config.block_size);
+        let logits = Tensor::zeros((largest, vocab_size), DType::F32, device)?;
         let mut graphs = Vec::with_capacity(sizes.len());
         // The largest first: what it allocates suffices for the others.
         for &num_seqs in sizes.iter().rev() {
             let mut padding = BatchLists::default();
             padding.pad(num_seqs, table_width);
             let words = upload(&padding.words(), device)?;
-            let extents = Extents::of(std::iter::repeat_n((1, *max_model_len), num_seqs));
-            let batch = padding.divide(&words, extents, workspace)?;
-            let graph = Graph::record(device, || forward(model, &batch, cache, &logits))?;
+            let extents = Extents::of(std::iter::repeat_n((1, max_model_len), num_seqs));
+            let batch = padding.divide(&words, extents, resident.workspace())?;
+            let graph = Graph::record(device, || forward(resident, &batch, &logits))?;
             graphs.push(DecodeGraph { num_seqs, words, batch, graph });
         }
         graphs.reverse();
-        Ok(Self { sizes: graphs, table_width, logits })
+        let (num_sizes, seconds) = (graphs.len(), begun.elapsed().as_secs_f64());
+        tracing::info!("{num_sizes} decode steps recorded in {seconds:.2} s");
+        Ok(Some(Self { sizes: graphs, table_width, logits }))
     }
 
     /// The size that a step of `num_seqs` decodes is padded to, if there is one.
@@ -103,7 +72,7 @@ impl DecodeGraphs {
         &self,
         size: usize,
         mut lists: BatchLists,
-        (model, cache): (&dyn CausalLm, &KvCache),
+        resident: &Resident,
         resolve: impl FnOnce(&Tensor) -> Result<()>,
     ) -> Result<Tensor> {
         let DecodeGraph { num_seqs, words, batch, graph } = &self.sizes[size];
@@ -112,7 +81,7 @@ impl DecodeGraphs {
         resolve(&batch.ids)?;
         match graph {
             Some(graph) => graph.launch()?,
-            None => forward(model, batch, cache, &self.logits)?,
+            None => forward(resident, batch, &self.logits)?,
         }
         self.logits.narrow(0, 0, *num_seqs)
     }
@@ -120,10 +89,9 @@ impl DecodeGraphs {
 
 /// The logits of all rows, to where they are expected.
 fn forward(
-    model: &dyn CausalLm,
+    resident: &Resident,
     batch: &ForwardBatch,
-    cache: &KvCache,
     logits: &Tensor, // [largest size, vocab]
 ) -> Result<()> {
-    logits.slice_set(&model.forward(batch, cache)?, 0, 0)
+    logits.slice_set(&resident.forward(batch)?, 0, 0)
 }

@@ -20,6 +20,7 @@ pub mod model;
 mod pooling;
 mod recovery;
 pub mod request;
+mod resident;
 mod runner;
 mod sampler;
 mod sequence;

@@ -2,19 +2,18 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::Instant;
 
-use candle_core::{DType, Device, Result, bail};
+use candle_core::{DType, Device, Result, Tensor};
 use scheduler::{Entry, Plan, SeqId};
 
-use crate::batch::{BatchLists, PackLimits, Span, divide};
+use crate::batch::{BatchLists, Span, divide};
 use crate::engine::Engine;
 use crate::handle::EngineHandle;
-use crate::kv_cache::CacheShape;
 use crate::memory::MemoryPlan;
-use crate::model::{CausalLm, KvCache, ModelSpec, Workspace};
+use crate::model::{CausalLm, ForwardBatch, ModelSpec};
 use crate::recovery::Reload;
+use crate::resident::Resident;
 use crate::runner::{Launched, StepOutput, StepRunner};
 use crate::sequence::Sequence;
 use crate::speculation::Speculation;
@@ -47,13 +46,9 @@ impl Engine {
     ) -> std::result::Result<EngineHandle, StartError> {
         plan.check()?;
         let pooling = plan.config.pooling.expect("the plan of a model that pools");
-        let shape = CacheShape::of(spec, plan);
-        let (cache, workspace) = (shape.allocate(device)?, shape.attention.workspace(device)?);
-        let device = device.clone();
-        let model = Some(model);
-        let sums = HashMap::new();
-        let limits = plan.config.pack_limits();
-        let pooler = Pooler { model, pooling, shape, limits, cache, workspace, device, sums };
+        let resident = Resident::new(model, spec, plan, device)?;
+        resident.reserve_memory(states)?;
+        let pooler = Pooler { resident, pooling, sums: HashMap::new() };
         let speculation = Speculation::new(&plan.config, false);
         let mut engine = Self::with((Box::new(pooler), false), speculation, spec, plan, &[])?;
         engine.reload = reload;
@@ -61,17 +56,10 @@ impl Engine {
     }
 }
 
-/// Owns what a step computes with: the model, the cache, the sums of prompts read in part.
+/// Owns what a step computes with: the model, the sums of prompts read in part.
 struct Pooler {
-    /// Gone while it is loaded again.
-    model: Option<Box<dyn CausalLm>>,
+    resident: Resident,
     pooling: Pooling,
-    shape: CacheShape,
-    limits: PackLimits,
-    cache: KvCache,
-    /// Of attention on a GPU.
-    workspace: Option<Arc<Workspace>>,
-    device: Device,
     /// Of the hidden states so far, each added in the order of its prompt: the chunks that it is
     /// read in change no bit.
     sums: HashMap<SeqId, Vec<f64>>,
@@ -117,6 +105,11 @@ pub(crate) fn mean(rows: impl Iterator<Item = Vec<f32>>, count: usize) -> Vec<f3
     sum.into_iter().map(|sum| (sum / count as f64) as f32).collect()
 }
 
+/// The hidden states that a batch asks for. `[rows, hidden]` f32
+fn states(resident: &Resident, batch: &ForwardBatch) -> Result<Tensor> {
+    resident.hidden(batch)?.to_dtype(DType::F32)
+}
+
 impl StepRunner for Pooler {
     fn launch(
         &mut self,
@@ -128,16 +121,15 @@ impl StepRunner for Pooler {
         let mut begun = Instant::now();
         let prompt_len = |span: &Span| sequences[&span.entry.id].prompt_len();
         let completes = |span: &Span| span.end() == prompt_len(span);
-        let no_drafts = vec![&[][..]; plan.entries.len()];
-        for pack in divide(plan, &no_drafts, self.limits) {
+        let (config, no_drafts) = (&self.resident.config, vec![&[][..]; plan.entries.len()]);
+        let (block_size, limits) = (config.block_size, config.pack_limits());
+        for pack in divide(plan, &no_drafts, limits) {
             let rows = |span: &Span| self.rows(span, completes(span));
             let unknown = |_: &Entry| unreachable!("prompts are known");
-            let lists = BatchLists::of(pack.spans(), rows, self.shape.block_size, unknown);
-            let batch = lists.upload(&self.device, self.workspace.as_ref())?;
-            let model = self.model.as_ref().expect("a model that is lost is loaded before a step");
-            let hidden = model.hidden(&batch, &self.cache)?; // [rows, hidden]
+            let lists = BatchLists::of(pack.spans(), rows, block_size, unknown);
+            let hidden = states(&self.resident, &self.resident.upload(&lists)?)?;
             let computed = Instant::now();
-            let mut hidden = hidden.to_dtype(DType::F32)?.to_vec2::<f32>()?.into_iter();
+            let mut hidden = hidden.to_vec2::<f32>()?.into_iter();
             for span in pack.spans() {
                 let num_rows = self.rows(span, completes(span)).len();
                 self.add(span.entry.id, hidden.by_ref().take(num_rows));
@@ -157,19 +149,13 @@ impl StepRunner for Pooler {
 
     fn reset(&mut self) -> Result<()> {
         self.sums.clear();
-        self.cache.layers.clear();
-        if self.model.is_none() {
-            bail!("the model is not loaded");
-        }
-        self.cache = self.shape.allocate(&self.device)?;
-        // It holds counters that a panic may have left anywhere.
-        self.workspace = self.shape.attention.workspace(&self.device)?;
-        Ok(())
+        self.resident.reset()?;
+        self.resident.reserve_memory(states)
     }
 
     fn reload(&mut self, load: &mut Reload) -> std::result::Result<(), String> {
-        self.model = None;
-        self.model = Some(load()?.0);
-        self.reset().map_err(|error| format!("the KV cache cannot be allocated: {error}"))
+        self.resident.unload();
+        self.resident.set(load()?.0);
+        self.reset().map_err(|error| format!("the device: {error}"))
     }
 }

@@ -211,11 +211,10 @@ mod tests {
 
     use super::*;
     use crate::config::{EngineConfig, EngineOptions};
-    use crate::graphs::Recording;
-    use crate::kv_cache::CacheShape;
     use crate::memory::MemoryPlan;
     use crate::model::{ForwardBatch, KvCache, ModelSpec};
     use crate::request::{Request, SamplingParams};
+    use crate::resident::Resident;
     use crate::runner::{Runner, StepRunner};
     use crate::speculation::Speculation;
 
@@ -255,19 +254,9 @@ mod tests {
         };
         let config = EngineConfig::resolve(&options, &spec).unwrap();
         let plan = MemoryPlan::compute(&spec, &config, 1 << 30);
-        let (shape, limits) = (CacheShape::of(&spec, &plan), config.pack_limits());
-        let recording = Recording {
-            sizes: Vec::new(),
-            max_model_len: config.max_model_len,
-            block_size: config.block_size,
-            vocab_size: spec.vocab_size,
-            max_num_batched_tokens: 16,
-            logits_rows: 4,
-        };
-        let device = Device::Cpu;
-        let runner = Runner::new(Box::new(Even), shape, device, limits, None, recording);
-        let mut runner = runner.unwrap();
-        runner.model = None;
+        let resident = Resident::new(Box::new(Even), &spec, &plan, &Device::Cpu).unwrap();
+        let mut runner = Runner::new(resident, spec.vocab_size, None).unwrap();
+        runner.resident.unload();
         let speculation = Speculation::new(&config, false);
         let runner = (Box::new(runner) as Box<dyn StepRunner>, false);
         let mut engine = Engine::with(runner, speculation, &spec, &plan, &[]).unwrap();

@@ -6,36 +6,27 @@
 
 use std::collections::HashMap;
 use std::mem;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use candle_core::{Device, Result, Tensor, bail};
+use candle_core::{Result, Tensor};
 use kernels::resolve_ids::{pending, resolve_ids};
 use kernels::sample::{PendingRecords, SampledRow, read_records, score};
 use scheduler::{Plan, SeqId};
 
 use crate::batch::{Pack, PackLimits, divide};
-use crate::graphs::{DecodeGraphs, Recording};
-use crate::kv_cache::CacheShape;
-use crate::model::{CausalLm, KvCache, Workspace};
+use crate::graphs::DecodeGraphs;
 use crate::recovery::Reload;
+use crate::resident::Resident;
 use crate::sampler::Sampler;
 use crate::sequence::Sequence;
 use crate::speculation::{DraftModel, Guesses};
 
-/// Owns what a step computes with: the model, the cache, the sampler's memory.
+/// Owns what a step computes with: the model, its draft model, the sampler's memory.
 pub(crate) struct Runner {
-    /// `None` after a reload that failed.
-    pub(crate) model: Option<Box<dyn CausalLm>>,
-    shape: CacheShape,
-    cache: KvCache,
-    device: Device,
+    pub(crate) resident: Resident,
+    vocab_size: usize,
     sampler: Sampler,
     draft_model: Option<DraftModel>,
-    limits: PackLimits,
-    recording: Recording,
-    /// Of attention on a GPU.
-    workspace: Option<Arc<Workspace>>,
     graphs: Option<DecodeGraphs>,
     /// When the last step was read: a device that works ahead began the next one then.
     last_read: Instant,
@@ -150,23 +141,15 @@ pub(crate) trait StepRunner: Send {
 
 impl Runner {
     pub(crate) fn new(
-        model: Box<dyn CausalLm>,
-        shape: CacheShape,
-        device: Device,
-        limits: PackLimits,
+        resident: Resident,
+        vocab_size: usize,
         draft_model: Option<DraftModel>,
-        recording: Recording,
     ) -> Result<Self> {
         let mut runner = Self {
-            model: Some(model),
-            cache: shape.allocate(&device)?,
-            workspace: shape.attention.workspace(&device)?,
-            shape,
-            device,
+            resident,
+            vocab_size,
             sampler: Sampler::default(),
             draft_model,
-            limits,
-            recording,
             graphs: None,
             last_read: Instant::now(),
         };
@@ -177,25 +160,18 @@ impl Runner {
     /// Records decode steps with the model and the cache as they are now.
     fn record(&mut self) -> Result<()> {
         self.graphs = None;
-        let (of, workspace) = ((self.model(), &self.cache), self.workspace.as_ref());
-        self.recording.reserve_memory(of, &self.device, workspace)?;
-        if !self.recording.sizes.is_empty() {
-            let begun = Instant::now();
-            let graphs = DecodeGraphs::record(&self.recording, of, &self.device, workspace)?;
-            self.graphs = Some(graphs);
-            let (num_sizes, seconds) = (self.recording.sizes.len(), begun.elapsed().as_secs_f64());
-            tracing::info!("{num_sizes} decode steps recorded in {seconds:.2} s");
-        }
+        self.resident.reserve_memory(Resident::forward)?;
+        self.graphs = DecodeGraphs::record(&self.resident, self.vocab_size)?;
         Ok(())
     }
 
-    fn model(&self) -> &dyn CausalLm {
-        self.model.as_deref().expect("a model that is lost is loaded before a step")
+    fn limits(&self) -> PackLimits {
+        self.resident.config.pack_limits()
     }
 
     fn forward(&self, pack: &Pack, before: Option<(&Plan, &Launched)>) -> Result<Tensor> {
         let rows = before.map_or_else(HashMap::new, |(plan, launched)| first_rows(plan, launched));
-        let lists = pack.lists(self.shape.block_size, |entry| {
+        let lists = pack.lists(self.resident.config.block_size, |entry| {
             pending(*rows.get(&entry.id).expect("the step in flight samples what is missing"))
         });
         let records = before.and_then(|(_, launched)| launched.records.as_ref());
@@ -203,13 +179,13 @@ impl Runner {
         if let Some(graphs) = self.graphs.as_ref().filter(|_| pack.only_decodes()) {
             let num_rows = pack.spans().len();
             if let Some(size) = graphs.size_for(num_rows) {
-                let model = (self.model(), &self.cache);
-                return graphs.launch(size, lists, model, resolve)?.narrow(0, 0, num_rows);
+                let logits = graphs.launch(size, lists, &self.resident, resolve)?;
+                return logits.narrow(0, 0, num_rows);
             }
         }
-        let batch = lists.upload(&self.device, self.workspace.as_ref())?;
+        let batch = self.resident.upload(&lists)?;
         resolve(&batch.ids)?;
-        self.model().forward(&batch, &self.cache)
+        self.resident.forward(&batch)
     }
 
     /// The guesses of each entry.
@@ -262,7 +238,7 @@ impl StepRunner for Runner {
             Launched { begun, drafts, logits: None, records: None, pending: None, output };
         let drafts: Vec<_> = launched.drafts.iter().map(Vec::as_slice).collect();
         // Where a step is several passes each is sampled from before the next, in `sample`.
-        if let [pack @ Pack::Sampling(_)] = &divide(plan, &drafts, self.limits)[..] {
+        if let [pack @ Pack::Sampling(_)] = &divide(plan, &drafts, self.limits())[..] {
             launched.logits = Some(self.forward(pack, before)?);
         }
         Ok(launched)
@@ -276,7 +252,7 @@ impl StepRunner for Runner {
     ) -> Result<()> {
         let drafts = mem::take(&mut launched.drafts);
         let slices: Vec<_> = drafts.iter().map(Vec::as_slice).collect();
-        let packs = divide(plan, &slices, self.limits);
+        let packs = divide(plan, &slices, self.limits());
         let mut begun = launched.begun.max(self.last_read);
         if let (Some(logits), [pack]) = (launched.logits.take(), &packs[..]) {
             let sampled_from = Instant::now();
@@ -286,12 +262,11 @@ impl StepRunner for Runner {
             launched.begun = sampled_from;
         } else {
             for pack in &packs {
-                let lists = pack.lists(self.shape.block_size, |entry| {
+                let lists = pack.lists(self.resident.config.block_size, |entry| {
                     let last = entry.start + entry.len - entry.num_drafts - 1;
                     sequences.get(&entry.id).map_or(0, |sequence| sequence.tokens()[last])
                 });
-                let batch = lists.upload(&self.device, self.workspace.as_ref())?;
-                let logits = self.model().forward(&batch, &self.cache)?; // [rows, vocab]
+                let logits = self.resident.forward(&self.resident.upload(&lists)?)?; // [rows, vocab]
                 let computed = Instant::now();
                 let entries = &mut launched.output.entries;
                 let logits = score_prompt(pack, logits, sequences, entries)?;
@@ -313,7 +288,7 @@ impl StepRunner for Runner {
         if let Some(pending) = pending {
             let slices: Vec<_> = drafts.iter().map(Vec::as_slice).collect();
             // Records are only left for a step of one pack.
-            let packs = divide(plan, &slices, self.limits);
+            let packs = divide(plan, &slices, self.limits());
             distribute(&packs[0], pending.wait()?, &mut output.entries);
         }
         self.last_read = Instant::now();
@@ -332,27 +307,20 @@ impl StepRunner for Runner {
 
     fn reset(&mut self) -> Result<()> {
         self.graphs = None;
-        if self.model.is_none() {
-            bail!("the model is not loaded");
-        }
-        if self.cache.layers.is_empty() {
-            self.cache = self.shape.allocate(&self.device)?;
-        }
-        // It holds counters that a panic may have left anywhere.
-        self.workspace = self.shape.attention.workspace(&self.device)?;
+        self.resident.reset()?;
         self.sampler = Sampler::default();
         self.record()?;
         self.draft_model.as_mut().map_or(Ok(()), DraftModel::reset)
     }
 
     fn reload(&mut self, load: &mut Reload) -> std::result::Result<(), String> {
-        (self.model, self.graphs) = (None, None);
-        self.cache.layers.clear();
-        self.draft_model.iter_mut().for_each(DraftModel::unload);
+        self.graphs = None;
+        self.resident.unload();
+        self.draft_model.iter_mut().for_each(|draft_model| draft_model.resident.unload());
         let (model, draft) = load()?;
-        self.model = Some(model);
+        self.resident.set(model);
         if let (Some(draft_model), Some(draft)) = (&mut self.draft_model, draft) {
-            draft_model.set(draft);
+            draft_model.resident.set(draft);
         }
         self.reset().map_err(|error| format!("the device: {error}"))
     }

@@ -9,13 +9,12 @@ use scheduler::{Limits, LimitsError, Scheduler};
 
 use crate::config::OptionError;
 use crate::engine::Engine;
-use crate::graphs::Recording;
 use crate::handle::{EngineHandle, Shared};
-use crate::kv_cache::CacheShape;
 use crate::limits::RequestLimits;
 use crate::memory::MemoryPlan;
 use crate::model::{CausalLm, ModelSpec};
 use crate::recovery::{Faults, Reload};
+use crate::resident::Resident;
 use crate::runner::{Runner, StepRunner};
 use crate::speculation::{DraftModel, Speculation};
 
@@ -74,23 +73,11 @@ impl Engine {
     ) -> Result<Self, StartError> {
         plan.check()?;
         let config = &plan.config;
-        let pack_limits = config.pack_limits();
         let speculation = Speculation::new(config, draft.is_some());
-        let draft = draft.map(|(model, spec)| {
-            let limits = (config.max_num_batched_tokens, pack_limits);
-            DraftModel::new(model, CacheShape::of(spec, plan), device.clone(), limits)
-        });
-        let draft = draft.transpose()?;
-        let shape = CacheShape::of(spec, plan);
-        let recording = Recording {
-            sizes: config.capture_sizes(),
-            max_model_len: config.max_model_len,
-            block_size: config.block_size,
-            vocab_size: spec.vocab_size,
-            max_num_batched_tokens: config.max_num_batched_tokens,
-            logits_rows: pack_limits.logits_rows,
-        };
-        let runner = Runner::new(model, shape, device.clone(), pack_limits, draft, recording)?;
+        let draft = draft.map(|(model, spec)| Resident::new(model, spec, plan, device));
+        let draft = draft.transpose()?.map(DraftModel::new);
+        let resident = Resident::new(model, spec, plan, device)?;
+        let runner = Runner::new(resident, spec.vocab_size, draft)?;
         let runs_ahead = config.async_scheduling.unwrap_or(config.on_gpu);
         Self::with((Box::new(runner), runs_ahead), speculation, spec, plan, eos_token_ids)
     }

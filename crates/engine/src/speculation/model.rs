@@ -10,32 +10,22 @@
 //! draw with, so that the two agree more often than by chance.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use candle_core::{Device, Result};
+use candle_core::Result;
 use scheduler::{BlockId, Entry, Plan, SeqId};
 
 use super::Source;
-use crate::batch::{PackLimits, divide};
-use crate::kv_cache::CacheShape;
-use crate::model::{CausalLm, KvCache, Workspace};
+use crate::batch::divide;
+use crate::config::EngineConfig;
+use crate::resident::Resident;
 use crate::sampler::Sampler;
 use crate::sequence::Sequence;
 
 /// The model, its cache, and how far it has read.
 pub(crate) struct DraftModel {
-    /// `None` after a reload that failed.
-    model: Option<Box<dyn CausalLm>>,
-    shape: CacheShape,
-    cache: KvCache,
-    device: Device,
+    pub(crate) resident: Resident,
     sampler: Sampler,
-    /// Most tokens that it reads in a step to catch up.
-    max_tokens: usize,
-    limits: PackLimits,
-    /// Of attention on a GPU.
-    workspace: Option<Arc<Workspace>>,
     progress: HashMap<SeqId, Progress>,
 }
 
@@ -74,38 +64,15 @@ impl Progress {
 }
 
 impl DraftModel {
-    pub(crate) fn new(
-        model: Box<dyn CausalLm>,
-        shape: CacheShape,
-        device: Device,
-        (max_tokens, limits): (usize, PackLimits),
-    ) -> Result<Self> {
-        let cache = shape.allocate(&device)?;
-        let (model, sampler, progress) = (Some(model), Sampler::default(), HashMap::new());
-        let workspace = shape.attention.workspace(&device)?;
-        Ok(Self { model, shape, cache, device, sampler, max_tokens, limits, workspace, progress })
-    }
-
-    /// Frees the weights.
-    pub(crate) fn unload(&mut self) {
-        self.model = None;
-        self.cache.layers.clear();
-    }
-
-    /// Takes the same model, loaded again.
-    pub(crate) fn set(&mut self, model: Box<dyn CausalLm>) {
-        self.model = Some(model);
+    pub(crate) fn new(resident: Resident) -> Self {
+        Self { resident, sampler: Sampler::default(), progress: HashMap::new() }
     }
 
     /// Begins anew after a panic, in the memory that it has.
     pub(crate) fn reset(&mut self) -> Result<()> {
-        if self.cache.layers.is_empty() {
-            self.cache = self.shape.allocate(&self.device)?;
-        }
-        self.workspace = self.shape.attention.workspace(&self.device)?;
         self.sampler = Sampler::default();
         self.progress.clear();
-        Ok(())
+        self.resident.reset()
     }
 
     /// Forgets a sequence that has ended or lost its blocks.
@@ -157,7 +124,8 @@ impl DraftModel {
         plan: &Plan,
         sequences: &HashMap<SeqId, Sequence>,
     ) -> (Vec<usize>, Vec<Entry>) {
-        let (mut budget, block_size) = (self.max_tokens, self.shape.block_size);
+        let EngineConfig { max_num_batched_tokens: mut budget, block_size, .. } =
+            self.resident.config;
         let (mut places, mut entries) = (Vec::new(), Vec::new());
         for (place, entry) in plan.entries.iter().enumerate() {
             let sequence = &sequences[&entry.id];
@@ -200,13 +168,11 @@ impl DraftModel {
         let plan = Plan { step: 0, entries: entries.to_vec(), num_tokens, preempted: Vec::new() };
         let mut drawn = vec![None; entries.len()];
         let none: Vec<&[u32]> = vec![&[]; entries.len()];
-        for pack in divide(&plan, &none, self.limits) {
-            let lists = pack.lists(self.shape.block_size, |entry| {
+        for pack in divide(&plan, &none, self.resident.config.pack_limits()) {
+            let lists = pack.lists(self.resident.config.block_size, |entry| {
                 unreachable!("sequence {} guesses before its last token is known", entry.id)
             });
-            let batch = lists.upload(&self.device, self.workspace.as_ref())?;
-            let model = self.model.as_ref().expect("a model that is lost is loaded before a step");
-            let logits = model.forward(&batch, &self.cache)?; // [rows, vocab]
+            let logits = self.resident.forward(&self.resident.upload(&lists)?)?; // [rows, vocab]
             let sampling: Vec<_> = pack.spans().iter().filter(|span| span.samples()).collect();
             if sampling.is_empty() {
                 continue;

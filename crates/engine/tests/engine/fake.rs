@@ -1,10 +1,11 @@
 //! A model whose next token depends on every token before it, read back through the paged cache: a
 //! wrong block, slot, position or row gives other text.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor, TensorId};
 use engine::model::{CausalLm, ForwardBatch, KvCache, ModelSpec, NO_SLOT};
 use engine::{Engine, EngineConfig, EngineHandle, EngineOptions, MemoryPlan};
 
@@ -45,6 +46,8 @@ pub(crate) struct Control {
     pub(crate) max_rows: AtomicUsize,
     /// Most rows in a pass of sequences with up to eight, whose keys a GPU's attention splits.
     pub(crate) max_split_rows: AtomicUsize,
+    /// The caches that there were.
+    pub(crate) caches: Mutex<HashSet<TensorId>>,
 }
 
 #[derive(Debug, Default)]
@@ -119,6 +122,7 @@ impl CausalLm for FakeLm {
         let num_split_rows: u32 = rows_of_each.filter(|num_rows| *num_rows <= 8).sum();
         self.control.max_split_rows.fetch_max(num_split_rows as usize, Ordering::Relaxed);
         let layer = &cache.layers[0];
+        self.control.caches.lock().unwrap().insert(layer.key.id());
         let block_size = layer.key.dim(2)?;
         let memory = layer.key.flatten_all()?;
         for (id, slot) in ids.iter().zip(&slots).filter(|(_, slot)| **slot != NO_SLOT) {

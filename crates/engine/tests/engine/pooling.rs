@@ -109,6 +109,7 @@ fn survivors_of_a_panic_are_read_anew() {
             }
         }
         assert_eq!(ask(&engine, &[5], greedy(0)).vector, Some(expected(kind, &[5])));
+        assert_eq!(control.caches.lock().unwrap().len(), 1, "its memory is kept");
     }
 }
 
