@@ -1,9 +1,7 @@
 //! Attention that looks both ways against a plain f64 reference, and sequences alone.
 
 use super::{FullAttention, full_attention};
-use crate::testing::{
-    DTYPES, Tolerance, assert_close, devices, ids, message, tensor, to_bits, to_f64,
-};
+use crate::testing::{DTYPES, Tolerance, assert_close, ids, message, tensor, to_bits, to_f64};
 use candle_core::{DType, Device, Result, Tensor};
 
 /// Scores reach 20, of which f32 keeps 2e-6.
@@ -99,18 +97,16 @@ impl Case {
 
 #[test]
 fn equals_the_reference() -> Result<()> {
-    for device in devices() {
-        for dtype in DTYPES {
-            for heads in HEADS {
-                let case = case(heads, dtype, &device)?;
-                for (window, rotates) in
-                    [(None, false), (None, true), (Some(3), true), (Some(40), false)]
-                {
-                    let args = case.args(window, rotates);
-                    let y = full_attention(&case.qkv, &args)?;
-                    assert_eq!(y.dtype(), dtype);
-                    assert_close(&y, &case.reference(&args)?, TOLERANCE);
-                }
+    for dtype in DTYPES {
+        for heads in HEADS {
+            let case = case(heads, dtype, &Device::Cpu)?;
+            for (window, rotates) in
+                [(None, false), (None, true), (Some(3), true), (Some(40), false)]
+            {
+                let args = case.args(window, rotates);
+                let y = full_attention(&case.qkv, &args)?;
+                assert_eq!(y.dtype(), dtype);
+                assert_close(&y, &case.reference(&args)?, TOLERANCE);
             }
         }
     }
@@ -119,19 +115,17 @@ fn equals_the_reference() -> Result<()> {
 
 #[test]
 fn a_sequence_is_the_same_in_any_batch() -> Result<()> {
-    for device in devices() {
-        for dtype in DTYPES {
-            let case = case((2, 32), dtype, &device)?;
-            let args = case.args(Some(20), true);
-            let all = full_attention(&case.qkv, &args)?;
-            let mut start = 0;
-            for len in LENS {
-                let starts = ids(&[0, len as u32], &device)?;
-                let args = FullAttention { starts: &starts, ..args };
-                let alone = full_attention(&case.qkv.narrow(0, start, len)?, &args)?;
-                assert_eq!(to_bits(&alone)?, to_bits(&all.narrow(0, start, len)?)?, "{len}");
-                start += len;
-            }
+    for dtype in DTYPES {
+        let case = case((2, 32), dtype, &Device::Cpu)?;
+        let args = case.args(Some(20), true);
+        let all = full_attention(&case.qkv, &args)?;
+        let mut start = 0;
+        for len in LENS {
+            let starts = ids(&[0, len as u32], &Device::Cpu)?;
+            let args = FullAttention { starts: &starts, ..args };
+            let alone = full_attention(&case.qkv.narrow(0, start, len)?, &args)?;
+            assert_eq!(to_bits(&alone)?, to_bits(&all.narrow(0, start, len)?)?, "{len}");
+            start += len;
         }
     }
     Ok(())
@@ -139,8 +133,7 @@ fn a_sequence_is_the_same_in_any_batch() -> Result<()> {
 
 #[test]
 fn wrong_inputs_are_named() -> Result<()> {
-    let device = Device::Cpu;
-    let case = case((2, 32), DType::F32, &device)?;
+    let case = case((2, 32), DType::F32, &Device::Cpu)?;
     let args = case.args(None, true);
     let says = |args: &FullAttention, says: &str| {
         let message = message(full_attention(&case.qkv, args));
@@ -148,7 +141,7 @@ fn wrong_inputs_are_named() -> Result<()> {
     };
     says(&FullAttention { num_heads: 5, ..args }, "not 3 times 5 heads");
     for starts in [&[0, 5][..], &[1, 191], &[0, 7, 3, 191], &[]] {
-        let starts = ids(starts, &device)?;
+        let starts = ids(starts, &Device::Cpu)?;
         says(&FullAttention { starts: &starts, ..args }, "starts must rise from 0 to the 191 rows");
     }
     let short = case.tables[0].narrow(0, 0, 129)?;
