@@ -48,6 +48,18 @@ pub(crate) fn expect_dims(tensor: &Tensor, expected: &[usize], name: &str) -> Re
     Ok(())
 }
 
+/// Refuses a tensor whose dtype is another than that of `like`.
+pub(crate) fn expect_like(
+    (tensor, name): (&Tensor, &str),
+    (like, like_name): (&Tensor, &str),
+) -> Result<()> {
+    let (dtype, expected) = (tensor.dtype(), like.dtype());
+    if dtype != expected {
+        bail!("{name} must be {expected:?} as {like_name} is, it is {dtype:?}");
+    }
+    Ok(())
+}
+
 /// Calls the body with `$element` as the Rust type of a dtype.
 macro_rules! match_element {
     ($dtype:expr, $name:expr, $element:ident => $body:expr) => {

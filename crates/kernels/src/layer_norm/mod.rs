@@ -7,7 +7,7 @@ mod cpu;
 #[cfg(test)]
 mod tests;
 
-use crate::views::{expect_dims, match_element};
+use crate::views::{expect_dims, expect_like, match_element};
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
@@ -25,9 +25,7 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, eps: f32) 
     for (tensor, name) in [(Some(weight), "weight"), (bias, "bias")] {
         let Some(tensor) = tensor else { continue };
         expect_dims(tensor, &[hidden], name)?;
-        if tensor.dtype() != x.dtype() {
-            bail!("{name} must be {:?} as x is, it is {:?}", x.dtype(), tensor.dtype());
-        }
+        expect_like((tensor, name), (x, "x"))?;
     }
     x.apply_op2_no_bwd(weight, &LayerNorm { bias, eps })
 }

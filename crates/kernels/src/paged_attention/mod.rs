@@ -29,7 +29,7 @@ mod tile;
 
 pub use extents::{Extents, SPLIT_ROWS, Workspace};
 
-use crate::views::{expect_dims, match_element};
+use crate::views::{expect_dims, expect_like, match_element};
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
@@ -113,9 +113,7 @@ fn check(q: &Tensor, cache: &KvCacheLayer, args: &PagedAttention) -> Result<()> 
     let cache_dims = [num_blocks, num_kv_heads, block_size, head_dim];
     for (tensor, name) in [(&cache.key, "cache.key"), (&cache.value, "cache.value")] {
         expect_dims(tensor, &cache_dims, name)?;
-        if tensor.dtype() != q.dtype() {
-            bail!("{name} must be {:?} as q is, it is {:?}", q.dtype(), tensor.dtype());
-        }
+        expect_like((tensor, name), (q, "q"))?;
     }
     let num_seqs = args.context_lens.dims1()?;
     expect_dims(args.q_starts, &[num_seqs + 1], "q_starts")?;

@@ -15,7 +15,7 @@ mod tests;
 
 pub(crate) use cpu::{norm_factor, scale_row};
 
-use crate::views::{expect_dims, match_element};
+use crate::views::{expect_dims, expect_like, match_element};
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
@@ -47,9 +47,7 @@ pub fn add_rms_norm(
 ) -> Result<(Tensor, Tensor)> {
     check(x, weight)?;
     expect_dims(residual, x.dims(), "residual")?;
-    if residual.dtype() != x.dtype() {
-        bail!("residual must be {:?} as x is, it is {:?}", x.dtype(), residual.dtype());
-    }
+    expect_like((residual, "residual"), (x, "x"))?;
     let both = x.apply_op2_no_bwd(residual, &AddRmsNorm { weight, eps })?; // [2, .., hidden]
     Ok((both.get(0)?, both.get(1)?))
 }
@@ -59,10 +57,7 @@ fn check(x: &Tensor, weight: &Tensor) -> Result<()> {
         bail!("x must have at least one dimension");
     };
     expect_dims(weight, &[hidden], "weight")?;
-    if weight.dtype() != x.dtype() {
-        bail!("weight must be {:?} as x is, it is {:?}", x.dtype(), weight.dtype());
-    }
-    Ok(())
+    expect_like((weight, "weight"), (x, "x"))
 }
 
 struct RmsNorm {

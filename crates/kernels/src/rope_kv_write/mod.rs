@@ -21,7 +21,7 @@ mod cuda_tests;
 mod tests;
 
 use crate::paged_attention::KvCacheLayer;
-use crate::views::{expect_dims, match_element};
+use crate::views::{expect_dims, expect_like, match_element};
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
@@ -102,9 +102,7 @@ fn check(qkv: &Tensor, cache: &KvCacheLayer, args: &RopeKvWrite) -> Result<usize
     let cache_dims = [num_blocks, num_kv_heads, block_size, head_dim];
     for (tensor, name) in [(&cache.key, "cache.key"), (&cache.value, "cache.value")] {
         expect_dims(tensor, &cache_dims, name)?;
-        if tensor.dtype() != qkv.dtype() {
-            bail!("{name} must be {:?} as qkv is, it is {:?}", qkv.dtype(), tensor.dtype());
-        }
+        expect_like((tensor, name), (qkv, "qkv"))?;
         // The keys must not be written before it is known that the values can be.
         crate::views::contiguous(tensor.layout(), name)?;
     }
@@ -121,9 +119,7 @@ fn check(qkv: &Tensor, cache: &KvCacheLayer, args: &RopeKvWrite) -> Result<usize
     for (tensor, name) in [(args.q_norm, "q_norm"), (args.k_norm, "k_norm")] {
         let Some(tensor) = tensor else { continue };
         expect_dims(tensor, &[head_dim], name)?;
-        if tensor.dtype() != qkv.dtype() {
-            bail!("{name} must be {:?} as qkv is, it is {:?}", qkv.dtype(), tensor.dtype());
-        }
+        expect_like((tensor, name), (qkv, "qkv"))?;
     }
     Ok(num_blocks * block_size)
 }
