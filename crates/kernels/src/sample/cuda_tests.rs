@@ -37,9 +37,9 @@ fn run(logits: &Tensor, upload: &Upload, offset: usize) -> Result<Vec<SampledRow
 }
 
 fn sample_host(logits: &Tensor, batch: &SampleBatch) -> Result<Vec<SampledRow>> {
-    let (num_rows, vocab_size) = logits.dims2()?;
+    let (_, vocab_size) = logits.dims2()?;
     let mut upload = Upload::default();
-    upload.fill(batch, num_rows, vocab_size)?;
+    upload.fill(batch, vocab_size)?;
     let sampled = run(logits, &upload, 0)?;
     assert_eq!(run(logits, &upload, 1)?, sampled, "logits that are not aligned");
     Ok(sampled)
@@ -236,28 +236,12 @@ fn rows_that_give_no_token_leave_their_neighbours() -> Result<()> {
 }
 
 #[test]
-fn rows_behind_the_batch_are_not_in_use() -> Result<()> {
-    let tensor = stack(&vec![logits(1, 300, 4.0); 4], &Device::Cpu)?;
-    let params = [SampleRow { num_top: Some(1), ..Default::default() }; 2];
-    let batch = SampleBatch { rows: &params, ..Default::default() };
-    let mut upload = Upload::default();
-    upload.fill(&batch, 4, 300)?;
-    let drawn = run(&tensor, &upload, 0)?;
-    let alone = sample_host(&tensor.narrow(0, 0, 2)?, &batch)?;
-    assert_eq!(drawn[..2], alone);
-    assert!(drawn[2..].iter().all(|row| row.as_ref().is_ok_and(|row| row.id == u32::MAX)));
-    assert!(upload.fill(&batch, 1, 300).is_err());
-    Ok(())
-}
-
-#[test]
 fn what_a_device_cannot_take_is_refused() {
     let mut upload = Upload::default();
     let rows = [SampleRow { num_top: Some(2000), ..Default::default() }];
     let batch = SampleBatch { rows: &rows, ..Default::default() };
-    let error = upload.fill(&batch, 1, 4000).expect_err("too many").to_string();
+    let error = upload.fill(&batch, 4000).expect_err("too many").to_string();
     assert!(error.contains("num_top is 2000, a CUDA device takes 1024"), "{error}");
-    let error =
-        upload.fill(&SampleBatch::default(), 0, 1 << 20).expect_err("too large").to_string();
+    let error = upload.fill(&SampleBatch::default(), 1 << 20).expect_err("too large").to_string();
     assert!(error.contains("a CUDA device takes 524288"), "{error}");
 }

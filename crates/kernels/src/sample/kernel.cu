@@ -2,7 +2,7 @@
 #include "../cuda/device.cuh"
 #include "row.cuh"
 
-constexpr unsigned NONE = 0xffffffffu;  // also the id of a row that is not in use
+constexpr unsigned NONE = 0xffffffffu;
 constexpr unsigned NOT_FINITE = 0xfffffffeu;
 constexpr unsigned NOTHING_POSSIBLE = 0xfffffffdu;
 constexpr unsigned MAX_TOP = THREADS;
@@ -20,8 +20,6 @@ struct SampleRow {
     unsigned output_counts[2];  // (id, count)
     unsigned bias[2];           // (id, float)
     unsigned banned[2];         // ids
-    unsigned is_used;
-    unsigned padding;
 };
 
 struct SampleParams {
@@ -240,7 +238,6 @@ KERNEL(sample, SampleParams, THREADS) {
     const SampleRow& r = reinterpret_cast<const SampleRow*>(p.words)[blockIdx.x];
     unsigned* record = p.records + size_t(blockIdx.x) * p.width;
     for (int i = threadIdx.x; i < p.width; i += THREADS) record[i] = NONE;
-    if (!r.is_used) return;
 
     const size_t start = size_t(blockIdx.x) * p.vocab_size;
     float* logits = p.logits + start;

@@ -148,10 +148,8 @@ impl CustomOp1 for Sample<'_> {
 
     #[cfg(feature = "cuda")]
     fn cuda_fwd(&self, logits: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
-        let (num_rows, vocab_size) = layout.shape().dims2()?;
-        cuda::forward::sample((logits, layout), |upload| {
-            upload.fill(self.batch, num_rows, vocab_size)
-        })
+        let vocab_size = layout.dims()[1];
+        cuda::forward::sample((logits, layout), |upload| upload.fill(self.batch, vocab_size))
     }
 }
 

@@ -1,11 +1,11 @@
 //! A batch as the words that a device reads: the rows, then their lists, so that one copy takes all of
-//! them there and a captured graph finds them where they were.
+//! them there.
 
 use super::{SampleBatch, SampleRow};
 use candle_core::{Result, bail};
 
 /// Words of a row: `SampleRow` of `kernel.cu`.
-pub(super) const ROW_WORDS: usize = 24;
+pub(super) const ROW_WORDS: usize = 22;
 
 /// Stands for a number that is absent.
 const NONE: u32 = u32::MAX;
@@ -34,26 +34,15 @@ struct Lists {
 }
 
 impl Upload {
-    /// Takes a batch. Behind its rows there are rows that are not in use, up to `num_rows`: their
-    /// records hold no id.
+    /// Takes a batch that [`sample`](super::sample) has checked.
     ///
     /// # Errors
-    /// As [`sample`](super::sample); more rows than `num_rows`; a vocabulary of more than 2^19 tokens,
-    /// or more than 1024 log-probabilities a row.
-    pub(super) fn fill(
-        &mut self,
-        batch: &SampleBatch,
-        num_rows: usize,
-        vocab_size: usize,
-    ) -> Result<()> {
-        batch.check(batch.rows.len(), vocab_size)?;
-        if batch.rows.len() > num_rows {
-            bail!("the batch has {} rows, there is room for {num_rows}", batch.rows.len());
-        }
+    /// A vocabulary of more than 2^19 tokens, or more than 1024 log-probabilities a row.
+    pub(super) fn fill(&mut self, batch: &SampleBatch, vocab_size: usize) -> Result<()> {
         self.num_top = batch.rows.iter().filter_map(|row| row.num_top).max();
         check_limits(vocab_size, self.num_top)?;
         self.words.clear();
-        self.words.resize(num_rows * ROW_WORDS, 0);
+        self.words.resize(batch.rows.len() * ROW_WORDS, 0);
         let lists = self.push_lists(batch, vocab_size);
         for (i, (row, words)) in batch.rows.iter().zip(self.words.chunks_mut(ROW_WORDS)).enumerate()
         {
@@ -145,8 +134,7 @@ fn row_words(row: &SampleRow, target: u32, ranges: &[u32; 9]) -> [u32; ROW_WORDS
         row.position as u32,
         (row.position >> 32) as u32,
     ]);
-    words[14..22].copy_from_slice(ranges);
-    words[22] = 1;
+    words[14..].copy_from_slice(ranges);
     words
 }
 
