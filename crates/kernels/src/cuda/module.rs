@@ -43,8 +43,9 @@ macro_rules! module {
 }
 pub(crate) use module;
 
-/// What every function may have without asking.
-const UNASKED_SHARED_BYTES: u32 = 48 << 10;
+/// What every function may have without asking: 48 KiB, of which up to 8 are left to what it declares
+/// itself (the sampler 4.3 KiB).
+const UNASKED_SHARED_BYTES: u32 = 40 << 10;
 
 impl Module {
     pub(crate) const fn new(image: &'static [u8]) -> Self {
@@ -132,13 +133,29 @@ pub(crate) fn launch<P: Copy>(
     Ok(())
 }
 
-/// Multiprocessors, and the shared memory of each in bytes.
+/// Multiprocessors, and the shared memory of each in bytes. The driver is asked once a device.
 pub(crate) fn processors(device: &CudaDevice) -> Result<(usize, usize)> {
+    /// By ordinal.
+    static KNOWN: RwLock<Vec<(usize, (usize, usize))>> = RwLock::new(Vec::new());
+
     let stream = device.cuda_stream();
+    let ordinal = stream.context().ordinal();
+    let known = KNOWN.read().unwrap_or_else(PoisonError::into_inner);
+    if let Some(&(_, processors)) = known.iter().find(|(at, _)| *at == ordinal) {
+        return Ok(processors);
+    }
+    drop(known);
+
     let ask = |attribute| stream.context().attribute(attribute).w();
     let count = ask(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
     let shared = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR;
-    Ok((count as usize, ask(shared)? as usize))
+    let processors = (count as usize, ask(shared)? as usize);
+    let mut known = KNOWN.write().unwrap_or_else(PoisonError::into_inner);
+    // Another thread may have asked meanwhile.
+    if known.iter().all(|(at, _)| *at != ordinal) {
+        known.push((ordinal, processors));
+    }
+    Ok(processors)
 }
 
 /// Device address of the first element of a contiguous view.

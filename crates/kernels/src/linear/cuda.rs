@@ -148,7 +148,7 @@ pub(super) mod forward {
     //! The candle side.
 
     use super::super::cublas::{self, Product};
-    use super::{Dtypes, Sizes, SkinnyParams, plan_plain, plan_skinny};
+    use super::{Dtypes, MAX_SKINNY_ROWS, Sizes, SkinnyParams, plan_plain, plan_skinny};
     use crate::cuda::{Module, address, allocate, launch, module, processors, tensor_address};
     use candle_core::backend::BackendStorage;
     use candle_core::{CudaStorage, DType, Layout, Result, Shape, Tensor};
@@ -190,9 +190,11 @@ pub(super) mod forward {
         dtypes: Dtypes,
     ) -> Result<()> {
         let device = x.device();
-        let (num_processors, _) = processors(device)?;
         let is_aligned = [params.x, params.weight].iter().all(|address| address.is_multiple_of(16));
-        if is_aligned && let Some(skinny) = plan_skinny(sizes, dtypes, num_processors)? {
+        if is_aligned
+            && sizes.rows <= MAX_SKINNY_ROWS
+            && let Some(skinny) = plan_skinny(sizes, dtypes, processors(device)?.0)?
+        {
             return launch(device, &MODULE, &skinny, params);
         }
         let product = Product {
