@@ -10,6 +10,7 @@ usage: python3 gpu_check.py OUT [--only PART ...]
 import argparse
 import glob
 import http.client
+import importlib.util
 import json
 import os
 import pathlib
@@ -25,11 +26,13 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 SCONCE = HERE / "bin/sconce"
 QWEN, LLAMA = HERE / "configs/qwen3-0.6b", HERE / "configs/llama-3.1-8b"
+PARTS = ["tests", "equalities", "soak", "benchmarks", "peers"]
 # Goals of one H200; the ceilings they come from are in docs/cuda.md.
 GOALS = {
     "llama-3.1-8b batch 1, tokens/s": 243,
     "llama-3.1-8b saturated over HTTP, tokens/s": 9000,
     "llama-3.1-8b prefill of 4k, tokens/s": 30000,
+    **{f"{model.name} batch {batch}, times transformers": 4 for model in [QWEN, LLAMA] for batch in [1, 256]},
 }
 
 
@@ -49,22 +52,29 @@ class Check:
         self.out = out
         self.rows, self.figures = [], {}
 
-    def run(self, name, command, timeout, cwd=HERE):
-        """Runs a command with its output in a log; returns the output, or None if it failed."""
-        log, begun = self.out / f"{name}.log", time.time()
+    def execute(self, name, command, timeout, cwd=HERE):
+        """Runs a command with its output in a log; raises if it fails. Returns the log's path."""
+        log, text, fault = self.out / f"{name}.log", "", None
         try:
             done = subprocess.run(
                 [str(part) for part in command], cwd=cwd, env=ENV, timeout=timeout,
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
-            text, verdict = done.stdout, "ok" if done.returncode == 0 else f"exit code {done.returncode}"
+            text, fault = done.stdout, done.returncode and f"exit code {done.returncode}"
         except subprocess.TimeoutExpired as late:
-            text, verdict = (late.stdout or b"").decode(errors="replace"), f"ran past {timeout} s"
+            text, fault = (late.stdout or b"").decode(errors="replace"), f"ran past {timeout} s"
+        except OSError as error:
+            fault = f"cannot be run: {error}"
         log.write_text(f"$ {' '.join(map(str, command))}\n{text}")
-        self.row(name, verdict, time.time() - begun)
-        return text if verdict == "ok" else None
+        if fault:
+            raise RuntimeError(f"{fault}, see {log.name}")
+        return log
+
+    def run(self, name, command, timeout, cwd=HERE):
+        """A part that is one command."""
+        self.part(name, lambda: self.execute(name, command, timeout, cwd) and "ok")
 
     def part(self, name, function):
-        """Runs a function that raises when something is wrong."""
+        """Runs a function that raises when something is wrong; what it returns is "ok" and perhaps more."""
         begun = time.time()
         try:
             self.row(name, function() or "ok", time.time() - begun)
@@ -244,29 +254,26 @@ def benchmarks(check):
     for model in [QWEN, LLAMA]:
         # A batch of one, a full one, and a prompt of 4k: without HTTP.
         flags = ["--load-format", "dummy", "--device", "cuda", "--max-model-len", 8192]
-        for name, shape in [
-            ("batch 1", ["--batch-size", 1, "--input-tokens", 32, "--output-tokens", 256]),
-            ("batch 256", ["--batch-size", 256, "--input-tokens", 32, "--output-tokens", 256]),
-            ("prefill of 4k", ["--batch-size", 8, "--input-tokens", 4096, "--output-tokens", 1]),
+        for name, batch, prompt, answer in [
+            ("batch 1", 1, 32, 256), ("batch 256", 256, 32, 256), ("prefill of 4k", 8, 4096, 1),
         ]:
             result = check.out / f"latency-{model.name}-{name.replace(' ', '-')}.json"
-            command = [SCONCE, "bench", "latency", model, *flags, *shape, "--iterations", 5, "--warmup-iterations", 2, "-o", result]
-            if check.run(result.stem, command, 400) is None:
-                continue
-            seconds = field(result, "avg_latency")
-            batch, prompt, answer = shape[1], shape[3], shape[5]
-            tokens = batch * (prompt if answer == 1 else answer)
-            check.figures[f"{model.name} {name}, tokens/s"] = tokens / seconds
+
+            def latency(model=model, name=name, batch=batch, prompt=prompt, answer=answer, result=result):
+                check.execute(result.stem, [
+                    SCONCE, "bench", "latency", model, *flags, "--batch-size", batch, "--input-tokens", prompt,
+                    "--output-tokens", answer, "--iterations", 5, "--warmup-iterations", 2, "-o", result], 400)
+                tokens = batch * (prompt if answer == 1 else answer)
+                check.figures[f"{model.name} {name}, tokens/s"] = tokens / field(result, "avg_latency")
+            check.part(result.stem, latency)
 
         def saturated(model=model):
             with Server(check.out, f"bench-{model.name}", model, *flags) as server:
                 result = check.out / f"serve-{model.name}.json"
-                command = [
+                check.execute(result.stem, [
                     SCONCE, "bench", "serve", "--url", f"http://127.0.0.1:{server.port}", "--api", "completions", "--tokenizer",
                     model / "tokenizer.json", "--concurrency", 256, "--requests", 768, "--input-tokens", 1000, "--output-tokens", 1000,
-                    "--ignore-eos=true", "-q", "-o", result, "--report", result.with_suffix(".html")]
-                if check.run(result.stem, command, 500) is None:
-                    raise RuntimeError(f"see {result.stem}.log")
+                    "--ignore-eos=always", "-q", "-o", result, "--report", result.with_suffix(".html")], 500)
                 check.figures[f"{model.name} saturated over HTTP, tokens/s"] = field(result, "output_throughput")
         check.part(f"saturated-{model.name}", saturated)
 
@@ -276,31 +283,46 @@ import json, sys, time, torch
 from transformers import AutoConfig, AutoModelForCausalLM
 config = AutoConfig.from_pretrained(sys.argv[1])
 model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).cuda().eval()
-for batch, steps in [(1, 64), (64, 64)]:
+for batch, steps in [(1, 64), (256, 64)]:
     ids = torch.randint(0, config.vocab_size, (batch, 32)).cuda()
     ask = dict(attention_mask=torch.ones_like(ids), do_sample=False, min_new_tokens=steps, max_new_tokens=steps, pad_token_id=0)
     model.generate(ids, **ask)
     torch.cuda.synchronize(); begun = time.time()
     model.generate(ids, **ask)
     torch.cuda.synchronize()
-    print(json.dumps({"batch": batch, "tokens_per_second": batch * steps / (time.time() - begun)}))
+    print(json.dumps({"batch": batch, "tokens_per_second": batch * steps / (time.time() - begun)}), flush=True)
 """
 
 
 def peers(check):
-    """transformers' generate with random weights of the same shape."""
+    """transformers' generate with random weights of the same shape, and how often it goes into our figures."""
+    absent = [name for name in ["torch", "transformers"] if importlib.util.find_spec(name) is None]
     for model in [QWEN, LLAMA]:
-        text = check.run(f"transformers-{model.name}", [sys.executable, "-c", PEER, model], 400)
-        for line in (text or "").splitlines():
-            if line.startswith("{"):
-                row = json.loads(line)
-                check.figures[f"transformers generate, {model.name} batch {row['batch']}, tokens/s"] = row["tokens_per_second"]
+        part = f"transformers-{model.name}"
+
+        def generate(model=model, part=part):
+            if absent:
+                return f"ok, skipped: there is no {' and no '.join(absent)} here"
+            try:
+                check.execute(part, [sys.executable, "-c", PEER, model], 400)
+            finally:  # A batch may be measured before another fails.
+                for line in (check.out / f"{part}.log").read_text().splitlines():
+                    if line.startswith("{"):
+                        compare(check.figures, model, **json.loads(line))
+        check.part(part, generate)
+
+
+def compare(figures, model, batch, tokens_per_second):
+    figures[f"transformers generate, {model.name} batch {batch}, tokens/s"] = tokens_per_second
+    ours = figures.get(f"{model.name} batch {batch}, tokens/s")
+    if ours is not None:
+        figures[f"{model.name} batch {batch}, times transformers"] = ours / tokens_per_second
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=pathlib.Path)
-    parser.add_argument("--only", nargs="+", default=["tests", "equalities", "soak", "benchmarks", "peers"])
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     check = Check(args.out.resolve())
@@ -322,7 +344,7 @@ def main():
         peers(check)
     check.write()
     print((check.out / "README.md").read_text())
-    sys.exit(any("ok" not in verdict.split(",")[0] for _, verdict, _ in check.rows))
+    sys.exit(any(not verdict.startswith("ok") for _, verdict, _ in check.rows))
 
 
 if __name__ == "__main__":
