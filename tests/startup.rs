@@ -123,6 +123,8 @@ fn settings_are_checked_by_name() {
     assert_says(&refused(&["--host", "somewhere"]), &["--host", "somewhere"]);
     assert_says(&refused(&["--max-model-len", "99999999"]), &["--max-model-len"]);
     assert_says(&refused(&["--max-num-seqs", "0"]), &["--max-num-seqs"]);
+    let recorded = ["spark", "--runner", "pooling", "--cudagraph-capture-sizes", "4"];
+    assert_says(&refused(&recorded), &["--cudagraph-capture-sizes", "pools"]);
     assert_says(&refused(&["--kv-cache-memory-bytes", "3 parsecs"]), &["parsecs"]);
     assert_says(&refused(&["--num-gpu-blocks-override", "1"]), &["--num-gpu-blocks-override"]);
 }
