@@ -1,11 +1,11 @@
 //! The whole engine without HTTP: throughput by streams, time per token by context, prefix cache,
-//! the scheduler's share. `cargo bench -p benches --bench engine -- MODEL [--dtype float32]
+//! the scheduler's share, the time from a panic to the next token. `cargo bench -p benches --bench engine -- MODEL [--dtype float32]
 //! [--dummy] [--only NAME]`, where MODEL is a folder with config.json.
 
 #![expect(clippy::print_stdout, reason = "the tables are what it is for")]
 
 use benches::driver::{Driver, Options, Result};
-use engine::Event;
+use engine::{Constraint, Event, SamplingParams};
 use std::time::Instant;
 
 fn main() -> Result<()> {
@@ -21,10 +21,40 @@ fn main() -> Result<()> {
     if options.wants("prefix") {
         bench.prefix()?;
     }
+    if options.wants("recovery") {
+        bench.recovery()?;
+    }
     Ok(())
 }
 
 struct Bench(Driver);
+
+/// Allows everything, and panics when the tokens have come.
+struct Panics {
+    tokens_left: usize,
+}
+
+impl Constraint for Panics {
+    fn fill_mask(&mut self, mask: &mut [u32]) -> std::result::Result<(), String> {
+        assert!(self.tokens_left > 0, "as the benchmark wants it");
+        mask.fill(u32::MAX);
+        Ok(())
+    }
+
+    fn accept(&mut self, _: u32) -> std::result::Result<bool, String> {
+        self.tokens_left -= 1;
+        Ok(false)
+    }
+
+    fn rollback(&mut self, n: usize) -> std::result::Result<(), String> {
+        self.tokens_left += n;
+        Ok(())
+    }
+
+    fn forced(&mut self, _: usize) -> Vec<u32> {
+        Vec::new()
+    }
+}
 
 impl Bench {
     /// Prompts of 32 tokens, answers of 48, all submitted at once.
@@ -85,6 +115,29 @@ impl Bench {
         println!("\n| repeated prefix of 2048 | ms to first token |\n|---|---|");
         println!("| cold | {:.1} |\n| from the cache | {:.1} |", cold * 1e3, warm * 1e3);
         println!("| ratio | {:.1} |", cold / warm);
+        Ok(())
+    }
+
+    /// As many streams as may run, one of which panics, and one that waits: the time from the error of
+    /// those that ran to the first token of the one that waited.
+    fn recovery(&self) -> Result<()> {
+        let most = self.0.handle.config().max_num_seqs as u64;
+        let streams: Vec<_> =
+            (1..most).map(|i| self.0.submit(self.0.prompt(i, 32), 4096)).collect::<Result<_>>()?;
+        let panics = Box::new(Panics { tokens_left: 3 });
+        let params = SamplingParams { max_tokens: 4096, ..SamplingParams::default() };
+        let bad = self.0.submit_with(self.0.prompt(most, 32), params, Some(panics))?;
+        let waiting = self.0.submit(self.0.prompt(most + 1, 32), 2)?;
+        let has_failed = bad.iter().any(|event| matches!(event, Event::Failed(_)));
+        assert!(has_failed, "the engine failed");
+        let failed = Instant::now();
+        let first = waiting.iter().any(|event| matches!(event, Event::Token { .. }));
+        assert!(first, "the one that waited is answered");
+        let seconds = failed.elapsed().as_secs_f64();
+        assert_eq!(self.0.handle.stats().restarts, 1);
+        drop(streams);
+        println!("\n| after a panic with {most} streams | ms |\n|---|---|");
+        println!("| first token of a request that waited | {:.1} |", seconds * 1e3);
         Ok(())
     }
 }

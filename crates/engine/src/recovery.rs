@@ -111,6 +111,7 @@ impl Engine {
     /// After a panic nothing is known but the weights and what each sequence has. Those at hand
     /// fail, and all others begin anew with an empty cache, keeping the tokens they have.
     fn recover(&mut self, panic: &str) -> Result<(), String> {
+        let begun = Instant::now();
         self.shared.set_restarting(true);
         self.shared.counters.restarts.add(1);
         self.flight = None;
@@ -124,7 +125,8 @@ impl Engine {
         self.at_hand.clear();
         self.requeue();
         self.shared.set_restarting(false);
-        tracing::info!(failed = lost.len(), waiting = self.sequences.len(), "the engine goes on");
+        let (failed, waiting) = (lost.len(), self.sequences.len());
+        tracing::info!(failed, waiting, "the engine goes on after {:?}", begun.elapsed());
         Ok(())
     }
 
