@@ -28,7 +28,8 @@ fn an_engine_that_only_fails_ends_the_process() {
 /// A server that has answered, so that everything that it can count has come up.
 fn used(folder: &Folder) -> Server {
     let log = folder.path("access.jsonl");
-    let server = Server::start(&["--api-key", KEY, "--access-log", &log, "--dtype", "float32"]);
+    let args = ["--access-log", &log, "--dtype", "float32", "--enable-mfu-metrics"];
+    let server = Server::start(&[&["--api-key", KEY], &args[..]].concat());
     let question = json!([{"role": "user", "content": "What is the capital of France?"}]);
     let body = json!({"messages": question, "n": 2, "max_tokens": 8, "temperature": 0});
     server.ok("/v1/chat/completions", &body);
@@ -50,6 +51,23 @@ fn metrics_are_read_by_those_who_ask_for_them() {
     let found = client_answers(&python("python-metrics"), "metrics_reader.py", &args);
     let counts = (found["exposed"].as_u64(), found["asked"].as_u64());
     assert!(counts.0 > Some(60) && counts.1 > Some(30), "{found:?}");
+}
+
+#[test]
+fn what_steps_ask_of_the_device_is_counted() {
+    let server = used(&Folder::new("counted"));
+    let read = || server.metric("vllm:estimated_read_bytes_per_gpu_total");
+    let flops = || server.metric("vllm:estimated_flops_per_gpu_total");
+    let steps = || server.metric("sconce:engine_steps_total");
+    // Of spark, whose weights every step reads: 3.7 million of them here, of four bytes.
+    let per_step = read() / steps();
+    assert!((14e6..20e6).contains(&per_step), "{per_step}");
+    assert!(flops() > 2.0 * 3e6 * 20.0, "{}", flops());
+    for rate in ["sconce:device_bytes_per_second", "sconce:device_flops_per_second"] {
+        assert!(server.metric(rate) > 1e7, "{rate}");
+    }
+    let (_, page) = Server::start(&[]).get("/metrics");
+    assert!(!page.contains("estimated_") && !page.contains("sconce:device_"), "{page}");
 }
 
 /// `docs/operations.md` has every family of a running server, with its help and its buckets.

@@ -177,6 +177,18 @@ fn it_listens_while_it_loads_and_says_so() {
     assert!(Path::new(folder.as_str()).exists());
 }
 
+/// As `sconce plan | head` does.
+#[test]
+fn who_stops_reading_the_output_ends_the_command_without_noise() {
+    for command in [&["plan", "spark"][..], &["keys", "new", "--name", "a", "--json"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = sconce(command).stdout(writer).stderr(Stdio::piped()).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success() && !stderr.contains("panic"), "{stderr}");
+    }
+}
+
 /// What the plan says is there from the start: no request can be the one that finds it lacking.
 #[test]
 #[cfg(target_os = "linux")]

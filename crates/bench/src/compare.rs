@@ -5,6 +5,7 @@ use std::fmt::Write;
 use anyhow::{Result, bail};
 
 use crate::cli::CompareArgs;
+use crate::output::say;
 use crate::quantity::Metric;
 use crate::report::about_rows;
 use crate::result::RunResult;
@@ -16,11 +17,9 @@ const EQUAL_WITHIN: f64 = 0.02;
 const INCIDENTAL: [&str; 3] = ["date", "label", "generator"];
 
 /// Prints the comparison.
-#[expect(clippy::print_stdout, reason = "the comparison is what it is for")]
 pub(crate) fn run(args: &CompareArgs) -> Result<()> {
     let (base, new) = (Stored::read(&args.base)?, Stored::read(&args.new)?);
-    print!("{}", compare(&base, &new)?);
-    Ok(())
+    say(&compare(&base, &new)?)
 }
 
 fn compare(base: &Stored, new: &Stored) -> Result<String> {

@@ -13,12 +13,12 @@ use crate::api::Api;
 use crate::cli::{GeneratorArgs, ServeArgs};
 use crate::drive::Load;
 use crate::fake::{self, Script, Step, event, stream_end, stream_head, write};
+use crate::output::say;
 use crate::quantity::TokenRange;
 use crate::result::RunResult;
 use crate::serve::{Bench, block_on};
 
 /// Measures and prints.
-#[expect(clippy::print_stdout, reason = "the results are what it is for")]
 pub(crate) fn run(args: &GeneratorArgs) -> Result<()> {
     if args.concurrency == 0 || args.chunks < 2 {
         bail!("--concurrency wants at least 1, --chunks at least 2");
@@ -36,8 +36,7 @@ pub(crate) fn run(args: &GeneratorArgs) -> Result<()> {
         let load = Load::Closed(args.concurrency);
         bench.measure(load, Some(args.duration), 0, &|_| false).await
     })?;
-    println!("{}", describe(&result));
-    Ok(())
+    say(&(describe(&result) + "\n"))
 }
 
 fn describe(result: &RunResult) -> String {

@@ -17,6 +17,7 @@ mod generator;
 mod histogram;
 mod interrupt;
 mod offline;
+mod output;
 mod progress;
 mod quantity;
 mod report;
@@ -41,6 +42,7 @@ pub mod doctor;
 use anyhow::{Context, Result};
 use cli::{BenchCommand, LatencyArgs, ReportArgs, RooflineArgs, ThroughputArgs};
 use engine::EngineHandle;
+pub use output::{OutputClosed, say};
 pub use roofline::Measured;
 use stored::Stored;
 

@@ -16,6 +16,7 @@ use crate::cli::{LatencyArgs, ThroughputArgs};
 use crate::collect::{Collector, RunFacts};
 use crate::failure::{Failure, FailureKind};
 use crate::histogram::Times;
+use crate::output::say;
 use crate::quantity::TokenRange;
 use crate::request::{Asked, Sample};
 use crate::result::{About, RunResult};
@@ -40,7 +41,7 @@ pub(crate) fn throughput(engine: &EngineHandle, model: &str, args: &ThroughputAr
     let mut about = load.about(model, args.prompt_seed);
     about.num_prompts = Some(args.requests);
     let result = collector.finish(about, &facts);
-    say(&table::run(&result));
+    say(&table::run(&result))?;
     let tokens = result.total_input_tokens + result.total_output_tokens;
     let theirs = [
         ("elapsed_time", json!(result.duration)),
@@ -78,12 +79,12 @@ pub(crate) fn latency(engine: &EngineHandle, model: &str, args: &LatencyArgs) ->
     about.max_concurrency = Some(args.batch_size);
     "closed".clone_into(&mut about.loop_kind);
     let result = collector.finish(about, &facts);
-    say(&table::run(&result));
+    say(&table::run(&result))?;
     let batch = batches.summary();
     say(&format!(
         "a batch of {}: mean {:.2} ms, median {:.2} ms, p90 {:.2} ms, p99 {:.2} ms\n",
         args.batch_size, batch.mean, batch.median, batch.p90, batch.p99
-    ));
+    ))?;
     let percentiles = [10.0, 25.0, 50.0, 75.0, 90.0, 99.0];
     let percentiles = percentiles.map(|p| (p.to_string(), batches.percentile_ms(p) / 1e3));
     let theirs = [
@@ -92,11 +93,6 @@ pub(crate) fn latency(engine: &EngineHandle, model: &str, args: &LatencyArgs) ->
         ("percentiles", json!(percentiles.into_iter().collect::<HashMap<_, _>>())),
     ];
     write(args.output.as_deref(), &result, theirs)
-}
-
-#[expect(clippy::print_stdout, reason = "the results are what it is for")]
-pub(crate) fn say(text: &str) {
-    print!("{text}");
 }
 
 /// The result with the names that vLLM's command of the same name has.

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use engine::ceilings::{Ceilings, Work};
+use engine::ceilings::{Ceilings, Costs, Work};
 use engine::memory::{MemoryPlan, Size};
 use engine::model::ModelSpec;
 use engine::{EngineHandle, EngineStats};
@@ -13,7 +13,8 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::cli::RooflineArgs;
-use crate::offline::{EngineLoad, say};
+use crate::offline::EngineLoad;
+use crate::output::say;
 use crate::quantity::TokenRange;
 use crate::request::Sample;
 use crate::serve::write_json;
@@ -75,31 +76,31 @@ pub(crate) fn run(
 ) -> Result<()> {
     let Measured { name, spec, plan, ceilings } = measured;
     let config = &plan.config;
-    let step_bytes = Work::of_step((spec, plan), 0, 0, 0).bytes as usize;
+    let costs = Costs::of(spec, plan);
+    let step_bytes = costs.of_step([]).bytes as usize;
     say(&format!(
         "memory {:.1} GB/s, {:?} products {:.1} GFLOP/s; {name} reads {} a step\n",
         ceilings.bytes_per_second / 1e9,
         config.dtype,
         ceilings.flops_per_second / 1e9,
         Size(step_bytes),
-    ));
+    ))?;
     if step_bytes < CACHES_BYTES {
         say(
             "so little may stay in the processor's caches, which are faster than memory: what memory\n\
              bounds can then be more than 100 %\n",
-        );
+        )?;
     }
-    say("\n");
-    say(HEAD);
-    let bench = Bench { engine, model: (spec, plan), ceilings };
+    say(&format!("\n{HEAD}"))?;
+    let bench = Bench { engine, costs, ceilings };
     let mut rows = Vec::new();
     for streams in args.streams.iter().filter(|streams| **streams <= config.max_num_seqs) {
         rows.push(bench.decode(*streams, args)?);
-        say(&rows[rows.len() - 1].line());
+        say(&rows[rows.len() - 1].line())?;
     }
     for prompt in args.prompts.iter().filter(|prompt| **prompt < config.max_model_len) {
         rows.push(bench.prefill(*prompt)?);
-        say(&rows[rows.len() - 1].line());
+        say(&rows[rows.len() - 1].line())?;
     }
     let Some(path) = &args.output else { return Ok(()) };
     let (bandwidth, flops) = (ceilings.bytes_per_second, ceilings.flops_per_second);
@@ -160,7 +161,7 @@ impl Row {
 /// An engine under its loads.
 struct Bench<'a> {
     engine: &'a EngineHandle,
-    model: (&'a ModelSpec, &'a MemoryPlan),
+    costs: Costs,
     ceilings: Ceilings,
 }
 
@@ -185,7 +186,8 @@ impl Bench<'_> {
             bail!("--output-tokens {output}: too few to see {streams} sequences at once");
         }
         let rate = tokens as f64 / (ended - begun).as_secs_f64();
-        let work = Work::of_step(self.model, streams, 1, prompt + output / 2);
+        let each = (1, prompt + output / 2);
+        let work = self.costs.of_step(std::iter::repeat_n(each, streams));
         let at_most = streams as f64 / self.ceilings.seconds(work);
         Ok(Row::new(
             ("decode", streams),
@@ -207,12 +209,12 @@ impl Bench<'_> {
             seconds = seconds.min(first.context("no token came")?.as_secs_f64());
         }
         let shares = Shares::between(&before, &self.engine.stats());
-        let most = self.model.1.config.max_num_batched_tokens;
+        let most = self.engine.config().max_num_batched_tokens;
         let mut at_most = 0.0;
         let mut work = Work::default();
         for start in (0..prompt).step_by(most) {
             let tokens = most.min(prompt - start);
-            let step = Work::of_step(self.model, 1, tokens, start + tokens);
+            let step = self.costs.of_step([(tokens, start + tokens)]);
             at_most += self.ceilings.seconds(step);
             work = work + step;
         }

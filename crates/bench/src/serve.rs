@@ -1,6 +1,5 @@
 //! `sconce bench serve`: looks at the server, then warms it up and measures it at each load.
 
-use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +13,7 @@ use crate::collect::{Collector, RunFacts};
 use crate::cpu::CpuClock;
 use crate::drive::{Ended, Live, Load, Plan, drive};
 use crate::interrupt::watch_for_interrupt;
+use crate::output::say;
 use crate::progress::Progress;
 use crate::quantity::Rate;
 use crate::report;
@@ -249,13 +249,13 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// Shows something for people: on stdout, unless the JSON goes there.
-    #[expect(clippy::print_stdout, reason = "the results are what it is for")]
+    /// Shows something for people: on stdout, unless the JSON goes there. Whoever reads it may leave: the
+    /// results are written all the same.
     pub(crate) fn say(&self, text: &str) {
         if self.args.output.as_deref() == Some(Path::new("-")) {
             eprint!("{text}");
         } else {
-            print!("{text}");
+            drop(say(text));
         }
     }
 
@@ -299,7 +299,7 @@ fn to_json(results: &[RunResult], slo: Option<&Value>) -> Value {
 pub(crate) fn write_json(path: &Path, json: &Value) -> Result<()> {
     let text = serde_json::to_string_pretty(json).context("the result as JSON")? + "\n";
     if path == Path::new("-") {
-        return std::io::stdout().write_all(text.as_bytes()).context("stdout");
+        return say(&text);
     }
     std::fs::write(path, text).with_context(|| format!("--output {}", path.display()))
 }

@@ -17,6 +17,7 @@ use crate::api::{Api, Input};
 use crate::cli::StartupArgs;
 use crate::client::Client;
 use crate::failure::{Failure, FailureKind};
+use crate::output::say;
 use crate::request::{Asked, ask};
 use crate::serve::{block_on, write_json};
 use crate::server::{Server, first_model};
@@ -44,7 +45,6 @@ struct Start {
 }
 
 /// Measures and prints: on stdout, unless the JSON goes there.
-#[expect(clippy::print_stdout, reason = "the results are what it is for")]
 pub(crate) fn run(args: &StartupArgs) -> Result<()> {
     if args.runs == 0 {
         bail!("--runs 0: wants at least 1");
@@ -53,12 +53,18 @@ pub(crate) fn run(args: &StartupArgs) -> Result<()> {
         bail!("--url: say where the command will listen, e.g. --url http://127.0.0.1:8000");
     }
     let to_stderr = args.output.as_deref() == Some(Path::new("-"));
-    let say = |line: String| if to_stderr { eprintln!("{line}") } else { println!("{line}") };
-    say(format!("{:<10}{:>16}{:>16}{:>16}", "(ms)", "listening", "ready", "first token"));
+    let say = |line: String| {
+        if to_stderr {
+            eprintln!("{line}");
+            return Ok(());
+        }
+        say(&(line + "\n"))
+    };
+    say(format!("{:<10}{:>16}{:>16}{:>16}", "(ms)", "listening", "ready", "first token"))?;
     let mut starts = Vec::new();
     for number in 1..=args.runs {
         let start = measure(args)?;
-        say(line(&format!("start {number}"), start));
+        say(line(&format!("start {number}"), start))?;
         starts.push(start);
     }
     let median = Start {
@@ -66,7 +72,7 @@ pub(crate) fn run(args: &StartupArgs) -> Result<()> {
         ready_ms: median(starts.iter().map(|start| start.ready_ms)),
         first_token_ms: median(starts.iter().map(|start| start.first_token_ms)),
     };
-    say(line("median", median));
+    say(line("median", median))?;
     if let Some(path) = &args.output {
         let program = if args.program.is_empty() { None } else { Some(args.program.join(" ")) };
         write_json(path, &json!({"command": program, "median": median, "starts": starts}))?;

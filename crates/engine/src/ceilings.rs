@@ -15,7 +15,7 @@ use crate::model::ModelSpec;
 const BUDGET: Duration = Duration::from_millis(500);
 /// Larger than all caches together.
 const COLD_BYTES: usize = 256 << 20;
-const COLD_BYTES_OF_GPU: usize = 2 << 30;
+const COLD_BYTES_OF_GPU: usize = 512 << 20;
 /// Rows and columns of matrices whose product is bound by arithmetic: on a processor they stay in the
 /// caches.
 const SIDE: usize = 512;
@@ -35,7 +35,7 @@ impl Ceilings {
     /// Measures for about a second, at best of all tries, with products of `dtype`.
     ///
     /// # Errors
-    /// A device that has not the memory (256 MiB, 4 GiB of a GPU), or no product of `dtype`.
+    /// A device that has not the memory (256 MiB, 1 GiB of a GPU), or no product of `dtype`.
     pub fn measure(device: &Device, dtype: DType) -> Result<Self> {
         Ok(Self {
             bytes_per_second: if device.is_cpu() { read_rate()? } else { copy_rate(device)? },
@@ -104,29 +104,47 @@ pub struct Work {
     pub flops: f64,
 }
 
-impl Work {
-    /// A step in which each of `num_sequences` computes `num_tokens` tokens and asks for the logits of
-    /// the last, which sees `context` keys (itself included).
-    pub fn of_step(
-        (spec, plan): (&ModelSpec, &MemoryPlan),
-        num_sequences: usize,
-        num_tokens: usize,
-        context: usize,
-    ) -> Self {
-        let (sequences, tokens, keys) = (num_sequences as f64, num_tokens as f64, context as f64);
+/// What steps of a model cost, as its shape and its memory plan say.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Costs {
+    /// Bytes of weights that a step reads.
+    weight_bytes: f64,
+    /// Bytes of the cache for each key that a sequence sees.
+    key_bytes: f64,
+    /// Of the linear layers, for a token.
+    token_flops: f64,
+    /// Of attention, for a key that a token sees: its score, and its part of the sum of values.
+    seen_flops: f64,
+    /// Of a row of logits.
+    logits_flops: f64,
+}
+
+impl Costs {
+    /// Of a model that generates, in the memory of a plan.
+    pub fn of(spec: &ModelSpec, plan: &MemoryPlan) -> Self {
         let parameters = spec.num_parameters as f64;
         let read = parameters - spec.num_gathered as f64;
         let head = (spec.vocab_size * spec.hidden_size) as f64;
-        let bytes_per_parameter = plan.weight_bytes as f64 / parameters;
-        let cache_bytes_per_token = plan.block_bytes as f64 / plan.config.block_size as f64;
-        // Scores and weighted values of all keys that all rows see.
-        let seen = tokens * keys - tokens * (tokens - 1.0) / 2.0;
-        let attention = 4.0 * (spec.num_layers * spec.num_heads * spec.head_dim) as f64 * seen;
-        let linear = 2.0 * (read - head) * tokens;
         Self {
-            bytes: read * bytes_per_parameter + sequences * keys * cache_bytes_per_token,
-            flops: sequences * (linear + attention + 2.0 * head),
+            weight_bytes: read * plan.weight_bytes as f64 / parameters,
+            key_bytes: plan.block_bytes as f64 / plan.config.block_size as f64,
+            token_flops: 2.0 * (read - head),
+            seen_flops: 4.0 * (spec.num_layers * spec.num_heads * spec.head_dim) as f64,
+            logits_flops: 2.0 * head,
         }
+    }
+
+    /// A step, given of each sequence how many tokens it computes and how many keys the last of them
+    /// sees, itself included. Of each, the last token's logits are asked for.
+    pub fn of_step(&self, sequences: impl IntoIterator<Item = (usize, usize)>) -> Work {
+        let mut work = Work { bytes: self.weight_bytes, flops: 0.0 };
+        for (tokens, keys) in sequences {
+            let (tokens, keys) = (tokens as f64, keys as f64);
+            let seen = tokens * keys - tokens * (tokens - 1.0) / 2.0;
+            work.bytes += keys * self.key_bytes;
+            work.flops += tokens * self.token_flops + seen * self.seen_flops + self.logits_flops;
+        }
+        work
     }
 }
 
@@ -169,12 +187,13 @@ mod tests {
         let plan = MemoryPlan::compute(&spec, &config, 1 << 30);
         // A token's keys and values: 2 layers, 2 heads of 2, twice, 4 bytes.
         let cached = 2.0 * 2.0 * 2.0 * 2.0 * 4.0;
-        let decode = Work::of_step((&spec, &plan), 3, 1, 10);
+        let costs = Costs::of(&spec, &plan);
+        let decode = costs.of_step([(1, 10); 3]);
         assert_eq!(decode.bytes, 4.0 * 2_800.0 + 3.0 * 10.0 * cached);
         // Four query heads of 2 in two layers, 10 keys, a score and a sum each.
         assert_eq!(decode.flops, 3.0 * (2.0 * 2_800.0 + 4.0 * 16.0 * 10.0));
         // Rows of a prompt see 1, 2, 3 and 4 keys; one of them has logits.
-        let prefill = Work::of_step((&spec, &plan), 1, 4, 4);
+        let prefill = costs.of_step([(4, 4)]);
         assert_eq!(prefill.bytes, 4.0 * 2_800.0 + 4.0 * cached);
         assert_eq!(prefill.flops, 4.0 * 2.0 * 2_000.0 + 4.0 * 16.0 * 10.0 + 2.0 * 800.0);
     }

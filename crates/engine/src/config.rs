@@ -76,6 +76,9 @@ pub struct EngineOptions {
     pub num_threads: Option<usize>,
     /// `--seed`: of random weights and of requests that bring none. Default 0.
     pub seed: Option<u64>,
+    /// `--enable-mfu-metrics`: measure at the start what the device can do, and count what steps ask of
+    /// it. Default off.
+    pub enable_mfu_metrics: Option<bool>,
     /// How prompts become vectors, for a model that pools instead of generating.
     pub pooling: Option<Pooling>,
 }
@@ -130,6 +133,8 @@ pub struct EngineConfig {
     pub num_threads: Option<usize>,
     /// Of random weights and of requests that bring none.
     pub seed: u64,
+    /// Whether the device is measured at the start and the work of steps counted.
+    pub enable_mfu_metrics: bool,
     /// How prompts become vectors, if they do; then nothing is generated.
     pub pooling: Option<Pooling>,
 }
@@ -329,6 +334,7 @@ impl EngineConfig {
             cudagraph_capture_sizes: capture_sizes(options, max_num_seqs)?,
             num_threads: options.num_threads,
             seed: options.seed.unwrap_or(0),
+            enable_mfu_metrics: options.enable_mfu_metrics.unwrap_or(false),
             pooling: options.pooling,
         })
     }

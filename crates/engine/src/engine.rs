@@ -8,6 +8,7 @@ use std::{fmt, mem};
 use scheduler::{Outcome, Plan, Scheduler, SeqId};
 
 use crate::backlog::Left;
+use crate::ceilings::Costs;
 use crate::handle::{Phase, Shared};
 use crate::recovery::{Faults, Reload};
 use crate::request::{EngineError, Event, Request};
@@ -37,6 +38,8 @@ pub struct Engine {
     /// Whom the engine is at work on, and may have left half done if it panics; empty while it is
     /// at work on nobody or on all.
     pub(crate) at_hand: Vec<SeqId>,
+    /// Of its steps, if they are to be counted.
+    pub(crate) costs: Option<Costs>,
     pub(crate) faults: Faults,
     pub(crate) reload: Option<Reload>,
 }
@@ -207,6 +210,10 @@ impl Engine {
     fn begin(&mut self, plan: &Plan) {
         let counters = &self.shared.counters;
         counters.begin_step(plan.num_tokens);
+        if let Some(costs) = &self.costs {
+            let each = plan.entries.iter().map(|entry| (entry.len, entry.start + entry.len));
+            counters.add_work(costs.of_step(each));
+        }
         counters.preemptions.add(plan.preempted.len());
         for id in &plan.preempted {
             self.runner.forget(*id);

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use scheduler::SeqId;
 
 use crate::backlog::{Backlog, Left};
+use crate::ceilings::Ceilings;
 use crate::config::EngineConfig;
 use crate::limits::RequestLimits;
 use crate::request::{EngineError, Request};
@@ -59,6 +60,8 @@ pub(crate) struct Shared {
     restarting: AtomicBool,
     /// Why the engine gave up.
     fault: OnceLock<String>,
+    /// Of the device, if it was measured.
+    ceilings: OnceLock<Ceilings>,
 }
 
 impl Shared {
@@ -78,6 +81,7 @@ impl Shared {
             config,
             restarting: AtomicBool::new(false),
             fault: OnceLock::new(),
+            ceilings: OnceLock::new(),
         }
     }
 
@@ -118,6 +122,10 @@ impl Shared {
         let ours = commands.submitted.iter().map(|(_, request)| Left::waiting(request));
         backlog.recount(ours.chain(engines));
         self.counters.num_waiting_tokens.set(backlog.num_tokens());
+    }
+
+    pub(crate) fn set_ceilings(&self, ceilings: Ceilings) {
+        self.ceilings.get_or_init(|| ceilings);
     }
 
     pub(crate) fn set_restarting(&self, restarting: bool) {
@@ -281,6 +289,11 @@ impl EngineHandle {
     /// Token ids are below this.
     pub fn vocab_size(&self) -> usize {
         self.shared().limits.vocab_size
+    }
+
+    /// What its device can do, if that was measured (`--enable-mfu-metrics`).
+    pub fn ceilings(&self) -> Option<Ceilings> {
+        self.shared().ceilings.get().copied()
     }
 
     /// How it was started.

@@ -7,6 +7,7 @@ use std::{io, thread};
 use candle_core::Device;
 use scheduler::{Limits, LimitsError, Scheduler};
 
+use crate::ceilings::{Ceilings, Costs};
 use crate::config::OptionError;
 use crate::engine::Engine;
 use crate::handle::{EngineHandle, Shared};
@@ -30,6 +31,9 @@ pub enum StartError {
     /// The cache could not be allocated.
     #[error("cannot allocate the KV cache: {0}")]
     Cache(#[from] candle_core::Error),
+    /// The device could not be measured.
+    #[error("--enable-mfu-metrics: the device cannot be measured: {0}")]
+    Ceilings(candle_core::Error),
     /// The system gave no thread.
     #[error("cannot start the engine thread: {0}")]
     Thread(#[from] io::Error),
@@ -58,8 +62,14 @@ impl Engine {
         eos_token_ids: &[u32],
         reload: Option<Reload>,
     ) -> Result<EngineHandle, StartError> {
+        let spec = model.1;
         let mut engine = Self::new(model, draft, plan, device, eos_token_ids)?;
         engine.reload = reload;
+        if plan.config.enable_mfu_metrics {
+            let ceilings = Ceilings::measure(device, plan.config.dtype);
+            engine.shared.set_ceilings(ceilings.map_err(StartError::Ceilings)?);
+            engine.costs = Some(Costs::of(spec, plan));
+        }
         engine.spawn()
     }
 
@@ -119,6 +129,7 @@ impl Engine {
             runs_ahead,
             flight: None,
             at_hand: Vec::new(),
+            costs: None,
             faults: Faults::default(),
             reload: None,
         })

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::ceilings::Work;
 use crate::speculation::Source;
 
 /// Upper bounds of [`EngineStats::step_tokens`].
@@ -105,6 +106,11 @@ counters! {
     sample_ns,
     /// Time in whole steps, from planning to the last event; the rest of it is the engine's own.
     step_ns,
+    /// Memory that steps read at least, in KiB, and their multiplications and additions, in millions
+    /// of both together: bytes by the terabyte a second would soon overflow. 0 unless it is counted.
+    read_kib,
+    /// See `read_kib`.
+    megaflops,
 }
 
 impl Counters {
@@ -114,6 +120,12 @@ impl Counters {
         self.batched_tokens.add(num_tokens);
         let place = STEP_TOKEN_BOUNDS.partition_point(|bound| *bound < num_tokens as u64);
         self.step_tokens[place].add(1);
+    }
+
+    /// A step does so much.
+    pub(crate) fn add_work(&self, work: Work) {
+        self.read_kib.add((work.bytes / 1024.0) as usize);
+        self.megaflops.add((work.flops / 1e6) as usize);
     }
 
     /// A step looked at the guesses of one sequence, of which the first came about.

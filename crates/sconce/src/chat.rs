@@ -7,7 +7,7 @@ use crate::serve;
 use anyhow::{Context, Result, bail};
 use rustyline::error::ReadlineError;
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 
 const HELP: &str = "/clear forgets the conversation, /system TEXT sets the system message, \
                     /quit or Ctrl-D leaves; Ctrl-C stops an unfinished line";
@@ -171,9 +171,7 @@ impl Chat {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "this is what the command is for")]
+/// A closed terminal ends the next read.
 fn say(text: &str) {
-    print!("{text}");
-    // A closed terminal ends the next read.
-    drop(std::io::stdout().flush());
+    drop(bench::say(text));
 }

@@ -305,6 +305,12 @@ pub(crate) struct ServeArgs {
     #[arg(require_equals = true, default_missing_value = "true")]
     pub(crate) speculate_always: Option<bool>,
 
+    /// Measure at the start what the device can do (a second), and count in /metrics what steps ask
+    /// of it, of models that generate.
+    #[arg(long, env = "SCONCE_ENABLE_MFU_METRICS", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "true")]
+    pub(crate) enable_mfu_metrics: Option<bool>,
+
     /// Ask the device for a step before the one before it has been read, so that it never waits for
     /// the host; the text stays the same [default: on GPUs]
     #[arg(long, env = "SCONCE_ASYNC_SCHEDULING", num_args = 0..=1, require_equals = true)]

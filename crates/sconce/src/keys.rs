@@ -39,17 +39,15 @@ fn parse(text: &str, json: bool) -> Result<Vec<KeySpec>> {
 
 /// Prints a fresh key for the user on stderr, and on stdout what stands for it in the file, so that
 /// `>> keys.toml` puts no key into it.
-#[expect(clippy::print_stdout, reason = "this is what the command is for")]
 pub(crate) fn run(command: &KeysCommand) -> Result<()> {
     let KeysCommand::New { name, json } = command;
     let (key, spec) = new_key(name).map_err(|error| anyhow!("--name: {error}"))?;
     eprintln!("{key}\n\nThis is the key, shown this once. For the file of --api-keys-file:\n");
-    if *json {
-        println!("{}", serde_json::to_string(&spec)?);
+    bench::say(&if *json {
+        serde_json::to_string(&spec)? + "\n"
     } else {
-        print!("\n{}", toml::to_string(&KeysFile { keys: vec![spec] })?);
-    }
-    Ok(())
+        format!("\n{}", toml::to_string(&KeysFile { keys: vec![spec] })?)
+    })
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ mod serve;
 mod signals;
 mod telemetry;
 
+use bench::OutputClosed;
 use clap::Parser;
 use cli::{Cli, Command};
 use config::Config;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<OutputClosed>() => ExitCode::SUCCESS,
         Err(error) => {
             // One line: the chain of causes, each naming the flag or file at fault.
             eprintln!("sconce: {}", format!("{error:#}").replace('\n', " "));

@@ -241,6 +241,7 @@ fn engine_options(args: &ServeArgs) -> Result<EngineOptions> {
         on_gpu: false,
         num_threads: args.num_threads,
         seed: args.seed,
+        enable_mfu_metrics: args.enable_mfu_metrics,
         // What the model's files say decides it, too.
         pooling: None,
     })

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use engine::ceilings::Ceilings;
 use engine::{EngineError, EngineHandle, EngineStats, Request};
 
 pub(crate) use engine::SeqId;
@@ -19,6 +20,8 @@ pub struct Load {
     pub enable_prefix_caching: bool,
     /// Most tokens that are guessed ahead in a step.
     pub num_speculative_tokens: usize,
+    /// What the device can do, if it was measured.
+    pub ceilings: Option<Ceilings>,
 }
 
 /// Takes token sequences and answers through their sinks.
@@ -58,6 +61,7 @@ impl Generator for EngineHandle {
             cache_dtype: config.dtype_name(),
             enable_prefix_caching: config.enable_prefix_caching,
             num_speculative_tokens: config.num_speculative_tokens,
+            ceilings: self.ceilings(),
         }
     }
 

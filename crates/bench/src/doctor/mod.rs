@@ -25,6 +25,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use clap::Args;
 
+use crate::output::say;
 use crate::quantity::parse_duration;
 use crate::serve::block_on;
 use report::Report;
@@ -55,17 +56,12 @@ pub struct DoctorArgs {
 }
 
 /// Examines a server and prints what was found; an error if anything was wrong.
-#[expect(clippy::print_stdout, reason = "the findings are what it is for")]
 pub fn run(args: &DoctorArgs) -> Result<()> {
     let report = block_on(async {
         let subject = Subject::connect(args).await?;
         Ok(examine(&subject).await)
     })?;
-    if args.json {
-        println!("{}", report.json());
-    } else {
-        print!("{}", report.table());
-    }
+    say(&if args.json { format!("{}\n", report.json()) } else { report.table() })?;
     match report.num_wrong() {
         0 => Ok(()),
         wrong => bail!("{wrong} of {} checks found something wrong", report.num_checks()),

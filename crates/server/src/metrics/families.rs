@@ -3,6 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use engine::ceilings::Ceilings;
 use engine::{EngineStats, MAX_DRAFT_PLACES, STEP_TOKEN_BOUNDS};
 
 use super::histogram::{Buckets, Histogram};
@@ -227,6 +228,38 @@ const LABELLED: &[(Head, Several)] = &[
             }
         },
     ),
+    (
+        (
+            "counter",
+            "vllm:estimated_read_bytes_per_gpu_total",
+            "Memory that steps read at least, weights and cache (with --enable-mfu-metrics).",
+        ),
+        |model, samples| model.measured(samples, |_, stats| stats.read_kib as f64 * 1024.0),
+    ),
+    (
+        (
+            "counter",
+            "vllm:estimated_flops_per_gpu_total",
+            "Multiplications and additions of steps (with --enable-mfu-metrics).",
+        ),
+        |model, samples| model.measured(samples, |_, stats| stats.megaflops as f64 * 1e6),
+    ),
+    (
+        (
+            "gauge",
+            "sconce:device_bytes_per_second",
+            "What the device's memory can give, as measured at the start (with --enable-mfu-metrics).",
+        ),
+        |model, samples| model.measured(samples, |ceilings, _| ceilings.bytes_per_second),
+    ),
+    (
+        (
+            "gauge",
+            "sconce:device_flops_per_second",
+            "What the device can compute, as measured at the start (with --enable-mfu-metrics).",
+        ),
+        |model, samples| model.measured(samples, |ceilings, _| ceilings.flops_per_second),
+    ),
 ];
 
 type Pick = fn(&Metrics) -> &Histogram;
@@ -285,6 +318,13 @@ impl<'a> Reading<'a> {
 
     fn stats(&self) -> &EngineStats {
         &self.load.stats
+    }
+
+    /// A number there is only if the device was measured.
+    fn measured(&self, samples: &mut Samples<'_>, value: fn(&Ceilings, &EngineStats) -> f64) {
+        if let Some(ceilings) = &self.load.ceilings {
+            samples.add(&self.labels, value(ceilings, self.stats()));
+        }
     }
 
     fn and(&self, label: &str, value: impl std::fmt::Display) -> String {
