@@ -62,7 +62,7 @@ impl ServedModel {
         fields: &ToolFields,
         trust_template: bool,
     ) -> Result<(String, Tools), ApiError> {
-        let tools = fields.tools()?;
+        let tools = fields.tools(self.text().templates().call_rules())?;
         let kwargs = conversation.chat_template_kwargs.get_or_insert_default();
         fields.add_effort(self.text().templates(), kwargs)?;
         let shown = (!tools.definitions.is_empty()).then(|| tools.definitions.clone());
@@ -188,6 +188,12 @@ fn chat_input(conversation: Conversation, trust_template: bool) -> Result<ChatIn
         let message = "'continue_final_message' and 'add_generation_prompt' cannot both be true.";
         return Err(ApiError::invalid("continue_final_message", message));
     }
+    let kwargs = conversation.chat_template_kwargs.unwrap_or_default();
+    if let Some(name) = ChatInput::RESERVED.into_iter().find(|name| kwargs.contains_key(*name)) {
+        let path = format!("chat_template_kwargs.{name}");
+        let message = format!("'{path}' is not allowed: '{name}' is a field of the request.");
+        return Err(ApiError::invalid(path, message));
+    }
     let messages = messages.into_iter().enumerate();
     let messages = messages
         .map(|(index, message)| message.template_value(&format!("messages[{index}]")))
@@ -197,7 +203,7 @@ fn chat_input(conversation: Conversation, trust_template: bool) -> Result<ChatIn
         add_generation_prompt: conversation.add_generation_prompt.unwrap_or(!continue_final),
         continue_final_message: continue_final,
         chat_template: conversation.chat_template,
-        kwargs: conversation.chat_template_kwargs.unwrap_or_default(),
+        kwargs,
         ..ChatInput::new(messages)
     })
 }

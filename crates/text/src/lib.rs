@@ -23,7 +23,7 @@ mod text_model;
 mod token_table;
 mod tokenizer;
 
-pub use chat_template::{ChatInput, ChatTemplates};
+pub use chat_template::{CallRules, ChatInput, ChatTemplates, short_call_id};
 pub use detokenizer::Detokenizer;
 pub use error::TextError;
 pub use generation_config::GenerationConfig;

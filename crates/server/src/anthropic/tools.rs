@@ -113,8 +113,8 @@ impl ToolChoice {
         }
     }
 
-    /// Whether several calls may come.
-    pub(crate) fn parallel(&self) -> bool {
-        self.disable_parallel_tool_use != Some(true)
+    /// Whether several calls may come, if it says so.
+    pub(crate) fn parallel(&self) -> Option<bool> {
+        self.disable_parallel_tool_use.map(|disabled| !disabled)
     }
 }

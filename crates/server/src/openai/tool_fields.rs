@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use text::{Calls, ChatTemplates};
+use text::{CallRules, Calls, ChatTemplates};
 
 use crate::error::ApiError;
 
@@ -19,7 +19,8 @@ pub(crate) struct ToolFields {
     tools: Option<Vec<Value>>,
     /// `none`, `auto`, `required`, one function, or `allowed_tools`.
     tool_choice: Option<Value>,
-    /// If false, at most one call comes.
+    /// If false, at most one call comes; so it is by default where the model's template has room for
+    /// one only.
     parallel_tool_calls: Option<bool>,
     /// For templates that ask for it; `none` turns thinking off.
     reasoning_effort: Option<Effort>,
@@ -54,11 +55,13 @@ pub(crate) struct Tools {
     pub(crate) strict: bool,
     /// Whether there may be several.
     pub(crate) parallel: bool,
+    /// Whether the template takes short ids of calls only.
+    pub(crate) short_ids: bool,
 }
 
 impl ToolFields {
-    /// Checks every definition and the choice among them.
-    pub(crate) fn tools(&self) -> Result<Tools, ApiError> {
+    /// Checks every definition and the choice among them. `rules` are those of the model's template.
+    pub(crate) fn tools(&self, rules: CallRules) -> Result<Tools, ApiError> {
         let definitions = self.tools.clone().unwrap_or_default();
         if definitions.len() > MAX_TOOLS {
             let message =
@@ -78,7 +81,8 @@ impl ToolFields {
             definitions,
             forced: false,
             strict: false,
-            parallel: self.parallel_tool_calls != Some(false),
+            parallel: self.parallel_tool_calls.unwrap_or(!rules.single),
+            short_ids: rules.short_ids,
         };
         match &self.tool_choice {
             None | Some(Value::Null) => {}

@@ -108,6 +108,7 @@ pub(crate) fn job(
         in_reasoning: format.reasoning.is_some_and(|reasoning| reasoning.is_open_in(&text)),
         shows_reasoning: request.tools.shows_reasoning(),
         parallel: tools.parallel,
+        short_ids: tools.short_ids,
         is_plain,
     };
     Ok(Job {

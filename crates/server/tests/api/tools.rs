@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::fake::{Fake, chat, post, tool_app};
+use crate::fake::{Fake, chat, post, template_app, tool_app};
 
 const CHAT: &str = "/v1/chat/completions";
 const ANSWER: &str = "<think>\nWho?\n</think>\n\nI look.\n<tool_call>\n\
@@ -120,6 +120,84 @@ async fn without_parallel_calls_the_answer_ends_with_the_first() {
     let (app, fake) = tool_app(Fake::answering(ANSWER));
     post(&app, CHAT, &asking(&json!({"parallel_tool_calls": false}))).await;
     assert_eq!(fake.aborted.lock().unwrap().len(), 1, "nothing more is generated");
+}
+
+/// A template as Llama 3's and Mistral's are: it has room for one call, whose id has nine letters.
+const PICKY: &str = "{% for m in messages %}{% set calls = m.tool_calls or [] %}\
+    {% if calls | length > 1 %}{{ raise_exception('one call at once') }}{% endif %}\
+    {% for c in calls %}{% if c.id | length != 9 %}{{ raise_exception('odd id') }}{% endif %}\
+    {{ c.id }}{{ c.function | tojson }}{% endfor %}{{ m.tool_call_id }}{{ m.content }}{% endfor %}";
+
+/// What is given as a call is taken as a call that was made.
+#[tokio::test]
+async fn a_call_has_an_id_that_the_template_takes_back() {
+    for template in ["{% for m in messages %}{{ m.content }}{{ m.tool_calls }}{% endfor %}", PICKY]
+    {
+        let (app, fake) = template_app(Fake::answering(ANSWER), template);
+        let message =
+            post(&app, CHAT, &asking(&json!({}))).await.json()["choices"][0]["message"].take();
+        let id = message["tool_calls"][0]["id"].as_str().unwrap();
+        assert_eq!(id.starts_with("call_"), template != PICKY, "{id}");
+        // Another server's calls have other ids.
+        for id in [id, "call_abcdefghijklmnopqrstuvwx", "0"] {
+            let mut message = message.clone();
+            message["tool_calls"] = json!([message["tool_calls"][0]]);
+            message["tool_calls"][0]["id"] = json!(id);
+            let result = json!({"role": "tool", "tool_call_id": id, "content": "blue"});
+            let user = json!({"role": "user", "content": "x"});
+            let reply =
+                post(&app, CHAT, &asking(&json!({"messages": [user, message, result]}))).await;
+            assert_eq!(reply.status, 200, "{}", reply.text);
+            let prompt: Vec<u8> = fake.last().prompt.iter().map(|&id| id as u8).collect();
+            let prompt = String::from_utf8(prompt).unwrap();
+            if template == PICKY {
+                // Behind the user's x.
+                assert_eq!(prompt.matches(&prompt[1..10]).count(), 2, "call and result: {prompt}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_template_with_room_for_one_call_gets_no_more() {
+    for (template, extra, count) in [
+        (PICKY, json!({}), 1),
+        (PICKY, json!({"parallel_tool_calls": true}), 2),
+        (PICKY, json!({"tool_choice": "required"}), 1),
+        ("{{ messages[0].content }}", json!({}), 2),
+    ] {
+        let calls = &ANSWER[ANSWER.find("<tool_call>").unwrap()..];
+        let (app, _) = template_app(Fake::answering(calls), template);
+        let choice = post(&app, CHAT, &asking(&extra)).await.json()["choices"][0].take();
+        let calls = choice["message"]["tool_calls"].as_array().unwrap();
+        assert_eq!(
+            (calls.len(), &choice["finish_reason"]),
+            (count, &json!("tool_calls")),
+            "{extra}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn only_allowed_tools_are_seen_and_called() {
+    let calling = |name: &str| {
+        format!("<tool_call>\n{{\"name\": \"{name}\", \"arguments\": {{}}}}\n</tool_call>")
+    };
+    for (mode, is_forced) in [("auto", false), ("required", true)] {
+        let now = json!({"type": "function", "function": {"name": "now"}});
+        let allowed = json!({"mode": mode, "tools": [now]});
+        let extra = json!({"tool_choice": {"type": "allowed_tools", "allowed_tools": allowed}});
+        let template = "{% for t in tools %}({{ t.function.name }}){% endfor %}";
+        let (app, fake) = template_app(Fake::answering(&calling("now")), template);
+        let choice = post(&app, CHAT, &asking(&extra)).await.json()["choices"][0].take();
+        assert_eq!(choice["message"]["tool_calls"][0]["function"]["name"], "now");
+        assert_eq!(fake.last().prompt, "(now)".bytes().map(u32::from).collect::<Vec<_>>());
+        assert_eq!(fake.last().constrained, is_forced, "{mode}");
+        let (app, _) = template_app(Fake::answering(&calling("sky")), template);
+        let choice = post(&app, CHAT, &asking(&extra)).await.json()["choices"][0].take();
+        let called = &choice["message"]["tool_calls"][0]["function"]["name"];
+        assert_eq!(called == "now", is_forced, "{mode}: {choice}");
+    }
 }
 
 #[tokio::test]

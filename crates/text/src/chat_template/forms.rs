@@ -8,6 +8,13 @@ use crate::TextError;
 /// The roles whose content is tried; another's is read as a system message's.
 const ROLES: [&str; 4] = ["system", "user", "assistant", "tool"];
 
+/// What the arguments of a call that is tried begin with.
+const CALL_PROBE: &str = "call-probe";
+/// An id that every template takes.
+const SHORT_ID: &str = "a1b2c3d4e";
+/// Ids that not every template takes.
+const LONG_AND_SHORTER: [&str; 2] = ["call_0123456789", "1"];
+
 /// Which forms of `content` a template shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ContentForm {
@@ -51,23 +58,49 @@ impl CallForm {
         Self { objects: false, absent: Absent::Null },
     ];
 
-    /// An assistant's message with one call.
-    fn probe(self) -> Value {
-        let arguments = if self.objects {
-            json!({"x": "call-probe"})
-        } else {
-            json!("{\"x\": \"call-probe\"}")
-        };
-        let mut message = json!({"role": "assistant", "tool_calls": [{
-            "id": "a1b2c3d4e", "type": "function", "function": {"name": "f", "arguments": arguments},
-        }]});
+    /// A user's message, and an assistant's with one call.
+    fn probe(self) -> Vec<Value> {
+        self.probe_with(&[SHORT_ID])
+    }
+
+    /// The same with a call for each id, whose argument is [`CALL_PROBE`] and the call's number.
+    fn probe_with(self, ids: &[&str]) -> Vec<Value> {
+        let calls = ids.iter().enumerate().map(|(number, id)| {
+            let arguments = json!({"x": format!("{CALL_PROBE}{number}")});
+            let arguments = if self.objects { arguments } else { json!(arguments.to_string()) };
+            let function = json!({"name": "f", "arguments": arguments});
+            json!({"id": id, "type": "function", "function": function})
+        });
+        let mut message = json!({"role": "assistant", "tool_calls": calls.collect::<Vec<_>>()});
         match self.absent {
             Absent::Missing => {}
             Absent::Empty => message["content"] = json!(""),
             Absent::Null => message["content"] = Value::Null,
         }
-        message
+        vec![json!({"role": "user", "content": "a"}), message]
     }
+
+    /// Whether the template shows calls of these ids, with their results behind them.
+    fn shows(self, ids: &[&str], render: impl Fn(Vec<Value>) -> Option<String>) -> bool {
+        let mut messages = self.probe_with(ids);
+        messages.extend(ids.iter().map(|id| result("b", id)));
+        let text = render(messages).unwrap_or_default();
+        (0..ids.len()).all(|number| text.contains(&format!("{CALL_PROBE}{number}")))
+    }
+}
+
+/// A tool's message.
+fn result(content: impl Into<Value>, id: &str) -> Value {
+    json!({"role": "tool", "name": "f", "tool_call_id": id, "content": content.into()})
+}
+
+/// What a template wants of calls beyond their form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CallRules {
+    /// Ids must be as [`short_call_id`](super::short_call_id) makes them: Mistral's.
+    pub short_ids: bool,
+    /// A message has room for one call only: Llama 3's.
+    pub single: bool,
 }
 
 /// The forms that one template reads.
@@ -75,11 +108,13 @@ impl CallForm {
 pub(super) struct Forms {
     pub(super) content: [ContentForm; ROLES.len()],
     pub(super) calls: CallForm,
+    pub(super) rules: CallRules,
 }
 
 impl Default for Forms {
     fn default() -> Self {
-        Self { content: Default::default(), calls: CallForm::ALL[0] }
+        let (content, rules) = Default::default();
+        Self { content, calls: CallForm::ALL[0], rules }
     }
 }
 
@@ -95,7 +130,8 @@ impl Forms {
             render(&ChatInput { tools, ..ChatInput::new(messages) }).ok()
         };
         let calls = call_form(render);
-        Self { content: ROLES.map(|role| content_form(role, calls, render)), calls }
+        let content = ROLES.map(|role| content_form(role, calls, render));
+        Self { content, calls, rules: call_rules(calls, render) }
     }
 
     /// Which forms of content it shows in a message of this role.
@@ -109,16 +145,27 @@ impl Forms {
 fn call_form(render: impl Fn(Vec<Value>) -> Option<String>) -> CallForm {
     let mut rendered = None;
     for form in CallForm::ALL {
-        let answer =
-            json!({"role": "tool", "name": "f", "tool_call_id": "a1b2c3d4e", "content": "b"});
-        let user = json!({"role": "user", "content": "a"});
-        let Some(text) = render(vec![user, form.probe(), answer]) else { continue };
-        if text.contains("call-probe") {
+        let mut messages = form.probe();
+        messages.push(result("b", SHORT_ID));
+        let Some(text) = render(messages) else { continue };
+        if text.contains(CALL_PROBE) {
             return form;
         }
         rendered = rendered.or(Some(form));
     }
     rendered.unwrap_or(CallForm::ALL[0])
+}
+
+/// What the template refuses or leaves out, of calls that it shows otherwise.
+fn call_rules(form: CallForm, render: impl Fn(Vec<Value>) -> Option<String>) -> CallRules {
+    let shows = |ids: &[&str]| form.shows(ids, &render);
+    if !shows(&[SHORT_ID]) {
+        return CallRules::default();
+    }
+    CallRules {
+        short_ids: LONG_AND_SHORTER.iter().any(|id| !shows(&[id])),
+        single: !shows(&[SHORT_ID, "f5g6h7i8j"]),
+    }
 }
 
 /// A list counts as shown when both its texts appear and its structure does not: a template that
@@ -135,10 +182,9 @@ fn content_form(
             "user" => vec![message],
             "assistant" => vec![user, message],
             "tool" => {
-                let mut answer = message;
-                answer["name"] = json!("f");
-                answer["tool_call_id"] = json!("a1b2c3d4e");
-                vec![user, calls.probe(), answer]
+                let mut messages = calls.probe();
+                messages.push(result(message["content"].clone(), SHORT_ID));
+                messages
             }
             _ => vec![message, user],
         })

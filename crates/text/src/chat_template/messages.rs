@@ -9,6 +9,9 @@ use crate::TextError;
 /// Names a message's reasoning goes by; the first is the one that most templates read.
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
+/// Letters and digits of an id of a call in the form that Mistral's templates ask for.
+const SHORT_ID_LEN: usize = 9;
+
 /// Brings OpenAI messages into the form that templates are written for.
 pub(super) fn prepare(messages: &mut [Value], forms: &Forms) -> Result<(), TextError> {
     for (index, message) in messages.iter_mut().enumerate() {
@@ -19,6 +22,9 @@ pub(super) fn prepare(messages: &mut [Value], forms: &Forms) -> Result<(), TextE
         message.retain(|_, value| !value.is_null());
         alias_reasoning(message);
         fit_calls(message, forms.calls);
+        if forms.rules.short_ids {
+            fit_ids(message);
+        }
         let role = message.get("role").and_then(Value::as_str);
         let form = forms.content_of(role);
         if let Some(content) = message.get_mut("content") {
@@ -61,6 +67,38 @@ fn fit_calls(message: &mut Map<String, Value>, form: CallForm) {
     }
 }
 
+/// Ids that others gave, or another model, in the form that the template takes: a call's as its
+/// result's.
+fn fit_ids(message: &mut Map<String, Value>) {
+    let fit = |id: &mut Value| match id.as_str() {
+        Some(text) if !is_short_id(text) => *id = json!(short_call_id(fnv_1a(text))),
+        _ => {}
+    };
+    message.get_mut("tool_call_id").into_iter().for_each(fit);
+    let calls = message.get_mut("tool_calls").and_then(Value::as_array_mut);
+    calls.into_iter().flatten().filter_map(|call| call.get_mut("id")).for_each(fit);
+}
+
+/// An id of a call that every template takes: nine letters and digits, the same for the same number.
+pub fn short_call_id(mut number: u64) -> String {
+    let mut digit = || {
+        let digit = (number % 36) as u32;
+        number /= 36;
+        char::from_digit(digit, 36).expect("below the base")
+    };
+    std::iter::repeat_with(&mut digit).take(SHORT_ID_LEN).collect()
+}
+
+fn is_short_id(id: &str) -> bool {
+    id.len() == SHORT_ID_LEN && id.bytes().all(|byte| byte.is_ascii_alphanumeric())
+}
+
+/// The hash of Fowler, Noll and Vo, 64 bits, variant 1a.
+fn fnv_1a(text: &str) -> u64 {
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, step)
+}
+
 fn parse_arguments(arguments: &mut Value) {
     let Some(text) = arguments.as_str() else { return };
     let parsed = if text.is_empty() { Ok(json!({})) } else { serde_json::from_str(text) };
@@ -99,6 +137,7 @@ fn invalid(message: String) -> TextError {
 
 #[cfg(test)]
 mod tests {
+    use super::super::forms::CallRules;
     use super::*;
 
     fn prepared(message: Value, forms: Forms) -> Value {
@@ -157,6 +196,27 @@ mod tests {
         assert_eq!(prepared(message.clone(), only_parts), message);
         let wrapped = prepared(json!({"content": "a"}), only_parts);
         assert_eq!(wrapped["content"], json!([{"type": "text", "text": "a"}]));
+    }
+
+    #[test]
+    fn ids_are_cut_to_size_where_the_template_wants_it() {
+        let rules = CallRules { short_ids: true, single: false };
+        let short = Forms { rules, ..Forms::default() };
+        let call = |id: &str| {
+            let message = json!({"role": "assistant", "tool_calls": [{"id": id}]});
+            prepared(message, short)["tool_calls"][0]["id"].clone()
+        };
+        let result = |id: &str| {
+            prepared(json!({"role": "tool", "tool_call_id": id}), short)["tool_call_id"].clone()
+        };
+        assert_eq!(call("a1b2c3d4e"), "a1b2c3d4e", "as the template wants it");
+        for id in ["call_1", "call_2", "functions.f:0", "ä", "a1b2c3d4_"] {
+            assert!(is_short_id(call(id).as_str().unwrap()), "{id}");
+            assert_eq!(call(id), result(id), "{id}");
+        }
+        assert_ne!(call("call_1"), call("call_2"));
+        let other = json!({"role": "tool", "tool_call_id": "call_1", "content": "b"});
+        assert_eq!(prepared(other.clone(), Forms::default()), other);
     }
 
     #[test]

@@ -20,12 +20,10 @@ use std::collections::BTreeMap;
 use jiff::civil::DateTime;
 use serde_json::{Map, Value};
 
+pub use self::forms::CallRules;
+pub use self::messages::short_call_id;
 use self::template::Template;
 use crate::{SpecialTokens, TextError, TextFiles};
-
-/// Names that a template gets from the request itself, closed to `chat_template_kwargs`.
-const RESERVED: [&str; 5] =
-    ["messages", "tools", "documents", "add_generation_prompt", "continue_final_message"];
 
 /// What a chat request asks to have rendered.
 #[derive(Debug, Clone)]
@@ -51,6 +49,10 @@ pub struct ChatInput {
 }
 
 impl ChatInput {
+    /// Names that a template gets from the request itself, closed to `kwargs`.
+    pub const RESERVED: [&str; 5] =
+        ["messages", "tools", "documents", "add_generation_prompt", "continue_final_message"];
+
     /// `messages` with every option at its default.
     pub fn new(messages: Vec<Value>) -> Self {
         Self {
@@ -100,6 +102,12 @@ impl ChatTemplates {
         self.templates.values().any(|template| template.source().contains(word))
     }
 
+    /// What the template for requests with tools wants of calls.
+    pub fn call_rules(&self) -> CallRules {
+        let template = self.templates.get("tool_use").or_else(|| self.templates.get("default"));
+        template.map(|template| template.forms().rules).unwrap_or_default()
+    }
+
     /// The text of all of them.
     pub(crate) fn text(&self) -> String {
         self.templates.values().map(Template::source).collect()
@@ -110,7 +118,9 @@ impl ChatTemplates {
         if input.messages.is_empty() {
             return Err(TextError::InvalidMessages("messages must not be empty".to_owned()));
         }
-        if let Some(name) = RESERVED.into_iter().find(|name| input.kwargs.contains_key(*name)) {
+        if let Some(name) =
+            ChatInput::RESERVED.into_iter().find(|name| input.kwargs.contains_key(*name))
+        {
             return Err(TextError::InvalidMessages(format!(
                 "chat_template_kwargs.{name} is not allowed: {name} is a field of the request"
             )));

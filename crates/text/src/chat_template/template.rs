@@ -45,7 +45,6 @@ impl Template {
         &self.source
     }
 
-    #[cfg(test)]
     pub(super) fn forms(&self) -> Forms {
         self.forms
     }
