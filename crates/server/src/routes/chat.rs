@@ -135,7 +135,10 @@ fn budget(model: &ServedModel, limit: usize) -> Result<ThinkingBudget, ApiError>
     match ClosingTag::new(format, model.text().tokenizer()) {
         Ok(Some(closing)) => Ok(ThinkingBudget::new(limit, closing)),
         _ => {
-            refuse(&format!("whose reasoning in the format {} has no tag to end it", format.name()))
+            let name = format.name();
+            refuse(&format!(
+                "whose tokenizer does not bring back the tag that ends it in the format {name}"
+            ))
         }
     }
 }

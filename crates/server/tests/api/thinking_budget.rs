@@ -113,6 +113,51 @@ async fn a_call_that_must_come_comes_behind_it() {
     }
 }
 
+/// Harmony's thoughts are messages, each with its end; the budget is one for all of them.
+#[tokio::test]
+async fn thoughts_that_are_messages_end_as_such() {
+    let thought = |text: &str| format!("<|channel|>analysis<|message|>{text}");
+    let next = "<|start|>assistant";
+    let reply = format!("{next}<|channel|>final<|message|>Yes.");
+    let call =
+        format!("{next}<|channel|>commentary to=functions.now <|constrain|>json<|message|>{{}}");
+    let tools = json!([{"type": "function", "function": {"name": "now"}}]);
+    let json = json!({"response_format": {"type": "json_object"}});
+    let object = format!("{next}<|channel|>final<|message|>{{}}");
+    for (wanted, budget, extra, reasoning, content, num_calls) in [
+        (thought("abc") + &reply, 3, json!({}), "abc", "Yes.", 0),
+        (thought("") + &reply, 0, json!({}), "", "Yes.", 0),
+        (thought("ab<|end|>") + next + &thought("c") + &reply, 9, json!({}), "abc", "Yes.", 0),
+        (thought("ab<|end|>") + &reply, 9, json!({}), "ab", "Yes.", 0),
+        (thought("ab<|end|>") + &reply, 5, json!({}), "ab", "Yes.", 0),
+        (thought("abc") + &call, 3, json!({"tools": tools}), "abc", "", 1),
+        (
+            thought("abc") + &call,
+            3,
+            json!({"tools": tools, "tool_choice": "required"}),
+            "abc",
+            "",
+            1,
+        ),
+        (thought("abc") + &object, 3, json, "abc", "{}", 0),
+    ] {
+        let mut extra = extra;
+        extra["thinking_token_budget"] = json!(budget);
+        let (app, _) = format_app(Fake::answering(&wanted), "<|channel|> <|message|>");
+        let reply = post(&app, CHAT, &chat(&extra)).await;
+        assert_eq!(reply.status, 200, "{}", reply.text);
+        let message = reply.json()["choices"][0]["message"].take();
+        let text = |field: &str| message[field].as_str().unwrap_or_default().to_owned();
+        assert_eq!(
+            (text("reasoning").as_str(), text("content").as_str()),
+            (reasoning, content),
+            "{wanted}"
+        );
+        let calls = message["tool_calls"].as_array().map_or(0, Vec::len);
+        assert_eq!(calls, num_calls, "{wanted} {message}");
+    }
+}
+
 #[tokio::test]
 async fn it_is_refused_where_it_means_nothing() {
     let refused = async |app: &server::App, path: &str, body: Value, says: &str| {
@@ -125,8 +170,6 @@ async fn it_is_refused_where_it_means_nothing() {
     let body = |budget: Value| chat(&json!({"thinking_token_budget": budget}));
     let (plain, _) = app(Fake::answering("x"));
     refused(&plain, CHAT, body(json!(5)), "not told from its answers").await;
-    let (harmony, _) = format_app(Fake::answering("x"), "<|channel|> <|message|>");
-    refused(&harmony, CHAT, body(json!(5)), "openai_gptoss").await;
     let (thinks, _) = tool_app(Fake::answering("x"));
     refused(&thinks, CHAT, body(json!(-1)), "must be").await;
     refused(&thinks, CHAT, body(json!("5")), "expected an integer").await;

@@ -3,7 +3,8 @@
 use super::ReasoningFormat;
 use crate::{TextError, Tokenizer};
 
-/// A closing tag's tokens, whole and from where it has begun.
+/// A closing tag's tokens, whole and from where it has begun. Harmony's is the end of the message
+/// that the reasoning is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClosingTag {
     tag: &'static str,
@@ -13,16 +14,12 @@ pub struct ClosingTag {
 }
 
 impl ClosingTag {
-    /// `None` if the format has no such tag: in Harmony a message ends, and the next one may be
-    /// reasoning again; or if the tokenizer does not bring the tag back as it is.
+    /// `None` if the tokenizer does not bring the tag back as it is.
     ///
     /// # Errors
     /// The tokenizer's.
     pub fn new(format: ReasoningFormat, tokenizer: &Tokenizer) -> Result<Option<Self>, TextError> {
         let tag = format.0.ends[0];
-        if format.0.is_harmony {
-            return Ok(None);
-        }
         if let Some(id) = tokenizer.token_id(tag) {
             return Ok(Some(Self { tag, whole: vec![id], rests: Vec::new() }));
         }

@@ -79,6 +79,11 @@ impl Harmony {
         self.reasoning && matches!(self.at, At::Reasoning)
     }
 
+    /// The beginning of what may end a message.
+    pub(super) fn held(&self) -> &str {
+        if matches!(self.at, At::Header) { "" } else { &self.held }
+    }
+
     pub(super) fn finish(&mut self, out: &mut Parts) {
         let cut = matches!(self.at, At::Header) && TOKENS.iter().any(|t| self.held.contains(t));
         if cut {

@@ -168,7 +168,7 @@ impl OutputParser {
     pub fn held(&self) -> &str {
         match &self.grammar {
             Grammar::Blocks(blocks) => blocks.held(),
-            Grammar::Harmony(_) => "",
+            Grammar::Harmony(harmony) => harmony.held(),
         }
     }
 
