@@ -192,7 +192,12 @@ impl GrammarCompiler {
         }
         let matcher = llguidance::Matcher::new(parser);
         if let Some(error) = matcher.get_error() {
-            return Err(GrammarError(one_line(&error)));
+            let is_client_text = matches!(grammar, Grammar::Lark(_));
+            return Err(GrammarError(if is_client_text {
+                one_line(&error)
+            } else {
+                reason(&error)
+            }));
         }
         // A grammar may parse and still have no beginning.
         let first = matcher.deep_clone().compute_mask_or_eos();
@@ -273,6 +278,19 @@ impl Matcher {
         ids.truncate(max);
         ids
     }
+}
+
+/// What an error says, without the place in rules that nobody but us has seen.
+fn reason(text: &str) -> String {
+    let is_shown = |line: &str| {
+        let (number, bar) = line.trim_start().split_once(' ').unwrap_or_default();
+        !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()) && bar.starts_with('|')
+    };
+    let said: Vec<&str> = text.lines().take_while(|line| !is_shown(line)).collect();
+    let said = one_line(&said.join("\n"));
+    let placed = said.split_once("): ").filter(|(place, _)| place.starts_with("at "));
+    let said = placed.map_or(said.as_str(), |(_, said)| said);
+    said.trim_start_matches("failed to compile JSON schema: ").to_owned()
 }
 
 /// llguidance's errors draw pictures and append its state.

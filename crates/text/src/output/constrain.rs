@@ -104,7 +104,9 @@ impl ToolFormat {
         tokenizer: &Tokenizer,
         tools: &'a [Value],
     ) -> Result<Writer<'a>, GrammarError> {
-        let Some(written) = Written::ALL.iter().find(|written| written.name == self.name()) else {
+        let fits = |token: &str| token.is_empty() || tokenizer.token_id(token).is_some();
+        let is_ours = |written: &&Written| written.name == self.name() && fits(written.token);
+        let Some(written) = Written::ALL.iter().find(is_ours) else {
             let name = self.name();
             return Err(GrammarError::new(format!("calls in the format {name} are out of reach")));
         };

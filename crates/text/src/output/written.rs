@@ -10,6 +10,8 @@ use super::spelled::Spelling;
 pub(super) struct Written {
     /// The format's usual name.
     pub(super) name: &'static str,
+    /// A token that the vocabulary must have, of two rows with the same name.
+    pub(super) token: &'static str,
     /// What tells calls from text wherever it stands: the first that is written. None: calls are
     /// told from text at the start of the output only.
     pub(super) trigger: &'static str,
@@ -51,6 +53,7 @@ impl Written {
     /// Defaults for the rows: arrays of objects.
     const ARRAY: Self = Self {
         name: "",
+        token: "",
         trigger: "",
         begin: "[",
         head: "{\"name\": \"{name}\", \"arguments\": ",
@@ -115,6 +118,15 @@ impl Written {
             tail: "<|tool_call_end|>",
             between: "",
             end: "<|tool_calls_section_end|>",
+            ..Self::EACH
+        },
+        Self {
+            name: "mistral",
+            token: "[ARGS]",
+            trigger: "[TOOL_CALLS]",
+            head: "[TOOL_CALLS]{name}[ARGS]",
+            tail: "",
+            between: "",
             ..Self::EACH
         },
         Self { name: "mistral", trigger: "[TOOL_CALLS]", begin: "[TOOL_CALLS][", ..Self::ARRAY },

@@ -149,6 +149,28 @@ fn every_format_is_read_back() {
     }
 }
 
+/// Mistral's tokenizers have a token for it since they write calls so.
+#[test]
+fn mistral_writes_calls_as_its_tokenizer_does() {
+    let format = OutputFormat { reasoning: None, tools: ToolFormat::from_name("mistral") };
+    let array = "[TOOL_CALLS][{\"name\": \"second\", \"arguments\": {}}]";
+    let headed = "[TOOL_CALLS]second[ARGS]{}";
+    for (special, text, other) in [(false, array, headed), (true, headed, array)] {
+        let tokenizer = tokenizer(&format, special);
+        let compiler = GrammarCompiler::new(&tokenizer, &[eos(&tokenizer)]);
+        let several = text.to_owned() + text;
+        for calls in [Calls::One, Calls::Some, Calls::AmongText] {
+            let grammar = format.tools.unwrap().grammar(&tokenizer, &tools(), calls).unwrap();
+            let accepts = |text: &str| accepts_with(&tokenizer, &compiler, &grammar, text);
+            assert!(accepts(text) && !accepts(other), "{calls:?} {text}");
+            assert_eq!(
+                accepts(&several),
+                special && calls != Calls::One || calls == Calls::AmongText
+            );
+        }
+    }
+}
+
 /// Whether calls are told from text wherever they stand.
 fn has_trigger(format: ToolFormat) -> bool {
     !["openai", "llama3_json", "llama4_pythonic", "xlam"].contains(&format.name())
@@ -276,6 +298,11 @@ fn what_a_format_cannot_write_is_refused_by_name() {
     ] {
         let error = refusal(format, &parameters);
         assert!(error.contains(says), "{format}: {error:?} does not say {says:?}");
+    }
+    // Of the rules around it nothing is told.
+    for format in ["hermes", "qwen3_coder"] {
+        let unknown = of(json!({"type": "array", "items": {"type": "colour"}}));
+        assert_eq!(refusal(format, &unknown), "Invalid type: colour", "{format}");
     }
 }
 
