@@ -58,6 +58,8 @@ pub(super) fn all() -> Vec<Fixture> {
     all.extend(literals());
     all.extend(marked_literals());
     all.extend(harmony());
+    all.extend(spaced());
+    all.extend(headed_oddly());
     all
 }
 
@@ -718,6 +720,123 @@ fn harmony() -> Vec<Fixture> {
             GPT,
             "Hm.<|end|><|start|>assistant<|channel|>final<|message|>Ok",
             [think("Hm."), say("Ok")],
+        ),
+    ]
+}
+
+/// White space where no template has it: what models write all the same.
+fn spaced() -> Vec<Fixture> {
+    vec![
+        fixture(
+            ("", "glm45"),
+            "Sure. <tool_call>get_weather\n    <arg_key>city</arg_key>\n    <arg_value>Dallas</arg_value>\n    \
+             <arg_key>days</arg_key>\n    <arg_value>3</arg_value>\n    </tool_call>\n    <tool_call>get_time\n</tool_call>",
+            [
+                say("Sure."),
+                call("get_weather", "{\"city\": \"Dallas\", \"days\": 3}"),
+                call("get_time", "{}"),
+            ],
+        ),
+        fixture(
+            ("", "kimi_k2"),
+            "A. <|tool_calls_section_begin|><|tool_call_begin|>functions.get_weather:0 <|tool_call_argument_begin|>\
+             {\n  \"city\": \"<div>\"\n} <|tool_call_end|> <|tool_call_begin|>functions.get_time:1\n<|tool_call_argument_begin|>{}\
+             <|tool_call_end|><|tool_calls_section_end|>",
+            [
+                say("A."),
+                call_id("functions.get_weather:0", "get_weather", "{\n  \"city\": \"<div>\"\n}"),
+                call_id("functions.get_time:1", "get_time", "{}"),
+            ],
+        ),
+        fixture(
+            ("", "mistral"),
+            "hi{hi[TOOL_CALLS]  [ {\"name\":\"f\" , \"arguments\" : {\"a\": 3} } ]\nand more",
+            [say("hi{hi"), call("f", "{\"a\": 3}"), say("and more")],
+        ),
+        fixture(
+            ("", "mistral"),
+            "[TOOL_CALLS] [{\"arguments\":{\"name\": \"Ann\"}, \"name\": \"get_age\"}]",
+            [call("get_age", "{\"name\": \"Ann\"}")],
+        ),
+        fixture(
+            ("", "llama3_json"),
+            "{\"name\": \"get_weather\", \"parameters\": {\"city\": \"{a} [b]\"}}\n{\"name\": \"get_time\", \"parameters\": {}} ; \
+             {\"name\": \"get_time\", \"parameters\": {}} I used {get_time}.",
+            [
+                call("get_weather", "{\"city\": \"{a} [b]\"}"),
+                call("get_time", "{}"),
+                call("get_time", "{}"),
+                say("I used {get_time}."),
+            ],
+        ),
+        fixture(
+            ("", "phi4_mini_json"),
+            "Let me see.\nfunctools[\n  {\"name\": \"get_weather\", \"arguments\": {\"city\": \"C:\\\\U\"}},\n  \
+             {\"name\": \"get_time\", \"arguments\": {}}\n]\nMore?",
+            [
+                say("Let me see."),
+                call("get_weather", "{\"city\": \"C:\\\\U\"}"),
+                call("get_time", "{}"),
+                say("More?"),
+            ],
+        ),
+        fixture(
+            ("", "granite"),
+            "<|tool_call|> [{\"arguments\": {\"city\": \"Rome\"}, \"name\": \"get_weather\"}, {\"name\": \"get_time\", \"arguments\": {}}] Ok",
+            [call("get_weather", "{\"city\": \"Rome\"}"), call("get_time", "{}"), say("Ok")],
+        ),
+        fixture(
+            ("", "minimax_m2"),
+            "Ok. <minimax:tool_call><invoke name=\"get_weather\"><parameter name=\"city\">Seattle</parameter></invoke>\
+             <invoke name=\"get_time\"></invoke></minimax:tool_call>",
+            [say("Ok."), call("get_weather", "{\"city\": \"Seattle\"}"), call("get_time", "{}")],
+        ),
+        fixture(
+            ("", "pythonic"),
+            " [ get_weather( city = \"Rome\" , days = 2 ) , get_time( ) ] ",
+            [call("get_weather", "{\"city\": \"Rome\", \"days\": 2}"), call("get_time", "{}")],
+        ),
+        fixture(
+            ("", "gemma4"),
+            "<|tool_call>call:get-weather{ place: {<|\"|>3<|\"|>: <|\"|>new text<|\"|>}, hours:[1, 2.5] , unit:null }<tool_call|>",
+            [call(
+                "get-weather",
+                "{\"place\": {\"3\": \"new text\"}, \"hours\": [1, 2.5], \"unit\": null}",
+            )],
+        ),
+    ]
+}
+
+/// Headers that are cut or odd.
+fn headed_oddly() -> Vec<Fixture> {
+    const GPT: (&str, &str) = ("openai_gptoss", "openai");
+    vec![
+        fixture(
+            ("", "kimi_k2"),
+            "<|tool_calls_section_begin|><|tool_call_begin|>get_weather:0<|tool_call_argument_begin|>{}<|tool_call_end|><|tool_calls_section_end|>",
+            [call_id("get_weather:0", "get_weather", "{}")],
+        ),
+        // A call that nobody closes, and one behind it.
+        fixture(
+            ("", "mistral"),
+            "[TOOL_CALLS]f[ARGS]{\"a\": \"r'{}'\"}[TOOL_CALLS]get_time[ARGS]{}",
+            [call("f", "{\"a\": \"r'{}'\"}"), call("get_time", "{}")],
+        ),
+        fixture(
+            GPT,
+            "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final <|constrain|>JSON<|message|>{}<|return|>",
+            [think("Hm."), say("{}")],
+        ),
+        fixture(
+            GPT,
+            "<|channel|>analysis<|message|>Hm.<|end|><|channel|>final<|message|>Yes.",
+            [think("Hm."), say("Yes.")],
+        ),
+        fixture(
+            GPT,
+            "<|channel|>commentary to=functions.f <|constrain|>json<|message|>foo<|call|><|start|>assistant<|channel|>commentary \
+             to=functions.get_time<|message|><|call|><|start|>assistant<|channel|>final<|message|>Done",
+            [call("f", "foo"), call("get_time", "{}"), say("Done")],
         ),
     ]
 }
