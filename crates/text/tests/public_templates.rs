@@ -133,10 +133,8 @@ fn calls_of_any_id_are_rendered() {
             for (plain, other) in others {
                 let known = made["ids"][plain].as_str().unwrap_or(plain);
                 let Some(at) = expected.find(known) else { continue };
-                let shown = match SHORT_IDS.contains(&name.as_str()) {
-                    true => &rendered[at..at + 9],
-                    false => other,
-                };
+                let is_short = SHORT_IDS.contains(&name.as_str());
+                let shown = if is_short { &rendered[at..at + 9] } else { other };
                 assert!(shown == other || shown.bytes().all(|b| b.is_ascii_alphanumeric()));
                 expected = expected.replace(known, shown);
             }

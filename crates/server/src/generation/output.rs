@@ -3,11 +3,11 @@
 use std::mem;
 
 use serde_json::Value;
-use text::{OutputFormat, OutputParser, OutputPart, Stretch, short_call_id};
+use text::{OutputFormat, OutputParser, OutputPart, Stretch};
 
 use super::Delta;
 use super::reasoning_tokens::ReasoningTokens;
-use crate::random::{random_id, random_u64};
+use crate::openai::tool_fields::CallIds;
 
 /// How to read the output of a chat.
 #[expect(clippy::struct_excessive_bools, reason = "what a request says yes or no to")]
@@ -21,8 +21,8 @@ pub(crate) struct OutputRules {
     pub(crate) shows_reasoning: bool,
     /// Whether several calls may come.
     pub(crate) parallel: bool,
-    /// Whether the template takes short ids of calls only.
-    pub(crate) short_ids: bool,
+    /// What ids of calls look like.
+    pub(crate) ids: CallIds,
     /// Once the answer begins, all is text: tags in the strings of a JSON answer are no reasoning.
     pub(crate) is_plain: bool,
 }
@@ -40,7 +40,7 @@ pub(super) struct OutputReader {
     parser: OutputParser,
     shows_reasoning: bool,
     parallel: bool,
-    short_ids: bool,
+    ids: CallIds,
     is_plain: bool,
     state: State,
     reasoning: ReasoningTokens,
@@ -62,7 +62,7 @@ impl OutputReader {
             parser: rules.parser(),
             shows_reasoning: rules.shows_reasoning,
             parallel: rules.parallel,
-            short_ids: rules.short_ids,
+            ids: rules.ids,
             is_plain: rules.is_plain,
             state: State::Parsing,
             reasoning: ReasoningTokens::default(),
@@ -127,10 +127,7 @@ impl OutputReader {
                         return;
                     }
                     self.num_calls += 1;
-                    id.get_or_insert_with(|| match self.short_ids {
-                        true => short_call_id(random_u64()),
-                        false => random_id("call_"),
-                    });
+                    id.get_or_insert_with(|| self.ids.random());
                 }
                 _ if self.is_over() => return,
                 _ => {}

@@ -3,9 +3,10 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use text::{CallRules, Calls, ChatTemplates};
+use text::{CallRules, Calls, ChatTemplates, short_call_id};
 
 use crate::error::ApiError;
+use crate::random::{random_id, random_u64};
 
 /// Most tools of a request, as at OpenAI.
 const MAX_TOOLS: usize = 128;
@@ -41,6 +42,26 @@ enum Effort {
     Xhigh,
 }
 
+/// What ids of calls look like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum CallIds {
+    /// As OpenAI's.
+    #[default]
+    Long,
+    /// As templates want them that take no others.
+    Short,
+}
+
+impl CallIds {
+    /// An id that no other call has.
+    pub(crate) fn random(self) -> String {
+        match self {
+            Self::Long => random_id("call_"),
+            Self::Short => short_call_id(random_u64()),
+        }
+    }
+}
+
 /// The tools of a request, checked.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tools {
@@ -55,8 +76,8 @@ pub(crate) struct Tools {
     pub(crate) strict: bool,
     /// Whether there may be several.
     pub(crate) parallel: bool,
-    /// Whether the template takes short ids of calls only.
-    pub(crate) short_ids: bool,
+    /// What ids of calls must look like.
+    pub(crate) ids: CallIds,
 }
 
 impl ToolFields {
@@ -82,7 +103,7 @@ impl ToolFields {
             forced: false,
             strict: false,
             parallel: self.parallel_tool_calls.unwrap_or(!rules.single),
-            short_ids: rules.short_ids,
+            ids: if rules.short_ids { CallIds::Short } else { CallIds::Long },
         };
         match &self.tool_choice {
             None | Some(Value::Null) => {}

@@ -108,7 +108,7 @@ pub(crate) fn job(
         in_reasoning: format.reasoning.is_some_and(|reasoning| reasoning.is_open_in(&text)),
         shows_reasoning: request.tools.shows_reasoning(),
         parallel: tools.parallel,
-        short_ids: tools.short_ids,
+        ids: tools.ids,
         is_plain,
     };
     Ok(Job {
@@ -132,13 +132,11 @@ fn budget(model: &ServedModel, limit: usize) -> Result<ThinkingBudget, ApiError>
     let Some(format) = model.text().output_format().reasoning else {
         return refuse("whose reasoning is not told from its answers");
     };
-    match ClosingTag::new(format, model.text().tokenizer()) {
-        Ok(Some(closing)) => Ok(ThinkingBudget::new(limit, closing)),
-        _ => {
-            let name = format.name();
-            refuse(&format!(
-                "whose tokenizer does not bring back the tag that ends it in the format {name}"
-            ))
-        }
-    }
+    let Ok(Some(closing)) = ClosingTag::new(format, model.text().tokenizer()) else {
+        let name = format.name();
+        return refuse(&format!(
+            "whose tokenizer does not bring back the tag that ends it in the format {name}"
+        ));
+    };
+    Ok(ThinkingBudget::new(limit, closing))
 }

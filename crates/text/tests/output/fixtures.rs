@@ -59,6 +59,7 @@ pub(super) fn all() -> Vec<Fixture> {
     all.extend(marked_literals());
     all.extend(harmony());
     all.extend(spaced());
+    all.extend(spaced_brackets());
     all.extend(headed_oddly());
     all
 }
@@ -758,6 +759,12 @@ fn spaced() -> Vec<Fixture> {
             "[TOOL_CALLS] [{\"arguments\":{\"name\": \"Ann\"}, \"name\": \"get_age\"}]",
             [call("get_age", "{\"name\": \"Ann\"}")],
         ),
+    ]
+}
+
+/// The same around objects and what else stands in brackets.
+fn spaced_brackets() -> Vec<Fixture> {
+    vec![
         fixture(
             ("", "llama3_json"),
             "{\"name\": \"get_weather\", \"parameters\": {\"city\": \"{a} [b]\"}}\n{\"name\": \"get_time\", \"parameters\": {}} ; \
