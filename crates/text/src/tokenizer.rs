@@ -162,7 +162,9 @@ impl Tokenizer {
             (text, second) = truncate_encodings(text, second, &params).map_err(refused)?;
             // What was cut off is not wanted in pieces, of which a pair would get all combinations.
             text.take_overflowing();
-            second.iter_mut().for_each(|second| drop(second.take_overflowing()));
+            if let Some(second) = &mut second {
+                second.take_overflowing();
+            }
         }
         backend.post_process(text, second, add_special_tokens).map_err(refused)
     }
