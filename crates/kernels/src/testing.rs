@@ -49,7 +49,11 @@ pub(crate) fn ids(values: &[u32], device: &Device) -> Result<Tensor> {
 
 /// All elements, widened.
 pub(crate) fn to_f64(tensor: &Tensor) -> Result<Vec<f64>> {
-    tensor.flatten_all()?.to_dtype(DType::F64)?.to_vec1()
+    let tensor = tensor.flatten_all()?;
+    // float8's way from e4m3 to f64 does not end for its smallest numbers.
+    let is_narrow = tensor.dtype() == DType::F8E4M3;
+    let tensor = if is_narrow { tensor.to_dtype(DType::F32)? } else { tensor };
+    tensor.to_dtype(DType::F64)?.to_vec1()
 }
 
 /// All elements' f32 bits: bf16 widens without loss.

@@ -1,7 +1,7 @@
 //! Tensors as slices: the checks that every CPU forward makes, and rows written in parallel.
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, WithDType, bail};
+use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, WithDType, bail};
 
 /// The elements of a contiguous view, which may start anywhere in its storage.
 pub(crate) fn slice<'a, T: WithDType>(
@@ -58,6 +58,11 @@ pub(crate) fn expect_like(
         bail!("{name} must be {expected:?} as {like_name} is, it is {dtype:?}");
     }
     Ok(())
+}
+
+/// Refuses a cache tensor whose dtype is neither that of `like` nor e4m3.
+pub(crate) fn expect_cache(tensor: (&Tensor, &str), like: (&Tensor, &str)) -> Result<()> {
+    if tensor.0.dtype() == DType::F8E4M3 { Ok(()) } else { expect_like(tensor, like) }
 }
 
 /// Calls the body with `$element` as the Rust type of a dtype.

@@ -195,6 +195,7 @@ pub(crate) fn allocate(
             DType::F32 => CudaStorage::wrap_cuda_slice(device.alloc::<f32>(len)?, device.clone()),
             DType::F16 => CudaStorage::wrap_cuda_slice(device.alloc::<f16>(len)?, device.clone()),
             DType::BF16 => CudaStorage::wrap_cuda_slice(device.alloc::<bf16>(len)?, device.clone()),
+            DType::U8 => CudaStorage::wrap_cuda_slice(device.alloc::<u8>(len)?, device.clone()),
             DType::U32 => CudaStorage::wrap_cuda_slice(device.alloc::<u32>(len)?, device.clone()),
             other => bail!("no kernel writes {other:?}"),
         }

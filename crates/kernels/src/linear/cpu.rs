@@ -170,7 +170,8 @@ impl<M: Multiply, O: simd::Element> Job<'_, M, O> {
             .collect()
     }
 
-    /// Adds the bias to the sums of some rows and output features, and rounds them into y.
+    /// Multiplies the sums of some rows and output features by their scales, adds the bias, and rounds
+    /// them into y.
     #[inline(always)]
     pub(super) fn finish<const R: usize, const C: usize>(
         &self,
@@ -182,7 +183,13 @@ impl<M: Multiply, O: simd::Element> Job<'_, M, O> {
         // The last panel may have lanes, or a whole half, of padding.
         let first_feature = first_feature.min(out_features);
         let width = (out_features - first_feature).min(C * LANES);
-        for (r, sums) in sums.iter().enumerate() {
+        let scales = self.weight.scales().map(|scales| &scales[first_feature..]);
+        for (r, mut sums) in sums.iter().copied().enumerate() {
+            if let Some(scales) = scales {
+                for (sum, scale) in sums.as_flattened_mut().iter_mut().zip(scales) {
+                    *sum *= scale;
+                }
+            }
             let start = (first_row + r) * out_features + first_feature;
             // SAFETY: no other tile has these rows and output features.
             let y = unsafe { self.y.slice(start..start + width) };

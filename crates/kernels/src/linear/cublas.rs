@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::cublaslt::{result, sys};
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr};
-use candle_core::{CudaDevice, DType, Error, Result, bail};
+use candle_core::{CudaDevice, DType, Error, Result};
 
 /// What NVIDIA recommends for Hopper; other GPUs use less of it.
 const WORKSPACE_BYTES: usize = 32 << 20;
@@ -20,6 +20,11 @@ const ALIGNMENT: u64 = 256;
 
 /// `CUBLAS_OP_T`, which cudarc has not in this module.
 const TRANSPOSED: i32 = 1;
+/// `CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F`, which cudarc has since CUDA 12.9 alone.
+const SCALES_OF_ROWS: i32 = 3;
+
+/// Of the library itself.
+type Answer<T> = std::result::Result<T, result::CublasError>;
 
 /// `y = x W^T + b`; addresses of contiguous rows on the device.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +33,8 @@ pub(super) struct Product {
     pub(super) x: u64,
     /// `[out, inner]` of the dtype of x
     pub(super) weight: u64,
+    /// Of e4m3: of the rows of the weight, `[out]` f32, and of those of x, `[rows]` f32
+    pub(super) scales: Option<[u64; 2]>,
     /// `[out]` of the dtype of y, 0 for none
     pub(super) bias: u64,
     /// `[rows, out]`
@@ -35,9 +42,9 @@ pub(super) struct Product {
     pub(super) rows: usize,
     pub(super) out: usize,
     pub(super) inner: usize,
-    /// f32, f16 or bf16
+    /// f32, f16, bf16 or e4m3
     pub(super) dtype: DType,
-    /// The same, or f32.
+    /// The same, or f32; beside e4m3 any.
     pub(super) out_dtype: DType,
 }
 
@@ -70,19 +77,29 @@ unsafe impl Send for Blas {}
 static STREAMS: Mutex<Vec<Blas>> = Mutex::new(Vec::new());
 
 /// Asks the device's stream for a product of at least one row. `false` if the library has no way to
-/// compute it: lengths that are no multiples of 16 bytes.
+/// compute it: lengths that are no multiples of 16 bytes, or e4m3 on a GPU or with a library that
+/// cannot scale rows.
 pub(super) fn multiply(device: &CudaDevice, product: &Product) -> Result<bool> {
+    with_blas(device, |blas| blas.multiply(device, product))
+}
+
+/// Whether [`multiply`] would compute the product; nothing is computed.
+pub(super) fn can_multiply(device: &CudaDevice, product: &Product) -> Result<bool> {
+    with_blas(device, |blas| Ok(blas.algorithm(product)?.is_some()))
+}
+
+fn with_blas<T>(device: &CudaDevice, f: impl FnOnce(&mut Blas) -> Result<T>) -> Result<T> {
     let mut streams = STREAMS.lock().unwrap_or_else(PoisonError::into_inner);
     let stream = device.cuda_stream();
     let key = stream.cu_stream().addr();
     if let Some(blas) = streams.iter_mut().find(|blas| blas.stream == key) {
-        return blas.multiply(device, product);
+        return f(blas);
     }
     let handle = result::create_handle().map_err(failed)?;
     // SAFETY: what a product leaves in it is read by no other.
     let workspace = unsafe { stream.alloc::<u8>(WORKSPACE_BYTES) }.w()?;
     let mut blas = Blas { stream: key, handle, workspace, algorithms: HashMap::new() };
-    let done = blas.multiply(device, product);
+    let done = f(&mut blas);
     streams.push(blas);
     done
 }
@@ -91,7 +108,7 @@ impl Blas {
     fn multiply(&mut self, device: &CudaDevice, product: &Product) -> Result<bool> {
         let stream = device.cuda_stream();
         let Some(algorithm) = self.algorithm(product)? else { return Ok(false) };
-        let problem = Problem::new(product, product.rows)?;
+        let problem = Problem::new(product, product.rows).map_err(failed)?;
         let (workspace, _guard) = self.workspace.device_ptr(&stream);
         let (one, zero) = (1f32, 0f32);
         // SAFETY: the caller's addresses have the shapes that the problem says; memory is freed in the
@@ -120,19 +137,8 @@ impl Blas {
         Ok(true)
     }
 
-    fn algorithm(&mut self, product: &Product) -> Result<Option<sys::cublasLtMatmulAlgo_t>> {
-        let case = Case {
-            rows: product.rows.next_power_of_two(),
-            out: product.out,
-            inner: product.inner,
-            dtype: product.dtype,
-            out_dtype: product.out_dtype,
-            has_bias: product.bias != 0,
-            alignment: ALIGNMENT.min(1 << product.x.trailing_zeros().min(16)),
-        };
-        if let Some(known) = self.algorithms.get(&case) {
-            return Ok(*known);
-        }
+    /// What the library's heuristic takes first.
+    fn ask(&self, product: &Product, case: &Case) -> Answer<sys::cublasLtMatmulAlgo_t> {
         let problem = Problem::new(product, case.rows)?;
         let preference = Preference::new(case.alignment)?;
         // SAFETY: all descriptions live until the end of the block.
@@ -147,14 +153,38 @@ impl Blas {
                 preference.0,
             )
         };
-        let algorithm = match found {
-            Ok(found) => Some(found.algo),
-            Err(result::CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED)) => None,
+        found.map(|found| found.algo)
+    }
+
+    fn algorithm(&mut self, product: &Product) -> Result<Option<sys::cublasLtMatmulAlgo_t>> {
+        let case = Case {
+            rows: product.rows.next_power_of_two(),
+            out: product.out,
+            inner: product.inner,
+            dtype: product.dtype,
+            out_dtype: product.out_dtype,
+            has_bias: product.bias != 0,
+            alignment: ALIGNMENT.min(1 << product.x.trailing_zeros().min(16)),
+        };
+        if let Some(known) = self.algorithms.get(&case) {
+            return Ok(*known);
+        }
+        let algorithm = match self.ask(product, &case) {
+            Ok(algorithm) => Some(algorithm),
+            Err(error) if has_no_way(product, error.0) => None,
             Err(error) => return Err(failed(error)),
         };
         self.algorithms.insert(case, algorithm);
         Ok(algorithm)
     }
+}
+
+/// Whether a refusal means that the library cannot compute such a product.
+fn has_no_way(product: &Product, refusal: sys::cublasStatus_t) -> bool {
+    use sys::cublasStatus_t::{CUBLAS_STATUS_INVALID_VALUE, CUBLAS_STATUS_NOT_SUPPORTED};
+    // Before CUDA 12.9 it knows no scales of rows.
+    let is_unknown = product.scales.is_some() && refusal == CUBLAS_STATUS_INVALID_VALUE;
+    refusal == CUBLAS_STATUS_NOT_SUPPORTED || is_unknown
 }
 
 /// A product as the library describes it. It counts columns first, so that our rows are its columns:
@@ -167,13 +197,12 @@ struct Problem {
 }
 
 impl Problem {
-    fn new(product: &Product, rows: usize) -> Result<Self> {
+    fn new(product: &Product, rows: usize) -> Answer<Self> {
         use sys::cublasLtMatmulDescAttributes_t as Attribute;
         let Product { out, inner, bias, .. } = *product;
-        let (dtype, out_dtype) = (data_type(product.dtype)?, data_type(product.out_dtype)?);
+        let (dtype, out_dtype) = (data_type(product.dtype), data_type(product.out_dtype));
         let layout = |dtype, height: usize, width: usize| {
             result::create_matrix_layout(dtype, height as u64, width as u64, height as i64)
-                .map_err(failed)
         };
         // Sums in f32, without rounding the factors to TF32.
         let compute = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
@@ -181,11 +210,17 @@ impl Problem {
         // Filled in one by one: what exists is destroyed if the next cannot be made.
         let none = std::ptr::null_mut();
         let mut problem = Self { operation: std::ptr::null_mut(), weight: none, x: none, y: none };
-        problem.operation = result::create_matmul_desc(compute, scale).map_err(failed)?;
+        problem.operation = result::create_matmul_desc(compute, scale)?;
         problem.weight = layout(dtype, inner, out)?;
         problem.x = layout(dtype, inner, rows)?;
         problem.y = layout(out_dtype, out, rows)?;
         problem.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &TRANSPOSED)?;
+        if let Some([weight, x]) = product.scales {
+            problem.set(Attribute::CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &SCALES_OF_ROWS)?;
+            problem.set(Attribute::CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &SCALES_OF_ROWS)?;
+            problem.set(Attribute::CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &weight)?;
+            problem.set(Attribute::CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &x)?;
+        }
         if bias != 0 {
             let epilogue = sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS;
             problem.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
@@ -194,7 +229,7 @@ impl Problem {
         Ok(problem)
     }
 
-    fn set<T>(&self, attribute: sys::cublasLtMatmulDescAttributes_t, value: &T) -> Result<()> {
+    fn set<T>(&self, attribute: sys::cublasLtMatmulDescAttributes_t, value: &T) -> Answer<()> {
         let bytes = size_of::<T>();
         // SAFETY: the operation is alive, and the value is copied.
         unsafe {
@@ -205,7 +240,6 @@ impl Problem {
                 bytes,
             )
         }
-        .map_err(failed)
     }
 }
 
@@ -228,9 +262,9 @@ impl Drop for Problem {
 struct Preference(sys::cublasLtMatmulPreference_t);
 
 impl Preference {
-    fn new(alignment: u64) -> Result<Self> {
+    fn new(alignment: u64) -> Answer<Self> {
         use sys::cublasLtMatmulPreferenceAttributes_t as Attribute;
-        let preference = Self(result::create_matmul_pref().map_err(failed)?);
+        let preference = Self(result::create_matmul_pref()?);
         let workspace = Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
         preference.set(workspace, &(WORKSPACE_BYTES as u64))?;
         let of_x = Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES;
@@ -242,11 +276,10 @@ impl Preference {
         &self,
         attribute: sys::cublasLtMatmulPreferenceAttributes_t,
         value: &T,
-    ) -> Result<()> {
+    ) -> Answer<()> {
         let (value, bytes) = (std::ptr::from_ref(value).cast(), size_of::<T>());
         // SAFETY: the preference is alive, and the value is copied.
         unsafe { result::set_matmul_pref_attribute(self.0, attribute, value, bytes) }
-            .map_err(failed)
     }
 }
 
@@ -257,12 +290,12 @@ impl Drop for Preference {
     }
 }
 
-fn data_type(dtype: DType) -> Result<sys::cudaDataType> {
+fn data_type(dtype: DType) -> sys::cudaDataType {
     match dtype {
-        DType::F32 => Ok(sys::cudaDataType::CUDA_R_32F),
-        DType::F16 => Ok(sys::cudaDataType::CUDA_R_16F),
-        DType::BF16 => Ok(sys::cudaDataType::CUDA_R_16BF),
-        other => bail!("x must be f32, f16 or bf16, it is {other:?}"),
+        DType::F16 => sys::cudaDataType::CUDA_R_16F,
+        DType::BF16 => sys::cudaDataType::CUDA_R_16BF,
+        DType::F8E4M3 => sys::cudaDataType::CUDA_R_8F_E4M3,
+        _ => sys::cudaDataType::CUDA_R_32F,
     }
 }
 

@@ -1,5 +1,5 @@
-//! Linear layers on a CUDA device: few rows by kernels of our own, that read each weight once; the way
-//! to e4m3.
+//! Linear layers on a CUDA device: few rows by kernels of our own, that read each weight once. Many rows
+//! are cuBLAS's, which multiplies an e4m3 weight with rows that were brought to e4m3, too.
 
 use crate::cuda::{Launch, of_dtype};
 use candle_core::{DType, Result, bail};
@@ -26,7 +26,6 @@ pub(super) struct SkinnyParams {
 /// `QuantizeParams` of `quantize.cuh`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
-#[cfg_attr(not(test), expect(dead_code, reason = "no weight is quantised at loading yet"))]
 pub(super) struct QuantizeParams {
     /// `[rows, len]`
     pub(super) x: u64,
@@ -64,8 +63,9 @@ const FORMS: [(usize, usize); 3] = [(1, 1), (2, 1), (2, 2)];
 
 const SKINNY_THREADS: u32 = 256;
 
-/// The launch for 1 to [`MAX_SKINNY_ROWS`] rows that start at multiples of 16 bytes; none for
-/// lengths that do not allow it. What a row becomes does not depend on the form.
+/// The launch for 1 to [`MAX_SKINNY_ROWS`] rows that start at multiples of 16 bytes, or for any number
+/// of an e4m3 weight; none for lengths that do not allow it. What a row becomes does not depend on the
+/// form.
 pub(super) fn plan_skinny(
     sizes: Sizes,
     dtypes: Dtypes,
@@ -73,7 +73,8 @@ pub(super) fn plan_skinny(
 ) -> Result<Option<Launch>> {
     let Sizes { rows, in_features, out_features } = sizes;
     let bytes = in_features * dtypes.weight.size_in_bytes();
-    if rows > MAX_SKINNY_ROWS || !bytes.is_multiple_of(16) || dtypes.x == DType::F32 {
+    let is_narrow = dtypes.weight == DType::F8E4M3;
+    if rows > MAX_SKINNY_ROWS && !is_narrow || !bytes.is_multiple_of(16) || dtypes.x == DType::F32 {
         return Ok(None);
     }
     // Twice the output features halve what is read of x, if there are blocks enough.
@@ -82,10 +83,10 @@ pub(super) fn plan_skinny(
         5..=8 if out_features / 32 >= 2 * num_processors => 1,
         _ => 0,
     };
-    let outs = 16 * FORMS[form].0;
+    let (outs, rows_of_block) = (16 * FORMS[form].0, 8 * FORMS[form].1);
     Ok(Some(Launch {
         function: skinny_functions(dtypes)?[form],
-        grid: [out_features.div_ceil(outs) as u32, 1, 1],
+        grid: [rows.div_ceil(rows_of_block) as u32, out_features.div_ceil(outs) as u32, 1],
         block: [SKINNY_THREADS, 1, 1],
         shared_bytes: 0,
     }))
@@ -120,15 +121,20 @@ fn skinny_functions(dtypes: Dtypes) -> Result<[&'static str; 3]> {
 const PLAIN_OUTS: usize = 8;
 const PLAIN_ROWS: usize = 8;
 
-/// The launch for everything else but e4m3.
+/// The launch for everything else.
 pub(super) fn plan_plain(sizes: Sizes, dtypes: Dtypes) -> Result<Launch> {
-    use DType::{BF16, F16, F32};
+    use DType::{BF16, F8E4M3, F16, F32};
     let function = match (dtypes.weight, dtypes.x, dtypes.y) {
         (F32, F32, F32) => "linear_plain_f32_to_f32",
         (F16, F16, F16) => "linear_plain_f16_to_f16",
         (F16, F16, F32) => "linear_plain_f16_to_f32",
         (BF16, BF16, BF16) => "linear_plain_bf16_to_bf16",
         (BF16, BF16, F32) => "linear_plain_bf16_to_f32",
+        (F8E4M3, F32, F32) => "linear_plain_e4m3_f32_to_f32",
+        (F8E4M3, F16, F16) => "linear_plain_e4m3_f16_to_f16",
+        (F8E4M3, F16, F32) => "linear_plain_e4m3_f16_to_f32",
+        (F8E4M3, BF16, BF16) => "linear_plain_e4m3_bf16_to_bf16",
+        (F8E4M3, BF16, F32) => "linear_plain_e4m3_bf16_to_f32",
         _ => bail!("a linear layer has no kernel for {dtypes:?}"),
     };
     let grid = [sizes.out_features.div_ceil(PLAIN_OUTS), sizes.rows.div_ceil(PLAIN_ROWS), 1];
@@ -137,7 +143,6 @@ pub(super) fn plan_plain(sizes: Sizes, dtypes: Dtypes) -> Result<Launch> {
 }
 
 /// The launch that brings rows to e4m3.
-#[cfg_attr(not(test), expect(dead_code, reason = "no weight is quantised at loading yet"))]
 pub(super) fn plan_quantize(rows: usize, dtype: DType) -> Result<Launch> {
     let functions = ["quantize_rows_f32", "quantize_rows_f16", "quantize_rows_bf16"];
     Ok(Launch::one_dimensional(of_dtype(dtype, functions, "x")?, rows, 256))
@@ -147,17 +152,21 @@ pub(super) fn plan_quantize(rows: usize, dtype: DType) -> Result<Launch> {
 pub(super) mod forward {
     //! The candle side.
 
+    use super::super::Rows;
     use super::super::cublas::{self, Product};
-    use super::{Dtypes, MAX_SKINNY_ROWS, Sizes, SkinnyParams, plan_plain, plan_skinny};
+    use super::{
+        Dtypes, MAX_SKINNY_ROWS, QuantizeParams, Sizes, SkinnyParams, plan_plain, plan_quantize,
+        plan_skinny,
+    };
     use crate::cuda::{Module, address, allocate, launch, module, processors, tensor_address};
     use candle_core::backend::BackendStorage;
-    use candle_core::{CudaStorage, DType, Layout, Result, Shape, Tensor};
+    use candle_core::{CudaDevice, CudaStorage, DType, Layout, Result, Shape};
 
     static MODULE: Module = module!("linear");
 
     /// weight `[out, in]`, x `[rows, in]` and bias `[out]` to `[rows, out]`; shapes are checked.
     pub(crate) fn linear(
-        weight: &Tensor,
+        Rows { weight, scales }: &Rows,
         (x, x_layout): (&CudaStorage, &Layout),
         bias: Option<(&CudaStorage, &Layout)>,
         out_dtype: DType,
@@ -167,7 +176,7 @@ pub(super) mod forward {
         let params = SkinnyParams {
             x: address(x, x_layout, "x")?,
             weight: tensor_address(weight, "weight")?,
-            scales: 0,
+            scales: scales.as_ref().map_or(Ok(0), |scales| tensor_address(scales, "scales"))?,
             bias: bias.map_or(Ok(0), |(bias, layout)| address(bias, layout, "bias"))?,
             y,
             num_rows: rows as i32,
@@ -177,29 +186,33 @@ pub(super) mod forward {
         if rows > 0 {
             let sizes = Sizes { rows, in_features: inner, out_features: out };
             let dtypes = Dtypes { x: x.dtype(), weight: weight.dtype(), y: out_dtype };
-            multiply(x, &params, sizes, dtypes)?;
+            multiply(x.device(), &params, sizes, dtypes)?;
         }
         Ok((storage, (rows, out).into()))
     }
 
     /// Few rows by our kernel, more by the library, and what neither takes by the plain kernel.
     fn multiply(
-        x: &CudaStorage,
+        device: &CudaDevice,
         params: &SkinnyParams,
         sizes: Sizes,
         dtypes: Dtypes,
     ) -> Result<()> {
-        let device = x.device();
-        let is_aligned = [params.x, params.weight].iter().all(|address| address.is_multiple_of(16));
-        if is_aligned
-            && sizes.rows <= MAX_SKINNY_ROWS
-            && let Some(skinny) = plan_skinny(sizes, dtypes, processors(device)?.0)?
+        let skinny = || {
+            let is_aligned =
+                [params.x, params.weight].iter().all(|address| address.is_multiple_of(16));
+            let plan = || plan_skinny(sizes, dtypes, processors(device)?.0);
+            if is_aligned { plan() } else { Ok(None) }
+        };
+        if sizes.rows <= MAX_SKINNY_ROWS
+            && let Some(skinny) = skinny()?
         {
             return launch(device, &MODULE, &skinny, params);
         }
         let product = Product {
             x: params.x,
             weight: params.weight,
+            scales: None,
             bias: params.bias,
             y: params.y,
             rows: sizes.rows,
@@ -208,9 +221,36 @@ pub(super) mod forward {
             dtype: dtypes.x,
             out_dtype: dtypes.y,
         };
-        if cublas::multiply(device, &product)? {
+        if dtypes.weight == DType::F8E4M3 {
+            if multiply_narrow(device, product, params.scales)? {
+                return Ok(());
+            }
+            if let Some(skinny) = skinny()? {
+                return launch(device, &MODULE, &skinny, params);
+            }
+        } else if cublas::multiply(device, &product)? {
             return Ok(());
         }
         launch(device, &MODULE, &plan_plain(sizes, dtypes)?, params)
+    }
+
+    /// The library multiplies e4m3 with e4m3: rows of x are brought to it, each with its own scale.
+    /// `false` if it has no way to, as on other GPUs than Hopper.
+    fn multiply_narrow(device: &CudaDevice, wide: Product, weight_scales: u64) -> Result<bool> {
+        let Product { rows, inner, .. } = wide;
+        if wide.bias != 0 && wide.out_dtype == DType::F32 {
+            return Ok(false); // It takes the bias of such sums in bf16.
+        }
+        // Freed in the order of the stream.
+        let (_x, x) = allocate(device, DType::U8, rows * inner)?;
+        let (_scales, scales) = allocate(device, DType::F32, rows)?;
+        let narrow =
+            Product { x, scales: Some([weight_scales, scales]), dtype: DType::F8E4M3, ..wide };
+        if !cublas::can_multiply(device, &narrow)? {
+            return Ok(false);
+        }
+        let params = QuantizeParams { x: wide.x, y: x, scales, len: inner as i32 };
+        launch(device, &MODULE, &plan_quantize(rows, wide.dtype)?, &params)?;
+        cublas::multiply(device, &narrow)
     }
 }

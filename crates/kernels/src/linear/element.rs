@@ -1,10 +1,11 @@
 //! How elements share the 32-bit words that weights are packed in.
 
 use super::cpu::{Path, Product};
+use super::pack::{NarrowStep, Step};
 use super::portable::{PortableBf16, PortableF32};
 #[cfg(target_arch = "x86_64")]
 use super::x86::{Avx2Bf16, Avx2F32, Avx512Bf16, Avx512F32, Avx512WidenedBf16};
-use crate::simd;
+use crate::simd::{self, widen_e4m3};
 use half::bf16;
 
 /// f32 fills a word; two bf16 that follow each other along `in` share one, the first in the lower
@@ -17,6 +18,9 @@ pub(super) trait Element: simd::Element {
 
     /// Element `index` of a word.
     fn from_word(word: u32, index: usize) -> Self;
+
+    /// One narrow step for each element of a word, or fewer at the end, as one of words.
+    fn widen(narrow: &[NarrowStep], step: &mut Step);
 
     /// Computes the product on a path.
     fn multiply<O: simd::Element>(path: Path, product: Product<'_, Self>) -> Vec<O>;
@@ -33,6 +37,13 @@ impl Element for f32 {
     #[inline(always)]
     fn from_word(word: u32, _index: usize) -> Self {
         Self::from_bits(word)
+    }
+
+    #[inline(always)]
+    fn widen(narrow: &[NarrowStep], step: &mut Step) {
+        for (word, &bits) in step.0.iter_mut().zip(&narrow[0].0) {
+            *word = widen_e4m3(bits).to_bits();
+        }
     }
 
     fn multiply<O: simd::Element>(path: Path, product: Product<'_, Self>) -> Vec<O> {
@@ -58,6 +69,19 @@ impl Element for bf16 {
     #[inline(always)]
     fn from_word(word: u32, index: usize) -> Self {
         Self::from_bits((word >> (16 * index)) as u16)
+    }
+
+    /// e4m3 has fewer bits, so that the upper half of an f32 holds it.
+    #[inline(always)]
+    fn widen(narrow: &[NarrowStep], step: &mut Step) {
+        for (word, &bits) in step.0.iter_mut().zip(&narrow[0].0) {
+            *word = widen_e4m3(bits).to_bits() >> 16;
+        }
+        if let Some(second) = narrow.get(1) {
+            for (word, &bits) in step.0.iter_mut().zip(&second.0) {
+                *word |= widen_e4m3(bits).to_bits();
+            }
+        }
     }
 
     fn multiply<O: simd::Element>(path: Path, product: Product<'_, Self>) -> Vec<O> {

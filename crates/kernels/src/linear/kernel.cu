@@ -4,17 +4,22 @@
 #include "quantize.cuh"
 #include "skinny.cuh"
 
-#define PLAIN(dtype, out)                                         \
-    KERNEL(linear_plain_##dtype##_to_##out, SkinnyParams, 256) {  \
-        multiply_plain<dtype, out>(p);                            \
+#define PLAIN(name, weight, dtype, out)             \
+    KERNEL(linear_plain_##name, SkinnyParams, 256) { \
+        multiply_plain<dtype, weight, out>(p);      \
     }
 
 using f32 = float;
-PLAIN(f32, f32)
-PLAIN(f16, f16)
-PLAIN(f16, f32)
-PLAIN(bf16, bf16)
-PLAIN(bf16, f32)
+PLAIN(f32_to_f32, f32, f32, f32)
+PLAIN(f16_to_f16, f16, f16, f16)
+PLAIN(f16_to_f32, f16, f16, f32)
+PLAIN(bf16_to_bf16, bf16, bf16, bf16)
+PLAIN(bf16_to_f32, bf16, bf16, f32)
+PLAIN(e4m3_f32_to_f32, e4m3, f32, f32)
+PLAIN(e4m3_f16_to_f16, e4m3, f16, f16)
+PLAIN(e4m3_f16_to_f32, e4m3, f16, f32)
+PLAIN(e4m3_bf16_to_bf16, e4m3, bf16, bf16)
+PLAIN(e4m3_bf16_to_f32, e4m3, bf16, f32)
 
 // Registers for two blocks of 8 warps.
 #define SKINNY(weight, dtype, out, out_tiles, row_tiles)                                       \

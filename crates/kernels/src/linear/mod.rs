@@ -4,6 +4,10 @@
 //! number of rows, the tile it falls into and the thread that computes it: a row's result is the
 //! same bits alone and in any batch. On a CUDA device that holds among calls with few rows, which have
 //! a kernel of their own, and not for more, which are cuBLAS's.
+//!
+//! A weight of e4m3 has a scale for each output feature, by which the sum is multiplied; its numbers are
+//! multiplied exactly, with x as it is. Only cuBLAS, which multiplies e4m3 with e4m3, gets x rounded to
+//! it, each row with a scale of its own.
 
 mod cpu;
 #[cfg(feature = "cuda")]
@@ -16,30 +20,35 @@ mod element;
 mod multiply;
 mod pack;
 mod portable;
+mod quantize;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+pub use quantize::quantize_rows;
+
 #[cfg(feature = "cuda")]
 use crate::gather_rows::gather_rows;
-use crate::views::{cpu_slice, match_element, slice};
+use crate::views::{cpu_slice, expect_dims, match_element, slice};
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor, WithDType, bail,
+    CpuStorage, CustomOp1, CustomOp2, DType, Device, Layout, Result, Shape, Tensor, WithDType, bail,
 };
 use cpu::Path;
+use float8::F8E4M3;
 use half::bf16;
 use pack::Packed;
 
-/// The weight of a linear layer or of an embedding, `[out, in]` f32 or bf16, in the form that the
-/// processor multiplies fastest.
+/// The weight of a linear layer or of an embedding, `[out, in]`, in the form that the processor
+/// multiplies fastest.
 ///
 /// It is the only copy that is needed: [`Matrix::gather`] reads embedding rows back out of it.
 pub struct Matrix {
     form: Form,
+    /// Of inputs and outputs.
     dtype: DType,
 }
 
@@ -47,9 +56,18 @@ pub struct Matrix {
 enum Form {
     /// On the CPU.
     Packed(Packed),
-    /// On a CUDA device, as it came. `[out, in]`
+    /// On a CUDA device, as it came.
     #[cfg(feature = "cuda")]
-    Rows(Tensor),
+    Rows(Rows),
+}
+
+/// A weight on a CUDA device.
+#[cfg(feature = "cuda")]
+struct Rows {
+    /// `[out, in]`
+    weight: Tensor,
+    /// Of an e4m3 weight. `[out]` f32
+    scales: Option<Tensor>,
 }
 
 impl std::fmt::Debug for Matrix {
@@ -77,7 +95,8 @@ impl Matrix {
         #[cfg(feature = "cuda")]
         if weight.device().is_cuda() {
             crate::views::contiguous(layout, "weight")?;
-            return Ok(Self { form: Form::Rows(weight.clone()), dtype });
+            let rows = Rows { weight: weight.clone(), scales: None };
+            return Ok(Self { form: Form::Rows(rows), dtype });
         }
         let packed = match_element!(dtype, "weight", E => {
             Packed::new::<E>(cpu_slice(&storage, layout, "weight")?, in_features)
@@ -85,12 +104,46 @@ impl Matrix {
         Ok(Self { form: Form::Packed(packed), dtype })
     }
 
+    /// Takes a weight `[out, in]` of e4m3 with the scales of its rows, `[out]` f32, as
+    /// [`quantize_rows`] makes them; both on the CPU. It is packed for the CPU or copied to a CUDA
+    /// device. Inputs and outputs are of `dtype`, f32 or bf16.
+    ///
+    /// # Errors
+    /// Another shape or dtype, an empty or strided tensor.
+    pub fn from_e4m3(
+        weight: &Tensor,
+        scales: &Tensor,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
+        let (out_features, in_features) = weight.dims2()?;
+        if out_features == 0 || in_features == 0 {
+            bail!("weight must not be empty, its shape is {:?}", weight.dims());
+        }
+        expect_dims(scales, &[out_features], "scales")?;
+        match_element!(dtype, "dtype", E => E::DTYPE);
+        #[cfg(feature = "cuda")]
+        if device.is_cuda() {
+            let scales = Some(scales.to_device(device)?);
+            let rows = Rows { weight: weight.to_device(device)?, scales };
+            return Ok(Self { form: Form::Rows(rows), dtype });
+        }
+        if !device.is_cpu() {
+            bail!("weights of e4m3 have no form for {device:?}");
+        }
+        let (weight, weight_layout) = weight.storage_and_layout();
+        let (scales, scales_layout) = scales.storage_and_layout();
+        let rows: &[F8E4M3] = cpu_slice(&weight, weight_layout, "weight")?;
+        let scales = cpu_slice(&scales, scales_layout, "scales")?;
+        Ok(Self { form: Form::Packed(Packed::narrow(rows, scales, in_features)), dtype })
+    }
+
     /// Rows of the weight: the width of an output.
     pub fn out_features(&self) -> usize {
         match &self.form {
             Form::Packed(packed) => packed.out_features(),
             #[cfg(feature = "cuda")]
-            Form::Rows(rows) => rows.dims()[0],
+            Form::Rows(rows) => rows.weight.dims()[0],
         }
     }
 
@@ -99,11 +152,11 @@ impl Matrix {
         match &self.form {
             Form::Packed(packed) => packed.in_features(),
             #[cfg(feature = "cuda")]
-            Form::Rows(rows) => rows.dims()[1],
+            Form::Rows(rows) => rows.weight.dims()[1],
         }
     }
 
-    /// Of the weight, of inputs and of outputs.
+    /// Of inputs and of outputs.
     pub fn dtype(&self) -> DType {
         self.dtype
     }
@@ -113,11 +166,14 @@ impl Matrix {
         match &self.form {
             Form::Packed(packed) => packed.size_in_bytes(),
             #[cfg(feature = "cuda")]
-            Form::Rows(rows) => rows.elem_count() * rows.dtype().size_in_bytes(),
+            Form::Rows(Rows { weight, scales }) => {
+                let scales = scales.as_ref().map_or(0, Tensor::elem_count);
+                weight.elem_count() * weight.dtype().size_in_bytes() + scales * size_of::<f32>()
+            }
         }
     }
 
-    /// x `[tokens, in]` and bias `[out]`, both of the weight's dtype, to `[tokens, out]` of that
+    /// x `[tokens, in]` and bias `[out]`, both of the matrix' dtype, to `[tokens, out]` of that
     /// dtype, rounded once.
     ///
     /// # Errors
@@ -140,7 +196,7 @@ impl Matrix {
         x.apply_op2_no_bwd(bias, &op)
     }
 
-    /// x `[tokens, in]` of the weight's dtype to `[tokens, out]` f32: logits, not rounded.
+    /// x `[tokens, in]` of the matrix' dtype to `[tokens, out]` f32: logits, not rounded.
     ///
     /// # Errors
     /// As [`Matrix::forward`].
@@ -152,15 +208,15 @@ impl Matrix {
     /// Rows `ids` (`[tokens]` u32) of the weight, exactly: `[tokens, in]`.
     ///
     /// # Errors
-    /// Ids of another shape or dtype; on the CPU an id that the weight has no row for, which gives zeros
-    /// on a CUDA device.
+    /// Ids of another shape or dtype; a weight of e4m3; on the CPU an id that the weight has no row for,
+    /// which gives zeros on a CUDA device.
     pub fn gather(&self, ids: &Tensor) -> Result<Tensor> {
         if ids.rank() != 1 || ids.dtype() != DType::U32 {
             bail!("ids must be [tokens] U32, they are {:?} {:?}", ids.dims(), ids.dtype());
         }
         #[cfg(feature = "cuda")]
         if let Form::Rows(rows) = &self.form {
-            return gather_rows(rows, ids);
+            return gather_rows(&rows.weight, ids);
         }
         ids.apply_op1_no_bwd(&Gather { weight: self })
     }
@@ -205,9 +261,9 @@ impl Matrix {
         }
     }
 
-    /// For an input on a CUDA device. `[out, in]`
+    /// For an input on a CUDA device.
     #[cfg(feature = "cuda")]
-    fn rows(&self) -> Result<&Tensor> {
+    fn rows(&self) -> Result<&Rows> {
         match &self.form {
             Form::Packed(_) => bail!("the weight is on the CPU, the input is not"),
             Form::Rows(rows) => Ok(rows),
@@ -297,7 +353,10 @@ impl CustomOp1 for Gather<'_> {
             bail!("token id {id} is outside the vocabulary of {num_rows}");
         }
         let rows = match_element!(self.weight.dtype, "weight", E => {
-            E::to_cpu_storage_owned(weight.gather::<E>(ids))
+            let Some(rows) = weight.gather::<E>(ids) else {
+                bail!("a weight of e4m3 has no rows to gather");
+            };
+            E::to_cpu_storage_owned(rows)
         });
         Ok((rows, (ids.len(), weight.in_features()).into()))
     }

@@ -2,8 +2,9 @@
 
 use super::cpu::{Job, Part};
 use super::element::Element;
-use super::pack::{PANEL, Step};
+use super::pack::{PANEL, Panel, Step};
 use crate::simd;
+use std::cell::RefCell;
 
 /// f32 sums of one register group: output features abreast.
 pub(super) const LANES: usize = 16;
@@ -40,32 +41,49 @@ pub(super) trait Multiply: Sized {
     fn run<O: simd::Element>(job: &Job<'_, Self, O>, part: &Part);
 }
 
+thread_local! {
+    /// A panel that was widened, kept from part to part.
+    static WIDENED: RefCell<Vec<Step>> = RefCell::default();
+}
+
 /// Multiplies the part's tiles of rows with its panels; a panel stays in L2 while the tiles pass.
 #[inline(always)]
 pub(super) fn run_part<M: Multiply, O: simd::Element>(job: &Job<'_, M, O>, part: &Part) {
+    let mut widened = WIDENED.take();
     let last_panel = job.weight.num_panels() - 1;
     for panel in part.panels.clone() {
         let next_panel = job.weight.panel(last_panel.min(panel + 1));
+        let steps = job.weight.panel(panel).widened::<M::Element>(&mut widened);
         for (i, tile) in part.tiles.clone().enumerate() {
             let rows = job.tiles.rows(tile);
-            let ahead = Ahead::new(next_panel, i, part.tiles.len());
+            let ahead = Ahead::new(next_panel, steps.len(), i, part.tiles.len());
+            let at = Place { steps, panel, first_row: rows.start };
             match rows.len() {
-                1 => tile_of::<M, O, 1>(job, panel, rows.start, ahead),
-                2 => tile_of::<M, O, 2>(job, panel, rows.start, ahead),
-                3 => tile_of::<M, O, 3>(job, panel, rows.start, ahead),
-                4 => tile_of::<M, O, 4>(job, panel, rows.start, ahead),
-                5 => tile_of::<M, O, 5>(job, panel, rows.start, ahead),
-                6 => tile_of::<M, O, 6>(job, panel, rows.start, ahead),
-                7 => tile_of::<M, O, 7>(job, panel, rows.start, ahead),
-                8 => tile_of::<M, O, 8>(job, panel, rows.start, ahead),
-                9 => tile_of::<M, O, 9>(job, panel, rows.start, ahead),
-                10 => tile_of::<M, O, 10>(job, panel, rows.start, ahead),
-                11 => tile_of::<M, O, 11>(job, panel, rows.start, ahead),
-                MAX_ROWS => tile_of::<M, O, MAX_ROWS>(job, panel, rows.start, ahead),
+                1 => tile_of::<M, O, 1>(job, at, ahead),
+                2 => tile_of::<M, O, 2>(job, at, ahead),
+                3 => tile_of::<M, O, 3>(job, at, ahead),
+                4 => tile_of::<M, O, 4>(job, at, ahead),
+                5 => tile_of::<M, O, 5>(job, at, ahead),
+                6 => tile_of::<M, O, 6>(job, at, ahead),
+                7 => tile_of::<M, O, 7>(job, at, ahead),
+                8 => tile_of::<M, O, 8>(job, at, ahead),
+                9 => tile_of::<M, O, 9>(job, at, ahead),
+                10 => tile_of::<M, O, 10>(job, at, ahead),
+                11 => tile_of::<M, O, 11>(job, at, ahead),
+                MAX_ROWS => tile_of::<M, O, MAX_ROWS>(job, at, ahead),
                 other => unreachable!("a tile of {other} rows"),
             }
         }
     }
+    WIDENED.set(widened);
+}
+
+/// Which tile is to be computed: a panel, whose steps these are, and rows from the first on.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    steps: &'a [Step],
+    panel: usize,
+    first_row: usize,
 }
 
 /// Where to read ahead: while tiles of rows pass over one panel, memory would idle if each of them
@@ -77,11 +95,12 @@ struct Ahead {
 }
 
 impl Ahead {
-    /// Share `index` of `count` of a panel.
+    /// Share `index` of `count` of a panel, while `num_steps` pass.
     #[inline(always)]
-    fn new(panel: &[Step], index: usize, count: usize) -> Self {
-        let stride = size_of::<Step>() / count;
-        let address = panel.as_ptr().wrapping_byte_add(index * panel.len() * stride);
+    fn new(panel: Panel<'_>, num_steps: usize, index: usize, count: usize) -> Self {
+        let (start, num_bytes) = panel.bytes();
+        let stride = num_bytes / num_steps / count;
+        let address = start.wrapping_add(index * num_steps * stride).cast();
         Self { address, stride }
     }
 }
@@ -89,12 +108,10 @@ impl Ahead {
 #[inline(always)]
 fn tile_of<M: Multiply, O: simd::Element, const R: usize>(
     job: &Job<'_, M, O>,
-    panel: usize,
-    first_row: usize,
+    Place { steps, panel, first_row }: Place<'_>,
     ahead: Ahead,
 ) {
     assert!(R <= M::ROWS, "the tile has more rows than registers");
-    let steps = job.weight.panel(panel);
     let x = job.tiles.data[first_row * steps.len()..][..R * steps.len()].as_chunks::<R>().0;
     if R <= M::ROWS_OF_WHOLE_PANEL {
         let sums = accumulate::<M, R, 2>(steps, x, 0, ahead);

@@ -4,7 +4,8 @@ use super::element::Element;
 use crate::disjoint::DisjointMut;
 use crate::pages::advise_huge_pages;
 use crate::pool::{for_each_row, for_each_task};
-use std::mem::{MaybeUninit, size_of};
+use float8::F8E4M3;
+use std::mem::MaybeUninit;
 
 /// Output features of a panel.
 pub(super) const PANEL: usize = 32;
@@ -14,13 +15,58 @@ pub(super) const PANEL: usize = 32;
 #[repr(align(64))]
 pub(super) struct Step(pub(super) [u32; PANEL]);
 
-/// `[panels, steps]` of [`Step`]: what a product reads one after the other lies one after the
-/// other. Output features and `in` are padded with zeros to whole panels and words.
+/// An e4m3 element of every output feature of a panel.
+#[derive(Clone, Copy)]
+#[repr(align(32))]
+pub(super) struct NarrowStep(pub(super) [u8; PANEL]);
+
+/// `[panels, steps]`: what a product reads one after the other lies one after the other. Output
+/// features and `in` are padded with zeros to whole panels and words.
 pub(super) struct Packed {
-    steps: Box<[Step]>,
+    steps: Steps,
     steps_per_panel: usize,
     out_features: usize,
     in_features: usize,
+}
+
+/// The steps of all panels.
+enum Steps {
+    Wide(Box<[Step]>),
+    /// One an input feature, with a scale an output feature: widened panel by panel where they are used.
+    Narrow(Box<[NarrowStep]>, Box<[f32]>),
+}
+
+/// The steps of one panel.
+#[derive(Clone, Copy)]
+pub(super) enum Panel<'a> {
+    Wide(&'a [Step]),
+    Narrow(&'a [NarrowStep]),
+}
+
+impl<'a> Panel<'a> {
+    /// As steps; narrow ones are widened into `scratch`, exactly and without their scales.
+    #[inline(always)]
+    pub(super) fn widened<E: Element>(self, scratch: &'a mut Vec<Step>) -> &'a [Step] {
+        match self {
+            Self::Wide(steps) => steps,
+            Self::Narrow(narrow) => {
+                scratch.resize(narrow.len().div_ceil(E::PER_WORD), Step([0; PANEL]));
+                for (step, narrow) in scratch.iter_mut().zip(narrow.chunks(E::PER_WORD)) {
+                    E::widen(narrow, step);
+                }
+                scratch
+            }
+        }
+    }
+
+    /// Where it begins, and how many bytes it has.
+    #[inline(always)]
+    pub(super) fn bytes(self) -> (*const u8, usize) {
+        match self {
+            Self::Wide(steps) => (steps.as_ptr().cast(), size_of_val(steps)),
+            Self::Narrow(steps) => (steps.as_ptr().cast(), size_of_val(steps)),
+        }
+    }
 }
 
 impl Packed {
@@ -40,12 +86,36 @@ impl Packed {
             let end = rows.len().min(first + PANEL * in_features);
             pack_panel(&rows[first..end], in_features, steps);
         });
-        Self {
-            // SAFETY: the tasks wrote every step of every panel.
-            steps: unsafe { steps.assume_init() },
-            steps_per_panel,
-            out_features,
-            in_features,
+        // SAFETY: the tasks wrote every step of every panel.
+        let steps = Steps::Wide(unsafe { steps.assume_init() });
+        Self { steps, steps_per_panel, out_features, in_features }
+    }
+
+    /// rows `[out, in]` of e4m3, not empty, and a scale each
+    pub(super) fn narrow(rows: &[F8E4M3], scales: &[f32], in_features: usize) -> Self {
+        let out_features = scales.len();
+        let num_panels = out_features.div_ceil(PANEL);
+        let mut steps = vec![NarrowStep([0; PANEL]); num_panels * in_features].into_boxed_slice();
+        advise_huge_pages(&steps);
+        for_each_row(&mut steps, in_features, rows.len(), |panel, steps| {
+            let first = panel * PANEL * in_features;
+            let end = rows.len().min(first + PANEL * in_features);
+            for (lane, row) in rows[first..end].chunks(in_features).enumerate() {
+                for (step, element) in steps.iter_mut().zip(row) {
+                    step.0[lane] = element.to_bits();
+                }
+            }
+        });
+        let steps = Steps::Narrow(steps, scales.into());
+        Self { steps, steps_per_panel: in_features, out_features, in_features }
+    }
+
+    /// What the sums of output features are to be multiplied by. `[out]`
+    #[inline(always)]
+    pub(super) fn scales(&self) -> Option<&[f32]> {
+        match &self.steps {
+            Steps::Wide(_) => None,
+            Steps::Narrow(_, scales) => Some(scales),
         }
     }
 
@@ -58,33 +128,42 @@ impl Packed {
     }
 
     pub(super) fn num_panels(&self) -> usize {
-        self.steps.len() / self.steps_per_panel
+        self.out_features.div_ceil(PANEL)
     }
 
     pub(super) fn size_in_bytes(&self) -> usize {
-        size_of::<Step>() * self.steps.len()
+        match &self.steps {
+            Steps::Wide(steps) => size_of_val(&**steps),
+            Steps::Narrow(steps, scales) => size_of_val(&**steps) + size_of_val(&**scales),
+        }
     }
 
-    pub(super) fn panel(&self, index: usize) -> &[Step] {
-        &self.steps[index * self.steps_per_panel..][..self.steps_per_panel]
+    #[inline(always)]
+    pub(super) fn panel(&self, index: usize) -> Panel<'_> {
+        let range = index * self.steps_per_panel..(index + 1) * self.steps_per_panel;
+        match &self.steps {
+            Steps::Wide(steps) => Panel::Wide(&steps[range]),
+            Steps::Narrow(steps, _) => Panel::Narrow(&steps[range]),
+        }
     }
 
-    /// Rows of the weight as they were: `[ids, in]`.
-    pub(super) fn gather<E: Element>(&self, ids: &[u32]) -> Vec<E> {
+    /// Rows of the weight as they were: `[ids, in]`; none of an e4m3 weight.
+    pub(super) fn gather<E: Element>(&self, ids: &[u32]) -> Option<Vec<E>> {
         /// A step is a cache line that no other step of the row shares.
         const OPERATIONS_PER_STEP: usize = 8;
+        let Steps::Wide(steps) = &self.steps else { return None };
         let mut out = vec![E::default(); ids.len() * self.in_features];
         let work = OPERATIONS_PER_STEP * ids.len() * self.steps_per_panel;
         for_each_row(&mut out, self.in_features, work, |i, out| {
             let row = ids[i] as usize;
-            let steps = self.panel(row / PANEL);
+            let steps = &steps[row / PANEL * self.steps_per_panel..][..self.steps_per_panel];
             for (out, step) in out.chunks_mut(E::PER_WORD).zip(steps) {
                 for (index, out) in out.iter_mut().enumerate() {
                     *out = E::from_word(step.0[row % PANEL], index);
                 }
             }
         });
-        out
+        Some(out)
     }
 }
 

@@ -1,4 +1,4 @@
-// Rows to e4m3 with one scale each: output features of a weight once, rows of x at every step.
+// Rows to e4m3 with one scale each, as quantize.rs does with those of weights: rows of x at every step.
 //
 // Bound: reading the row, twice (the second time from the caches), and writing half as much.
 #pragma once
@@ -14,7 +14,7 @@ struct QuantizeParams {
 constexpr float E4M3_MAX = 448.0f;
 constexpr int QUANTIZE_THREADS = 256;
 
-// Grid: rows. A row of zeros has the scale 1.
+// Grid: rows. A row of zeros has the scale 1, and one whose scale would be no number above 0.
 template <class T>
 __device__ __forceinline__ void quantize_row(const QuantizeParams& p) {
     SHARED(scratch, float[QUANTIZE_THREADS / 32]);
@@ -32,7 +32,8 @@ __device__ __forceinline__ void quantize_row(const QuantizeParams& p) {
         for (int j = 0; j < Pack<T>::LEN; j++) largest = fmaxf(largest, fabsf(to_float(pack.x[j])));
     }
     largest = block_reduce(largest, Max(), scratch);
-    const float scale = largest > 0.0f ? largest / E4M3_MAX : 1.0f;
+    float scale = largest / E4M3_MAX;
+    if (!(scale > 0.0f)) scale = 1.0f;
     if (threadIdx.x == 0) p.scales[blockIdx.x] = scale;
     for (int i = threadIdx.x; i < num_packs; i += QUANTIZE_THREADS) {
         Pack<e4m3> narrow;

@@ -14,6 +14,9 @@
 // of it. Here 1 KiB of weights is 2 products and some 10 instructions. Bytes in flight: each warp asks
 // for 8 KiB of weights before it waits (4 with 16 rows), 128 KiB a multiprocessor. x comes from the
 // caches, M / 16 of the bytes of the weight, M / 32 with 32 output features a warp.
+//
+// An e4m3 weight is also multiplied with many rows where cuBLAS has no way to: a block takes 8 or 16 of
+// them, and those with the same part of the weight follow each other, so that it comes from the caches.
 #pragma once
 #include "../cuda/device.cuh"
 
@@ -63,7 +66,7 @@ struct SkinnyWarp {
     static constexpr int STEP = 2 * 4 * LEN;           // inner elements of a step: 128 bytes
 
     const SkinnyParams& p;
-    const int first_out;
+    const int first_row, first_out;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     float sums[Shape::OUT_TILES][Shape::ROW_TILES][4] = {};
 
@@ -72,8 +75,8 @@ struct SkinnyWarp {
         Pack<T> x[2][Shape::ROW_TILES][PACKS];
     };
 
-    __device__ __forceinline__ SkinnyWarp(const SkinnyParams& p, int first_out)
-        : p(p), first_out(first_out) {}
+    __device__ __forceinline__ SkinnyWarp(const SkinnyParams& p, int first_row, int first_out)
+        : p(p), first_row(first_row), first_out(first_out) {}
 
     __device__ __forceinline__ void load(Step& step, int start) const {
 #pragma unroll
@@ -94,7 +97,7 @@ struct SkinnyWarp {
             }
 #pragma unroll
             for (int tile = 0; tile < Shape::ROW_TILES; tile++) {
-                const int row = 8 * tile + lane / 4;
+                const int row = first_row + 8 * tile + lane / 4;
                 const T* from =
                     static_cast<const T*>(p.x) + static_cast<size_t>(row) * p.in_features + k;
 #pragma unroll
@@ -143,14 +146,14 @@ struct SkinnyWarp {
     }
 };
 
-// Grid: out_features / Shape::OUTS, rounded up. x and weight are aligned to 16 bytes and in_features
+// Grid: (rows / Shape::ROWS, out_features / Shape::OUTS), rounded up. x and weight are aligned to 16 bytes and in_features
 // is a multiple of 16 bytes of weights.
 template <class T, class W, class Out, class Shape>
 __device__ __forceinline__ void multiply_skinny(const SkinnyParams& p) {
     constexpr int VALUES = Shape::OUT_TILES * Shape::ROW_TILES * 4;
     SHARED(parts, float[Shape::WARPS][VALUES][32]);
-    const int first_out = blockIdx.x * Shape::OUTS;
-    SkinnyWarp<T, W, Shape> own(p, first_out);
+    const int first_row = blockIdx.x * Shape::ROWS, first_out = blockIdx.y * Shape::OUTS;
+    SkinnyWarp<T, W, Shape> own(p, first_row, first_out);
     own.run();
 #pragma unroll
     for (int i = 0; i < VALUES; i++) {
@@ -159,7 +162,7 @@ __device__ __forceinline__ void multiply_skinny(const SkinnyParams& p) {
     __syncthreads();
     for (int i = threadIdx.x; i < Shape::OUTS * Shape::ROWS; i += 32 * Shape::WARPS) {
         const int out = i % Shape::OUTS, row = i / Shape::OUTS;
-        if (row >= p.num_rows || first_out + out >= p.out_features) continue;
+        if (first_row + row >= p.num_rows || first_out + out >= p.out_features) continue;
         // Where the fragment c has it.
         const int tile = out / 16 * Shape::ROW_TILES + row / 8;
         const int value = 4 * tile + out % 16 / 8 * 2 + row % 2;
@@ -169,7 +172,7 @@ __device__ __forceinline__ void multiply_skinny(const SkinnyParams& p) {
         for (int w = 0; w < Shape::WARPS; w++) sum += parts[w][value][lane];
         if (sizeof(W) == 1) sum *= __ldg(p.scales + first_out + out);
         if (p.bias != nullptr) sum += to_float(static_cast<const T*>(p.bias)[first_out + out]);
-        static_cast<Out*>(p.y)[static_cast<size_t>(row) * p.out_features + first_out + out] =
+        static_cast<Out*>(p.y)[static_cast<size_t>(first_row + row) * p.out_features + first_out + out] =
             from_float<Out>(sum);
     }
 }

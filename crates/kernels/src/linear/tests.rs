@@ -1,7 +1,7 @@
 //! Every path against sums in f64, and a row's bits in every batch.
 
 use super::cpu::Path;
-use super::{Linear, Matrix};
+use super::{Linear, Matrix, quantize_rows};
 use crate::testing::{
     DTYPES, Tolerance, assert_close, devices, ids, message, tensor, to_bits, to_f64,
 };
@@ -74,12 +74,75 @@ fn every_path_equals_the_reference() -> Result<()> {
     Ok(())
 }
 
+/// A weight that stands for about `source`, and what it stands for exactly.
+fn quantized(source: &Tensor) -> Result<(Matrix, Tensor)> {
+    let (rows, scales) = quantize_rows(&source.to_device(&Device::Cpu)?)?;
+    let wide = rows.to_dtype(DType::F32)?.to_dtype(DType::F64)?;
+    let exact = wide.broadcast_mul(&scales.to_dtype(DType::F64)?.unsqueeze(1)?)?;
+    let weight = Matrix::from_e4m3(&rows, &scales, source.dtype(), source.device())?;
+    Ok((weight, exact))
+}
+
+/// On a GPU of few rows: of many x is rounded, too.
+#[test]
+fn a_weight_of_e4m3_equals_the_reference() -> Result<()> {
+    for device in devices() {
+        for dtype in DTYPES {
+            for (out, inner) in SHAPES {
+                let source = tensor(1, &[out, inner], dtype, &device)?;
+                let bias = tensor(2, &[out], dtype, &device)?;
+                let (weight, exact) = quantized(&source)?;
+                assert_eq!((weight.out_features(), weight.in_features()), (out, inner));
+                for rows in [1, 2, 5, 13] {
+                    let x = tensor(3, &[rows, inner], dtype, &device)?;
+                    let expected = reference(&exact, &x, None)?;
+                    let with_bias = reference(&exact, &x, Some(&bias))?;
+                    let paths = if device.is_cpu() { usize::MAX } else { 1 };
+                    for path in Path::available().take(paths) {
+                        let y = forward(path, &weight, &x, Some(&bias), dtype)?;
+                        assert_eq!((y.dims(), y.dtype()), (&[rows, out][..], dtype));
+                        assert_close(&y, &with_bias, TOLERANCE);
+                        let y = forward(path, &weight, &x, None, DType::F32)?;
+                        assert_close(&y, &expected, Tolerance { bf16: 0.0, ..TOLERANCE });
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn rows_are_quantized_to_the_nearest() -> Result<()> {
+    for dtype in DTYPES {
+        for len in [1, 15, 16, 300] {
+            let rows = tensor(6, &[3, len], DType::F32, &Device::Cpu)?;
+            let factors = Tensor::new(&[[0f32], [1e-3], [-100.0]], &Device::Cpu)?;
+            let x = rows.broadcast_mul(&factors)?.to_dtype(dtype)?;
+            let (y, scales) = quantize_rows(&x)?;
+            let wide = x.to_dtype(DType::F32)?;
+            let largest = wide.abs()?.max(1)?.to_vec1::<f32>()?;
+            let expected: Vec<f32> =
+                largest.iter().map(|&x| if x > 0.0 { x / 448.0 } else { 1.0 }).collect();
+            assert_eq!(scales.to_vec1::<f32>()?, expected);
+            let expected = wide.broadcast_div(&scales.unsqueeze(1)?)?.to_dtype(DType::F8E4M3)?;
+            assert_eq!(to_bits(&y)?, to_bits(&expected)?);
+        }
+    }
+    let cube = Tensor::zeros((1, 2, 3), DType::F32, &Device::Cpu)?;
+    assert!(message(quantize_rows(&cube)).contains("x must be [rows, len]"));
+    let half = Tensor::zeros((1, 2), DType::F16, &Device::Cpu)?;
+    assert!(message(quantize_rows(&half)).contains("x must be f32 or bf16"));
+    Ok(())
+}
+
 /// Large enough for several threads, with tiles of every size.
 #[test]
 fn a_row_has_the_same_bits_in_every_batch() -> Result<()> {
     let (out, inner) = (523, 517);
-    for dtype in DTYPES {
-        let weight = Matrix::new(&tensor(4, &[out, inner], dtype, &Device::Cpu)?)?;
+    for (dtype, is_narrow) in [(DTYPES[0], false), (DTYPES[1], false), (DType::BF16, true)] {
+        let source = tensor(4, &[out, inner], dtype, &Device::Cpu)?;
+        let weight = if is_narrow { quantized(&source)?.0 } else { Matrix::new(&source)? };
         let x = tensor(5, &[129, inner], dtype, &Device::Cpu)?;
         for path in Path::available() {
             let mut alone = Vec::new();
@@ -165,6 +228,16 @@ fn wrong_weights_are_refused() -> Result<()> {
     assert!(message(weight(&[4, 4], DType::F16)).contains("weight must be f32 or bf16"));
     let strided = Tensor::zeros((4, 6), DType::F32, &cpu)?.t()?;
     assert!(message(Matrix::new(&strided)).contains("weight must be contiguous"));
+    let narrow = Tensor::zeros((4, 6), DType::F8E4M3, &cpu)?;
+    let scales = |len: usize| Tensor::ones(len, DType::F32, &cpu);
+    let short = Matrix::from_e4m3(&narrow, &scales(3)?, DType::BF16, &cpu);
+    assert!(message(short).contains("scales must have shape [4]"));
+    let half = Matrix::from_e4m3(&narrow, &scales(4)?, DType::F16, &cpu);
+    assert!(message(half).contains("dtype must be f32 or bf16"));
+    let wide = Matrix::from_e4m3(&strided.contiguous()?, &scales(6)?, DType::F32, &cpu);
+    assert!(message(wide).contains("weight must be F8E4M3"));
+    let weight = Matrix::from_e4m3(&narrow, &scales(4)?, DType::F32, &cpu)?;
+    assert!(message(weight.gather(&ids(&[0], &cpu)?)).contains("no rows to gather"));
     Ok(())
 }
 

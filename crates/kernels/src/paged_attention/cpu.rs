@@ -12,7 +12,7 @@ use candle_core::{CpuStorage, Layout, Result, Tensor, bail};
 const ROWS_PER_TILE: usize = 64;
 
 /// q `[tokens, heads, head_dim]`, cache `[num_blocks, kv_heads, block_size, head_dim]` twice.
-pub(super) fn paged_attention<E: Element>(
+pub(super) fn paged_attention<E: Element, C: Element>(
     (q, q_layout): (&CpuStorage, &Layout),
     [(key, key_layout), (value, value_layout)]: [(&CpuStorage, &Layout); 2],
     args: &PagedAttention,
@@ -21,7 +21,7 @@ pub(super) fn paged_attention<E: Element>(
     let (num_blocks, num_kv_heads, block_size, _) = key_layout.shape().dims4()?;
     let sinks = args.variant.sinks.map(Tensor::storage_and_layout);
     let sinks = sinks.as_ref().map(|(sinks, layout)| cpu_slice(sinks, layout, "sinks"));
-    let inputs = Inputs::<E> {
+    let inputs = Inputs::<E, C> {
         q: slice(q, q_layout, "q")?,
         key: slice(key, key_layout, "cache.key")?,
         value: slice(value, value_layout, "cache.value")?,

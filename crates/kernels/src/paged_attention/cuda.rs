@@ -62,7 +62,7 @@ pub(super) struct Model {
     pub(super) head_dim: usize,
     /// Of q and the result.
     pub(super) dtype: DType,
-    /// The same, or e4m3 beside bf16.
+    /// The same, or e4m3 beside bf16 and f32.
     pub(super) cache_dtype: DType,
 }
 
@@ -99,7 +99,7 @@ fn dtype_index(heads: &Model) -> Result<Option<usize>> {
         (DType::BF16, DType::BF16) => Ok(Some(0)),
         (DType::F16, DType::F16) => Ok(Some(1)),
         (DType::BF16, DType::F8E4M3) => Ok(Some(2)),
-        (DType::F32, DType::F32) => Ok(None),
+        (DType::F32, DType::F32 | DType::F8E4M3) => Ok(None),
         (q, cache) => bail!("attention has no kernel for q of {q:?} with a cache of {cache:?}"),
     }
 }
@@ -206,6 +206,7 @@ pub(super) fn plan(
 
 fn plain(heads: &Model, tokens: usize) -> Launch {
     let function = match (heads.dtype, heads.cache_dtype) {
+        (DType::F32, DType::F8E4M3) => "paged_attention_plain_f32_e4m3",
         (_, DType::F8E4M3) => "paged_attention_plain_bf16_e4m3",
         (DType::BF16, _) => "paged_attention_plain_bf16",
         (DType::F16, _) => "paged_attention_plain_f16",

@@ -177,6 +177,7 @@ fn a_cache_of_e4m3_equals_the_reference() -> Result<()> {
         let mut call = Call::new(&case);
         call.narrow = Some((KvCacheLayer { key, value }, [2.0, 1.0 / 200.0]));
         call.assert_equals_reference(&like.to_dtype(DType::BF16)?, &parts)?;
+        call.assert_equals_reference(&like, &parts)?;
     }
     Ok(())
 }

@@ -15,6 +15,7 @@ using f32 = float;
 PLAIN(f32, f32, f32)
 PLAIN(f16, f16, f16)
 PLAIN(bf16, bf16, bf16)
+PLAIN(f32_e4m3, f32, e4m3)
 PLAIN(bf16_e4m3, bf16, e4m3)
 
 #define SPLIT(head_dim, row_tiles, blocks, name, dtype, cache)                              \

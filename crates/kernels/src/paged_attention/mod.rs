@@ -29,11 +29,12 @@ mod tile;
 
 pub use extents::{Extents, SPLIT_ROWS, Workspace};
 
-use crate::views::{expect_dims, expect_like, match_element};
+use crate::views::{expect_cache, expect_dims, expect_like, match_element};
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
+use float8::F8E4M3;
 
 /// Keys and values of one layer, in fixed blocks.
 #[derive(Debug, Clone)]
@@ -88,7 +89,7 @@ const MAX_HEAD_DIM: usize = 256;
 /// Attends. Keys and values of the rows themselves must be in the cache already.
 ///
 /// q `[tokens, heads, head_dim]` f32 or bf16, `head_dim` a multiple of 8 up to 256, the cache of the
-/// same dtype. Returns `[tokens, heads * head_dim]`.
+/// same dtype or e4m3. Returns `[tokens, heads * head_dim]`.
 ///
 /// # Errors
 /// A shape or dtype that does not fit, a strided input, rows that do not add up to tokens, a context
@@ -113,8 +114,9 @@ fn check(q: &Tensor, cache: &KvCacheLayer, args: &PagedAttention) -> Result<()> 
     let cache_dims = [num_blocks, num_kv_heads, block_size, head_dim];
     for (tensor, name) in [(&cache.key, "cache.key"), (&cache.value, "cache.value")] {
         expect_dims(tensor, &cache_dims, name)?;
-        expect_like((tensor, name), (q, "q"))?;
+        expect_cache((tensor, name), (q, "q"))?;
     }
+    expect_like((&cache.value, "cache.value"), (&cache.key, "cache.key"))?;
     let num_seqs = args.context_lens.dims1()?;
     expect_dims(args.q_starts, &[num_seqs + 1], "q_starts")?;
     let (table_rows, _) = args.block_tables.dims2()?;
@@ -161,9 +163,10 @@ impl CustomOp3 for Attend<'_> {
         value_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let (tokens, num_heads, head_dim) = q_layout.shape().dims3()?;
-        let out = match_element!(q.dtype(), "q", E => {
-            let cache = [(key, key_layout), (value, value_layout)];
-            cpu::paged_attention::<E>((q, q_layout), cache, self.args)?
+        let cache = [(key, key_layout), (value, value_layout)];
+        let out = match_element!(q.dtype(), "q", E => match key.dtype() {
+            DType::F8E4M3 => cpu::paged_attention::<E, F8E4M3>((q, q_layout), cache, self.args)?,
+            _ => cpu::paged_attention::<E, E>((q, q_layout), cache, self.args)?,
         });
         Ok((out, (tokens, num_heads * head_dim).into()))
     }

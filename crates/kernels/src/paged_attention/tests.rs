@@ -205,6 +205,25 @@ fn equals_the_reference() -> Result<()> {
 }
 
 #[test]
+fn a_cache_of_e4m3_equals_the_reference() -> Result<()> {
+    for device in devices() {
+        for dtype in DTYPES {
+            for shape in fitting(&device) {
+                let q = queries(shape, NUM_ROWS, dtype, &device)?;
+                let mut case = Case::new(shape, &NUM_KEYS, 1, &q)?;
+                let wide = case.cache.clone();
+                let narrow = |x: &Tensor| x.to_dtype(DType::F8E4M3);
+                case.cache = KvCacheLayer { key: narrow(&wide.key)?, value: narrow(&wide.value)? };
+                let out = case.run(&q, &PARTS)?;
+                assert_eq!(out.dtype(), dtype);
+                assert_close(&out, &case.reference(&q, &PARTS, &Change::default())?, TOLERANCE);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn variants_equal_the_reference_and_do_not_know_the_chunk() -> Result<()> {
     for device in devices() {
         for (window, soft_cap, has_sinks) in [

@@ -11,10 +11,10 @@ use crate::simd::{Element, Kernel, LANES, Lanes, load_at, store_at};
 use std::cell::RefCell;
 
 /// What all tiles read.
-pub(super) struct Inputs<'a, E> {
+pub(super) struct Inputs<'a, E, C> {
     pub(super) q: &'a [E],     // [tokens, heads, head_dim]
-    pub(super) key: &'a [E],   // [num_blocks, kv_heads, block_size, head_dim]
-    pub(super) value: &'a [E], // as key
+    pub(super) key: &'a [C],   // [num_blocks, kv_heads, block_size, head_dim]
+    pub(super) value: &'a [C], // as key
     pub(super) num_heads: usize,
     pub(super) num_kv_heads: usize,
     pub(super) head_dim: usize,
@@ -37,8 +37,8 @@ pub(super) struct Tile<'a> {
 }
 
 /// A tile to be computed.
-pub(super) struct AttendTile<'a, E> {
-    pub(super) inputs: &'a Inputs<'a, E>,
+pub(super) struct AttendTile<'a, E, C> {
+    pub(super) inputs: &'a Inputs<'a, E, C>,
     pub(super) tile: &'a Tile<'a>,
     pub(super) out: &'a DisjointMut<'a, E>, // [tokens, heads, head_dim]
 }
@@ -57,7 +57,7 @@ struct Scratch {
     softmax: Vec<Softmax>,                 // [rows]
 }
 
-impl<E: Element> Kernel for AttendTile<'_, E> {
+impl<E: Element, C: Element> Kernel for AttendTile<'_, E, C> {
     type Output = ();
 
     #[inline(always)]
@@ -84,7 +84,7 @@ impl<E: Element> Kernel for AttendTile<'_, E> {
     }
 }
 
-impl<E: Element> AttendTile<'_, E> {
+impl<E: Element, C: Element> AttendTile<'_, E, C> {
     /// Query heads that share the key head.
     #[inline(always)]
     fn group_size(&self) -> usize {
@@ -144,7 +144,7 @@ impl<E: Element> AttendTile<'_, E> {
         let num_next = GROUP.min(self.visible(num_rows - 1).saturating_sub(start + GROUP));
         let next = self.key_offsets(start + GROUP, num_next);
         let mut ahead = &next[..num_next];
-        transpose_keys::<V, E>(self.inputs.key, [&offsets, &next], head_dim, &mut scratch.keys);
+        transpose_keys::<V, C>(self.inputs.key, [&offsets, &next], head_dim, &mut scratch.keys);
         // Rows of the first tokens may not see any key of the last group, and with a window those of
         // the last tokens none of the first.
         let mut row = (start + 1).saturating_sub(self.tile.visible) * self.group_size();

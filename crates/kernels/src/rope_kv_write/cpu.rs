@@ -51,7 +51,7 @@ pub(super) fn rotate_queries<E: Element>(
 ///
 /// Parallel over heads, whose elements are apart whatever the slots are: two tokens with one slot
 /// are a mistake of the caller, but not a data race. Then the later token wins.
-pub(super) fn write_heads<E: Element>(
+pub(super) fn write_heads<E: Element, C: Element>(
     (cache, cache_layout): (&mut CpuStorage, &Layout),
     (qkv, qkv_layout): (&CpuStorage, &Layout),
     op: &WriteHeads,
@@ -60,8 +60,8 @@ pub(super) fn write_heads<E: Element>(
     let qkv_width = qkv_layout.dims()[1];
     let (_, num_kv_heads, block_size, head_dim) = cache_layout.shape().dims4()?;
     let (start, end) = contiguous(cache_layout, "cache")?;
-    let Some(cache) = E::slice_mut(cache) else {
-        bail!("the cache must be {:?} as qkv is", E::DTYPE);
+    let Some(cache) = C::slice_mut(cache) else {
+        bail!("the cache must be {:?}", C::DTYPE);
     };
     let cache = DisjointMut::new(&mut cache[start..end]);
     let (slots, slots_layout) = op.args.slots.storage_and_layout();
@@ -69,6 +69,7 @@ pub(super) fn write_heads<E: Element>(
     with_rotation(op.args, op.norm, |rotation| {
         let work = 4 * slots.len() * num_kv_heads * head_dim;
         for_each_task(num_kv_heads, work, |head| {
+            let mut rotated = vec![E::default(); if op.rotate { head_dim } else { 0 }];
             for (token, &slot) in slots.iter().enumerate().filter(|(_, slot)| **slot != NO_SLOT) {
                 let (block, offset) = (slot as usize / block_size, slot as usize % block_size);
                 let row = (block * num_kv_heads + head) * block_size + offset;
@@ -76,14 +77,33 @@ pub(super) fn write_heads<E: Element>(
                 // SAFETY: only this task writes rows of this head, one after the other.
                 let out = unsafe { cache.slice(row * head_dim..(row + 1) * head_dim) };
                 if op.rotate {
-                    dispatch(RotateHead { x, rotation, token, out });
+                    dispatch(RotateHead { x, rotation, token, out: &mut rotated });
+                    dispatch(Convert { x: &rotated, out });
                 } else {
-                    out.copy_from_slice(x);
+                    dispatch(Convert { x, out });
                 }
             }
         });
         Ok(())
     })
+}
+
+/// Numbers in another storage type, or in the same.
+struct Convert<'a, E, C> {
+    x: &'a [E],
+    out: &'a mut [C],
+}
+
+impl<E: Element, C: Element> Kernel for Convert<'_, E, C> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<V: Lanes>(self) {
+        let Self { x, out } = self;
+        for i in (0..x.len()).step_by(LANES) {
+            store_at(load_at::<V, E>(x, i), out, i);
+        }
+    }
 }
 
 /// What every head of a call is rotated by.

@@ -52,11 +52,21 @@ pub(super) fn group(heads: HeadShape, dtype: DType) -> Result<usize> {
     Ok(group)
 }
 
-/// A launch for at least one token.
-pub(super) fn plan(tokens: usize, heads: HeadShape, dtype: DType) -> Result<Launch> {
+/// A launch for at least one token, of qkv and into a cache of these dtypes.
+pub(super) fn plan(
+    tokens: usize,
+    heads: HeadShape,
+    dtype: DType,
+    cache_dtype: DType,
+) -> Result<Launch> {
     let lanes = (heads.num_heads + 2 * heads.num_kv_heads) * group(heads, dtype)?;
     let threads = lanes.next_multiple_of(WARP).min(MAX_THREADS);
-    let functions = ["rope_kv_write_f32", "rope_kv_write_f16", "rope_kv_write_bf16"];
+    let functions = match cache_dtype {
+        DType::F8E4M3 => {
+            ["rope_kv_write_f32_e4m3", "rope_kv_write_f16_e4m3", "rope_kv_write_bf16_e4m3"]
+        }
+        _ => ["rope_kv_write_f32", "rope_kv_write_f16", "rope_kv_write_bf16"],
+    };
     let function = of_dtype(dtype, functions, "qkv")?;
     Ok(Launch {
         grid: [tokens as u32, lanes.div_ceil(threads) as u32, 1],
@@ -110,7 +120,8 @@ pub(super) mod forward {
             norm_eps: args.norm_eps,
         };
         if tokens > 0 {
-            launch(qkv.device(), &MODULE, &plan(tokens, heads, dtype)?, &params)?;
+            let plan = plan(tokens, heads, dtype, op.cache.key.dtype())?;
+            launch(qkv.device(), &MODULE, &plan, &params)?;
         }
         Ok(out)
     }

@@ -2,11 +2,11 @@
 
 use super::HeadShape;
 use super::cuda::{RopeParams, group, plan};
-use super::tests::Case;
+use super::tests::{Case, to_e4m3};
 use crate::cuda::testing::{CUDA_DTYPES, Input, from_bytes, launch, on_device, to_bytes};
 use crate::paged_attention::KvCacheLayer;
 use crate::testing::{ids, tensor};
-use candle_core::{Device, Error, Result, Tensor};
+use candle_core::{DType, Device, Error, Result, Tensor};
 
 /// Returns the queries and the cache as it is afterwards. Tensors lie `offset` elements into memory.
 fn run(case: &Case, offset: usize) -> Result<(Tensor, KvCacheLayer)> {
@@ -42,13 +42,15 @@ fn run(case: &Case, offset: usize) -> Result<(Tensor, KvCacheLayer)> {
             num_slots: (case.cache.key.dims()[0] * case.block_size) as u32,
             norm_eps: 1e-6,
         };
-        launch(device, &plan(tokens, case.heads, dtype)?, &params).map_err(Error::wrap)?;
+        let plan = plan(tokens, case.heads, dtype, case.cache.key.dtype())?;
+        launch(device, &plan, &params).map_err(Error::wrap)?;
         Ok(vec![q.read(), key.read(), value.read()])
     })?;
     let cache_dims = case.cache.key.dims();
+    let cache_dtype = case.cache.key.dtype();
     let cache = KvCacheLayer {
-        key: from_bytes(&out[1], cache_dims, dtype)?,
-        value: from_bytes(&out[2], cache_dims, dtype)?,
+        key: from_bytes(&out[1], cache_dims, cache_dtype)?,
+        value: from_bytes(&out[2], cache_dims, cache_dtype)?,
     };
     Ok((from_bytes(&out[0], &[tokens, num_heads, head_dim], dtype)?, cache))
 }
@@ -67,6 +69,32 @@ fn the_kernel_equals_the_reference() -> Result<()> {
                 case.norm = Some(tensor(5, &[head_dim], dtype, &Device::Cpu)?);
                 let (q, cache) = run(&case, offset)?;
                 case.expected()?.check(&q, &cache);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What the cache of the dtype of qkv gets, rounded once more.
+#[test]
+fn a_cache_of_e4m3_gets_what_a_wide_one_does() -> Result<()> {
+    for dtype in CUDA_DTYPES {
+        for (num_heads, num_kv_heads, head_dim) in
+            [(1, 1, 2), (2, 1, 8), (6, 2, 24), (8, 1, 64), (3, 3, 128), (16, 8, 40), (2, 1, 256)]
+        {
+            for (tokens, offset) in [(1, 0), (5, 1), (9, 0)] {
+                let heads = HeadShape { num_heads, num_kv_heads, head_dim };
+                let mut case = Case::new(heads, tokens, dtype, &Device::Cpu)?;
+                // Some numbers are too large for e4m3.
+                case.qkv = (&case.qkv * 500.0)?;
+                case.cache = case.cache.map(|cache| cache.to_dtype(DType::F8E4M3))?;
+                let (q, narrow) = run(&case, offset)?;
+                case.cache = case.cache.map(|cache| cache.to_dtype(dtype))?;
+                let (wide_q, wide) = run(&case, offset)?;
+                assert_eq!(to_bytes(&q)?, to_bytes(&wide_q)?);
+                let expected = wide.map(to_e4m3)?;
+                assert_eq!(to_bytes(&narrow.key)?, to_bytes(&expected.key)?);
+                assert_eq!(to_bytes(&narrow.value)?, to_bytes(&expected.value)?);
             }
         }
     }

@@ -110,8 +110,34 @@ __device__ __forceinline__ void store_head(T* out, const Halves<T>& head, int la
     }
 }
 
+// Into a cache of fewer bits: half or a quarter of 16 bytes at once.
+template <class Cache, class T>
+__device__ __forceinline__ void store_narrow_head(Cache* out, const Halves<T>& head, int lane,
+                                                  int half_dim) {
+    constexpr int LEN = Pack<T>::LEN;
+    struct alignas(LEN * sizeof(Cache)) Vector {
+        Cache x[LEN];
+    };
+    const int start = lane * LEN;
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        Cache* row = out + half * half_dim + start;
+        Vector narrow;
+#pragma unroll
+        for (int i = 0; i < LEN; i++) narrow.x[i] = from_float<Cache>(to_float(head.x[half].x[i]));
+        if (reinterpret_cast<uintptr_t>(row) % sizeof(Vector) == 0 && start + LEN <= half_dim) {
+            *reinterpret_cast<Vector*>(row) = narrow;
+        } else {
+#pragma unroll
+            for (int i = 0; i < LEN; i++) {
+                if (start + i < half_dim) row[i] = narrow.x[i];
+            }
+        }
+    }
+}
+
 // Blocks of x are tokens, those of y groups of heads.
-template <class T>
+template <class T, class Cache>
 __device__ __forceinline__ void write_heads(const RopeParams& p) {
     const int lane = threadIdx.x % p.group;
     const int head = (blockIdx.y * blockDim.x + threadIdx.x) / p.group;
@@ -149,10 +175,17 @@ __device__ __forceinline__ void write_heads(const RopeParams& p) {
     const int kv_head = (head - p.num_heads) % p.num_kv_heads;
     const size_t block = slot / p.block_size, offset = slot % p.block_size;
     const size_t at = (block * p.num_kv_heads + kv_head) * p.block_size + offset;
-    T* cache = static_cast<T*>(is_key ? p.key : p.value) + at * head_dim;
-    store_head(cache, x, lane, half_dim);
+    Cache* cache = static_cast<Cache*>(is_key ? p.key : p.value) + at * head_dim;
+    if constexpr (sizeof(Cache) == sizeof(T)) {
+        store_head(cache, x, lane, half_dim);
+    } else {
+        store_narrow_head(cache, x, lane, half_dim);
+    }
 }
 
-KERNEL(rope_kv_write_f32, RopeParams, MAX_THREADS) { write_heads<float>(p); }
-KERNEL(rope_kv_write_f16, RopeParams, MAX_THREADS) { write_heads<f16>(p); }
-KERNEL(rope_kv_write_bf16, RopeParams, MAX_THREADS) { write_heads<bf16>(p); }
+KERNEL(rope_kv_write_f32, RopeParams, MAX_THREADS) { write_heads<float, float>(p); }
+KERNEL(rope_kv_write_f16, RopeParams, MAX_THREADS) { write_heads<f16, f16>(p); }
+KERNEL(rope_kv_write_bf16, RopeParams, MAX_THREADS) { write_heads<bf16, bf16>(p); }
+KERNEL(rope_kv_write_f32_e4m3, RopeParams, MAX_THREADS) { write_heads<float, e4m3>(p); }
+KERNEL(rope_kv_write_f16_e4m3, RopeParams, MAX_THREADS) { write_heads<f16, e4m3>(p); }
+KERNEL(rope_kv_write_bf16_e4m3, RopeParams, MAX_THREADS) { write_heads<bf16, e4m3>(p); }

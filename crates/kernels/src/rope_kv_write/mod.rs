@@ -5,7 +5,7 @@
 //! transformers and GPT-NeoX: with `h = head_dim / 2` and the angle of pair `i` at the token's
 //! position, `y[i] = x[i] cos - x[i + h] sin` and `y[i + h] = x[i + h] cos + x[i] sin`.
 //! The norm rounds to the dtype of qkv as [`crate::rms_norm`] does; the rotation is computed in f32
-//! and rounded once.
+//! and rounded once. A cache of e4m3 gets what one of the dtype of qkv would, rounded to it.
 //!
 //! On the CPU this is one op for q and one in-place op for each cache tensor, since candle's
 //! in-place ops write one tensor. On a CUDA device the first op launches one kernel for all three,
@@ -21,11 +21,12 @@ mod cuda_tests;
 mod tests;
 
 use crate::paged_attention::KvCacheLayer;
-use crate::views::{expect_dims, expect_like, match_element};
+use crate::views::{expect_cache, expect_dims, expect_like, match_element};
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, DType, InplaceOp2, Layout, Result, Shape, Tensor, bail};
+use float8::F8E4M3;
 
 /// The slot of a token whose key and value are not kept: padding.
 pub const NO_SLOT: u32 = u32::MAX;
@@ -66,7 +67,8 @@ pub struct RopeKvWrite<'a> {
 /// Writes keys and values into the cache in place and returns the queries.
 ///
 /// qkv `[tokens, (heads + 2 * kv_heads) * head_dim]` f32 or bf16: all query heads, all key heads, all
-/// value heads. The cache tensors `[num_blocks, kv_heads, block_size, head_dim]` have its dtype.
+/// value heads. The cache tensors `[num_blocks, kv_heads, block_size, head_dim]` have its dtype or
+/// e4m3, where numbers beyond 448 become 448.
 /// Returns q `[tokens, heads, head_dim]`.
 ///
 /// # Errors
@@ -102,10 +104,11 @@ fn check(qkv: &Tensor, cache: &KvCacheLayer, args: &RopeKvWrite) -> Result<usize
     let cache_dims = [num_blocks, num_kv_heads, block_size, head_dim];
     for (tensor, name) in [(&cache.key, "cache.key"), (&cache.value, "cache.value")] {
         expect_dims(tensor, &cache_dims, name)?;
-        expect_like((tensor, name), (qkv, "qkv"))?;
+        expect_cache((tensor, name), (qkv, "qkv"))?;
         // The keys must not be written before it is known that the values can be.
         crate::views::contiguous(tensor.layout(), name)?;
     }
+    expect_like((&cache.value, "cache.value"), (&cache.key, "cache.key"))?;
     let max_pos = args.cos.dims().first().copied().unwrap_or(0);
     for (tensor, name) in [(args.cos, "cos"), (args.sin, "sin")] {
         expect_dims(tensor, &[max_pos, head_dim / 2], name)?;
@@ -174,8 +177,10 @@ impl InplaceOp2 for WriteHeads<'_> {
         qkv: &CpuStorage,
         qkv_layout: &Layout,
     ) -> Result<()> {
-        match_element!(qkv.dtype(), "qkv", E => {
-            cpu::write_heads::<E>((cache, cache_layout), (qkv, qkv_layout), self)
+        let (cache, qkv) = ((cache, cache_layout), (qkv, qkv_layout));
+        match_element!(qkv.0.dtype(), "qkv", E => match cache.0.dtype() {
+            DType::F8E4M3 => cpu::write_heads::<E, F8E4M3>(cache, qkv, self),
+            _ => cpu::write_heads::<E, E>(cache, qkv, self),
         })
     }
 }

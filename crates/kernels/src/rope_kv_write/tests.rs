@@ -126,6 +126,13 @@ impl Case {
     }
 }
 
+impl KvCacheLayer {
+    /// The same done to keys and values.
+    pub(super) fn map(&self, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Self> {
+        Ok(Self { key: f(&self.key)?, value: f(&self.value)? })
+    }
+}
+
 impl Expected {
     pub(super) fn check(&self, queries: &Tensor, cache: &KvCacheLayer) {
         assert_close(queries, &self.queries, TOLERANCE);
@@ -148,6 +155,37 @@ fn equals_the_reference() -> Result<()> {
                     case.norm = Some(tensor(5, &[head_dim], dtype, &device)?);
                     case.check()?;
                 }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// As candle converts: to the nearest, here of numbers that are not beyond the largest.
+pub(super) fn to_e4m3(x: &Tensor) -> Result<Tensor> {
+    x.to_dtype(DType::F32)?.clamp(-448f32, 448f32)?.to_dtype(DType::F8E4M3)
+}
+
+/// What the cache of the dtype of qkv gets, rounded once more.
+#[test]
+fn a_cache_of_e4m3_gets_what_a_wide_one_does() -> Result<()> {
+    for device in devices() {
+        for dtype in DTYPES {
+            for (num_heads, num_kv_heads, head_dim) in [(1, 1, 2), (6, 2, 24), (3, 3, 128)] {
+                let heads = HeadShape { num_heads, num_kv_heads, head_dim };
+                let mut case = Case::new(heads, 9, dtype, &device)?;
+                case.norm = Some(tensor(5, &[head_dim], dtype, &device)?);
+                // Some numbers are too large for e4m3.
+                case.qkv = (&case.qkv * 500.0)?;
+                let wide = case.cache.map(Tensor::copy)?;
+                case.cache = case.cache.map(to_e4m3)?;
+                let q = case.run()?;
+                let narrow = std::mem::replace(&mut case.cache, wide);
+                assert_eq!(to_bits(&case.run()?)?, to_bits(&q)?);
+                // What is written is rounded; what was there was rounded before.
+                let expected = case.cache.map(to_e4m3)?;
+                assert_eq!(to_bits(&narrow.key)?, to_bits(&expected.key)?);
+                assert_eq!(to_bits(&narrow.value)?, to_bits(&expected.value)?);
             }
         }
     }

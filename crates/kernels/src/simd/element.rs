@@ -4,7 +4,7 @@ use super::{LANES, Lanes};
 use candle_core::{CpuStorage, WithDType};
 use half::bf16;
 
-/// A storage type: f32, or bf16 that is widened to compute and rounded to store.
+/// A storage type: f32, or a narrower one that is widened to compute and rounded to store.
 pub(crate) trait Element: WithDType + Default {
     fn to_f32(self) -> f32;
     /// To the nearest, ties to even.

@@ -4,12 +4,14 @@
 //! widest form that the processor has. The number of lanes, and so the order of every sum, is the
 //! same in all of them.
 
+mod e4m3;
 mod element;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+pub(crate) use e4m3::{MAX as E4M3_MAX, widen as widen_e4m3};
 pub(crate) use element::{Element, load_at, store_at};
 
 /// f32 values in one [`Lanes`].

@@ -1,0 +1,60 @@
+//! Rows to e4m3 with one scale each.
+
+use crate::disjoint::DisjointMut;
+use crate::pool::for_each_row;
+use crate::simd::{E4M3_MAX, Element, Kernel, LANES, Lanes, dispatch, load_at, store_at};
+use crate::views::{cpu_slice, match_element};
+use candle_core::{Device, Result, Tensor, bail};
+use float8::F8E4M3;
+
+/// Brings x `[rows, len]`, f32 or bf16 on the CPU, to e4m3 of the same shape and scales `[rows]` f32,
+/// with `x = scale * y`: the largest of a row becomes the largest number of e4m3. A row of zeros has
+/// the scale 1.
+///
+/// # Errors
+/// Another number of dimensions or dtype, a strided tensor, another device.
+pub fn quantize_rows(x: &Tensor) -> Result<(Tensor, Tensor)> {
+    let &[num_rows, len] = x.dims() else {
+        bail!("x must be [rows, len], its shape is {:?}", x.dims())
+    };
+    let (storage, layout) = x.storage_and_layout();
+    let mut y = vec![F8E4M3::default(); num_rows * len];
+    let mut scales = vec![1.0f32; num_rows];
+    let shared = DisjointMut::new(&mut scales);
+    match_element!(x.dtype(), "x", E => {
+        let x: &[E] = cpu_slice(&storage, layout, "x")?;
+        for_each_row(&mut y, len, x.len(), |row, y| {
+            // SAFETY: each row has its own scale.
+            let scale = unsafe { shared.slice(row..row + 1) };
+            scale[0] = dispatch(QuantizeRow { x: &x[row * len..][..len], y });
+        });
+    });
+    let y = Tensor::from_vec(y, (num_rows, len), &Device::Cpu)?;
+    Ok((y, Tensor::from_vec(scales, num_rows, &Device::Cpu)?))
+}
+
+/// Gives the scale.
+struct QuantizeRow<'a, E> {
+    x: &'a [E],
+    y: &'a mut [F8E4M3],
+}
+
+impl<E: Element> Kernel for QuantizeRow<'_, E> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<V: Lanes>(self) -> f32 {
+        let Self { x, y } = self;
+        let mut largest = V::splat(0.0);
+        for i in (0..x.len()).step_by(LANES) {
+            let x: V = load_at(x, i);
+            largest = largest.max(x.max(V::splat(0.0).sub(x)));
+        }
+        let scale = largest.reduce_max() / E4M3_MAX;
+        let scale = if scale > 0.0 { scale } else { 1.0 };
+        for i in (0..x.len()).step_by(LANES) {
+            store_at(load_at::<V, E>(x, i).div(V::splat(scale)), y, i);
+        }
+        scale
+    }
+}
