@@ -85,6 +85,15 @@ fn it_chats() {
     assert_eq!(found["choices"][0]["message"]["content"], "Your name is Ann.");
 }
 
+#[test]
+fn it_calculates_in_fp8() {
+    let server = Server::start(&["--quantization", "fp8", "--kv-cache-dtype", "fp8"]);
+    let question = json!([{"role": "user", "content": "What is 17 + 25?"}]);
+    let body = json!({"messages": question, "temperature": 0});
+    let found = server.ok("/v1/chat/completions", &body);
+    assert_eq!(found["choices"][0]["message"]["content"], "17 + 25 = 42.");
+}
+
 /// The ids of an answer that thinks first, with `extra` fields.
 fn thinks(server: &Server, extra: &Value) -> (Value, Vec<u64>) {
     let mut body = json!({

@@ -14,7 +14,7 @@ use engine::architecture::Architecture;
 use engine::weights::Weights;
 use engine::{
     Engine, EngineConfig, EngineHandle, EngineOptions, EngineStats, Event, FinishReason,
-    MemoryPlan, Request, SamplingParams, TokenLogprobs,
+    MemoryPlan, Quantization, Request, SamplingParams, TokenLogprobs,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -65,7 +65,8 @@ fn start(golden: &Path, dtype: DType, options: &EngineOptions) -> EngineHandle {
     let config = EngineConfig::resolve(&options, &spec).unwrap();
     let plan = MemoryPlan::compute(&spec, &config, 4 << 30);
     let device = Device::Cpu;
-    let mut weights = Weights::open(golden, &device, dtype).unwrap();
+    let weights = Weights::open(golden, &device, dtype).unwrap();
+    let mut weights = weights.with_linear_dtype(config.linear_dtype(&spec));
     let model = (row.load)(&json, &mut weights, config.max_model_len).unwrap();
     Engine::start(model, &spec, &plan, &device, &[2]).unwrap()
 }
@@ -174,9 +175,14 @@ fn asks() -> Vec<Ask> {
 /// The same answers from an engine with other options, all requests at once.
 fn assert_equal(options: &EngineOptions, enough: impl Fn(&EngineStats) -> bool) {
     let asks = asks();
+    let roomy = EngineOptions {
+        quantization: options.quantization,
+        kv_cache_dtype: options.kv_cache_dtype,
+        ..roomy()
+    };
     for golden in goldens() {
         for dtype in [DType::F32, DType::BF16] {
-            let expected = alone(&start(&golden, dtype, &roomy()), &asks);
+            let expected = alone(&start(&golden, dtype, &roomy), &asks);
             let engine = start(&golden, dtype, options);
             let answers = together(&engine, &asks);
             for ((ask, expected), answer) in asks.iter().zip(&expected).zip(&answers) {
@@ -220,6 +226,18 @@ fn batched_equals_alone() {
 fn chunked_equals_whole() {
     let options = EngineOptions { max_num_batched_tokens: Some(7), ..roomy() };
     assert_equal(&options, |stats| stats.batched_tokens <= 7 * stats.steps);
+}
+
+#[test]
+fn fp8_in_chunks_and_from_the_cache_equals_whole() {
+    let options = EngineOptions {
+        quantization: Some(Quantization::Fp8),
+        kv_cache_dtype: Some(DType::F8E4M3),
+        max_num_batched_tokens: Some(7),
+        enable_prefix_caching: Some(true),
+        ..roomy()
+    };
+    assert_equal(&options, |stats| stats.cached_prompt_tokens > 100);
 }
 
 #[test]

@@ -5,16 +5,17 @@
 
 mod paged;
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use candle_core::DType;
+use candle_core::{DType, Device, Tensor};
 use engine::architecture::Architecture;
 use engine::model::ModelSpec;
 use engine::weights::Weights;
 use paged::{Paged, Sequence, device};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const MAX_MODEL_LEN: usize = 200;
 
@@ -22,6 +23,9 @@ const MAX_MODEL_LEN: usize = 200;
 const F32_TOLERANCE: f32 = 1e-4;
 /// What the root mean square error of bf16 logits may be, in that of transformers' own bf16 run.
 const BF16_TOLERANCE: f32 = 1.25;
+
+/// The same of linear layers and a cache in e4m3, which has four bits fewer.
+const FP8_TOLERANCE: f32 = 16.0;
 
 #[derive(Deserialize)]
 struct Expected {
@@ -80,6 +84,24 @@ impl Golden {
         let model = (self.row.load)(&self.config, &mut weights, MAX_MODEL_LEN).unwrap();
         Paged::new(model, &self.spec(), dtype, block_size).unwrap()
     }
+
+    /// With linear layers in e4m3, from some folder.
+    fn load_fp8(&self, folder: &Path, dtype: DType, cache_dtype: DType) -> Paged {
+        let weights = Weights::open(folder, &device(), dtype).unwrap();
+        let mut weights = weights.with_linear_dtype(DType::F8E4M3);
+        let model = (self.row.load)(&self.config, &mut weights, MAX_MODEL_LEN).unwrap();
+        assert_eq!(weights.unused(), [""; 0], "{}", self.name());
+        assert_eq!(weights.num_parameters(), self.spec().num_parameters, "{}", self.name());
+        Paged::new(model, &self.spec(), cache_dtype, 16).unwrap()
+    }
+}
+
+/// Root mean square error of the logits of a prompt's last position.
+fn error(paged: &mut Paged, case: &Case) -> f32 {
+    let mut sequence = Sequence::new(&case.prompt);
+    let logits = paged.step(&mut [(&mut sequence, case.prompt.len())]).unwrap();
+    let squares: f32 = differences(case, &logits[0]).map(|d| d * d).sum();
+    (squares / case.logits.len() as f32).sqrt()
 }
 
 fn argmax(logits: &[f32]) -> u32 {
@@ -156,15 +178,77 @@ fn bf16_logits_are_near_those_of_transformers() {
     for golden in goldens() {
         let mut paged = golden.load(DType::BF16, 16);
         for case in &golden.cases {
-            let mut sequence = Sequence::new(&case.prompt);
-            let logits = paged.step(&mut [(&mut sequence, case.prompt.len())]).unwrap();
-            let squares: f32 = differences(case, &logits[0]).map(|d| d * d).sum();
-            let error = (squares / case.logits.len() as f32).sqrt();
+            let error = error(&mut paged, case);
             let (name, len, bound) =
                 (golden.name(), case.prompt.len(), BF16_TOLERANCE * golden.bf16_error);
             assert!(error <= bound, "{name}, prompt of {len}: off by {error}, {bound} allowed");
         }
     }
+}
+
+#[test]
+fn fp8_logits_are_near_those_of_transformers() {
+    for golden in goldens() {
+        for cache_dtype in [DType::BF16, DType::F8E4M3] {
+            let mut paged = golden.load_fp8(&golden.folder, DType::BF16, cache_dtype);
+            for case in &golden.cases {
+                let error = error(&mut paged, case);
+                let (name, len) = (golden.name(), case.prompt.len());
+                let bound = FP8_TOLERANCE * golden.bf16_error;
+                assert!(error <= bound, "{name}, prompt of {len}: off by {error}, {bound} allowed");
+            }
+        }
+    }
+}
+
+/// The checkpoint with linear layers in e4m3, with a scale for each row or one for all.
+fn write_fp8(golden: &Golden, folder: &Path, has_scale_of_rows: bool) {
+    fs::create_dir_all(folder).unwrap();
+    let mut tensors = HashMap::new();
+    for entry in fs::read_dir(&golden.folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "safetensors") {
+            tensors.extend(candle_core::safetensors::load(path, &Device::Cpu).unwrap());
+        }
+    }
+    let linears: Vec<String> =
+        tensors.keys().filter(|name| name.ends_with("_proj.weight")).cloned().collect();
+    for name in linears {
+        let weight = tensors[&name].to_dtype(DType::F32).unwrap();
+        let largest = weight.abs().unwrap().max_keepdim(1).unwrap();
+        let largest = if has_scale_of_rows { largest } else { largest.max_keepdim(0).unwrap() };
+        let most = Tensor::new(&[[448f32]], &Device::Cpu).unwrap();
+        let scales = largest.broadcast_div(&most).unwrap();
+        let narrow = weight.broadcast_div(&scales).unwrap().to_dtype(DType::F8E4M3).unwrap();
+        tensors.insert(name.clone(), narrow);
+        let scales = if has_scale_of_rows { scales } else { scales.reshape(()).unwrap() };
+        tensors.insert(format!("{name}_scale"), scales);
+    }
+    candle_core::safetensors::save(&tensors, folder.join("model.safetensors")).unwrap();
+}
+
+/// A checkpoint with scales for rows holds what loading brings an unquantised one to.
+#[test]
+fn fp8_checkpoints_are_read() {
+    let root = std::env::temp_dir().join(format!("sconce-fp8-{}", std::process::id()));
+    for mut golden in goldens() {
+        let mut online = golden.load_fp8(&golden.folder, DType::F32, DType::F32);
+        golden.config["quantization_config"] =
+            json!({"quant_method": "fp8", "activation_scheme": "dynamic"});
+        assert!(golden.spec().is_fp8, "{}", golden.name());
+        let [rows, whole] = ["rows", "whole"].map(|kind| root.join(golden.name()).join(kind));
+        write_fp8(&golden, &rows, true);
+        write_fp8(&golden, &whole, false);
+        let mut stored = golden.load_fp8(&rows, DType::F32, DType::F32);
+        let mut coarse = golden.load_fp8(&whole, DType::F32, DType::F32);
+        let case = &golden.cases[0];
+        let [stored, online] =
+            [&mut stored, &mut online].map(|paged| generate(paged, case, usize::MAX));
+        assert!(stored == online, "{}: other logits", golden.name());
+        let (error, bound) = (error(&mut coarse, case), FP8_TOLERANCE * golden.bf16_error);
+        assert!(error <= bound, "{}: off by {error}, {bound} allowed", golden.name());
+    }
+    fs::remove_dir_all(root).unwrap();
 }
 
 #[test]

@@ -7,6 +7,7 @@ use crate::batch::PackLimits;
 use crate::memory::Size;
 use crate::model::ModelSpec;
 use crate::pooling::Pooling;
+use crate::precision::{Quantization, check_encoder};
 
 /// Largest chunk of prompt a step takes beside its decodes. A chunk of this length already keeps a
 /// CPU's arithmetic busy (weights are read once for all rows), and a longer one only makes the
@@ -40,6 +41,10 @@ pub struct EngineOptions {
     pub gpu_memory_utilization: Option<f64>,
     /// `--dtype`: of weights, activations and cache. Default: the checkpoint's.
     pub dtype: Option<DType>,
+    /// `--quantization`: of linear layers. Default: the checkpoint's.
+    pub quantization: Option<Quantization>,
+    /// `--kv-cache-dtype`: e4m3, or by default `dtype`.
+    pub kv_cache_dtype: Option<DType>,
     /// `--block-size`: tokens of a cache block. Default 16.
     pub block_size: Option<usize>,
     /// `--max-num-seqs`: sequences in a step. Default 64, on a GPU 256, or the token budget if that is
@@ -101,8 +106,12 @@ pub struct EngineConfig {
     pub on_gpu: bool,
     /// Share of a GPU's memory that the engine may take, of 1.
     pub gpu_memory_utilization: f64,
-    /// Of weights, activations and cache.
+    /// Of weights and activations.
     pub dtype: DType,
+    /// What linear layers are brought to; see [`linear_dtype`](EngineConfig::linear_dtype).
+    pub quantization: Option<Quantization>,
+    /// Of keys and values: `dtype`, or e4m3.
+    pub cache_dtype: DType,
     /// Tokens of a cache block.
     pub block_size: usize,
     /// Most sequences in a step.
@@ -162,6 +171,9 @@ pub enum OptionError {
     /// A dtype that this build cannot compute in.
     #[error("--dtype {0} is not supported: use auto, float32 or bfloat16")]
     Dtype(&'static str),
+    /// What an encoder has not.
+    #[error("{0} is not for encoders ({1}): leave it out")]
+    Encoder(&'static str, &'static str),
     /// The draft model does not go with the model.
     #[error("--draft-model: {0}")]
     Draft(String),
@@ -218,16 +230,6 @@ pub enum OptionError {
 }
 
 impl EngineConfig {
-    /// The dtype of weights and cache, as torch names it.
-    pub fn dtype_name(&self) -> &'static str {
-        match self.dtype {
-            DType::BF16 => "bfloat16",
-            DType::F16 => "float16",
-            DType::F32 => "float32",
-            other => other.as_str(),
-        }
-    }
-
     /// Most rows of logits that one forward pass computes. Each running sequence has one; prompts
     /// that are scored row by row go through in pieces of this length, not shorter than the
     /// arithmetic likes. An engine that pools asks for hidden states instead, of every token if it
@@ -290,10 +292,14 @@ impl EngineConfig {
         if let Some(threads) = options.num_threads {
             in_range("--num-threads", threads, (1, 4096), "threads of one machine")?;
         }
+        check_encoder(options, spec)?;
+        let dtype = resolve_dtype(options.dtype, spec.dtype)?;
         Ok(Self {
             on_gpu: options.on_gpu,
             gpu_memory_utilization: options.memory_share()?,
-            dtype: resolve_dtype(options.dtype, spec.dtype)?,
+            dtype,
+            quantization: options.quantization,
+            cache_dtype: options.kv_cache_dtype.unwrap_or(dtype),
             block_size: in_range(
                 "--block-size",
                 options.block_size.unwrap_or(DEFAULT_BLOCK_SIZE),
@@ -423,6 +429,7 @@ mod tests {
             num_parameters: 596_049_920,
             num_gathered: 0,
             dtype: DType::BF16,
+            is_fp8: false,
         }
     }
 
@@ -510,6 +517,14 @@ mod tests {
         for (options, needle) in cases {
             let message = EngineConfig::resolve(&options, &spec()).unwrap_err().to_string();
             assert!(message.contains(needle), "{message} does not say {needle}");
+        }
+        let encoder = ModelSpec { num_layers: 0, ..spec() };
+        for (options, needle) in [
+            (EngineOptions { quantization: Some(Quantization::Fp8), ..none() }, "--quantization"),
+            (EngineOptions { kv_cache_dtype: Some(DType::F8E4M3), ..none() }, "--kv-cache-dtype"),
+        ] {
+            let message = EngineConfig::resolve(&options, &encoder).unwrap_err().to_string();
+            assert!(message.contains(&format!("{needle} is not for encoders")), "{message}");
         }
     }
 }

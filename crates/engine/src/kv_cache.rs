@@ -4,6 +4,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
+use float8::F8E4M3;
 use half::bf16;
 use half::vec::HalfBitsVecExt;
 use kernels::paged_attention::{Extents, KvCacheLayer, SPLIT_ROWS, Workspace};
@@ -75,7 +76,7 @@ impl CacheShape {
             num_kv_heads: spec.num_kv_heads,
             block_size: plan.config.block_size,
             head_dim: spec.head_dim,
-            dtype: plan.config.dtype,
+            dtype: plan.config.cache_dtype,
             attention: AttentionShape::of(spec, &plan.config),
         }
     }
@@ -100,7 +101,8 @@ impl CacheShape {
                 Tensor::from_vec(resident::<u16>(len).reinterpret_into::<bf16>(), shape, device)
             }
             DType::F32 => Tensor::from_vec(resident::<f32>(len), shape, device),
-            other => bail!("the cache must be f32 or bf16, it is {other:?}"),
+            DType::F8E4M3 => Tensor::from_vec(resident::<F8E4M3>(len), shape, device),
+            other => bail!("the cache must be f32, bf16 or e4m3, it is {other:?}"),
         }
     }
 }

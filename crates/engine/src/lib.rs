@@ -18,6 +18,7 @@ pub mod memory;
 mod memory_shares;
 pub mod model;
 mod pooling;
+mod precision;
 mod recovery;
 pub mod request;
 mod resident;
@@ -36,6 +37,7 @@ pub use handle::EngineHandle;
 pub use memory::MemoryPlan;
 pub use memory_shares::share_memory;
 pub use pooling::Pooling;
+pub use precision::Quantization;
 pub use recovery::Reload;
 pub use request::{
     Constraint, EngineError, Event, FinishReason, Request, SamplingParams, Sink, TokenLogprobs,

@@ -57,6 +57,8 @@ pub struct MemoryPlan {
     pub available_bytes: usize,
     /// The options that this follows from.
     pub config: EngineConfig,
+    /// What linear layers are held in.
+    linear_dtype: DType,
     model: String,
     num_parameters: usize,
 }
@@ -78,7 +80,7 @@ impl MemoryPlan {
             Some(_) => spec.hidden_size * (config.dtype.size_in_bytes() + f32_bytes),
         };
         let mut plan = Self {
-            weight_bytes: spec.num_parameters * config.dtype.size_in_bytes(),
+            weight_bytes: weight_bytes(spec, config),
             table_bytes: config.max_model_len * spec.head_dim * DType::F32.size_in_bytes(),
             activation_bytes: activation_bytes(spec, config),
             logits_bytes: num_rows(spec.num_layers, config) * row_bytes,
@@ -90,10 +92,11 @@ impl MemoryPlan {
             draft_bytes: 0,
             workspace_bytes: workspace_bytes(spec, config),
             runtime_bytes: if config.on_gpu { GPU_RUNTIME_BYTES } else { RUNTIME_BYTES },
-            block_bytes: bytes_per_token(spec, config.dtype) * config.block_size,
+            block_bytes: bytes_per_token(spec, config.cache_dtype) * config.block_size,
             num_blocks: 0,
             available_bytes,
             config: config.clone(),
+            linear_dtype: config.linear_dtype(spec),
             model: spec.architecture.clone(),
             num_parameters: spec.num_parameters,
         };
@@ -221,6 +224,24 @@ impl MemoryPlan {
     }
 }
 
+/// Parameters in the dtype they are held in, with the scales of e4m3 linear layers.
+fn weight_bytes(spec: &ModelSpec, config: &EngineConfig) -> usize {
+    let wide = config.dtype.size_in_bytes();
+    let all = spec.num_parameters * wide;
+    let linear_dtype = config.linear_dtype(spec);
+    if linear_dtype == config.dtype {
+        return all;
+    }
+    let (hidden, inner) = (spec.hidden_size, spec.intermediate_size);
+    let (q, kv) = (spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim);
+    // qkv, out, gate and up, down: inputs and outputs.
+    let linears = [(hidden, q + 2 * kv), (q, hidden), (hidden, 2 * inner), (inner, hidden)];
+    let elements: usize = linears.iter().map(|(inputs, outputs)| inputs * outputs).sum();
+    let scales: usize = linears.iter().map(|(_, outputs)| outputs).sum();
+    all - spec.num_layers * elements * (wide - linear_dtype.size_in_bytes())
+        + spec.num_layers * scales * DType::F32.size_in_bytes()
+}
+
 /// The logits that recorded steps write to, their inputs, and what attention works in on a GPU.
 fn workspace_bytes(spec: &ModelSpec, config: &EngineConfig) -> usize {
     let sizes = config.capture_sizes();
@@ -241,7 +262,8 @@ fn attention_bytes(spec: &ModelSpec, config: &EngineConfig) -> usize {
 /// Through a layer live: the stream and the normalised input of its attention, both with the halves
 /// they were computed beside (2 x 2 hidden). Attention adds qkv, q, the attended values and the
 /// output projection. The MLP comes after that with the output projection, the next sum and its
-/// norm (3 hidden), and adds gate and up, their product, and the down projection.
+/// norm (3 hidden), and adds gate and up, their product, and the down projection. On a GPU the input of
+/// an e4m3 layer is brought to e4m3 beside all that.
 fn activation_bytes(spec: &ModelSpec, config: &EngineConfig) -> usize {
     let hidden = spec.hidden_size;
     let q = spec.num_heads * spec.head_dim;
@@ -249,7 +271,10 @@ fn activation_bytes(spec: &ModelSpec, config: &EngineConfig) -> usize {
     let attention = (q + 2 * kv) + q + q + hidden;
     let mlp = 3 * hidden + 3 * spec.intermediate_size + hidden;
     let per_token = 4 * hidden + attention.max(mlp);
-    step_tokens(spec.num_layers, config) * per_token * config.dtype.size_in_bytes()
+    let is_narrow = config.on_gpu && config.linear_dtype(spec) == DType::F8E4M3;
+    let inputs = q.max(hidden).max(spec.intermediate_size) + DType::F32.size_in_bytes();
+    step_tokens(spec.num_layers, config)
+        * (per_token * config.dtype.size_in_bytes() + if is_narrow { inputs } else { 0 })
 }
 
 /// Tokens of the largest step. An encoder reads prompts whole: what one was dealt before comes on top
@@ -271,7 +296,11 @@ impl fmt::Display for MemoryPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let config = &self.config;
         let millions = self.num_parameters as f64 / 1e6;
-        writeln!(f, "{}, {millions:.1} M parameters, {}", self.model, config.dtype.as_str())?;
+        write!(f, "{}, {millions:.1} M parameters, {}", self.model, config.dtype.as_str())?;
+        match self.linear_dtype {
+            DType::F8E4M3 => writeln!(f, ", linear layers in fp8")?,
+            _ => writeln!(f)?,
+        }
         let mut row = |name: String, bytes| writeln!(f, "  {name:<44}{:>12}", Size(bytes));
         row("weights".into(), self.weight_bytes)?;
         row(format!("position tables, {} positions", config.max_model_len), self.table_bytes)?;
@@ -290,7 +319,9 @@ impl fmt::Display for MemoryPlan {
         }
         row("runtime".into(), self.runtime_bytes)?;
         if !is_encoder {
-            let blocks = format!("KV cache, {} blocks of {}", self.num_blocks, config.block_size);
+            let dtype = if config.cache_dtype == DType::F8E4M3 { ", fp8" } else { "" };
+            let (blocks, size) = (self.num_blocks, config.block_size);
+            let blocks = format!("KV cache, {blocks} blocks of {size}{dtype}");
             row(blocks, self.kv_bytes())?;
         }
         row("total".into(), self.total_bytes())?;
@@ -348,6 +379,7 @@ mod tests {
             num_parameters: 596_049_920,
             num_gathered: 0,
             dtype: DType::BF16,
+            is_fp8: false,
         }
     }
 
@@ -366,6 +398,35 @@ mod tests {
         // 4 hidden through the layer, then 4 hidden and 3 intermediate in the MLP.
         assert_eq!(plan.activation_bytes, 512 * (8 * 1024 + 3 * 3072) * 2);
         assert_eq!(plan.total_bytes(), plan.fixed_bytes() + plan.kv_bytes());
+    }
+
+    #[test]
+    fn fp8_takes_a_byte_a_number() {
+        let wide = plan(&EngineOptions::default(), 64 * GIB).unwrap();
+        let options = EngineOptions {
+            quantization: Some(crate::Quantization::Fp8),
+            kv_cache_dtype: Some(DType::F8E4M3),
+            ..EngineOptions::default()
+        };
+        let narrow = plan(&options, 64 * GIB).unwrap();
+        assert_eq!(narrow.block_bytes, wide.block_bytes / 2);
+        // All but the embedding, the norms of the layers and of their heads, and the last one.
+        let others = 151_936 * 1024 + 28 * (2 * 1024 + 2 * 128) + 1024;
+        let scales = 28 * (4096 + 1024 + 6144 + 1024) * 4;
+        let linears = 596_049_920 - others;
+        assert_eq!(narrow.weight_bytes, wide.weight_bytes - linears + scales);
+        assert_eq!(narrow.activation_bytes, wide.activation_bytes);
+        let text = narrow.to_string();
+        assert!(text.contains(" M parameters, bf16, linear layers in fp8\n"), "{text}");
+        assert!(text.contains(" blocks of 16, fp8 "), "{text}");
+        let on_gpu = |options| EngineOptions { on_gpu: true, ..options };
+        let wide = plan(&on_gpu(EngineOptions::default()), 64 * GIB).unwrap();
+        let narrow = plan(&on_gpu(options), 64 * GIB).unwrap();
+        assert_eq!(narrow.activation_bytes, wide.activation_bytes + 8192 * (3072 + 4));
+        let checkpoint = ModelSpec { is_fp8: true, ..spec() };
+        let config = EngineConfig::resolve(&EngineOptions::default(), &checkpoint).unwrap();
+        let as_stored = MemoryPlan::compute(&checkpoint, &config, 64 * GIB);
+        assert_eq!(as_stored.weight_bytes, narrow.weight_bytes);
     }
 
     #[test]

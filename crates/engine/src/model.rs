@@ -33,6 +33,8 @@ pub struct ModelSpec {
     pub num_gathered: usize,
     /// `torch_dtype` of the checkpoint.
     pub dtype: DType,
+    /// Whether the checkpoint's linear layers are e4m3.
+    pub is_fp8: bool,
 }
 
 /// One step's input: tokens of several sequences back to back, prefill chunks and decodes mixed.

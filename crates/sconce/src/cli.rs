@@ -1,6 +1,8 @@
 //! The command line, as typed. Names follow vLLM's where it has one.
 
-pub(crate) use crate::flag_values::{DtypeKind, LoadFormat, LogFormat, PoolingKind, Runner};
+pub(crate) use crate::flag_values::{
+    CacheDtypeKind, DtypeKind, LoadFormat, LogFormat, PoolingKind, QuantizationKind, Runner,
+};
 use clap::{Args, Parser, Subcommand};
 use engine::device::DeviceKind;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -205,6 +207,14 @@ pub(crate) struct ServeArgs {
     /// Data type of weights, activations and cache [default: auto, the checkpoint's own]
     #[arg(long, env = "SCONCE_DTYPE")]
     pub(crate) dtype: Option<DtypeKind>,
+
+    /// What linear layers are brought to while they are loaded [default: the checkpoint's own]
+    #[arg(long, env = "SCONCE_QUANTIZATION")]
+    pub(crate) quantization: Option<QuantizationKind>,
+
+    /// Data type of the key-value cache [default: auto, that of the activations]
+    #[arg(long, env = "SCONCE_KV_CACHE_DTYPE")]
+    pub(crate) kv_cache_dtype: Option<CacheDtypeKind>,
 
     /// Where weights come from: the checkpoint, or random numbers of its shape [default: auto]
     #[arg(long, env = "SCONCE_LOAD_FORMAT")]

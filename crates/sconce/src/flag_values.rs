@@ -15,6 +15,27 @@ pub(crate) enum DtypeKind {
     Float32,
 }
 
+/// `--quantization`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum QuantizationKind {
+    /// 8 bits (e4m3) with a scale for each output feature; embeddings, norms and the head stay.
+    Fp8,
+}
+
+/// `--kv-cache-dtype`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum CacheDtypeKind {
+    /// That of the activations.
+    Auto,
+    /// 8 bits (e4m3), without a scale.
+    Fp8,
+    /// The same as fp8.
+    #[value(name = "fp8_e4m3")]
+    Fp8E4m3,
+}
+
 /// `--load-format`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -164,15 +164,16 @@ impl ModelFiles {
     fn weights(
         &self,
         choice: &ModelChoice,
-        engine: &EngineConfig,
+        (engine, spec): (&EngineConfig, &ModelSpec),
         device: &Device,
     ) -> Result<Weights> {
         let dtype = engine.dtype;
-        Ok(match (choice.load_format, self) {
+        let weights = match (choice.load_format, self) {
             (LoadFormat::Dummy, _) => Weights::dummy(engine.seed, device, dtype)?,
             (_, Self::Embedded) => Weights::embedded(SPARK, spark::WEIGHTS, device, dtype)?,
             (_, Self::Folder(folder)) => Weights::open(folder, device, dtype)?,
-        })
+        };
+        Ok(weights.with_linear_dtype(engine.linear_dtype(spec)))
     }
 }
 
@@ -364,8 +365,8 @@ impl Described {
         let started = Instant::now();
         let bar = progress_bar();
         let shown = bar.clone();
-        let weights =
-            self.files.weights(choice, engine, device).with_context(|| self.name.clone())?;
+        let weights = self.files.weights(choice, (engine, &self.spec), device);
+        let weights = weights.with_context(|| self.name.clone())?;
         let mut weights = weights.with_progress(move |progress: Progress| {
             shown.set_length(progress.total_bytes.max(progress.loaded_bytes));
             shown.set_position(progress.loaded_bytes);

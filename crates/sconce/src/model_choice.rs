@@ -1,11 +1,12 @@
 //! What is of one model: which it is, and how it runs. Several models share the settings that stand
 //! outside of `[[models]]`, and each has its own beside them.
 
-use crate::cli::{DtypeKind, LoadFormat, ServeArgs};
+use crate::cli::{CacheDtypeKind, DtypeKind, LoadFormat, QuantizationKind, ServeArgs};
 use crate::config::HubConfig;
 use crate::pooling::PoolingChoice;
 use anyhow::{Context, Result, bail};
 use candle_core::DType;
+use engine::Quantization;
 use engine::config::EngineOptions;
 use std::collections::BTreeMap;
 use text::{ReasoningFormat, ToolFormat};
@@ -35,6 +36,8 @@ const OF_ONE_MODEL: &[&str] = &[
     "served-model-name",
     "revision",
     "dtype",
+    "quantization",
+    "kv-cache-dtype",
     "load-format",
     "seed",
     "max-model-len",
@@ -217,6 +220,13 @@ fn engine_options(args: &ServeArgs) -> Result<EngineOptions> {
             Some(DtypeKind::Bfloat16) => Some(DType::BF16),
             Some(DtypeKind::Float32) => Some(DType::F32),
         },
+        quantization: args.quantization.map(|kind| match kind {
+            QuantizationKind::Fp8 => Quantization::Fp8,
+        }),
+        kv_cache_dtype: match args.kv_cache_dtype {
+            None | Some(CacheDtypeKind::Auto) => None,
+            Some(CacheDtypeKind::Fp8 | CacheDtypeKind::Fp8E4m3) => Some(DType::F8E4M3),
+        },
         block_size: args.block_size,
         max_num_seqs: args.max_num_seqs,
         max_num_batched_tokens: args.max_num_batched_tokens,
@@ -298,7 +308,8 @@ mod tests {
             "max-num-seqs = 3\nblock-size = 8\n\
              [[models]]\nmodel = 'a'\nmax-num-seqs = 5\nserved-model-name = ['x', 'y']\n\
              draft-model = 'small'\nrevision = 'v1'\n\
-             [[models]]\nmodel = 'b'\nkv-cache-memory-bytes = '1KiB'\n",
+             [[models]]\nmodel = 'b'\nkv-cache-memory-bytes = '1KiB'\nquantization = 'fp8'\n\
+             kv-cache-dtype = 'fp8_e4m3'\n",
         );
         let [a, b] = choices.as_slice() else { panic!("{choices:?}") };
         assert_eq!((a.name.as_str(), &*a.served_names), ("a", &["x".into(), "y".into()][..]));
@@ -306,6 +317,9 @@ mod tests {
         assert_eq!((a.engine.max_num_seqs, b.engine.max_num_seqs), (Some(5), Some(3)));
         assert_eq!((a.engine.block_size, b.engine.block_size), (Some(8), Some(8)));
         assert_eq!(b.engine.kv_cache_memory_bytes, Some(1024));
+        assert_eq!((a.engine.quantization, a.engine.kv_cache_dtype), (None, None));
+        assert_eq!(b.engine.quantization, Some(Quantization::Fp8));
+        assert_eq!(b.engine.kv_cache_dtype, Some(DType::F8E4M3));
         assert_eq!((a.draft.as_deref(), b.draft.as_deref()), (Some("small"), None));
         assert_eq!((a.hub.revision.as_str(), b.hub.revision.as_str()), ("v1", "main"));
     }

@@ -58,7 +58,7 @@ impl Generator for EngineHandle {
         Load {
             stats: self.stats(),
             block_size: config.block_size,
-            cache_dtype: config.dtype_name(),
+            cache_dtype: config.cache_dtype_name(),
             enable_prefix_caching: config.enable_prefix_caching,
             num_speculative_tokens: config.num_speculative_tokens,
             ceilings: self.ceilings(),

@@ -3,6 +3,7 @@
 use candle_core::DType;
 use kernels::gated_activation::Activation;
 
+use super::quantization;
 use super::rope::RopeConfig;
 use crate::architecture::{ConfigError, ConfigReader};
 use crate::model::ModelSpec;
@@ -45,6 +46,8 @@ pub struct DecoderConfig {
     pub qk_norm: bool,
     /// Of the checkpoint.
     pub dtype: DType,
+    /// Whether the checkpoint's linear layers are e4m3.
+    pub is_fp8: bool,
 }
 
 impl DecoderConfig {
@@ -89,6 +92,7 @@ impl DecoderConfig {
             mlp_bias: false,
             qk_norm: false,
             dtype: config.dtype()?,
+            is_fp8: quantization::is_fp8(config)?,
         })
     }
 
@@ -107,6 +111,7 @@ impl DecoderConfig {
             num_parameters: self.num_parameters(),
             num_gathered: if self.tied_embeddings { 0 } else { self.vocab_size * self.hidden_size },
             dtype: self.dtype,
+            is_fp8: self.is_fp8,
         }
     }
 
@@ -136,10 +141,6 @@ fn activation(config: &ConfigReader) -> Result<Activation, ConfigError> {
 
 /// Refuses what would change the numbers and is not implemented.
 fn refuse(config: &ConfigReader) -> Result<(), ConfigError> {
-    if let Some(quantization) = config.nested("quantization_config")? {
-        let method = quantization.text("quant_method")?.unwrap_or("unnamed");
-        return Err(config.unsupported("quantization_config", method, "unquantised checkpoints"));
-    }
     let window = config.count("sliding_window")?;
     let num_layers = config.count("num_hidden_layers")?.unwrap_or(0);
     let full_layers = config.get("max_window_layers").and_then(serde_json::Value::as_u64);

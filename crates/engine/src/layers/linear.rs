@@ -28,7 +28,7 @@ impl Linear {
             projections.iter().map(|(part, rows)| (name(part), *rows)).collect()
         };
         // The rows as read are dropped once they are packed, before the next layer is read.
-        let weight = Matrix::new(&weights.stacked(&named("weight"), &[in_features])?)?;
+        let weight = weights.linear(&named("weight"), in_features)?;
         let bias = has_bias.then(|| weights.stacked(&named("bias"), &[])).transpose()?;
         Ok(Self { weight, bias })
     }

@@ -11,6 +11,7 @@ mod layer_norm;
 mod linear;
 mod mlp;
 mod norm;
+mod quantization;
 mod rope;
 
 pub use attention::Attention;

@@ -115,8 +115,8 @@ impl Checkpoint {
         self.tensors.values().map(|entry| entry.range.len() as u64).sum()
     }
 
-    /// Finds a tensor and checks shape and type.
-    pub(super) fn tensor(
+    /// Finds a tensor to be read as `T` and checks shape and type.
+    pub(super) fn tensor<T: Element>(
         &self,
         name: &str,
         shape: &[usize],
@@ -134,12 +134,24 @@ impl Checkpoint {
                 found: entry.shape.clone(),
             });
         }
-        let stored = Stored::from_dtype(entry.dtype).ok_or_else(|| WeightsError::StoredDtype {
+        let stored = Stored::from_dtype(entry.dtype).filter(|stored| stored.becomes::<T>());
+        let stored = stored.ok_or_else(|| WeightsError::StoredDtype {
             file: file.name.clone(),
             name: name.to_owned(),
             found: format!("{:?}", entry.dtype),
         })?;
         Ok(StoredTensor { bytes: &file.bytes, range: entry.range.clone(), stored })
+    }
+
+    /// Shape of a tensor, if it is there.
+    pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|entry| entry.shape.as_slice())
+    }
+
+    /// Whether a tensor is there and stored as e4m3.
+    pub(super) fn is_e4m3(&self, name: &str) -> bool {
+        let stored = self.tensors.get(name).and_then(|entry| Stored::from_dtype(entry.dtype));
+        stored == Some(Stored::E4m3)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Element types: what a checkpoint stores, what the model computes with, and the way between.
 
 use candle_core::WithDType;
+use float8::F8E4M3;
 use half::vec::HalfBitsVecExt;
 use half::{bf16, f16};
 use safetensors::Dtype;
@@ -11,6 +12,8 @@ pub(super) enum Stored {
     F32,
     F16,
     Bf16,
+    /// Read as itself alone: it means nothing without its scale.
+    E4m3,
 }
 
 impl Stored {
@@ -19,6 +22,7 @@ impl Stored {
             Dtype::F32 => Some(Self::F32),
             Dtype::F16 => Some(Self::F16),
             Dtype::BF16 => Some(Self::Bf16),
+            Dtype::F8_E4M3 => Some(Self::E4m3),
             _ => None,
         }
     }
@@ -27,7 +31,13 @@ impl Stored {
         match self {
             Self::F32 => 4,
             Self::F16 | Self::Bf16 => 2,
+            Self::E4m3 => 1,
         }
+    }
+
+    /// Whether it can be decoded as `T`.
+    pub(super) fn becomes<T: Element>(self) -> bool {
+        self == T::STORED || (self != Self::E4m3 && T::STORED != Self::E4m3)
     }
 
     /// Decodes little-endian `bytes`, rounding to nearest even where `T` is narrower.
@@ -37,6 +47,7 @@ impl Stored {
             Self::F32 => convert(bytes, dst, f32::from_le_bytes),
             Self::F16 => convert(bytes, dst, |b| f16::from_le_bytes(b).to_f32()),
             Self::Bf16 => convert(bytes, dst, |b| bf16::from_le_bytes(b).to_f32()),
+            Self::E4m3 => unreachable!("e4m3 is decoded as itself alone"),
         }
     }
 }
@@ -67,7 +78,7 @@ pub(super) trait Element: WithDType {
 }
 
 macro_rules! element {
-    ($type:ty, $stored:ident, $zeroed:expr, $round:expr) => {
+    ($type:ty, $stored:ident, $zeroed:expr, $round:expr, $decode:expr) => {
         impl Element for $type {
             const STORED: Stored = Stored::$stored;
 
@@ -86,13 +97,16 @@ macro_rules! element {
                     "byte and element counts differ"
                 );
                 for (dst, &src) in dst.iter_mut().zip(src) {
-                    *dst = <$type>::from_le_bytes(src);
+                    *dst = $decode(src);
                 }
             }
         }
     };
 }
 
-element!(f32, F32, |len| vec![0.0; len], |value| value);
-element!(bf16, Bf16, |len| vec![0u16; len].reinterpret_into(), bf16::from_f32);
-element!(f16, F16, |len| vec![0u16; len].reinterpret_into(), f16::from_f32);
+element!(f32, F32, |len| vec![0.0; len], |value| value, f32::from_le_bytes);
+element!(bf16, Bf16, |len| vec![0u16; len].reinterpret_into(), bf16::from_f32, bf16::from_le_bytes);
+element!(f16, F16, |len| vec![0u16; len].reinterpret_into(), f16::from_f32, f16::from_le_bytes);
+element!(F8E4M3, E4m3, |len| vec![F8E4M3::default(); len], F8E4M3::from_f32, |[bits]: [u8; 1]| {
+    F8E4M3::from_bits(bits)
+});

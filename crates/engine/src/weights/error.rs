@@ -94,8 +94,8 @@ pub enum WeightsError {
     },
     /// A tensor is stored in a type that is not supported.
     #[error(
-        "{file}: tensor `{name}` is stored as {found}; only F32, F16 and BF16 are supported, \
-         so take an unquantised checkpoint"
+        "{file}: tensor `{name}` is stored as {found}; only F32, F16 and BF16 are supported, and \
+         F8_E4M3 in linear layers where config.json has a quantization_config, so take another checkpoint"
     )]
     StoredDtype {
         /// The file.
@@ -104,6 +104,14 @@ pub enum WeightsError {
         name: String,
         /// The type in the file.
         found: String,
+    },
+    /// A scale that makes no numbers.
+    #[error("tensor `{name}` has the scale {scale}, which is no number above 0; download it again")]
+    Scale {
+        /// The tensor of scales.
+        name: String,
+        /// The first such.
+        scale: f32,
     },
     /// Weights were asked for in a type that is not supported.
     #[error("weights cannot be loaded as {0}; choose f32, bf16 or f16")]

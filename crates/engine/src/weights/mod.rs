@@ -8,6 +8,7 @@ mod checkpoint;
 mod dummy;
 mod element;
 mod error;
+mod linear;
 #[cfg(test)]
 mod tests;
 
@@ -34,6 +35,8 @@ pub struct Weights {
     source: Source,
     device: Device,
     dtype: DType,
+    /// What linear layers are handed out in: `dtype` or e4m3.
+    linear_dtype: DType,
     used: BTreeSet<String>,
     num_parameters: usize,
     progress: Progress,
@@ -89,11 +92,20 @@ impl Weights {
             source,
             device: device.clone(),
             dtype,
+            linear_dtype: dtype,
             used: BTreeSet::new(),
             num_parameters: 0,
             progress: Progress { loaded_bytes: 0, total_bytes },
             on_progress: None,
         })
+    }
+
+    /// Hands linear layers out in `dtype` instead: that of all others, or e4m3, to which those that are
+    /// not stored so are brought.
+    #[must_use]
+    pub fn with_linear_dtype(mut self, dtype: DType) -> Self {
+        self.linear_dtype = dtype;
+        self
     }
 
     /// Calls `f` after every tensor.
@@ -127,12 +139,15 @@ impl Weights {
     }
 
     /// Tensors of the checkpoint that nobody asked for. The rotary frequencies that old Llama
-    /// checkpoints carry are left out: they follow from `config.json`.
+    /// checkpoints carry are left out: they follow from `config.json`. So are scales of activations:
+    /// rows get their own.
     pub fn unused(&self) -> Vec<&str> {
         match &self.source {
             Source::Checkpoint(checkpoint) => checkpoint
                 .names()
-                .filter(|name| !self.used.contains(*name) && !name.ends_with("rotary_emb.inv_freq"))
+                .filter(|name| !self.used.contains(*name))
+                .filter(|name| !name.ends_with("rotary_emb.inv_freq"))
+                .filter(|name| !name.ends_with(".input_scale"))
                 .collect(),
             Source::Dummy(_) => Vec::new(),
         }
@@ -173,15 +188,22 @@ impl Weights {
     }
 
     fn gather(&mut self, parts: &[Part], shape: &[usize]) -> Result<Tensor> {
+        let device = self.device.clone();
+        self.gather_on(&device, parts, shape)
+    }
+
+    fn gather_on(&mut self, device: &Device, parts: &[Part], shape: &[usize]) -> Result<Tensor> {
+        self.num_parameters += shape.iter().product::<usize>();
         match self.dtype {
-            DType::F32 => self.gather_as::<f32>(parts, shape),
-            DType::BF16 => self.gather_as::<bf16>(parts, shape),
-            DType::F16 => self.gather_as::<f16>(parts, shape),
+            DType::F32 => Ok(Tensor::from_vec(self.read::<f32>(parts, shape)?, shape, device)?),
+            DType::BF16 => Ok(Tensor::from_vec(self.read::<bf16>(parts, shape)?, shape, device)?),
+            DType::F16 => Ok(Tensor::from_vec(self.read::<f16>(parts, shape)?, shape, device)?),
             other => Err(WeightsError::TargetDtype(other.as_str())),
         }
     }
 
-    fn gather_as<T: Element>(&mut self, parts: &[Part], shape: &[usize]) -> Result<Tensor> {
+    /// The elements of some parts, one after the other.
+    fn read<T: Element>(&mut self, parts: &[Part], shape: &[usize]) -> Result<Vec<T>> {
         let len = shape.iter().product();
         let mut elements = buffer::<T>(len);
         let mut rest = elements.as_mut_slice();
@@ -190,7 +212,7 @@ impl Weights {
             rest = tail;
             match &self.source {
                 Source::Checkpoint(checkpoint) => {
-                    let tensor = checkpoint.tensor(part.name, &part.shape)?;
+                    let tensor = checkpoint.tensor::<T>(part.name, &part.shape)?;
                     part.fill(&tensor, dst);
                     tensor.release();
                     self.progress.loaded_bytes += tensor.num_bytes(dst.len());
@@ -200,11 +222,10 @@ impl Weights {
             self.used.insert(part.name.to_owned());
         }
         assert!(rest.is_empty(), "the parts of {shape:?} leave {} elements out", rest.len());
-        self.num_parameters += len;
         if let Some(on_progress) = &mut self.on_progress {
             on_progress(self.progress);
         }
-        Ok(Tensor::from_vec(elements, shape, &self.device)?)
+        Ok(elements)
     }
 }
 

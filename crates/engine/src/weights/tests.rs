@@ -8,6 +8,8 @@ use candle_core::{D, DType, Device, Tensor};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, serialize};
 
+use kernels::linear::Matrix;
+
 use super::{CHUNK, Progress, Weights};
 
 const CPU: &Device = &Device::Cpu;
@@ -246,6 +248,77 @@ fn a_bad_tensor_is_named() {
         &["model.safetensors", "`w` has shape [2, 3]", "implies [3, 2]"],
     );
     assert_eq!((weights.unused(), weights.num_parameters()), (vec!["w"], 0));
+}
+
+/// A file of tensors that are stored in different types.
+fn mixed(tensors: &[(&str, Dtype, &[usize], Vec<u8>)]) -> Vec<u8> {
+    let views = tensors.iter().map(|(name, dtype, shape, bytes)| {
+        (*name, TensorView::new(*dtype, shape.to_vec(), bytes).unwrap())
+    });
+    serialize(views, None).unwrap()
+}
+
+/// What a matrix multiplies with: rows of the identity give its columns. `[out, in]`
+fn values(matrix: &Matrix) -> Tensor {
+    let identity = Tensor::eye(matrix.in_features(), DType::F32, CPU).unwrap();
+    matrix.forward_f32(&identity).unwrap().t().unwrap().contiguous().unwrap()
+}
+
+fn parts(parts: &[(&str, usize)]) -> Vec<(String, usize)> {
+    parts.iter().map(|(name, rows)| ((*name).to_owned(), *rows)).collect()
+}
+
+#[test]
+fn e4m3_weights_have_a_scale_for_all_rows_or_for_each() {
+    let rows = |len: u8| (0..len).map(|i| i * 5 % 120).collect::<Vec<u8>>();
+    let floats = |x: &[f32]| x.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+    let halves = |x: &[f32]| {
+        x.iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect::<Vec<u8>>()
+    };
+    let folder = Folder::new("e4m3");
+    folder.write(
+        "model.safetensors",
+        &mixed(&[
+            ("a.weight", Dtype::F8_E4M3, &[2, 3], rows(6)),
+            ("a.weight_scale", Dtype::F32, &[], floats(&[0.5])),
+            ("a.input_scale", Dtype::F32, &[], floats(&[0.25])),
+            ("b.weight", Dtype::F8_E4M3, &[3, 3], rows(9)),
+            ("b.weight_scale", Dtype::BF16, &[3, 1], halves(&[1.0, 2.0, 0.25])),
+            ("c.weight", Dtype::F8_E4M3, &[2, 3], rows(6)),
+            ("c.weight_scale", Dtype::F32, &[2], floats(&[1.0, 0.0])),
+            ("d.weight", Dtype::F8_E4M3, &[2, 3], rows(6)),
+            ("d.weight_scale", Dtype::F32, &[3], floats(&[1.0; 3])),
+            ("e.weight", Dtype::F8_E4M3, &[2, 3], rows(6)),
+            ("f.weight", Dtype::F32, &[1, 3], floats(&[1.0, -2.0, 0.1])),
+        ]),
+    );
+    let mut weights = folder.open(DType::F32).unwrap().with_linear_dtype(DType::F8E4M3);
+    let matrix = weights.linear(&parts(&[("a.weight", 2), ("b.weight", 3)]), 3).unwrap();
+    let stored = [rows(6), rows(9)].concat();
+    let stored = Tensor::from_raw_buffer(&stored, DType::F8E4M3, &[5, 3], CPU).unwrap();
+    let scales = Tensor::new(&[[0.5f32], [0.5], [1.0], [2.0], [0.25]], CPU).unwrap();
+    let wide = stored.to_dtype(DType::F32).unwrap();
+    assert_same(&values(&matrix), &wide.broadcast_mul(&scales).unwrap());
+    assert_eq!((weights.num_parameters(), matrix.size_in_bytes()), (15, 32 * 3 + 5 * 4));
+    // A weight that is not stored so is brought to it.
+    let matrix = weights.linear(&parts(&[("f.weight", 1)]), 3).unwrap();
+    let nearest = [1.0f32, -2.0, 0.1].map(|x| {
+        let scale = 2.0f32 / 448.0;
+        float8::F8E4M3::from_f32(x / scale).to_f32() * scale
+    });
+    assert_same(&values(&matrix), &Tensor::new(&[nearest], CPU).unwrap());
+    assert!(!weights.unused().contains(&"a.input_scale"));
+
+    let mut refused = |names: &[(&str, usize)], needles: &[&str]| {
+        assert_says(&message(weights.linear(&parts(names), 3)), needles);
+    };
+    refused(&[("c.weight", 2)], &["`c.weight_scale` has the scale 0"]);
+    refused(&[("d.weight", 2)], &["`d.weight_scale` has shape [3]", "implies [2, 1]"]);
+    refused(&[("e.weight", 2)], &["`e.weight_scale` is missing"]);
+    refused(&[("a.weight", 2), ("f.weight", 1)], &["`a.weight` is stored as F8_E4M3"]);
+    let mut wide = folder.open(DType::F32).unwrap();
+    let error = message(wide.linear(&parts(&[("a.weight", 2)]), 3));
+    assert_says(&error, &["`a.weight` is stored as F8_E4M3", "quantization_config"]);
 }
 
 #[test]

@@ -1,0 +1,46 @@
+//! In what the weights of linear layers and the cache are held.
+
+use candle_core::DType;
+
+use crate::config::{EngineConfig, EngineOptions, OptionError};
+use crate::model::ModelSpec;
+
+/// What linear layers are brought to while they are loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quantization {
+    /// e4m3 with a scale for each output feature.
+    Fp8,
+}
+
+impl EngineConfig {
+    /// What the weights of a model's linear layers are held in: e4m3 if they were asked for or come so.
+    /// Embeddings, norms and the head are held in `dtype`.
+    pub fn linear_dtype(&self, spec: &ModelSpec) -> DType {
+        if self.quantization.is_some() || spec.is_fp8 { DType::F8E4M3 } else { self.dtype }
+    }
+
+    /// The dtype of the cache as vLLM names it.
+    pub fn cache_dtype_name(&self) -> &'static str {
+        match self.cache_dtype {
+            DType::BF16 => "bfloat16",
+            DType::F16 => "float16",
+            DType::F32 => "float32",
+            DType::F8E4M3 => "fp8",
+            other => other.as_str(),
+        }
+    }
+}
+
+/// Refuses for encoders what they do not have.
+pub(crate) fn check_encoder(options: &EngineOptions, spec: &ModelSpec) -> Result<(), OptionError> {
+    if spec.num_layers > 0 {
+        return Ok(());
+    }
+    if options.quantization.is_some() {
+        return Err(OptionError::Encoder("--quantization", "linear layers stay as they are"));
+    }
+    if options.kv_cache_dtype.is_some() {
+        return Err(OptionError::Encoder("--kv-cache-dtype", "there is no cache"));
+    }
+    Ok(())
+}

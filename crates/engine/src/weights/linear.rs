@@ -1,0 +1,62 @@
+//! Linear layers in the form they are multiplied in, which may be e4m3: as a checkpoint has it, or
+//! brought to it while loading.
+
+use candle_core::{DType, Device, Tensor};
+use float8::F8E4M3;
+use kernels::linear::{Matrix, quantize_rows};
+
+use super::{Part, Result, Source, Weights, WeightsError};
+
+impl Weights {
+    /// Several weights `[rows, in_features]` stacked along their rows, as
+    /// [`stacked`](Self::stacked) does.
+    pub fn linear(&mut self, parts: &[(String, usize)], in_features: usize) -> Result<Matrix> {
+        if self.linear_dtype != DType::F8E4M3 {
+            return Ok(Matrix::new(&self.stacked(parts, &[in_features])?)?);
+        }
+        let num_rows = parts.iter().map(|(_, rows)| rows).sum();
+        let shape = [num_rows, in_features];
+        let whole: Vec<Part> =
+            parts.iter().map(|(name, rows)| Part::whole(name, &[*rows, in_features])).collect();
+        let (rows, scales) = if parts.iter().all(|(name, _)| self.is_e4m3(name)) {
+            let rows =
+                Tensor::from_vec(self.read::<F8E4M3>(&whole, &shape)?, &shape, &Device::Cpu)?;
+            self.num_parameters += num_rows * in_features;
+            (rows, self.scales(parts)?)
+        } else {
+            quantize_rows(&self.gather_on(&Device::Cpu, &whole, &shape)?)?
+        };
+        Ok(Matrix::from_e4m3(&rows, &scales, self.dtype, &self.device)?)
+    }
+
+    fn is_e4m3(&self, name: &str) -> bool {
+        match &self.source {
+            Source::Checkpoint(checkpoint) => checkpoint.is_e4m3(name),
+            Source::Dummy(_) => false,
+        }
+    }
+
+    /// `{name}_scale` of each weight, one for all of its rows or one for each. `[rows]` f32
+    fn scales(&mut self, parts: &[(String, usize)]) -> Result<Tensor> {
+        let mut scales = Vec::new();
+        for (name, rows) in parts {
+            let name = format!("{name}_scale");
+            let shape = match &self.source {
+                Source::Checkpoint(checkpoint) => checkpoint.shape(&name).map(<[usize]>::to_vec),
+                Source::Dummy(_) => None,
+            };
+            let is_one = shape.as_ref().is_some_and(|shape| matches!(shape.as_slice(), [] | [1]));
+            // The error names what a weight with a scale for each row has.
+            let shape =
+                shape.filter(|shape| is_one || *shape == [*rows]).unwrap_or_else(|| vec![*rows, 1]);
+            let values = self.read::<f32>(&[Part::whole(&name, &shape)], &shape)?;
+            if let Some(scale) = values.iter().find(|scale| !scale.is_finite() || **scale <= 0.0) {
+                return Err(WeightsError::Scale { name, scale: *scale });
+            }
+            let repeated = if is_one { *rows } else { 1 };
+            scales.extend(values.iter().flat_map(|scale| std::iter::repeat_n(*scale, repeated)));
+        }
+        let len = scales.len();
+        Ok(Tensor::from_vec(scales, len, &Device::Cpu)?)
+    }
+}
