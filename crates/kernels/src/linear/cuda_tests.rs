@@ -113,7 +113,9 @@ fn skinny_kernels_equal_the_reference() -> Result<()> {
             let source = tensor(1, &[out, inner], dtype, &Device::Cpu)?;
             let bias = tensor(2, &[out], dtype, &Device::Cpu)?;
             for weight in [Weight::quantized(&source)?, Weight::of(source)] {
-                for (rows, processors) in CALLS {
+                // An e4m3 weight takes any number of rows.
+                let many = weight.scales.is_some().then_some((2 * MAX_SKINNY_ROWS + 5, 1));
+                for (rows, processors) in CALLS.into_iter().chain(many) {
                     let x = tensor(3, &[rows, inner], dtype, &Device::Cpu)?;
                     let wide = weight.wide()?;
                     let kernel = Kernel::Skinny(processors);
@@ -133,16 +135,19 @@ fn skinny_kernels_equal_the_reference() -> Result<()> {
 fn plain_kernels_equal_the_reference() -> Result<()> {
     for dtype in CUDA_DTYPES {
         for (out, inner) in [(1, 1), (3, 5), (31, 33), (17, 300)] {
-            let weight = Weight::of(tensor(1, &[out, inner], dtype, &Device::Cpu)?);
+            let source = tensor(1, &[out, inner], dtype, &Device::Cpu)?;
             let bias = tensor(2, &[out], dtype, &Device::Cpu)?;
-            for rows in [1, 8, 19] {
-                let x = tensor(3, &[rows, inner], dtype, &Device::Cpu)?;
-                let y = forward(Kernel::Plain, &weight, &x, Some(&bias), dtype)?;
-                let expected = reference(&weight.matrix, &x, Some(&bias))?;
-                assert_close(&y, &expected, Tolerance { f32: 1e-5, ..TOLERANCE });
-                let y = forward(Kernel::Plain, &weight, &x, None, DType::F32)?;
-                let tolerance = Tolerance { f32: 1e-5, bf16: 0.0 };
-                assert_close(&y, &reference(&weight.matrix, &x, None)?, tolerance);
+            for weight in [Weight::quantized(&source)?, Weight::of(source)] {
+                let wide = weight.wide()?;
+                for rows in [1, 8, 19] {
+                    let x = tensor(3, &[rows, inner], dtype, &Device::Cpu)?;
+                    let y = forward(Kernel::Plain, &weight, &x, Some(&bias), dtype)?;
+                    let expected = reference(&wide, &x, Some(&bias))?;
+                    assert_close(&y, &expected, Tolerance { f32: 1e-5, ..TOLERANCE });
+                    let y = forward(Kernel::Plain, &weight, &x, None, DType::F32)?;
+                    let tolerance = Tolerance { f32: 1e-5, bf16: 0.0 };
+                    assert_close(&y, &reference(&wide, &x, None)?, tolerance);
+                }
             }
         }
     }
@@ -176,6 +181,8 @@ fn other_lengths_and_dtypes_have_no_kernel() -> Result<()> {
     assert_eq!(plan_skinny(sizes, of(F32, F32, F32), 1)?, None);
     let more = Sizes { rows: MAX_SKINNY_ROWS + 1, ..sizes };
     assert_eq!(plan_skinny(more, of(BF16, BF16, F32), 1)?, None);
+    let more = Sizes { in_features: 32, ..more };
+    assert!(plan_skinny(more, of(BF16, F8E4M3, F32), 1)?.is_some());
     let odd = Sizes { in_features: 20, ..sizes };
     assert_eq!(plan_skinny(odd, of(F16, F16, F16), 1)?, None);
     assert!(plan_skinny(sizes, of(F16, BF16, F32), 1).is_err());
