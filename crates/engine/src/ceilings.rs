@@ -122,11 +122,12 @@ pub struct Costs {
 impl Costs {
     /// Of a model that generates, in the memory of a plan.
     pub fn of(spec: &ModelSpec, plan: &MemoryPlan) -> Self {
-        let parameters = spec.num_parameters as f64;
-        let read = parameters - spec.num_gathered as f64;
+        let read = (spec.num_parameters - spec.num_gathered) as f64;
+        // What is gathered is held in the dtype of activations, whatever linear layers are held in.
+        let gathered_bytes = spec.num_gathered * plan.config.dtype.size_in_bytes();
         let head = (spec.vocab_size * spec.hidden_size) as f64;
         Self {
-            weight_bytes: read * plan.weight_bytes as f64 / parameters,
+            weight_bytes: (plan.weight_bytes - gathered_bytes) as f64,
             key_bytes: plan.block_bytes as f64 / plan.config.block_size as f64,
             token_flops: 2.0 * (read - head),
             seen_flops: 4.0 * (spec.num_layers * spec.num_heads * spec.head_dim) as f64,
@@ -178,6 +179,7 @@ mod tests {
             num_gathered: head,
             is_fp8: false,
             dtype: DType::F32,
+            is_fp8: false,
         }
     }
 

@@ -80,7 +80,7 @@ impl MemoryPlan {
             Some(_) => spec.hidden_size * (config.dtype.size_in_bytes() + f32_bytes),
         };
         let mut plan = Self {
-            weight_bytes: weight_bytes(spec, config),
+            weight_bytes: config.weight_bytes(spec),
             table_bytes: config.max_model_len * spec.head_dim * DType::F32.size_in_bytes(),
             activation_bytes: activation_bytes(spec, config),
             logits_bytes: num_rows(spec.num_layers, config) * row_bytes,
@@ -222,24 +222,6 @@ impl MemoryPlan {
         }
         Ok(())
     }
-}
-
-/// Parameters in the dtype they are held in, with the scales of e4m3 linear layers.
-fn weight_bytes(spec: &ModelSpec, config: &EngineConfig) -> usize {
-    let wide = config.dtype.size_in_bytes();
-    let all = spec.num_parameters * wide;
-    let linear_dtype = config.linear_dtype(spec);
-    if linear_dtype == config.dtype {
-        return all;
-    }
-    let (hidden, inner) = (spec.hidden_size, spec.intermediate_size);
-    let (q, kv) = (spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim);
-    // qkv, out, gate and up, down: inputs and outputs.
-    let linears = [(hidden, q + 2 * kv), (q, hidden), (hidden, 2 * inner), (inner, hidden)];
-    let elements: usize = linears.iter().map(|(inputs, outputs)| inputs * outputs).sum();
-    let scales: usize = linears.iter().map(|(_, outputs)| outputs).sum();
-    all - spec.num_layers * elements * (wide - linear_dtype.size_in_bytes())
-        + spec.num_layers * scales * DType::F32.size_in_bytes()
 }
 
 /// The logits that recorded steps write to, their inputs, and what attention works in on a GPU.

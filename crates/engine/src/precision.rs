@@ -19,6 +19,24 @@ impl EngineConfig {
         if self.quantization.is_some() || spec.is_fp8 { DType::F8E4M3 } else { self.dtype }
     }
 
+    /// Bytes of a model's parameters as they are held, with the scales of e4m3 linear layers.
+    pub fn weight_bytes(&self, spec: &ModelSpec) -> usize {
+        let wide = self.dtype.size_in_bytes();
+        let all = spec.num_parameters * wide;
+        let linear_dtype = self.linear_dtype(spec);
+        if linear_dtype == self.dtype {
+            return all;
+        }
+        let (hidden, inner) = (spec.hidden_size, spec.intermediate_size);
+        let (q, kv) = (spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim);
+        // qkv, out, gate and up, down: inputs and outputs.
+        let linears = [(hidden, q + 2 * kv), (q, hidden), (hidden, 2 * inner), (inner, hidden)];
+        let elements: usize = linears.iter().map(|(inputs, outputs)| inputs * outputs).sum();
+        let scales: usize = linears.iter().map(|(_, outputs)| outputs).sum();
+        all - spec.num_layers * elements * (wide - linear_dtype.size_in_bytes())
+            + spec.num_layers * scales * DType::F32.size_in_bytes()
+    }
+
     /// The dtype of the cache as vLLM names it.
     pub fn cache_dtype_name(&self) -> &'static str {
         match self.cache_dtype {

@@ -379,7 +379,7 @@ impl Described {
             let first = unused.iter().take(3).copied().collect::<Vec<_>>().join(", ");
             tracing::warn!("{} tensors of the checkpoint are not used: {first} ...", unused.len());
         }
-        let bytes = (self.spec.num_parameters * engine.dtype.size_in_bytes()) as f64;
+        let bytes = engine.weight_bytes(&self.spec) as f64;
         let seconds = started.elapsed().as_secs_f64();
         let speed = bytes / seconds / 1e9;
         tracing::info!("{:.1} MB of weights in {seconds:.2} s ({speed:.1} GB/s)", bytes / 1e6);
