@@ -67,7 +67,8 @@ class Check:
             fault = f"cannot be run: {error}"
         log.write_text(f"$ {' '.join(map(str, command))}\n{text}")
         if fault:
-            raise RuntimeError(f"{fault}, see {log.name}")
+            last = next((line for line in reversed(text.splitlines()) if line.strip()), "")
+            raise RuntimeError(f"{fault}, see {log.name}: {last.strip()}" if last else f"{fault}, see {log.name}")
         return log
 
     def run(self, name, command, timeout, cwd=HERE):
@@ -330,6 +331,10 @@ def main():
     args.out.mkdir(parents=True, exist_ok=True)
     check = Check(args.out.resolve())
     check.run("machine", ["nvidia-smi"], 60)
+    # Without a device everything else would fail, each in a way of its own.
+    check.run("device", [SCONCE, "plan", "spark", "--device", "cuda"], 60)
+    if not check.rows[-1][1].startswith("ok"):
+        args.only = []
     one_by_one = ["--test-threads", "1"]
     if "tests" in args.only:
         check.run("kernels", [HERE / "bin/kernels-tests", *one_by_one], 500)

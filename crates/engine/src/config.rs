@@ -4,10 +4,11 @@ use candle_core::DType;
 use kernels::paged_attention::SPLIT_ROWS;
 
 use crate::batch::PackLimits;
+use crate::graphs::capture_sizes;
 use crate::memory::Size;
 use crate::model::ModelSpec;
 use crate::pooling::Pooling;
-use crate::precision::{Quantization, check_encoder};
+use crate::precision::{Quantization, check_encoder, resolve_dtype};
 
 /// Largest chunk of prompt a step takes beside its decodes. A chunk of this length already keeps a
 /// CPU's arithmetic busy (weights are read once for all rows), and a longer one only makes the
@@ -101,6 +102,7 @@ impl EngineOptions {
 
 /// The options checked and complete: what the engine runs with.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent options")]
 pub struct EngineConfig {
     /// Whether the engine computes on a GPU.
     pub on_gpu: bool,
@@ -367,37 +369,7 @@ fn step_limits(options: &EngineOptions) -> Result<(usize, usize), OptionError> {
     Ok((in_range("--max-num-seqs", seqs, (1, tokens), why)?, tokens))
 }
 
-/// Sorted, each once, no more than run together.
-fn capture_sizes(
-    options: &EngineOptions,
-    max_num_seqs: usize,
-) -> Result<Option<Vec<usize>>, OptionError> {
-    let Some(sizes) = &options.cudagraph_capture_sizes else { return Ok(None) };
-    let mut sizes = sizes.clone();
-    for &size in &sizes {
-        in_range(
-            "--cudagraph-capture-sizes",
-            size,
-            (1, max_num_seqs),
-            "--max-num-seqs run together",
-        )?;
-    }
-    sizes.sort_unstable();
-    sizes.dedup();
-    Ok(Some(sizes))
-}
-
-/// A checkpoint in f16 runs in f32, which holds its values exactly; bf16 would not.
-fn resolve_dtype(asked: Option<DType>, checkpoint: DType) -> Result<DType, OptionError> {
-    match (asked, checkpoint) {
-        (Some(dtype @ (DType::F32 | DType::BF16)), _) => Ok(dtype),
-        (Some(other), _) => Err(OptionError::Dtype(other.as_str())),
-        (None, DType::BF16) => Ok(DType::BF16),
-        (None, _) => Ok(DType::F32),
-    }
-}
-
-fn in_range(
+pub(crate) fn in_range(
     flag: &'static str,
     value: usize,
     (least, most): (usize, usize),

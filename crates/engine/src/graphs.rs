@@ -11,6 +11,7 @@ use candle_core::{DType, Result, Tensor};
 use kernels::device::{Graph, upload, upload_into};
 
 use crate::batch::BatchLists;
+use crate::config::{EngineOptions, OptionError, in_range};
 use crate::model::{Extents, ForwardBatch};
 use crate::resident::Resident;
 
@@ -32,6 +33,26 @@ struct DecodeGraph {
     words: Tensor,
     batch: ForwardBatch,
     graph: Option<Graph>,
+}
+
+/// The sizes that were asked for: sorted, each once, no more than run together.
+pub(crate) fn capture_sizes(
+    options: &EngineOptions,
+    max_num_seqs: usize,
+) -> std::result::Result<Option<Vec<usize>>, OptionError> {
+    let Some(sizes) = &options.cudagraph_capture_sizes else { return Ok(None) };
+    let mut sizes = sizes.clone();
+    for &size in &sizes {
+        in_range(
+            "--cudagraph-capture-sizes",
+            size,
+            (1, max_num_seqs),
+            "--max-num-seqs run together",
+        )?;
+    }
+    sizes.sort_unstable();
+    sizes.dedup();
+    Ok(Some(sizes))
 }
 
 impl DecodeGraphs {

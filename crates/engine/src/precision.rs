@@ -62,3 +62,13 @@ pub(crate) fn check_encoder(options: &EngineOptions, spec: &ModelSpec) -> Result
     }
     Ok(())
 }
+
+/// A checkpoint in f16 runs in f32, which holds its values exactly; bf16 would not.
+pub(crate) fn resolve_dtype(asked: Option<DType>, checkpoint: DType) -> Result<DType, OptionError> {
+    match (asked, checkpoint) {
+        (Some(dtype @ (DType::F32 | DType::BF16)), _) => Ok(dtype),
+        (Some(other), _) => Err(OptionError::Dtype(other.as_str())),
+        (None, DType::BF16) => Ok(DType::BF16),
+        (None, _) => Ok(DType::F32),
+    }
+}
