@@ -179,7 +179,6 @@ mod tests {
             num_gathered: head,
             is_fp8: false,
             dtype: DType::F32,
-            is_fp8: false,
         }
     }
 

@@ -112,6 +112,35 @@ fn a_weight_of_e4m3_equals_the_reference() -> Result<()> {
     Ok(())
 }
 
+/// On the CPU as they are, on a GPU as they are or rounded to e4m3, too, by the library.
+#[test]
+fn many_rows_times_e4m3_are_near_the_reference() -> Result<()> {
+    for device in devices() {
+        for dtype in DTYPES {
+            let source = tensor(1, &[48, 256], dtype, &device)?;
+            let (weight, exact) = quantized(&source)?;
+            let x = tensor(3, &[70, 256], dtype, &device)?;
+            let (narrow, scales) = quantize_rows(&x.to_device(&Device::Cpu)?)?;
+            let rounded = narrow.to_dtype(DType::F32)?.broadcast_mul(&scales.unsqueeze(1)?)?;
+            let y = to_f64(&weight.forward_f32(&x)?)?;
+            let error = |x: &Tensor| -> Result<f64> {
+                let expected = reference(&exact, x, None)?;
+                let errors = y.iter().zip(&expected).map(|(y, e)| (y - e).abs());
+                Ok(errors.fold(0.0, f64::max))
+            };
+            let (error, of_rounded) = (error(&x)?, error(&rounded)?);
+            if device.is_cpu() {
+                assert!(error < 1e-4, "{dtype:?}: off by {error}");
+            } else {
+                // Hopper's sums of e4m3 keep 14 bits.
+                let least = error.min(of_rounded);
+                assert!(least < 0.02, "{dtype:?}: off by {error}, rounded {of_rounded}");
+            }
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn rows_are_quantized_to_the_nearest() -> Result<()> {
     for dtype in DTYPES {
