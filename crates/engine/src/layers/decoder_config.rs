@@ -209,7 +209,7 @@ mod tests {
             let mut config = base();
             config[key] = value;
             let error = parse(&config).unwrap_err().to_string();
-            assert!(error.starts_with(&format!("config.json: `{key}`")), "{key}: {error}");
+            assert!(error.starts_with(&format!("config.json: `{key}")), "{key}: {error}");
         }
     }
 

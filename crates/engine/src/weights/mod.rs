@@ -193,13 +193,14 @@ impl Weights {
     }
 
     fn gather_on(&mut self, device: &Device, parts: &[Part], shape: &[usize]) -> Result<Tensor> {
-        self.num_parameters += shape.iter().product::<usize>();
-        match self.dtype {
-            DType::F32 => Ok(Tensor::from_vec(self.read::<f32>(parts, shape)?, shape, device)?),
-            DType::BF16 => Ok(Tensor::from_vec(self.read::<bf16>(parts, shape)?, shape, device)?),
-            DType::F16 => Ok(Tensor::from_vec(self.read::<f16>(parts, shape)?, shape, device)?),
-            other => Err(WeightsError::TargetDtype(other.as_str())),
-        }
+        let tensor = match self.dtype {
+            DType::F32 => Tensor::from_vec(self.read::<f32>(parts, shape)?, shape, device)?,
+            DType::BF16 => Tensor::from_vec(self.read::<bf16>(parts, shape)?, shape, device)?,
+            DType::F16 => Tensor::from_vec(self.read::<f16>(parts, shape)?, shape, device)?,
+            other => return Err(WeightsError::TargetDtype(other.as_str())),
+        };
+        self.num_parameters += tensor.elem_count();
+        Ok(tensor)
     }
 
     /// The elements of some parts, one after the other.
