@@ -61,7 +61,7 @@ impl ServedModel {
             Part::Grammar(path, part) => compile(part).err().map(|error| unusable(path, &error)),
             Part::Tool(path, written, tool) => {
                 let tokenizer = self.text().tokenizer();
-                let call = written.grammar(tokenizer, slice::from_ref(tool), Calls::One);
+                let call = written.grammar(tokenizer, slice::from_ref(tool), (Calls::One, 0));
                 let error = call.and_then(|call| compile(&call)).err();
                 error.map(|error| unusable(path, &error))
             }
@@ -121,6 +121,7 @@ impl ServedModel {
         }
         let reply = reply.filter(|_| !tools.forced);
         let (tokenizer, definitions) = (self.text().tokenizer(), &tools.definitions);
+        let calls = (calls, tools.num_called);
         let grammar = match &reply {
             None => written.grammar(tokenizer, definitions, calls),
             Some(reply) => written.grammar_or(tokenizer, definitions, calls, &reply.grammar),

@@ -62,11 +62,13 @@ impl ServedModel {
         fields: &ToolFields,
         trust_template: bool,
     ) -> Result<(String, Tools), ApiError> {
-        let tools = fields.tools(self.text().templates().call_rules())?;
+        let mut tools = fields.tools(self.text().templates().call_rules())?;
         let kwargs = conversation.chat_template_kwargs.get_or_insert_default();
         fields.add_effort(self.text().templates(), kwargs)?;
         let shown = (!tools.definitions.is_empty()).then(|| tools.definitions.clone());
         let input = ChatInput { tools: shown, ..chat_input(conversation, trust_template)? };
+        let calls = input.messages.iter().filter_map(|message| message["tool_calls"].as_array());
+        tools.num_called = calls.map(Vec::len).sum();
         let text = self.text().render_chat(&input);
         Ok((text.map_err(|error| text_error("messages", &error))?, tools))
     }

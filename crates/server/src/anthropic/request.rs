@@ -240,7 +240,8 @@ impl MessagesRequest {
             Effort::Low => "low",
             Effort::Medium => "medium",
             Effort::High => "high",
-            Effort::Xhigh | Effort::Max => "xhigh",
+            Effort::Xhigh => "xhigh",
+            Effort::Max => "max",
         })
     }
 

@@ -40,6 +40,7 @@ enum Effort {
     Medium,
     High,
     Xhigh,
+    Max,
 }
 
 /// What ids of calls look like.
@@ -78,6 +79,8 @@ pub(crate) struct Tools {
     pub(crate) parallel: bool,
     /// What ids of calls must look like.
     pub(crate) ids: CallIds,
+    /// Calls in the messages.
+    pub(crate) num_called: usize,
 }
 
 impl ToolFields {
@@ -104,6 +107,7 @@ impl ToolFields {
             strict: false,
             parallel: self.parallel_tool_calls.unwrap_or(!rules.single),
             ids: if rules.short_ids { CallIds::Short } else { CallIds::Long },
+            num_called: 0,
         };
         match &self.tool_choice {
             None | Some(Value::Null) => {}

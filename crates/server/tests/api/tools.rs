@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::fake::{Fake, chat, post, template_app, tool_app};
+use crate::fake::{Fake, chat, format_app, post, template_app, tool_app};
 
 const CHAT: &str = "/v1/chat/completions";
 const ANSWER: &str = "<think>\nWho?\n</think>\n\nI look.\n<tool_call>\n\
@@ -158,6 +158,28 @@ async fn a_call_has_an_id_that_the_template_takes_back() {
     }
 }
 
+/// Where the format has ids of its own, one that is forced goes on with those of the conversation.
+#[tokio::test]
+async fn an_id_that_counts_goes_on_counting() {
+    let call = |number: usize| {
+        format!(
+            "<|tool_calls_section_begin|><|tool_call_begin|>functions.now:{number}\
+             <|tool_call_argument_begin|>{{}}<|tool_call_end|><|tool_calls_section_end|>"
+        )
+    };
+    let mut messages = vec![json!({"role": "user", "content": "x"})];
+    for number in 0..3 {
+        let fake = Fake::answering(&call(number));
+        let (app, _) = format_app(fake, "<|tool_call_argument_begin|>");
+        let body = asking(&json!({"messages": messages, "tool_choice": "required"}));
+        let message = post(&app, CHAT, &body).await.json()["choices"][0]["message"].take();
+        let id = message["tool_calls"][0]["id"].clone();
+        assert_eq!(id, format!("functions.now:{number}"), "{message}");
+        messages.push(message);
+        messages.push(json!({"role": "tool", "tool_call_id": id, "content": "1"}));
+    }
+}
+
 #[tokio::test]
 async fn a_template_with_room_for_one_call_gets_no_more() {
     for (template, extra, count) in [
@@ -197,6 +219,20 @@ async fn only_allowed_tools_are_seen_and_called() {
         let choice = post(&app, CHAT, &asking(&extra)).await.json()["choices"][0].take();
         let called = &choice["message"]["tool_calls"][0]["function"]["name"];
         assert_eq!(called == "now", is_forced, "{mode}: {choice}");
+    }
+}
+
+/// Every value that OpenAI's package knows.
+#[tokio::test]
+async fn the_effort_reaches_the_template() {
+    let template = "{{ reasoning_effort }} {{ enable_thinking }}";
+    for effort in ["none", "minimal", "low", "medium", "high", "xhigh", "max"] {
+        let (app, fake) = template_app(Fake::answering("x"), template);
+        let reply = post(&app, CHAT, &asking(&json!({"reasoning_effort": effort}))).await;
+        assert_eq!(reply.status, 200, "{}", reply.text);
+        let thinks = if effort == "none" { "False" } else { "True" };
+        let expected = format!("{effort} {thinks}");
+        assert_eq!(fake.last().prompt, expected.bytes().map(u32::from).collect::<Vec<_>>());
     }
 }
 

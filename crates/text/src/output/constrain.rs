@@ -32,6 +32,8 @@ struct Writer<'a> {
     lines: Lines,
     /// Each function's name and the rule of its arguments.
     functions: Vec<(&'a str, String)>,
+    /// Calls that came before, in formats whose ids count them.
+    num_before: usize,
 }
 
 impl ToolFormat {
@@ -41,7 +43,7 @@ impl ToolFormat {
     }
 
     /// An answer with calls of `tools`, OpenAI definitions with names, whose arguments follow the
-    /// tools' schemas.
+    /// tools' schemas. `num_before` calls are in the conversation already, for ids that count them.
     ///
     /// # Errors
     /// A schema that cannot be followed, or a format whose calls cannot be told or made to come.
@@ -49,9 +51,9 @@ impl ToolFormat {
         self,
         tokenizer: &Tokenizer,
         tools: &[Value],
-        calls: Calls,
+        (calls, num_before): (Calls, usize),
     ) -> Result<Grammar, GrammarError> {
-        let mut writer = self.writer(tokenizer, tools)?;
+        let mut writer = self.writer(tokenizer, tools, num_before)?;
         let answer = match calls {
             Calls::One | Calls::Some => writer.section(calls == Calls::Some),
             Calls::AmongText => writer.among_text(),
@@ -68,10 +70,10 @@ impl ToolFormat {
         self,
         tokenizer: &Tokenizer,
         tools: &[Value],
-        calls: Calls,
+        (calls, num_before): (Calls, usize),
         reply: &Grammar,
     ) -> Result<Grammar, GrammarError> {
-        let mut writer = self.writer(tokenizer, tools)?;
+        let mut writer = self.writer(tokenizer, tools, num_before)?;
         let trigger = writer.written.trigger;
         let Some(reply_rules) = reply.rules()? else {
             let message = "a Lark grammar is the whole output, with no room for calls";
@@ -103,6 +105,7 @@ impl ToolFormat {
         self,
         tokenizer: &Tokenizer,
         tools: &'a [Value],
+        num_before: usize,
     ) -> Result<Writer<'a>, GrammarError> {
         let fits = |token: &str| token.is_empty() || tokenizer.token_id(token).is_some();
         let is_ours = |written: &&Written| written.name == self.name() && fits(written.token);
@@ -120,7 +123,7 @@ impl ToolFormat {
             let arguments = written.arguments.rule(&mut out, &function["parameters"])?;
             functions.push((name, arguments));
         }
-        Ok(Writer { written, specials, lines, functions })
+        Ok(Writer { written, specials, lines, functions, num_before })
     }
 }
 
@@ -128,9 +131,10 @@ impl Writer<'_> {
     /// The call of this number, without the first `skip` bytes of what stands before it.
     fn call(&mut self, number: usize, before: &str, skip: usize) -> String {
         let Written { head, tail, .. } = self.written;
+        let number = (self.num_before + number).to_string();
         let mut choices = Vec::new();
         for (name, arguments) in &self.functions {
-            let head = head.replace("{name}", name).replace("{number}", &number.to_string());
+            let head = head.replace("{name}", name).replace("{number}", &number);
             let head = before.to_owned() + &head;
             let (head, tail) = (self.specials.literal(&head[skip..]), self.specials.literal(tail));
             choices.push(format!("{head} {arguments} {tail}"));

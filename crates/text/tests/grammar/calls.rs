@@ -131,7 +131,7 @@ fn every_format_is_read_back() {
             let compiler = GrammarCompiler::new(&tokenizer, &[eos(&tokenizer)]);
             let mut finished = 0;
             for calls in [Calls::One, Calls::Some] {
-                let grammar = tool_format.grammar(&tokenizer, &tools(), calls);
+                let grammar = tool_format.grammar(&tokenizer, &tools(), (calls, 0));
                 let grammar = grammar.unwrap_or_else(|error| panic!("{format:?}: {error}"));
                 let walk =
                     Walk { tokenizer: &tokenizer, compiler: &compiler, hints: hints(&format) };
@@ -149,6 +149,29 @@ fn every_format_is_read_back() {
     }
 }
 
+/// Kimi's ids count the calls of a conversation.
+#[test]
+fn ids_go_on_counting() {
+    let kimi = ToolFormat::from_name("kimi_k2").unwrap();
+    let (tokenizer, compiler) = (walk::tokenizer(), compiler(&walk::tokenizer()));
+    let call = |number: usize| {
+        format!(
+            "<|tool_call_begin|>functions.second:{number}<|tool_call_argument_begin|>{{}}<|tool_call_end|>"
+        )
+    };
+    let [begin, end] = ["<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"];
+    for calls in [Calls::Some, Calls::AmongText] {
+        let grammar = kimi.grammar(&tokenizer, &tools(), (calls, 3)).unwrap();
+        for (numbers, good) in
+            [(vec![3], true), (vec![3, 4, 5], true), (vec![0], false), (vec![3, 3], false)]
+        {
+            let text: String = numbers.iter().copied().map(call).collect();
+            let text = format!("{begin}{text}{end}");
+            assert_eq!(accepts_with(&tokenizer, &compiler, &grammar, &text), good, "{text}");
+        }
+    }
+}
+
 /// Mistral's tokenizers have a token for it since they write calls so.
 #[test]
 fn mistral_writes_calls_as_its_tokenizer_does() {
@@ -160,7 +183,7 @@ fn mistral_writes_calls_as_its_tokenizer_does() {
         let compiler = GrammarCompiler::new(&tokenizer, &[eos(&tokenizer)]);
         let several = text.to_owned() + text;
         for calls in [Calls::One, Calls::Some, Calls::AmongText] {
-            let grammar = format.tools.unwrap().grammar(&tokenizer, &tools(), calls).unwrap();
+            let grammar = format.tools.unwrap().grammar(&tokenizer, &tools(), (calls, 0)).unwrap();
             let accepts = |text: &str| accepts_with(&tokenizer, &compiler, &grammar, text);
             assert!(accepts(text) && !accepts(other), "{calls:?} {text}");
             assert_eq!(
@@ -183,11 +206,11 @@ fn calls_among_text_are_those_that_are_forced() {
         for special in [false, true] {
             let tokenizer = tokenizer(&format, special);
             let compiler = GrammarCompiler::new(&tokenizer, &[eos(&tokenizer)]);
-            let grammar = |calls| tool_format.grammar(&tokenizer, &tools(), calls).unwrap();
+            let grammar = |calls| tool_format.grammar(&tokenizer, &tools(), (calls, 0)).unwrap();
             let (forced, among) = (grammar(Calls::One), grammar(Calls::AmongText));
             let schema = json!({"type": "object", "properties": {}, "additionalProperties": false});
             let reply = Grammar::JsonSchema(schema);
-            let either = tool_format.grammar_or(&tokenizer, &tools(), Calls::One, &reply);
+            let either = tool_format.grammar_or(&tokenizer, &tools(), (Calls::One, 0), &reply);
             let accepts =
                 |grammar: &Grammar, text: &str| accepts_with(&tokenizer, &compiler, grammar, text);
             let walk = Walk { tokenizer: &tokenizer, compiler: &compiler, hints: hints(&format) };
@@ -236,7 +259,7 @@ fn harmony_thinks_in_a_message_of_its_own() {
         let tokenizer = tokenizer(&format, special);
         let compiler = GrammarCompiler::new(&tokenizer, &[eos(&tokenizer)]);
         let prompt = "<|start|>user<|message|>hi<|end|><|start|>assistant";
-        let forced = format.tools.unwrap().grammar(&tokenizer, &tools(), Calls::Some).unwrap();
+        let forced = format.tools.unwrap().grammar(&tokenizer, &tools(), (Calls::Some, 0)).unwrap();
         let forced = format.after_reasoning(&tokenizer, prompt, forced).unwrap();
         let message = Grammar::Choice(vec!["yes".to_owned(), "no".to_owned()]);
         let message = format.message(&tokenizer, message).unwrap();
@@ -265,7 +288,7 @@ fn harmony_thinks_in_a_message_of_its_own() {
 fn refusal(format: &str, parameters: &Value) -> String {
     let format = ToolFormat::from_name(format).unwrap();
     let tool = json!({"function": {"name": "f", "parameters": parameters}});
-    let grammar = format.grammar(&walk::tokenizer(), &[tool], Calls::One);
+    let grammar = format.grammar(&walk::tokenizer(), &[tool], (Calls::One, 0));
     match grammar.and_then(|grammar| compiler(&walk::tokenizer()).compile(&grammar).map(drop)) {
         Ok(()) => panic!("{format:?} takes {:.200}", parameters.to_string()),
         Err(error) => error.to_string(),

@@ -188,7 +188,7 @@ fn forced_calls_are_read_back_as_calls() {
         let tool_format = ToolFormat::from_name(name).unwrap();
         let format = OutputFormat { reasoning: None, tools: Some(tool_format) };
         for calls in [Calls::One, Calls::Some] {
-            for text in walks(&tool_format.grammar(&tokenizer(), &tools(), calls).unwrap()) {
+            for text in walks(&tool_format.grammar(&tokenizer(), &tools(), (calls, 0)).unwrap()) {
                 let (found, around) = parsed(&format, false, &text);
                 assert!(!found.is_empty() && around.is_empty(), "{name}: {text} leaves {around:?}");
                 assert!(calls == Calls::Some || found.len() == 1, "{name}: {text}");
@@ -203,7 +203,7 @@ fn calls_among_text_follow_their_schemas() {
     let hermes = ToolFormat::from_name("hermes").unwrap();
     let format = OutputFormat { reasoning: None, tools: Some(hermes) };
     let compiler = compiler(&tokenizer());
-    let grammar = hermes.grammar(&tokenizer(), &tools(), Calls::AmongText).unwrap();
+    let grammar = hermes.grammar(&tokenizer(), &tools(), (Calls::AmongText, 0)).unwrap();
     for start in ["", "Let me see. ", "<tool_call>\n", "a <tool_call>\n{\"name\": \"second\", "] {
         let mut matcher = compiler.compile(&grammar).unwrap();
         for id in tokenizer().encode(start, false).unwrap() {
@@ -244,7 +244,7 @@ fn an_answer_is_calls_or_follows_the_reply() {
         (&Grammar::Choice(vec!["yes".to_owned(), "no".to_owned()]), "yes", "maybe"),
     ] {
         for calls in [Calls::One, Calls::Some] {
-            let grammar = hermes.grammar_or(&tokenizer(), &tools(), calls, reply).unwrap();
+            let grammar = hermes.grammar_or(&tokenizer(), &tools(), (calls, 0), reply).unwrap();
             for (text, accepted) in [
                 (call, true),
                 (&two, calls == Calls::Some),
@@ -260,12 +260,12 @@ fn an_answer_is_calls_or_follows_the_reply() {
         }
     }
     let lark = Grammar::Lark("start: \"a\"".to_owned());
-    assert!(hermes.grammar_or(&tokenizer(), &tools(), Calls::One, &lark).is_err());
+    assert!(hermes.grammar_or(&tokenizer(), &tools(), (Calls::One, 0), &lark).is_err());
     let bare = ToolFormat::from_name("llama3_json").unwrap();
-    assert!(bare.grammar_or(&tokenizer(), &tools(), Calls::One, &json).is_err());
+    assert!(bare.grammar_or(&tokenizer(), &tools(), (Calls::One, 0), &json).is_err());
     // Walks end in one of both, and behind thoughts as well.
     let thinking = OutputFormat { reasoning: ReasoningFormat::from_name("qwen3"), ..format };
-    let grammar = hermes.grammar_or(&tokenizer(), &tools(), Calls::One, &json).unwrap();
+    let grammar = hermes.grammar_or(&tokenizer(), &tools(), (Calls::One, 0), &json).unwrap();
     for text in walks(&grammar) {
         let (found, around) = parsed(&format, false, &text);
         assert_valid(&found, &text);
@@ -281,7 +281,7 @@ fn an_answer_is_calls_or_follows_the_reply() {
 fn text_of_a_bare_format_begins_with_no_bracket() {
     for name in ["llama3_json", "xlam"] {
         let format = ToolFormat::from_name(name).unwrap();
-        let grammar = format.grammar(&tokenizer(), &tools(), Calls::AmongText).unwrap();
+        let grammar = format.grammar(&tokenizer(), &tools(), (Calls::AmongText, 0)).unwrap();
         let compiler = compiler(&tokenizer());
         for (text, good) in [
             ("", true),
@@ -304,7 +304,7 @@ fn arguments_are_objects() {
         |parameters: Value| vec![json!({"function": {"name": "f", "parameters": parameters}})];
     let compiler = compiler(&tokenizer());
     for parameters in [json!({}), json!({"properties": {}}), json!({"type": ["null", "object"]})] {
-        let grammar = hermes.grammar(&tokenizer(), &tool(parameters), Calls::One).unwrap();
+        let grammar = hermes.grammar(&tokenizer(), &tool(parameters), (Calls::One, 0)).unwrap();
         for (arguments, good) in [("{}", true), ("3", false), ("null", false)] {
             let text = format!(
                 "<tool_call>\n{{\"name\": \"f\", \"arguments\": {arguments}}}\n</tool_call>"
@@ -313,7 +313,7 @@ fn arguments_are_objects() {
         }
     }
     let string = tool(json!({"type": "string"}));
-    assert!(hermes.grammar(&tokenizer(), &string, Calls::One).is_err());
+    assert!(hermes.grammar(&tokenizer(), &string, (Calls::One, 0)).is_err());
 }
 
 #[test]
