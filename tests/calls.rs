@@ -5,7 +5,7 @@
 
 use serde_json::{Value, json};
 use std::fmt::Write as _;
-use tests::Server;
+use tests::{Folder, Server, root};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -23,7 +23,7 @@ const FORMATS: [(&str, &str); 9] = [
 ];
 
 fn tool() -> Value {
-    json!({"type": "function", "function": {"name": "get_weather", "parameters": {
+    json!({"type": "function", "function": {"name": "get_weather", "description": "weather", "parameters": {
         "type": "object", "required": ["unit", "days"], "additionalProperties": false,
         "properties": {
             "unit": {"enum": ["celsius", "kelvin \"K\""]},
@@ -71,6 +71,76 @@ fn whole(message: &Value) -> Value {
            "calls": calls.collect::<Vec<_>>()})
 }
 
+/// A server with this configuration.
+fn serve(name: &str, config: &str) -> Server {
+    let folder = Folder::new(name);
+    Server::start(&["--config", &folder.file("sconce.toml", config)])
+}
+
+/// Public chat templates, one a family, and whether the family thinks.
+const FAMILIES: [(&str, bool); 16] = [
+    ("deepseek_r1_distill_llama", true),
+    ("deepseek_v3_1", true),
+    ("gemma_4", true),
+    ("glm_4_6", true),
+    ("gpt_oss", true),
+    ("granite_3_3", true),
+    ("kimi_k2", false),
+    ("minimax_m2", true),
+    ("mistral_nemo", false),
+    ("mistral_small_3_2", false),
+    ("qwen2_5", false),
+    ("qwen3", true),
+    ("qwen3_coder", false),
+    ("vllm_llama3_1_json", false),
+    ("vllm_llama4_pythonic", false),
+    ("vllm_phi4_mini", false),
+];
+
+/// What a model of each family calls goes back as it came, with the result, and is read.
+#[test]
+fn a_loop_of_tools_goes_on_in_every_family() {
+    let mut config = String::new();
+    for (family, _) in FAMILIES {
+        let template = root().join(format!("crates/text/tests/goldens/public/{family}.jinja"));
+        let template = template.display();
+        write!(
+            config,
+            "[[models]]\nmodel = \"spark\"\nserved-model-name = \"{family}\"\n\
+             chat-template = \"{template}\"\nkv-cache-memory-bytes = \"8MiB\"\n"
+        )
+        .unwrap();
+    }
+    let server = serve("families", &config);
+    for (family, thinks) in FAMILIES {
+        let mut messages = vec![json!({"role": "user", "content": "tell me something"})];
+        let mut ids = Vec::new();
+        for step in 0..3 {
+            // At this temperature neither thoughts nor a row of calls come to an end by themselves.
+            let mut asked = json!({"messages": messages, "tools": [tool()], "tool_choice": "required",
+                                   "parallel_tool_calls": false, "return_token_ids": true});
+            if thinks {
+                asked["thinking_token_budget"] = json!(4);
+            }
+            let answer = server.ok(CHAT, &with(wild(family, step), &asked));
+            let choice = &answer["choices"][0];
+            assert_eq!(choice["finish_reason"], "tool_calls", "{family}: {choice}");
+            let shown = json!({"model": family, "tokens": answer["prompt_token_ids"]});
+            let prompt = server.ok("/detokenize", &shown)["prompt"].clone();
+            let prompt = prompt.as_str().unwrap();
+            for earlier in 0..step {
+                assert!(prompt.contains(&format!("result {earlier}")), "{family}: {prompt}");
+            }
+            let call = &choice["message"]["tool_calls"][0];
+            assert!(!ids.contains(&call["id"]), "{family}: {call} after {ids:?}");
+            ids.push(call["id"].clone());
+            let result = format!("result {step}");
+            messages.push(choice["message"].clone());
+            messages.push(json!({"role": "tool", "tool_call_id": call["id"], "content": result}));
+        }
+    }
+}
+
 /// One server with a model for each format: at this temperature only the grammar makes a call of
 /// what they say.
 #[test]
@@ -86,10 +156,7 @@ fn the_format_that_a_flag_names_is_written_and_read() {
         )
         .unwrap();
     }
-    let path = std::env::temp_dir().join(format!("sconce-calls-{}.toml", std::process::id()));
-    std::fs::write(&path, config).unwrap();
-    let server = Server::start(&["--config", path.to_str().unwrap()]);
-    std::fs::remove_file(&path).unwrap();
+    let server = serve("formats", &config);
     for (format, looks) in FORMATS {
         for (seed, choice) in [
             (1, json!("required")),
