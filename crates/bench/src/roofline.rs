@@ -185,7 +185,7 @@ impl Bench<'_> {
         if tokens == 0 {
             bail!("--output-tokens {output}: too few to see {streams} sequences at once");
         }
-        let rate = tokens as f64 / (ended - begun).as_secs_f64();
+        let rate = tokens as f64 / ended.saturating_sub(begun).as_secs_f64();
         let each = (1, prompt + output / 2);
         let work = self.costs.of_step(std::iter::repeat_n(each, streams));
         let at_most = streams as f64 / self.ceilings.seconds(work);
