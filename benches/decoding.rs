@@ -5,7 +5,8 @@
 
 #![expect(clippy::print_stdout, reason = "the tables are what it is for")]
 
-use benches::driver::{Driver, Options, Result};
+use benches::Result;
+use benches::driver::{Driver, Options};
 use engine::{Constraint, SamplingParams};
 use serde_json::{Value, json};
 use std::time::Instant;

@@ -4,7 +4,8 @@
 
 #![expect(clippy::print_stdout, reason = "the tables are what it is for")]
 
-use benches::driver::{Driver, Options, Result};
+use benches::Result;
+use benches::driver::{Driver, Options};
 use engine::{Constraint, Event, SamplingParams};
 use std::time::Instant;
 

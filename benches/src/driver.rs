@@ -1,18 +1,15 @@
 //! An engine on its own, and requests to it.
 
+use crate::Result;
 use candle_core::{DType, Device};
 use engine::SamplingParams;
 use engine::architecture::Architecture;
 use engine::memory::{MemoryPlan, available_bytes};
 use engine::weights::Weights;
 use engine::{Constraint, Engine, EngineConfig, EngineHandle, EngineOptions, Event, Request};
-use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
-
-/// What the benches give up with.
-pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 /// What the command line of a bench says: `MODEL [--dtype float32|bfloat16] [--dummy] [--only NAME]
 /// [--tokenizer FILE]`.

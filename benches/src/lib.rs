@@ -1,9 +1,14 @@
-//! Micro-benchmarks, one file each beside `src`; dated results in `results`. Here is how they time, and in [`driver`] how
-//! they run an engine.
+//! Micro-benchmarks, one file each beside `src`; dated results in `results`. Here is how they time, in [`driver`] how
+//! they run an engine, and in [`running`] a scheduler alone.
 
 pub mod driver;
+pub mod running;
 
+use std::error::Error;
 use std::time::{Duration, Instant};
+
+/// What the benches give up with.
+pub type Result<T, E = Box<dyn Error>> = std::result::Result<T, E>;
 
 /// Median of the times of `call`, run as often as fits in `budget`, at least five times and once
 /// before. In seconds.

@@ -281,6 +281,8 @@ impl BatchLists {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use scheduler::{BlockId, SeqId};
 
     use super::*;
@@ -291,8 +293,8 @@ mod tests {
             start,
             len: ids.len(),
             num_drafts: 0,
-            ids: ids.to_vec(),
-            blocks: blocks.iter().copied().map(BlockId).collect(),
+            ids: ids.into(),
+            blocks: Arc::new(blocks.iter().copied().map(BlockId).collect()),
             samples,
             prompt_logits: false,
             cached_tokens: 0,

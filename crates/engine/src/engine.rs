@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 use std::{fmt, mem};
 
-use scheduler::{Outcome, Plan, Scheduler, SeqId};
+use scheduler::{Outcome, Plan, Scheduler, SeqId, Tokens};
 
 use crate::backlog::Left;
 use crate::ceilings::Costs;
@@ -255,7 +255,7 @@ impl Engine {
         for (entry, given) in plan.entries.iter().zip(output.entries) {
             let Some(sequence) = self.sequences.get_mut(&entry.id) else {
                 // It ended while the step was in flight: the scheduler looks only at the id.
-                outcomes.push(Outcome { id: entry.id, tokens: Vec::new(), finished: true });
+                outcomes.push(Outcome { id: entry.id, tokens: Tokens::default(), finished: true });
                 continue;
             };
             let num_drafts = given.drafts.len();
@@ -266,7 +266,7 @@ impl Engine {
             num_generated += progress.tokens.len();
             num_finished += usize::from(progress.finished);
             let Progress { tokens, events, finished, .. } = progress;
-            outcomes.push(Outcome { id: entry.id, tokens, finished });
+            outcomes.push(Outcome { id: entry.id, tokens: tokens.into(), finished });
             messages.push((entry.id, events, finished));
         }
         let begun = Instant::now();

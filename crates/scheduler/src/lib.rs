@@ -60,7 +60,7 @@ mod sequence;
 mod share;
 mod stats;
 
-pub use ids::{BlockId, SeqId, TokenId};
+pub use ids::{BlockId, SeqId, TokenId, Tokens};
 pub use limits::{Limits, LimitsError};
 pub use plan::{Entry, Outcome, Plan};
 pub use queue::MAX_OVERTAKEN;

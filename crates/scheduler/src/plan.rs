@@ -1,6 +1,8 @@
 //! What a step computes and what came of it: plain data, exchanged with whoever runs the model.
 
-use crate::{BlockId, SeqId, TokenId};
+use std::sync::Arc;
+
+use crate::{BlockId, SeqId, Tokens};
 
 /// One step: which tokens of which sequences to compute, and where their keys and values go.
 ///
@@ -34,9 +36,10 @@ pub struct Entry {
     pub num_drafts: usize,
     /// The ids of those that are not drafts; one fewer if the last of them is the token that the
     /// step before, not yet committed, samples for this sequence.
-    pub ids: Vec<TokenId>,
-    /// The sequence's block table; it reaches at least to `start + len`.
-    pub blocks: Vec<BlockId>,
+    pub ids: Tokens,
+    /// The sequence's block table; it reaches at least to `start + len`. The sequence has the same one:
+    /// to copy it would cost every step time in proportion to all that was computed before.
+    pub blocks: Arc<Vec<BlockId>>,
     /// Whether the logits of the last row, and of the row before each draft, give the next tokens.
     pub samples: bool,
     /// Whether the logits of all rows are wanted to score the prompt. Each row of the prompt is
@@ -53,7 +56,7 @@ pub struct Outcome {
     pub id: SeqId,
     /// If the entry samples, the drafts that proved right and the token sampled after them. An entry
     /// that samples and has none has failed.
-    pub tokens: Vec<TokenId>,
+    pub tokens: Tokens,
     /// Ends the sequence. Reaching `max_new_tokens` ends it in any case.
     pub finished: bool,
 }

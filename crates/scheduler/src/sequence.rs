@@ -125,8 +125,8 @@ pub struct Sequence {
     pub(crate) cached_tokens: usize,
     /// Prompt tokens that the tenant has paid for, or that cost it nothing.
     num_charged: usize,
-    /// The block table: token `t` is in `blocks[t / block_size]`.
-    pub(crate) blocks: Vec<BlockId>,
+    /// The block table: token `t` is in `blocks[t / block_size]`. Plans share it.
+    pub(crate) blocks: Arc<Vec<BlockId>>,
     /// This many of `blocks` are findable.
     pub(crate) num_registered: usize,
     /// Whether further blocks may become findable.
@@ -158,7 +158,7 @@ impl Sequence {
             num_scored: 0,
             cached_tokens: 0,
             num_charged: 0,
-            blocks: Vec::new(),
+            blocks: Arc::default(),
             num_registered: 0,
             registers,
         }
@@ -241,6 +241,11 @@ impl Sequence {
             },
             tokens: &self.tokens[index * block_size..(index + 1) * block_size],
         }
+    }
+
+    /// Whether a block is full and computed and not yet findable.
+    pub(crate) fn can_register(&self, block_size: usize) -> bool {
+        self.registers && self.num_registered < self.num_computed / block_size
     }
 
     pub(crate) fn place(&self) -> Place {

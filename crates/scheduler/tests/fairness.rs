@@ -12,7 +12,7 @@ use std::num::NonZeroU16;
 use random::Random;
 use scheduler::{
     Entry, GENERATED_TOKEN_COST, Limits, MAX_OVERTAKEN, NewSequence, Outcome, PROMPT_TOKEN_COST,
-    Plan, Scheduler, SeqId, Share, TokenId,
+    Plan, Scheduler, SeqId, Share, TokenId, Tokens,
 };
 
 const MAX_PROMPT_LEN: usize = 30;
@@ -103,7 +103,7 @@ impl Traffic {
             }
             self.served[tenant] += self.cost(entry);
             let tokens = Vec::from_iter(entry.samples.then_some(7));
-            outcomes.push(Outcome { id: entry.id, tokens, finished: false });
+            outcomes.push(Outcome { id: entry.id, tokens: tokens.into(), finished: false });
         }
         assert!(plan.preempted.is_empty(), "the cache is roomy here");
         self.scheduler.commit(&plan, &outcomes);
@@ -255,7 +255,8 @@ fn cached_tokens_cost_nothing() {
     };
     let step = |scheduler: &mut Scheduler| {
         let plan = scheduler.schedule()?;
-        let outcome = |entry: &Entry| Outcome { id: entry.id, tokens: vec![], finished: false };
+        let outcome =
+            |entry: &Entry| Outcome { id: entry.id, tokens: Tokens::default(), finished: false };
         scheduler.commit(&plan, &plan.entries.iter().map(outcome).collect::<Vec<_>>());
         Some(plan)
     };

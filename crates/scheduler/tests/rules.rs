@@ -44,7 +44,7 @@ fn distinct(id: u64, prompt_len: usize, max_new_tokens: usize) -> NewSequence {
 fn outcomes(plan: &Plan, finished: &[u64]) -> Vec<Outcome> {
     let outcome = |entry: &Entry| Outcome {
         id: entry.id,
-        tokens: Vec::from_iter(entry.samples.then_some(7)),
+        tokens: entry.samples.then_some(7).into(),
         finished: finished.contains(&entry.id.0),
     };
     plan.entries.iter().map(outcome).collect()
@@ -74,7 +74,7 @@ fn long_prompts_run_in_chunks_beside_decodes() {
     assert_eq!(shape(&step(&mut scheduler).unwrap()), [(0, 4, 1), (1, 12, 7)]);
     let plan = step(&mut scheduler).unwrap();
     assert_eq!(shape(&plan), [(0, 5, 1), (1, 19, 1), (2, 0, 2)]);
-    assert_eq!(plan.entries[1].ids, [19]);
+    assert_eq!(plan.entries[1].ids[..], [19]);
     let samples: Vec<_> = plan.entries.iter().map(|entry| entry.samples).collect();
     assert_eq!(samples, [true, true, true]);
     assert_eq!(shape(&step(&mut scheduler).unwrap()), [(0, 6, 1), (1, 20, 1)]);
@@ -226,7 +226,7 @@ fn a_sequence_that_ends_one_step_ahead_keeps_its_blocks_until_the_plan_is_commit
     scheduler.submit(sequence(0, 5, 9)).unwrap();
     let first = scheduler.schedule().unwrap();
     let second = scheduler.schedule().unwrap();
-    assert_eq!((shape(&second), &second.entries[0].ids), (vec![(0, 5, 1)], &vec![]));
+    assert_eq!((shape(&second), &second.entries[0].ids[..]), (vec![(0, 5, 1)], &[][..]));
     assert_eq!(scheduler.commit(&first, &outcomes(&first, &[0])), [SeqId(0)]);
     assert!(!scheduler.abort(SeqId(0)), "it has ended");
     assert_eq!(scheduler.submit(sequence(0, 1, 1)), Err(SubmitError::DuplicateId(SeqId(0))));
@@ -313,7 +313,7 @@ fn plans_are_committed_in_order() {
 
 /// What a step of one sequence gives: `tokens`.
 fn give(scheduler: &mut Scheduler, plan: &Plan, tokens: &[TokenId]) {
-    let outcome = Outcome { id: plan.entries[0].id, tokens: tokens.to_vec(), finished: false };
+    let outcome = Outcome { id: plan.entries[0].id, tokens: tokens.into(), finished: false };
     scheduler.commit(plan, &[outcome]);
     scheduler.check_invariants();
 }

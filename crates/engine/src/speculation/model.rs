@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use candle_core::Result;
-use scheduler::{BlockId, Entry, Plan, SeqId};
+use scheduler::{BlockId, Entry, Plan, SeqId, Tokens};
 
 use super::Source;
 use crate::batch::divide;
@@ -103,7 +103,7 @@ impl DraftModel {
                     self.reading(entry.id).guessed.push(token);
                     let start = entry.start + entry.len;
                     next.0.push(place);
-                    next.1.push(Entry { start, len: 1, ids: vec![token], ..entry });
+                    next.1.push(Entry { start, len: 1, ids: Tokens::One(token), ..entry });
                 }
             }
             (places, entries) = next;
@@ -148,7 +148,7 @@ impl DraftModel {
                 start,
                 len,
                 num_drafts: 0,
-                ids: tokens[start..end].to_vec(),
+                ids: tokens[start..end].into(),
                 samples: end == tokens.len(),
                 ..entry.clone()
             });

@@ -1,5 +1,7 @@
 //! What comes of a step: tokens, ends, findable blocks.
 
+use std::sync::Arc;
+
 use super::{Scheduler, known, release_all};
 use crate::{BlockId, Entry, GENERATED_TOKEN_COST, Outcome, Plan, SeqId, State};
 
@@ -12,7 +14,7 @@ impl Scheduler {
     /// If `plan` is not the oldest one in flight, or `outcomes` do not match its entries.
     pub fn commit(&mut self, plan: &Plan, outcomes: &[Outcome]) -> Vec<SeqId> {
         assert_eq!(plan.entries.len(), outcomes.len(), "one outcome for each entry");
-        let mut let_go = self.land(plan);
+        let let_go = self.land(plan);
         let mut ended = Vec::new();
         for (entry, outcome) in plan.entries.iter().zip(outcomes) {
             assert_eq!(entry.id, outcome.id, "outcomes are in the order of the entries");
@@ -23,7 +25,7 @@ impl Scheduler {
                 ended.push(entry.id);
             }
         }
-        release_all(&mut self.pool, &mut let_go);
+        release_all(&mut self.pool, &let_go);
         ended
     }
 
@@ -33,7 +35,7 @@ impl Scheduler {
     /// # Panics
     /// If `plan` is not the oldest one in flight.
     pub fn fail(&mut self, plan: &Plan) -> Vec<SeqId> {
-        let mut let_go = self.land(plan);
+        let let_go = self.land(plan);
         let mut ended = Vec::new();
         for entry in &plan.entries {
             if self.is_zombie(entry.id) {
@@ -43,7 +45,7 @@ impl Scheduler {
                 ended.push(entry.id);
             }
         }
-        release_all(&mut self.pool, &mut let_go);
+        release_all(&mut self.pool, &let_go);
         ended
     }
 
@@ -76,12 +78,14 @@ impl Scheduler {
         seq.num_planned = seq.num_planned.max(seq.num_computed);
         seq.num_drafts = 0;
         seq.num_scored = seq.num_scored.max(seq.num_computed.min(seq.prompt_len));
-        seq.tokens.extend(&outcome.tokens);
+        seq.tokens.extend_from_slice(&outcome.tokens);
         self.queue.charge(seq.tenant, num_tokens as u64 * GENERATED_TOKEN_COST);
         seq.num_unknown -= usize::from(entry.samples);
         let all_computed = seq.num_computed >= seq.prompt_len;
         let all_generated = seq.tokens.len() == seq.prompt_len + seq.max_new_tokens;
-        self.register(entry.id);
+        if seq.can_register(self.limits.block_size) {
+            self.register(entry.id);
+        }
         outcome.finished || (all_computed && all_generated)
     }
 
@@ -90,7 +94,7 @@ impl Scheduler {
     /// block holds its parent, too.
     fn register(&mut self, id: SeqId) {
         let seq = known(&mut self.sequences, id);
-        while seq.registers && seq.num_registered < seq.num_computed / self.limits.block_size {
+        while seq.can_register(self.limits.block_size) {
             let at = seq.num_registered;
             let (before, own) = (at.checked_sub(1).map(|last| seq.blocks[last]), seq.blocks[at]);
             let content = seq.content(at, before, self.limits.block_size);
@@ -101,7 +105,7 @@ impl Scheduler {
             };
             if shared != own {
                 self.pool.retain(shared);
-                seq.blocks[at] = shared;
+                Arc::make_mut(&mut seq.blocks)[at] = shared;
                 match self.in_flight.back_mut() {
                     // The plan in flight was made with the old table.
                     Some(plan) if seq.num_in_flight > 0 => plan.let_go.push(own),

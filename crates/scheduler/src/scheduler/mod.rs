@@ -5,9 +5,10 @@ mod commit;
 mod invariants;
 mod schedule;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use crate::block_pool::BlockPool;
+use crate::ids::SeqMap;
 use crate::queue::Queue;
 use crate::sequence::Rank;
 use crate::{
@@ -21,7 +22,7 @@ pub const MAX_PLANS_IN_FLIGHT: usize = 2;
 #[derive(Debug)]
 pub struct Scheduler {
     limits: Limits,
-    sequences: HashMap<SeqId, Sequence>,
+    sequences: SeqMap<Sequence>,
     /// In order of rank.
     running: Vec<(Rank, SeqId)>,
     queue: Queue,
@@ -65,7 +66,7 @@ impl Scheduler {
         limits.validate()?;
         Ok(Self {
             limits,
-            sequences: HashMap::new(),
+            sequences: SeqMap::default(),
             running: Vec::new(),
             queue: Queue::default(),
             pool: BlockPool::new(limits.num_blocks, limits.block_size, hash_mask),
@@ -184,20 +185,20 @@ impl Scheduler {
     fn forget_if_done(&mut self, id: SeqId) {
         let seq = known(&mut self.sequences, id);
         if seq.state == State::Ended && seq.num_in_flight == 0 {
-            release_all(&mut self.pool, &mut seq.blocks);
+            release_all(&mut self.pool, &seq.blocks);
             self.sequences.remove(&id);
         }
     }
 }
 
 /// A sequence that is in the queue, the running list or a plan.
-fn known(sequences: &mut HashMap<SeqId, Sequence>, id: SeqId) -> &mut Sequence {
+fn known(sequences: &mut SeqMap<Sequence>, id: SeqId) -> &mut Sequence {
     sequences.get_mut(&id).expect("the scheduler keeps each sequence until its last plan")
 }
 
 /// From the last to the first, so that children leave the cache before their parents.
-fn release_all(pool: &mut BlockPool, blocks: &mut Vec<BlockId>) {
-    for block in blocks.drain(..).rev() {
-        pool.release(block);
+fn release_all(pool: &mut BlockPool, blocks: &[BlockId]) {
+    for block in blocks.iter().rev() {
+        pool.release(*block);
     }
 }

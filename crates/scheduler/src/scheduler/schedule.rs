@@ -1,5 +1,7 @@
 //! Planning a step: first the running sequences in order of rank, then the head of the queue.
 
+use std::sync::Arc;
+
 use super::{InFlight, MAX_PLANS_IN_FLIGHT, Refusal, Scheduler, known, release_all};
 use crate::{BlockId, Entry, PROMPT_TOKEN_COST, Plan, SeqId, State};
 
@@ -50,11 +52,13 @@ impl Scheduler {
             }
             if len > 0 {
                 let end = seq.num_planned + len;
-                if !self.reserve(at, end) {
+                let wants_drafts = seq.num_wanted_drafts > 0;
+                // Mostly there is room left in its last block.
+                if seq.blocks.len() < self.limits.blocks_for(end) && !self.reserve(at, end) {
                     return false;
                 }
                 let most = if is_chunk { 0 } else { making.chunk_budget };
-                let num_drafts = self.reserve_drafts(id, end, most);
+                let num_drafts = if wants_drafts { self.reserve_drafts(id, end, most) } else { 0 };
                 making.chunk_budget -= num_drafts;
                 making.entries.push(self.plan_entry(id, len, num_drafts));
             }
@@ -70,7 +74,9 @@ impl Scheduler {
         let needed = self.limits.blocks_for(num_tokens);
         while known(&mut self.sequences, id).blocks.len() < needed {
             match self.pool.allocate() {
-                Some(block) => known(&mut self.sequences, id).blocks.push(block),
+                Some(block) => {
+                    Arc::make_mut(&mut known(&mut self.sequences, id).blocks).push(block);
+                }
                 None if self.running.len() > at + 1 && self.preempt_last() => {}
                 None => return false,
             }
@@ -88,7 +94,7 @@ impl Scheduler {
         while seq.blocks.len() < self.limits.blocks_for(end + num_drafts)
             && self.pool.num_free() > self.running.len()
         {
-            seq.blocks.extend(self.pool.allocate());
+            Arc::make_mut(&mut seq.blocks).extend(self.pool.allocate());
         }
         num_drafts.min(seq.blocks.len() * self.limits.block_size - end)
     }
@@ -104,7 +110,7 @@ impl Scheduler {
             return false;
         }
         self.running.pop();
-        release_all(&mut self.pool, &mut seq.blocks);
+        release_all(&mut self.pool, &std::mem::take(&mut seq.blocks));
         seq.preempt();
         self.queue.push(seq.place(), id);
         self.preempted.push(id);
@@ -151,9 +157,10 @@ impl Scheduler {
         for block in &hits {
             self.pool.retain(*block);
         }
-        seq.blocks = hits;
+        let mut blocks = hits;
         let allocate = |_| self.pool.allocate().expect("as many are free as were counted");
-        seq.blocks.extend((0..num_new).map(allocate));
+        blocks.extend((0..num_new).map(allocate));
+        seq.blocks = Arc::new(blocks);
         if seq.admit_first(self.num_tickets) {
             self.num_tickets += 1;
             seq.cached_tokens = seq.num_computed;
@@ -196,8 +203,8 @@ impl Scheduler {
             start,
             len: len + num_drafts,
             num_drafts,
-            ids: seq.tokens[start..end.min(seq.tokens.len())].to_vec(),
-            blocks: seq.blocks.clone(),
+            ids: seq.tokens[start..end.min(seq.tokens.len())].into(),
+            blocks: Arc::clone(&seq.blocks),
             samples,
             prompt_logits: seq.need_prompt_logits
                 && start >= seq.num_scored

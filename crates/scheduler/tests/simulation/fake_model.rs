@@ -136,7 +136,7 @@ impl FakeModel {
 
     fn write(&mut self, entry: &Entry, drafts: &[TokenId], solo: &Solo) {
         let num_known = entry.len - entry.num_drafts;
-        let mut ids = entry.ids.clone();
+        let mut ids = entry.ids.to_vec();
         if ids.len() < num_known {
             ids.push(self.last[&entry.id]);
         }

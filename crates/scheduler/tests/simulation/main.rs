@@ -360,7 +360,7 @@ impl<'a> Simulation<'a> {
                 self.coverage.right_drafts += tokens.len() - 1;
                 self.coverage.wrong_drafts += entry.num_drafts + 1 - tokens.len();
             }
-            outcomes.push(Outcome { id: entry.id, tokens: tokens.clone(), finished });
+            outcomes.push(Outcome { id: entry.id, tokens: tokens.as_slice().into(), finished });
             if self.follow(entry, &tokens, finished, fails) {
                 ended.push(entry.id);
             }
