@@ -40,17 +40,25 @@ pub(crate) struct ChatPrompt {
 }
 
 impl ServedModel {
-    /// Renders and tokenises a conversation; see [`Self::render`].
+    /// Renders and tokenises a conversation; see [`Self::render`]. What came before with the same `salt`
+    /// is not tokenised again.
     pub(crate) fn read_chat(
         &self,
         conversation: Conversation,
         fields: &ToolFields,
         trust_template: bool,
+        salt: Option<&str>,
     ) -> Result<ChatPrompt, ApiError> {
         let continues = conversation.continue_final_message == Some(true);
         let add_special_tokens = conversation.add_special_tokens == Some(true);
         let (text, tools) = self.render(conversation, fields, trust_template)?;
-        let ids = self.encode(&text, add_special_tokens, PromptField::Messages)?;
+        let ids = if add_special_tokens {
+            self.encode(&text, true, PromptField::Messages)?
+        } else {
+            self.check_prompt_len(text.len(), PromptField::Messages)?;
+            let ids = self.text().encode_chat(&text, salt);
+            ids.map_err(|error| text_error(PromptField::Messages.name(), &error))?
+        };
         Ok(ChatPrompt { text, ids, tools, continues })
     }
 
@@ -80,10 +88,14 @@ impl ServedModel {
         add_special_tokens: bool,
         field: PromptField,
     ) -> Result<Vec<u32>, ApiError> {
-        self.check_text_len(text.len(), field.name(), &format!("{} have", field.plural()))?;
+        self.check_prompt_len(text.len(), field)?;
         self.text()
             .encode(text, add_special_tokens)
             .map_err(|error| text_error(field.name(), &error))
+    }
+
+    fn check_prompt_len(&self, len: usize, field: PromptField) -> Result<(), ApiError> {
+        self.check_text_len(len, field.name(), &format!("{} have", field.plural()))
     }
 
     /// Refuses a text of more bytes than fit into the context. `have` is what has them.

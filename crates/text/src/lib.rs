@@ -20,6 +20,7 @@ mod special_tokens;
 mod stop;
 mod structural_tag;
 mod text_model;
+mod token_cache;
 mod token_table;
 mod tokenizer;
 

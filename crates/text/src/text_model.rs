@@ -201,6 +201,11 @@ impl TextModel {
         self.tokenizer.encode(text, add_special_tokens)
     }
 
+    /// See [`Tokenizer::encode_chat`].
+    pub fn encode_chat(&self, text: &str, salt: Option<&str>) -> Result<Vec<u32>, TextError> {
+        self.tokenizer.encode_chat(text, salt)
+    }
+
     /// See [`Tokenizer::decode`].
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, TextError> {
         self.tokenizer.decode(ids, skip_special_tokens)

@@ -10,6 +10,7 @@ use tokenizers::{
 
 use crate::TextError;
 use crate::special_tokens::SpecialTokens;
+use crate::token_cache::TokenCache;
 use crate::token_table::{DecoderRule, TokenEntry, TokenTable};
 
 /// Longest text that is tokenized, in bytes: far above any context length, low enough that one
@@ -47,6 +48,7 @@ struct Inner {
     rule: DecoderRule,
     table: TokenTable,
     special: SpecialTokens,
+    cache: Option<TokenCache>,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -77,13 +79,25 @@ impl Tokenizer {
             .map_err(|error| TextError::invalid("tokenizer.json: decoder", error))?;
         let rule = DecoderRule::from_json(&decoder)?;
         let table = token_table(&backend, &rule);
-        Ok(Self(Arc::new(Inner { backend, rule, table, special })))
+        let cache = TokenCache::new(&backend);
+        Ok(Self(Arc::new(Inner { backend, rule, table, special, cache })))
     }
 
     /// Encodes `text`; special tokens written in it are recognised. `add_special_tokens` adds what
     /// the tokenizer puts around a text (BOS): true for completions, false for a rendered chat.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TextError> {
         Ok(self.plain(text, add_special_tokens)?.get_ids().to_vec())
+    }
+
+    /// Encodes a rendered chat: the same as `encode(text, false)`, but turns that came before, with the
+    /// same `salt`, are not tokenised again.
+    pub fn encode_chat(&self, text: &str, salt: Option<&str>) -> Result<Vec<u32>, TextError> {
+        check_len(text)?;
+        let encode = |text: &str| self.encode(text, false);
+        match &self.0.cache {
+            Some(cache) => cache.encode(text, salt, encode),
+            None => encode(text),
+        }
     }
 
     /// The same, cut to fit: special tokens are put around what is left. It may still be too long if
@@ -131,9 +145,7 @@ impl Tokenizer {
     }
 
     fn plain(&self, text: &str, add_special_tokens: bool) -> Result<Encoding, TextError> {
-        if text.len() > MAX_TEXT_LEN {
-            return Err(TextError::TextTooLong { len: text.len(), limit: MAX_TEXT_LEN });
-        }
+        check_len(text)?;
         self.0.backend.encode_fast(text, add_special_tokens).map_err(refused)
     }
 
@@ -247,6 +259,13 @@ fn kept(text: &Encoding, max_len: usize, side: Side) -> Encoding {
     let tokens = text.get_ids()[range.clone()].iter().zip(&text.get_tokens()[range]);
     let token = |(id, value): (&u32, &String)| Token::new(*id, value.clone(), (0, 0));
     Encoding::from_tokens(tokens.map(token).collect(), 0)
+}
+
+fn check_len(text: &str) -> Result<(), TextError> {
+    if text.len() > MAX_TEXT_LEN {
+        return Err(TextError::TextTooLong { len: text.len(), limit: MAX_TEXT_LEN });
+    }
+    Ok(())
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "as `map_err` gives it")]

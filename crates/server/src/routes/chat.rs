@@ -55,7 +55,8 @@ pub(crate) fn prepare(
     let requested = request.max_tokens()?;
     request.request.check_prompt_logprobs(sampling.params.prompt_logprobs)?;
     let conversation = mem::take(&mut request.conversation);
-    let mut prompt = model.read_chat(conversation, &request.tools, trust_template)?;
+    let salt = request.request.cache_salt.as_deref();
+    let mut prompt = model.read_chat(conversation, &request.tools, trust_template, salt)?;
     truncate(&mut prompt.ids, request.sampling.truncate_prompt_tokens)?;
     let default = model.text().generation().max_new_tokens;
     let max_tokens =

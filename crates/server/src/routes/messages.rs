@@ -94,7 +94,9 @@ fn read(
     let late_system = request.late_system()?;
     let read_with = |late: LateSystem| {
         let mut chat = ChatRequest::parse(&request.chat(late, model.text())?)?;
-        let prompt = model.read_chat(mem::take(&mut chat.conversation), &chat.tools, false)?;
+        let (conversation, salt) =
+            (mem::take(&mut chat.conversation), chat.request.cache_salt.as_deref());
+        let prompt = model.read_chat(conversation, &chat.tools, false, salt)?;
         Ok((chat, prompt))
     };
     match read_with(LateSystem::System) {

@@ -99,7 +99,7 @@ pub(crate) async fn tokenize(
             }
             None => {
                 let tools = read::<ToolFields>(&body)?;
-                model.read_chat(conversation, &tools, trust_template)?.ids
+                model.read_chat(conversation, &tools, trust_template, None)?.ids
             }
         };
         Ok(tokenized(&model, tokens, fields.return_token_strs == Some(true)))
