@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -13,12 +14,12 @@ use axum::response::Response;
 use futures_util::stream;
 use schemars::JsonSchema;
 use serde::Serialize;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, Sleep, sleep};
 
 use crate::error::ApiError;
 use crate::generation::{Delta, Generation};
 use crate::openai::request_fields::StreamOptions;
-use crate::openai::response::Usage;
+use crate::openai::response::{Head, Usage};
 
 /// One event, ready to be sent: `data: ...` and an empty line.
 pub(crate) type Event = Bytes;
@@ -78,11 +79,30 @@ impl UsageField {
     }
 }
 
+/// What a chunk has beside its head is mostly shorter than this, in bytes.
+const USUAL_LEN: usize = 256;
+
 /// An event with `value` as its data.
 pub(crate) fn data(value: &impl Serialize) -> Event {
-    let mut event = b"data: ".to_vec();
-    serde_json::to_writer(&mut event, value)
+    event(Vec::with_capacity(USUAL_LEN), "", value)
+}
+
+/// An event with an object as its data: the fields of `head`, which are the same in every chunk and
+/// written once, then those of `rest`, at least one.
+pub(crate) fn chunk(head: &Head, rest: &impl Serialize) -> Event {
+    let head = head.fields();
+    event(Vec::with_capacity(head.len() + USUAL_LEN), head, rest)
+}
+
+fn event(mut event: Vec<u8>, head: &str, rest: &impl Serialize) -> Event {
+    event.extend_from_slice(b"data: ");
+    event.extend_from_slice(head.as_bytes());
+    let brace = event.len();
+    serde_json::to_writer(&mut event, rest)
         .expect("wire types have string keys and finite numbers");
+    if !head.is_empty() {
+        event[brace] = b',';
+    }
     event.extend_from_slice(b"\n\n");
     event.into()
 }
@@ -115,6 +135,7 @@ pub(crate) fn stream_response(
         options,
         heartbeat,
         next_ping: Instant::now() + heartbeat,
+        alarm: Box::pin(sleep(heartbeat)),
         ready,
         done: false,
     };
@@ -143,6 +164,8 @@ struct Events<W> {
     heartbeat: Duration,
     /// Counts from the last frame: text that is held back sends none.
     next_ping: Instant,
+    /// Rings at some former `next_ping`: to set it anew with every frame would cost more than the frame.
+    alarm: Pin<Box<Sleep>>,
     ready: VecDeque<Event>,
     done: bool,
 }
@@ -157,14 +180,24 @@ impl<W: Frames> Events<W> {
             if self.done {
                 return None;
             }
-            match timeout_at(self.next_ping, self.generation.next()).await {
-                Err(_) => return Some(self.wire.ping()),
-                Ok(Some(Ok(delta))) => {
+            let delta = tokio::select! {
+                biased;
+                delta = self.generation.next() => delta,
+                () = self.alarm.as_mut() => {
+                    if self.next_ping <= Instant::now() {
+                        return Some(self.wire.ping());
+                    }
+                    self.alarm.as_mut().reset(self.next_ping);
+                    continue;
+                }
+            };
+            match delta {
+                Some(Ok(delta)) => {
                     let usage = self.usage_field();
                     self.ready.extend(self.wire.events(delta, usage));
                 }
-                Ok(Some(Err(error))) => self.end_with(&error),
-                Ok(None) => self.end(),
+                Some(Err(error)) => self.end_with(&error),
+                None => self.end(),
             }
         }
     }

@@ -81,11 +81,19 @@ struct Function {
     arguments: String,
 }
 
-#[derive(Serialize, JsonSchema)]
+// A chunk as it is read. It is written in two parts: see `sse::chunk`.
+#[derive(JsonSchema)]
 #[schemars(rename = "ChatCompletionChunk")]
+#[expect(dead_code, reason = "a description")]
 pub(crate) struct Chunk<'a> {
     #[serde(flatten)]
     head: &'a Head,
+    #[serde(flatten)]
+    rest: ChunkRest<'a>,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct ChunkRest<'a> {
     choices: Vec<ChunkChoice>,
     #[serde(skip_serializing_if = "sse::UsageField::is_absent")]
     usage: sse::UsageField,
@@ -262,7 +270,7 @@ impl ChatWire {
 
     fn event(&self, choices: Vec<ChunkChoice>, usage: sse::UsageField, first: bool) -> Event {
         let prompt_token_ids = (first && self.return_token_ids).then_some(self.prompt.as_slice());
-        sse::data(&Chunk { head: &self.head, choices, usage, prompt_token_ids })
+        sse::chunk(&self.head, &ChunkRest { choices, usage, prompt_token_ids })
     }
 }
 

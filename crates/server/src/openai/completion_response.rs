@@ -30,6 +30,12 @@ pub(crate) struct CompletionWire {
 pub(crate) struct Completion<'a> {
     #[serde(flatten)]
     head: &'a Head,
+    #[serde(flatten)]
+    rest: CompletionRest,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct CompletionRest {
     choices: Vec<Choice>,
     #[serde(skip_serializing_if = "sse::UsageField::is_absent")]
     usage: sse::UsageField,
@@ -116,7 +122,8 @@ impl sse::Wire for CompletionWire {
             self.choice(delta, finish, true)
         });
         let usage = sse::UsageField::Known(usage);
-        Json(Completion { head: &self.head, choices: choices.collect(), usage }).into_response()
+        let rest = CompletionRest { choices: choices.collect(), usage };
+        Json(Completion { head: &self.head, rest }).into_response()
     }
 }
 
@@ -129,7 +136,7 @@ impl sse::Frames for CompletionWire {
         let choice = |this: &mut Self, delta, finish| {
             let first = !std::mem::replace(&mut this.opened[index], true);
             let choices = vec![this.choice(delta, finish, first)];
-            sse::data(&Completion { head: &this.head, choices, usage })
+            sse::chunk(&this.head, &CompletionRest { choices, usage })
         };
         if !delta.parts.is_empty() || (wants_tokens && !delta.tokens.is_empty()) {
             events.push(choice(self, delta, None));
@@ -142,6 +149,6 @@ impl sse::Frames for CompletionWire {
 
     fn usage_event(&self, usage: Usage) -> Option<Event> {
         let usage = sse::UsageField::Known(usage);
-        Some(sse::data(&Completion { head: &self.head, choices: Vec::new(), usage }))
+        Some(sse::chunk(&self.head, &CompletionRest { choices: Vec::new(), usage }))
     }
 }

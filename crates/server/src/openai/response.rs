@@ -24,18 +24,29 @@ pub(crate) struct Head {
     created: u64,
     model: String,
     system_fingerprint: &'static str,
+    #[serde(skip)]
+    fields: String,
 }
 
 impl Head {
     /// A new id; `model` is reported by its first name, as vLLM does.
     pub(crate) fn new(prefix: &str, object: &'static str, model: &ServedModel) -> Self {
-        Self {
+        let mut head = Self {
             id: random_id(prefix),
             object,
             created: unix_seconds(),
             model: model.names()[0].clone(),
             system_fingerprint: SYSTEM_FINGERPRINT,
-        }
+            fields: String::new(),
+        };
+        let json = serde_json::to_string(&head).expect("strings and a number are JSON");
+        json.strip_suffix('}').expect("an object").clone_into(&mut head.fields);
+        head
+    }
+
+    /// As JSON, from the object's brace to the last field.
+    pub(crate) fn fields(&self) -> &str {
+        &self.fields
     }
 }
 

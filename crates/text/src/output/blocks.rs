@@ -25,6 +25,8 @@ pub(super) struct Blocks {
     known_only: bool,
     /// The last character of text; none before the first.
     last: Option<char>,
+    /// ASCII characters that some marker begins with, a bit each.
+    firsts: u128,
 }
 
 #[derive(Debug, Clone)]
@@ -73,6 +75,7 @@ impl Blocks {
         calls: Option<(&'static ToolRow, Functions)>,
         in_reasoning: bool,
     ) -> Self {
+        let calls_row = calls.as_ref().map(|(row, _)| *row);
         let thinking = tags.is_some_and(|tags| in_reasoning || tags.from_start);
         Self {
             tags,
@@ -85,6 +88,7 @@ impl Blocks {
             space: String::new(),
             known_only: false,
             last: None,
+            firsts: firsts(tags, calls_row),
         }
     }
 
@@ -119,6 +123,10 @@ impl Blocks {
 
     /// A character of text, or of a marker in it.
     fn watch(&mut self, c: char, out: &mut Parts) {
+        // Most characters begin no marker, whatever it would mean here.
+        if self.held.is_empty() && c.is_ascii() && self.firsts >> (c as u32) & 1 == 0 {
+            return self.show(c, out);
+        }
         self.held.push(c);
         while !self.held.is_empty() {
             match self.look() {
@@ -318,4 +326,14 @@ impl Blocks {
             out.text(c);
         }
     }
+}
+
+/// The first characters of all markers, a bit each; those that are not ASCII are left out.
+fn firsts(tags: Option<&'static Tags>, row: Option<&'static ToolRow>) -> u128 {
+    let (starts, ends) = tags.map_or((&[][..], &[][..]), |tags| (tags.starts, tags.ends));
+    let row = row.unwrap_or(&ToolRow::NONE);
+    let sections = [row.sections, row.openers, row.bare, row.separators, row.closers];
+    let markers = sections.into_iter().chain([starts, ends]).flatten();
+    let firsts = markers.filter_map(|marker| marker.chars().next()).filter(char::is_ascii);
+    firsts.fold(0, |bits, first| bits | 1 << first as u32)
 }
