@@ -1,8 +1,9 @@
 //! Micro-benchmarks, one file each beside `src`; dated results in `results`. Here is how they time, in [`driver`] how
-//! they run an engine, and in [`running`] a scheduler alone.
+//! they run an engine, in [`stand_in`] a server without one, and in [`running`] a scheduler alone.
 
 pub mod driver;
 pub mod running;
+pub mod stand_in;
 
 use std::error::Error;
 use std::time::{Duration, Instant};

@@ -100,8 +100,8 @@ impl Tokenizer {
         }
     }
 
-    /// The same, cut to fit: special tokens are put around what is left. It may still be too long if
-    /// they alone are.
+    /// Encodes as [`encode`](Self::encode) does, cut to fit: special tokens are put around what is left.
+    /// It may still be too long if they alone are.
     pub fn encode_cut(
         &self,
         text: &str,

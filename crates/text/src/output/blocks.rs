@@ -331,7 +331,7 @@ impl Blocks {
 /// The first characters of all markers, a bit each; those that are not ASCII are left out.
 fn firsts(tags: Option<&'static Tags>, row: Option<&'static ToolRow>) -> u128 {
     let (starts, ends) = tags.map_or((&[][..], &[][..]), |tags| (tags.starts, tags.ends));
-    let row = row.unwrap_or(&ToolRow::NONE);
+    let row = row.unwrap_or(ToolRow::NONE);
     let sections = [row.sections, row.openers, row.bare, row.separators, row.closers];
     let markers = sections.into_iter().chain([starts, ends]).flatten();
     let firsts = markers.filter_map(|marker| marker.chars().next()).filter(char::is_ascii);
