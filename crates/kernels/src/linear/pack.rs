@@ -95,17 +95,22 @@ impl Packed {
     pub(super) fn narrow(rows: &[F8E4M3], scales: &[f32], in_features: usize) -> Self {
         let out_features = scales.len();
         let num_panels = out_features.div_ceil(PANEL);
-        let mut steps = vec![NarrowStep([0; PANEL]); num_panels * in_features].into_boxed_slice();
+        let mut steps = Box::<[NarrowStep]>::new_uninit_slice(num_panels * in_features);
         advise_huge_pages(&steps);
         for_each_row(&mut steps, in_features, rows.len(), |panel, steps| {
             let first = panel * PANEL * in_features;
             let end = rows.len().min(first + PANEL * in_features);
-            for (lane, row) in rows[first..end].chunks(in_features).enumerate() {
-                for (step, element) in steps.iter_mut().zip(row) {
-                    step.0[lane] = element.to_bits();
+            for (column, step) in steps.iter_mut().enumerate() {
+                let mut elements = [0; PANEL];
+                for (element, row) in elements.iter_mut().zip(rows[first..end].chunks(in_features))
+                {
+                    *element = row[column].to_bits();
                 }
+                step.write(NarrowStep(elements));
             }
         });
+        // SAFETY: every step of every panel was written.
+        let steps = unsafe { steps.assume_init() };
         let steps = Steps::Narrow(steps, scales.into());
         Self { steps, steps_per_panel: in_features, out_features, in_features }
     }
