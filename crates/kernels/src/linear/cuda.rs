@@ -238,8 +238,8 @@ pub(super) mod forward {
     /// `false` if it has no way to, as on other GPUs than Hopper.
     fn multiply_narrow(device: &CudaDevice, wide: Product, weight_scales: u64) -> Result<bool> {
         let Product { rows, inner, .. } = wide;
-        if wide.bias != 0 && wide.out_dtype == DType::F32 {
-            return Ok(false); // It takes the bias of such sums in bf16.
+        if wide.dtype == DType::F32 {
+            return Ok(false); // Who wants f32 wants no rounded rows.
         }
         // Freed in the order of the stream.
         let (_x, x) = allocate(device, DType::U8, rows * inner)?;
