@@ -61,11 +61,15 @@ struct Shares {
 
 impl Shares {
     fn between(before: &EngineStats, after: &EngineStats) -> Self {
-        let whole = (after.step_ns - before.step_ns).max(1) as f64;
-        let share = |of: fn(&EngineStats) -> u64| (of(after) - of(before)) as f64 / whole;
-        let (model, sampler) = (share(|stats| stats.forward_ns), share(|stats| stats.sample_ns));
-        let scheduler = share(|stats| stats.schedule_ns);
-        Self { model, sampler, scheduler, rest: (1.0 - model - sampler - scheduler).max(0.0) }
+        let time = |of: fn(&EngineStats) -> u64| (of(after) - of(before)) as f64;
+        let (model, sampler) = (time(|stats| stats.forward_ns), time(|stats| stats.sample_ns));
+        let scheduler = time(|stats| stats.schedule_ns);
+        let parts = model + sampler + scheduler;
+        // The last step is counted once it has told its tokens: it may be in its parts alone.
+        let whole = time(|stats| stats.step_ns).max(parts).max(1.0);
+        let [model, sampler, scheduler, rest] =
+            [model, sampler, scheduler, whole - parts].map(|time| time / whole);
+        Self { model, sampler, scheduler, rest }
     }
 }
 

@@ -18,7 +18,7 @@ const COLD_BYTES: usize = 256 << 20;
 const COLD_BYTES_OF_GPU: usize = 512 << 20;
 /// Rows and columns of matrices whose product is bound by arithmetic: on a processor they stay in the
 /// caches.
-const SIDE: usize = 512;
+const SIDE: usize = 1024;
 const SIDE_OF_GPU: usize = 8192;
 
 /// Rates of a device that no program exceeds by much.

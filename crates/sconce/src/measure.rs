@@ -25,7 +25,9 @@ pub(crate) fn run(command: BenchCommand) -> Result<()> {
     }
 }
 
-fn roofline(args: EngineBench<RooflineArgs>) -> Result<()> {
+fn roofline(mut args: EngineBench<RooflineArgs>) -> Result<()> {
+    // A token that was guessed costs no step: unless it is asked for, none is.
+    args.serve.num_speculative_tokens.get_or_insert(0);
     let planned = load::plan(&Config::resolve(args.serve.clone())?, Files::Metadata)?;
     let planned = planned.first().context("no model is configured")?;
     let (name, spec, plan) = (planned.name(), planned.spec(), &planned.memory);
