@@ -12,7 +12,6 @@ pub(crate) fn run(config: &Config) -> Result<()> {
     let planned = load::plan(config, Files::Metadata)?;
     for planned in &planned {
         let spec = planned.spec();
-        let billions = spec.num_parameters as f64 / 1e9;
         let heads = match spec.num_layers {
             0 => format!("encoder, {} heads of {}", spec.num_heads, spec.head_dim),
             num_layers => format!(
@@ -22,10 +21,7 @@ pub(crate) fn run(config: &Config) -> Result<()> {
         };
         let (name, architecture) = (planned.name(), &spec.architecture);
         let pooling = planned.pooling().map(|pooling| format!("{pooling}\n")).unwrap_or_default();
-        say(&format!(
-            "{name}: {architecture}, {billions:.2} billion parameters, {heads}\n{pooling}{}\n",
-            planned.memory
-        ))?;
+        say(&format!("{name}: {architecture}, {heads}\n{pooling}{}\n", planned.memory))?;
     }
     if planned.len() > 1 {
         let sum = |bytes: fn(&MemoryPlan) -> usize| planned.iter().map(|p| bytes(&p.memory)).sum();
