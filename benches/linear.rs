@@ -6,6 +6,7 @@
 
 use benches::median_seconds;
 use candle_core::{DType, Device, Result, Tensor};
+use engine::ceilings::Ceilings;
 use kernels::{linear::Matrix, pool};
 use std::hint::black_box;
 use std::io::Write;
@@ -33,9 +34,9 @@ fn main() -> Result<()> {
         words.iter().any(|w| w == name) || !words.iter().any(|w| names.contains(&w.as_str()))
     };
     let mut out = std::io::stdout().lock();
-    let roof = streaming_read();
+    let roof = Ceilings::measure(&Device::Cpu, DType::F32)?.bytes_per_second;
     writeln!(out, "sconce, {} threads, median of runs within {BUDGET:?}", pool::num_threads())?;
-    writeln!(out, "streaming read of {COLD_BYTES} bytes: {:.1} GB/s", roof / 1e9)?;
+    writeln!(out, "streaming read of memory: {:.1} GB/s", roof / 1e9)?;
     writeln!(
         out,
         "{:<6}{:<9}{:>5}{:>10}{:>8}{:>9}{:>8}",
@@ -81,18 +82,4 @@ fn main() -> Result<()> {
 
 fn normal(rows: usize, columns: usize, dtype: DType) -> Result<Tensor> {
     Tensor::randn(0f32, 1.0, (rows, columns), &Device::Cpu)?.to_dtype(dtype)
-}
-
-/// Bytes a second at which all threads together can read memory from end to end.
-fn streaming_read() -> f64 {
-    const RUN: usize = 1 << 20;
-    let words = vec![1u64; COLD_BYTES / size_of::<u64>()];
-    let read = || {
-        pool::for_each_task(words.len() / RUN, words.len(), |i| {
-            let sum = words[i * RUN..][..RUN].iter().fold(0u64, |sum, word| sum ^ word);
-            black_box(sum);
-        });
-        Result::Ok(())
-    };
-    COLD_BYTES as f64 / median_seconds(BUDGET, read).expect("reading memory does not fail")
 }

@@ -55,50 +55,51 @@ fn run(case: &Case, offset: usize) -> Result<(Tensor, KvCacheLayer)> {
     Ok((from_bytes(&out[0], &[tokens, num_heads, head_dim], dtype)?, cache))
 }
 
-#[test]
-fn the_kernel_equals_the_reference() -> Result<()> {
+/// Calls `check` with cases of every dtype, of odd shapes and of vectors that are not aligned.
+fn for_each_case(check: impl Fn(Case, usize) -> Result<()>) -> Result<()> {
     for dtype in CUDA_DTYPES {
         for (num_heads, num_kv_heads, head_dim) in
             [(1, 1, 2), (2, 1, 8), (6, 2, 24), (8, 1, 64), (3, 3, 128), (16, 8, 40), (2, 1, 256)]
         {
             for (tokens, offset) in [(1, 0), (5, 1), (9, 0)] {
                 let heads = HeadShape { num_heads, num_kv_heads, head_dim };
-                let mut case = Case::new(heads, tokens, dtype, &Device::Cpu)?;
-                let (q, cache) = run(&case, offset)?;
-                case.expected()?.check(&q, &cache);
-                case.norm = Some(tensor(5, &[head_dim], dtype, &Device::Cpu)?);
-                let (q, cache) = run(&case, offset)?;
-                case.expected()?.check(&q, &cache);
+                check(Case::new(heads, tokens, dtype, &Device::Cpu)?, offset)?;
             }
         }
     }
     Ok(())
 }
 
+#[test]
+fn the_kernel_equals_the_reference() -> Result<()> {
+    for_each_case(|mut case, offset| {
+        let (q, cache) = run(&case, offset)?;
+        case.expected()?.check(&q, &cache);
+        let head_dim = case.cache.key.dim(3)?;
+        case.norm = Some(tensor(5, &[head_dim], case.qkv.dtype(), &Device::Cpu)?);
+        let (q, cache) = run(&case, offset)?;
+        case.expected()?.check(&q, &cache);
+        Ok(())
+    })
+}
+
 /// What the cache of the dtype of qkv gets, rounded once more.
 #[test]
 fn a_cache_of_e4m3_gets_what_a_wide_one_does() -> Result<()> {
-    for dtype in CUDA_DTYPES {
-        for (num_heads, num_kv_heads, head_dim) in
-            [(1, 1, 2), (2, 1, 8), (6, 2, 24), (8, 1, 64), (3, 3, 128), (16, 8, 40), (2, 1, 256)]
-        {
-            for (tokens, offset) in [(1, 0), (5, 1), (9, 0)] {
-                let heads = HeadShape { num_heads, num_kv_heads, head_dim };
-                let mut case = Case::new(heads, tokens, dtype, &Device::Cpu)?;
-                // Some numbers are too large for e4m3.
-                case.qkv = (&case.qkv * 500.0)?;
-                case.cache = case.cache.map(|cache| cache.to_dtype(DType::F8E4M3))?;
-                let (q, narrow) = run(&case, offset)?;
-                case.cache = case.cache.map(|cache| cache.to_dtype(dtype))?;
-                let (wide_q, wide) = run(&case, offset)?;
-                assert_eq!(to_bytes(&q)?, to_bytes(&wide_q)?);
-                let expected = wide.map(to_e4m3)?;
-                assert_eq!(to_bytes(&narrow.key)?, to_bytes(&expected.key)?);
-                assert_eq!(to_bytes(&narrow.value)?, to_bytes(&expected.value)?);
-            }
-        }
-    }
-    Ok(())
+    for_each_case(|mut case, offset| {
+        let dtype = case.qkv.dtype();
+        // Some numbers are too large for e4m3.
+        case.qkv = (&case.qkv * 500.0)?;
+        case.cache = case.cache.map(|cache| cache.to_dtype(DType::F8E4M3))?;
+        let (q, narrow) = run(&case, offset)?;
+        case.cache = case.cache.map(|cache| cache.to_dtype(dtype))?;
+        let (wide_q, wide) = run(&case, offset)?;
+        assert_eq!(to_bytes(&q)?, to_bytes(&wide_q)?);
+        let expected = wide.map(to_e4m3)?;
+        assert_eq!(to_bytes(&narrow.key)?, to_bytes(&expected.key)?);
+        assert_eq!(to_bytes(&narrow.value)?, to_bytes(&expected.value)?);
+        Ok(())
+    })
 }
 
 #[test]
