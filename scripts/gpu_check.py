@@ -8,6 +8,9 @@ usage: python3 gpu_check.py OUT [--only PART ...]
 """
 
 import argparse
+import collections
+import concurrent.futures
+import csv
 import glob
 import http.client
 import importlib.util
@@ -26,12 +29,12 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 SCONCE = HERE / "bin/sconce"
 QWEN, LLAMA = HERE / "configs/qwen3-0.6b", HERE / "configs/llama-3.1-8b"
-PARTS = ["tests", "equalities", "soak", "benchmarks", "peers"]
+PARTS = ["tests", "equalities", "soak", "benchmarks", "profile", "peers", "sanitizer"]
 # Goals of one H200; the ceilings they come from are in docs/cuda.md.
 GOALS = {
     "llama-3.1-8b batch 1, tokens/s": 243,
     "llama-3.1-8b saturated over HTTP, tokens/s": 9000,
-    "llama-3.1-8b prefill of 4k, tokens/s": 30000,
+    "llama-3.1-8b prefill of 4096, tokens/s": 30000,
     "llama-3.1-8b fp8 saturated over HTTP, tokens/s": 16000,
     **{f"{model.name} batch {batch}, times transformers": 4 for model in [QWEN, LLAMA] for batch in [1, 256]},
 }
@@ -245,6 +248,34 @@ def soak(out, seconds=60):
             raise RuntimeError(f"{differ} of {len(before)} answers differ from those before")
 
 
+def tests(check, binary, cwd=HERE):
+    """Every test in a process of its own: after a fault of the device nothing else would run in it.
+
+    Not those that run kernels on the host, which CI does.
+    """
+    def each():
+        listed = subprocess.run([HERE / "bin" / binary, "--list", "--format", "terse"], env=ENV, stdout=subprocess.PIPE, text=True, check=True)
+        names = [line.removesuffix(": test") for line in listed.stdout.splitlines() if line.endswith(": test")]
+        names = [name for name in names if "cuda_tests" not in name]
+
+        def one(name):
+            command = [HERE / "bin" / binary, "--exact", name, "--test-threads", "1"]
+            try:
+                done = subprocess.run(command, cwd=cwd, env=ENV, timeout=120, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+                return name, done.returncode == 0 and "1 passed" in done.stdout, done.stdout
+            except subprocess.TimeoutExpired as late:
+                return name, False, f"{late.stdout}\nran past 120 s"
+
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            done = list(pool.map(one, names))
+        (check.out / f"{binary}.log").write_text("".join(f"== {name}\n{text}" for name, passed, text in done if not passed) or "all passed\n")
+        failed = [name for name, passed, _ in done if not passed]
+        if failed or not done:
+            raise RuntimeError(f"{len(failed)} of {len(done)} failed, see {binary}.log: {', '.join(failed)}")
+        return f"ok, {len(done)} tests"
+    check.part(binary, each)
+
+
 def field(path, *names):
     value = json.loads(pathlib.Path(path).read_text())
     for name in names:
@@ -253,53 +284,88 @@ def field(path, *names):
 
 
 def benchmarks(check):
-    for model in [QWEN, LLAMA]:
-        # A batch of one, a full one, and a prompt of 4k: without HTTP.
+    for model in [LLAMA, QWEN]:
         flags = ["--load-format", "dummy", "--device", "cuda", "--max-model-len", 8192]
-        for name, batch, prompt, answer in [
-            ("batch 1", 1, 32, 256), ("batch 256", 256, 32, 256), ("prefill of 4k", 8, 4096, 1),
-        ]:
-            result = check.out / f"latency-{model.name}-{name.replace(' ', '-')}.json"
 
-            def latency(model=model, name=name, batch=batch, prompt=prompt, answer=answer, result=result):
-                check.execute(result.stem, [
-                    SCONCE, "bench", "latency", model, *flags, "--batch-size", batch, "--input-tokens", prompt,
-                    "--output-tokens", answer, "--iterations", 5, "--warmup-iterations", 2, "-o", result], 400)
-                tokens = batch * (prompt if answer == 1 else answer)
-                check.figures[f"{model.name} {name}, tokens/s"] = tokens / field(result, "avg_latency")
-            check.part(result.stem, latency)
+        def roofline(model=model, flags=flags):
+            result = check.out / f"roofline-{model.name}.json"
+            check.execute(result.stem, [
+                SCONCE, "bench", "roofline", model, *flags, "--streams", "1,8,32,256", "--prompts", "512,4096",
+                "--input-tokens", 32, "--output-tokens", 192, "-o", result], 200)
+            for row in field(result, "rows"):
+                name = f"batch {row['size']}" if row["phase"] == "decode" else f"prefill of {row['size']}"
+                check.figures[f"{model.name} {name}, tokens/s"] = row["tokens_per_second"]
+                check.figures[f"{model.name} {name}, % of the ceiling"] = 100 * row["reached"]
+            for name in ["bytes_per_second", "flops_per_second"]:
+                check.figures[f"{name.replace('_', ' ')}, measured"] = field(result, name)
+        check.part(f"roofline-{model.name}", roofline)
 
         def saturated(name, *more, model=model, flags=flags):
             with Server(check.out, f"bench-{name.replace(' ', '-')}", model, *flags, *more) as server:
                 result = check.out / f"serve-{name.replace(' ', '-')}.json"
                 check.execute(result.stem, [
                     SCONCE, "bench", "serve", "--url", f"http://127.0.0.1:{server.port}", "--api", "completions", "--tokenizer",
-                    model / "tokenizer.json", "--concurrency", 256, "--requests", 768, "--input-tokens", 1000, "--output-tokens", 1000,
-                    "--ignore-eos=always", "-q", "-o", result, "--report", result.with_suffix(".html")], 500)
+                    model / "tokenizer.json", "--concurrency", 256, "--requests", 512, "--input-tokens", 1000, "--output-tokens", 1000,
+                    "--ignore-eos=always", "-q", "-o", result, "--report", result.with_suffix(".html")], 300)
                 check.figures[f"{name} saturated over HTTP, tokens/s"] = field(result, "output_throughput")
         check.part(f"saturated-{model.name}", lambda: saturated(model.name))
         fp8 = f"{model.name} fp8"
         check.part(f"saturated-{model.name}-fp8", lambda: saturated(fp8, "--quantization", "fp8", "--kv-cache-dtype", "fp8"))
 
 
+def profile(check):
+    """Where the time of a step goes: each kernel's time and traffic, of two layers of the large model's shape."""
+    ncu = next(iter(glob.glob("/usr/local/cuda*/bin/ncu")), None)
+    if ncu is None:
+        return
+    small = HERE / "configs/two-layers"
+    small.mkdir(exist_ok=True)
+    for name in ["tokenizer.json", "config.json"]:
+        (small / name).write_bytes((LLAMA / name).read_bytes())
+    config = json.loads((small / "config.json").read_text())
+    (small / "config.json").write_text(json.dumps(dict(config, num_hidden_layers=2)))
+    for name, batch, prompt, more in [
+        ("batch-1", 1, 32, []), ("batch-256", 256, 1500, []),
+        ("batch-256-fp8", 256, 1500, ["--quantization", "fp8", "--kv-cache-dtype", "fp8"]),
+    ]:
+        def kernels(name=name, batch=batch, prompt=prompt, more=more):
+            log = check.execute(f"profile-{name}", [
+                ncu, "--clock-control", "none", "--metrics", "gpu__time_duration.sum,dram__bytes.sum", "--csv", "--print-units", "base", SCONCE,
+                "bench", "latency", small, "--load-format", "dummy", "--device", "cuda", "--enforce-eager", "--batch-size", batch,
+                "--input-tokens", prompt, "--output-tokens", 4, "--iterations", 1, "--warmup-iterations", 0, *more], 120)
+            lines = [line for line in log.read_text().splitlines() if line.startswith('"')]
+            found = collections.defaultdict(lambda: collections.defaultdict(list))
+            for row in csv.DictReader(lines):
+                found[row["Kernel Name"].split("(")[0], row["Grid Size"]][row["Metric Name"]].append(float(row["Metric Value"].replace(",", "")))
+            table = ["| kernel | grid | launches | us each | GB/s |", "|---|---|---|---|---|"]
+            for (kernel, grid), values in sorted(found.items(), key=lambda entry: -sum(entry[1]["gpu__time_duration.sum"])):
+                times, moved = values["gpu__time_duration.sum"], values["dram__bytes.sum"]
+                table.append(f"| {kernel} | {grid} | {len(times)} | {sum(times) / len(times) / 1e3:.2f} | {sum(moved) / sum(times):.0f} |")
+            (check.out / f"profile-{name}.md").write_text("\n".join(table) + "\n")
+            log.unlink()  # Megabytes; the table says it.
+        check.part(f"profile-{name}", kernels)
+
+
 PEER = """
-import json, sys, time, torch
-from transformers import AutoConfig, AutoModelForCausalLM
+import json, sys, torch
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 config = AutoConfig.from_pretrained(sys.argv[1])
-model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).cuda().eval()
+with torch.device("cuda"):
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa").eval()
 for batch, steps in [(1, 64), (256, 64)]:
-    ids = torch.randint(0, config.vocab_size, (batch, 32)).cuda()
-    ask = dict(attention_mask=torch.ones_like(ids), do_sample=False, min_new_tokens=steps, max_new_tokens=steps, pad_token_id=0)
-    model.generate(ids, **ask)
-    torch.cuda.synchronize(); begun = time.time()
-    model.generate(ids, **ask)
-    torch.cuda.synchronize()
-    print(json.dumps({"batch": batch, "tokens_per_second": batch * steps / (time.time() - begun)}), flush=True)
+    ids = torch.randint(0, config.vocab_size, (batch, 32)).tolist()
+    ask = GenerationConfig(do_sample=False, max_new_tokens=steps, eos_token_id=-1, pad_token_id=0)
+    # It warms up by itself. Counted from when the last sequence has its first token: all are decoded.
+    answers = model.generate_batch(ids, generation_config=ask, record_timestamps=True).values()
+    times = [time for answer in answers for time in answer.timestamps]
+    begun = max(answer.timestamps[0] for answer in answers)
+    rate = sum(time > begun for time in times) / (max(times) - begun)
+    print(json.dumps({"batch": batch, "tokens_per_second": rate}), flush=True)
 """
 
 
 def peers(check):
-    """transformers' generate with random weights of the same shape, and how often it goes into our figures."""
+    """transformers' continuous batching with random weights of the same shape, and how often it goes into our figures."""
     absent = [name for name in ["torch", "transformers"] if importlib.util.find_spec(name) is None]
     for model in [QWEN, LLAMA]:
         part = f"transformers-{model.name}"
@@ -317,7 +383,7 @@ def peers(check):
 
 
 def compare(figures, model, batch, tokens_per_second):
-    figures[f"transformers generate, {model.name} batch {batch}, tokens/s"] = tokens_per_second
+    figures[f"transformers, {model.name} batch {batch}, tokens/s"] = tokens_per_second
     ours = figures.get(f"{model.name} batch {batch}, tokens/s")
     if ours is not None:
         figures[f"{model.name} batch {batch}, times transformers"] = ours / tokens_per_second
@@ -335,21 +401,22 @@ def main():
     check.run("device", [SCONCE, "plan", "spark", "--device", "cuda"], 60)
     if not check.rows[-1][1].startswith("ok"):
         args.only = []
-    one_by_one = ["--test-threads", "1"]
     if "tests" in args.only:
-        check.run("kernels", [HERE / "bin/kernels-tests", *one_by_one], 500)
-        check.run("goldens", [HERE / "bin/golden-tests", *one_by_one], 400, cwd=HERE / "models")
-        sanitizer = next(iter(glob.glob("/usr/local/cuda*/bin/compute-sanitizer")), None)
-        if sanitizer:
-            check.run("sanitizer", [sanitizer, "--error-exitcode", "9", HERE / "bin/golden-tests", *one_by_one, "greedy"], 500, cwd=HERE / "models")
+        tests(check, "kernels-tests")
+        tests(check, "golden-tests", cwd=HERE / "models")
     if "equalities" in args.only:
         check.part("equalities", lambda: equalities(check.out))
     if "soak" in args.only:
         check.part("soak", lambda: soak(check.out))
     if "benchmarks" in args.only:
         benchmarks(check)
+    if "profile" in args.only:
+        profile(check)
     if "peers" in args.only:
         peers(check)
+    sanitizer = next(iter(glob.glob("/usr/local/cuda*/bin/compute-sanitizer")), None)
+    if "sanitizer" in args.only and sanitizer:
+        check.run("sanitizer", [sanitizer, "--error-exitcode", "9", HERE / "bin/golden-tests", "--test-threads", "1", "greedy"], 500, cwd=HERE / "models")
     check.write()
     print((check.out / "README.md").read_text())
     sys.exit(any(not verdict.startswith("ok") for _, verdict, _ in check.rows))
