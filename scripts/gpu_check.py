@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """The standing GPU check: runs what scripts/gpu-bundle built, on a machine with a GPU, Python and no Rust.
 
-All tests first, then equalities and a soak over HTTP, then the benchmarks, then the peers found there. Each part
-has a log in the result folder, and a part that fails stops no other; the exit code tells whether any did.
+All tests first, then the benchmarks, then equalities and a soak over HTTP, then the peers found there. Each part
+has a log in the result folder, and a part that fails stops no other; the exit code tells whether any did. On a
+machine that is lent for some minutes, --seconds says how many: a part begun later is not run, and the table says so.
 
-usage: python3 gpu_check.py OUT [--only PART ...]
+usage: python3 gpu_check.py OUT [--seconds N] [--only WORD ...]     parts with one of these words in their name
 """
 
 import argparse
@@ -29,7 +30,6 @@ import time
 HERE = pathlib.Path(__file__).resolve().parent
 SCONCE = HERE / "bin/sconce"
 QWEN, LLAMA = HERE / "configs/qwen3-0.6b", HERE / "configs/llama-3.1-8b"
-PARTS = ["tests", "equalities", "soak", "benchmarks", "profile", "peers", "sanitizer"]
 # Goals of one H200; the ceilings they come from are in docs/cuda.md.
 GOALS = {
     "llama-3.1-8b batch 1, tokens/s": 243,
@@ -52,13 +52,15 @@ ENV = dict(os.environ, LD_LIBRARY_PATH=":".join([*libraries(), os.environ.get("L
 
 
 class Check:
-    def __init__(self, out):
-        self.out = out
+    def __init__(self, out, only, seconds):
+        self.out, self.only = out, only
         self.rows, self.figures = [], {}
+        self.end = time.time() + seconds
 
     def execute(self, name, command, timeout, cwd=HERE):
         """Runs a command with its output in a log; raises if it fails. Returns the log's path."""
         log, text, fault = self.out / f"{name}.log", "", None
+        timeout = max(min(timeout, self.end - time.time()), 1)
         try:
             done = subprocess.run(
                 [str(part) for part in command], cwd=cwd, env=ENV, timeout=timeout,
@@ -80,7 +82,12 @@ class Check:
 
     def part(self, name, function):
         """Runs a function that raises when something is wrong; what it returns is "ok" and perhaps more."""
+        if not any(word in name for word in self.only):
+            return
         begun = time.time()
+        if begun > self.end:
+            self.row(name, "not run: no time was left", 0)
+            return
         try:
             self.row(name, function() or "ok", time.time() - begun)
         except Exception as error:  # Whatever it is belongs into the table.
@@ -89,6 +96,7 @@ class Check:
     def row(self, name, verdict, seconds):
         self.rows.append((name, verdict, seconds))
         print(f"{name:42} {seconds:8.1f} s  {verdict}", flush=True)
+        self.write()
 
     def write(self):
         lines = [f"# GPU check of {(HERE / 'commit').read_text().strip()}", "", f"{time.strftime('%F %T %Z')}", ""]
@@ -161,7 +169,7 @@ class Server:
         return float(found.group(1))
 
 
-PROMPTS = [f"Question {n}: what is {n} and {n * 7 % 11}? Answer:" for n in range(48)]
+PROMPTS = [f"Question {n}: what is {n} and {n * 7 % 11}? Answer:" for n in range(24)]
 
 
 def answers(server, at_once):
@@ -213,7 +221,7 @@ def equalities(out):
     return f"ok, of {total} texts differ {said}"
 
 
-def soak(out, seconds=60):
+def soak(out, seconds=21):
     """1 to 256 streams with random cancels; then nothing is left over and the answers are as before."""
     with Server(out, "soak", "--device", "cuda", "--max-num-seqs", "256") as server:
         before = answers(server, 8)
@@ -324,15 +332,19 @@ def profile(check):
         (small / name).write_bytes((LLAMA / name).read_bytes())
     config = json.loads((small / "config.json").read_text())
     (small / "config.json").write_text(json.dumps(dict(config, num_hidden_layers=2)))
-    for name, batch, prompt, more in [
-        ("batch-1", 1, 32, []), ("batch-256", 256, 1500, []),
-        ("batch-256-fp8", 256, 1500, ["--quantization", "fp8", "--kv-cache-dtype", "fp8"]),
+    fp8 = ["--quantization", "fp8", "--kv-cache-dtype", "fp8"]
+    # Once all have been read, they decode together.
+    attention = ["-k", "regex:paged_attention_split", "--launch-skip", 100, "--launch-count", 12]
+    for name, batch, prompt, answer, only, more in [
+        ("batch-1", 1, 32, 4, [], []), ("batch-256", 256, 32, 4, [], []), ("batch-256-fp8", 256, 32, 4, [], fp8),
+        ("attention", 64, 4096, 64, attention, []), ("attention-fp8", 64, 4096, 64, attention, fp8),
     ]:
-        def kernels(name=name, batch=batch, prompt=prompt, more=more):
+        def kernels(name=name, batch=batch, prompt=prompt, answer=answer, only=only, more=more):
+            metrics = "gpu__time_duration.sum,dram__bytes.sum"
             log = check.execute(f"profile-{name}", [
-                ncu, "--clock-control", "none", "--metrics", "gpu__time_duration.sum,dram__bytes.sum", "--csv", "--print-units", "base", SCONCE,
+                ncu, "--clock-control", "none", "--metrics", metrics, "--csv", "--print-units", "base", *only, SCONCE,
                 "bench", "latency", small, "--load-format", "dummy", "--device", "cuda", "--enforce-eager", "--batch-size", batch,
-                "--input-tokens", prompt, "--output-tokens", 4, "--iterations", 1, "--warmup-iterations", 0, *more], 120)
+                "--input-tokens", prompt, "--output-tokens", answer, "--iterations", 1, "--warmup-iterations", 0, *more], 120)
             lines = [line for line in log.read_text().splitlines() if line.startswith('"')]
             found = collections.defaultdict(lambda: collections.defaultdict(list))
             for row in csv.DictReader(lines):
@@ -342,6 +354,12 @@ def profile(check):
                 times, moved = values["gpu__time_duration.sum"], values["dram__bytes.sum"]
                 table.append(f"| {kernel} | {grid} | {len(times)} | {sum(times) / len(times) / 1e3:.2f} | {sum(moved) / sum(times):.0f} |")
             (check.out / f"profile-{name}.md").write_text("\n".join(table) + "\n")
+            if only:
+                times = [values["gpu__time_duration.sum"] for values in found.values()]
+                seconds = sum(map(sum, times)) / sum(map(len, times)) / 1e9
+                width = 2 * config["num_key_value_heads"] * config.get("head_dim", config["hidden_size"] // config["num_attention_heads"])
+                read = batch * prompt * width * (1 if more else 2)
+                check.figures[f"decode {name}, batch {batch}, context {prompt}, GB/s of keys and values"] = read / seconds / 1e9
             log.unlink()  # Megabytes; the table says it.
         check.part(f"profile-{name}", kernels)
 
@@ -392,32 +410,25 @@ def compare(figures, model, batch, tokens_per_second):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=pathlib.Path)
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--only", nargs="+", default=[""], metavar="WORD")
+    parser.add_argument("--seconds", type=float, default=float("inf"), metavar="N")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    check = Check(args.out.resolve())
+    check = Check(args.out.resolve(), ["machine", "device"], args.seconds)
     check.run("machine", ["nvidia-smi"], 60)
     # Without a device everything else would fail, each in a way of its own.
     check.run("device", [SCONCE, "plan", "spark", "--device", "cuda"], 60)
-    if not check.rows[-1][1].startswith("ok"):
-        args.only = []
-    if "tests" in args.only:
-        tests(check, "kernels-tests")
-        tests(check, "golden-tests", cwd=HERE / "models")
-    if "equalities" in args.only:
-        check.part("equalities", lambda: equalities(check.out))
-    if "soak" in args.only:
-        check.part("soak", lambda: soak(check.out))
-    if "benchmarks" in args.only:
-        benchmarks(check)
-    if "profile" in args.only:
-        profile(check)
-    if "peers" in args.only:
-        peers(check)
+    check.only = args.only if check.rows[-1][1].startswith("ok") else []
+    tests(check, "kernels-tests")
+    tests(check, "golden-tests", cwd=HERE / "models")
+    benchmarks(check)
+    profile(check)
+    check.part("equalities", lambda: equalities(check.out))
+    check.part("soak", lambda: soak(check.out))
+    peers(check)
     sanitizer = next(iter(glob.glob("/usr/local/cuda*/bin/compute-sanitizer")), None)
-    if "sanitizer" in args.only and sanitizer:
+    if sanitizer:
         check.run("sanitizer", [sanitizer, "--error-exitcode", "9", HERE / "bin/golden-tests", "--test-threads", "1", "greedy"], 500, cwd=HERE / "models")
-    check.write()
     print((check.out / "README.md").read_text())
     sys.exit(any(not verdict.startswith("ok") for _, verdict, _ in check.rows))
 

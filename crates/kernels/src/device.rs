@@ -3,10 +3,12 @@
 
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
-use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Tensor, bail};
+#[cfg(feature = "cuda")]
+use candle_core::cuda_backend::{CudaDType, cudarc::driver::DeviceRepr};
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Tensor, WithDType, bail};
 
 #[cfg(feature = "cuda")]
-use crate::cuda::{graph, transfer};
+use crate::cuda::{graph, staging, transfer};
 use crate::views::contiguous;
 
 /// Whether this build can compute on CUDA devices.
@@ -95,6 +97,58 @@ impl InplaceOp1 for Overwrite<'_> {
     fn cuda_fwd(&self, storage: &mut CudaStorage, layout: &Layout) -> Result<()> {
         let (start, end) = contiguous(layout, "the tensor")?;
         transfer::upload_into(self.words, storage, start..end)
+    }
+}
+
+/// What a tensor is made of; candle wants to hear more of it on a GPU.
+#[cfg(feature = "cuda")]
+pub trait Element: WithDType + CudaDType + DeviceRepr {}
+#[cfg(feature = "cuda")]
+impl<T: WithDType + CudaDType + DeviceRepr> Element for T {}
+/// What a tensor is made of.
+#[cfg(not(feature = "cuda"))]
+pub trait Element: WithDType {}
+#[cfg(not(feature = "cuda"))]
+impl<T: WithDType> Element for T {}
+
+/// The way of large tensors to a GPU: the host writes a piece while the one before it is copied.
+#[derive(Debug)]
+pub struct Staging {
+    #[cfg(feature = "cuda")]
+    staging: staging::Staging,
+}
+
+impl Staging {
+    /// With 64 MiB of the host that the GPU reads by itself, until it is dropped. `None` on a device
+    /// that computes in the host's memory.
+    ///
+    /// # Errors
+    /// Memory of the host that the GPU cannot be given.
+    pub fn new(device: &Device) -> Result<Option<Self>> {
+        match device {
+            #[cfg(feature = "cuda")]
+            Device::Cuda(device) => Ok(Some(Self { staging: staging::Staging::new(device)? })),
+            _ => Ok(None),
+        }
+    }
+
+    /// A new contiguous tensor. `fill(first, piece)` writes elements from `first` on, all of the piece;
+    /// the pieces follow each other from the first element to the last.
+    ///
+    /// # Errors
+    /// Memory of the device that is not there.
+    pub fn tensor<T: Element>(
+        &mut self,
+        shape: &[usize],
+        fill: impl FnMut(usize, &mut [T]),
+    ) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        return self.staging.tensor(shape, fill);
+        #[cfg(not(feature = "cuda"))]
+        {
+            drop(fill);
+            bail!("{shape:?}: only a GPU's tensors are staged")
+        }
     }
 }
 
@@ -192,6 +246,32 @@ mod tests {
                 for pending in pending.collect::<Result<Vec<_>>>()? {
                     assert_eq!(pending.wait()?, words);
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Longer than two pieces, and what a tensor before it left in them.
+    #[test]
+    fn tensors_are_made_of_pieces() -> Result<()> {
+        for device in devices() {
+            let Some(mut staging) = Staging::new(&device)? else {
+                assert!(device.is_cpu(), "a GPU's tensors are staged");
+                continue;
+            };
+            for (rows, factor) in [(9_000, 7), (2, 3), (0, 1), (3_000, 5)] {
+                let value = |i: usize| (i * factor) as u32;
+                let mut next = 0;
+                let tensor = staging.tensor::<u32>(&[rows, 2_000], |first, piece| {
+                    assert_eq!(first, next);
+                    next += piece.len();
+                    for (i, element) in piece.iter_mut().enumerate() {
+                        *element = value(first + i);
+                    }
+                })?;
+                assert_eq!((tensor.dims(), next), (&[rows, 2_000][..], rows * 2_000));
+                let there: Vec<u32> = tensor.flatten_all()?.to_vec1()?;
+                assert!(there.into_iter().enumerate().all(|(i, element)| element == value(i)));
             }
         }
         Ok(())

@@ -47,9 +47,16 @@ pub(crate) fn ids(values: &[u32], device: &Device) -> Result<Tensor> {
     Tensor::from_slice(values, values.len(), device)
 }
 
+/// To the nearest, here of numbers that are not beyond the largest. By the CPU: candle has no kernels
+/// under the names by which it asks for those casts on a GPU.
+pub(crate) fn to_e4m3(x: &Tensor) -> Result<Tensor> {
+    let wide = x.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+    wide.clamp(-448f32, 448f32)?.to_dtype(DType::F8E4M3)?.to_device(x.device())
+}
+
 /// All elements, widened.
 pub(crate) fn to_f64(tensor: &Tensor) -> Result<Vec<f64>> {
-    let tensor = tensor.flatten_all()?;
+    let tensor = tensor.to_device(&Device::Cpu)?.flatten_all()?;
     // float8's way from e4m3 to f64 does not end for its smallest numbers.
     let is_narrow = tensor.dtype() == DType::F8E4M3;
     let tensor = if is_narrow { tensor.to_dtype(DType::F32)? } else { tensor };
@@ -58,6 +65,7 @@ pub(crate) fn to_f64(tensor: &Tensor) -> Result<Vec<f64>> {
 
 /// All elements' f32 bits: bf16 widens without loss.
 pub(crate) fn to_bits(tensor: &Tensor) -> Result<Vec<u32>> {
+    let tensor = tensor.to_device(&Device::Cpu)?;
     let values: Vec<f32> = tensor.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?;
     Ok(values.into_iter().map(f32::to_bits).collect())
 }

@@ -57,7 +57,8 @@ impl Paged {
     ) -> Result<Self> {
         let shape = (NUM_BLOCKS, spec.num_kv_heads, block_size, spec.head_dim);
         // What was never written must never be read.
-        let unwritten = || Tensor::full(f32::NAN, shape, &device())?.to_dtype(dtype);
+        let unwritten =
+            || Tensor::full(f32::NAN, shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(&device());
         let layers = (0..spec.num_layers)
             .map(|_| Ok(KvCacheLayer { key: unwritten()?, value: unwritten()? }))
             .collect::<Result<_>>()?;

@@ -1,6 +1,5 @@
 //! Element types: what a checkpoint stores, what the model computes with, and the way between.
 
-use candle_core::WithDType;
 use float8::F8E4M3;
 use half::vec::HalfBitsVecExt;
 use half::{bf16, f16};
@@ -65,7 +64,7 @@ fn convert<T: Element, const N: usize>(
 }
 
 /// An element type that weights can be loaded as.
-pub(super) trait Element: WithDType {
+pub(super) trait Element: kernels::device::Element {
     const STORED: Stored;
 
     /// A zeroed vector; the memory comes from the system untouched.

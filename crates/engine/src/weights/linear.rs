@@ -19,8 +19,7 @@ impl Weights {
         let whole: Vec<Part> =
             parts.iter().map(|(name, rows)| Part::whole(name, &[*rows, in_features])).collect();
         let (rows, scales) = if parts.iter().all(|(name, _)| self.is_e4m3(name)) {
-            let rows =
-                Tensor::from_vec(self.read::<F8E4M3>(&whole, &shape)?, &shape, &Device::Cpu)?;
+            let rows = self.read::<F8E4M3>(&Device::Cpu, &whole, &shape)?;
             self.num_parameters += num_rows * in_features;
             (rows, self.scales(parts)?)
         } else {
@@ -49,7 +48,8 @@ impl Weights {
             // The error names what a weight with a scale for each row has.
             let shape =
                 shape.filter(|shape| is_one || *shape == [*rows]).unwrap_or_else(|| vec![*rows, 1]);
-            let values = self.read::<f32>(&[Part::whole(&name, &shape)], &shape)?;
+            let values = self.read::<f32>(&Device::Cpu, &[Part::whole(&name, &shape)], &shape)?;
+            let values: Vec<f32> = values.flatten_all()?.to_vec1()?;
             if let Some(scale) = values.iter().find(|scale| !scale.is_finite() || **scale <= 0.0) {
                 return Err(WeightsError::Scale { name, scale: *scale });
             }

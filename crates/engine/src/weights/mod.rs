@@ -18,6 +18,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
+use kernels::device::Staging;
 use kernels::pool;
 
 use checkpoint::{Checkpoint, StoredTensor};
@@ -41,6 +42,8 @@ pub struct Weights {
     num_parameters: usize,
     progress: Progress,
     on_progress: Option<Box<dyn FnMut(Progress) + Send>>,
+    /// For a device with memory of its own.
+    staging: Option<Staging>,
 }
 
 /// How far loading is.
@@ -90,6 +93,7 @@ impl Weights {
         };
         Ok(Self {
             source,
+            staging: Staging::new(device)?,
             device: device.clone(),
             dtype,
             linear_dtype: dtype,
@@ -194,9 +198,9 @@ impl Weights {
 
     fn gather_on(&mut self, device: &Device, parts: &[Part], shape: &[usize]) -> Result<Tensor> {
         let tensor = match self.dtype {
-            DType::F32 => Tensor::from_vec(self.read::<f32>(parts, shape)?, shape, device)?,
-            DType::BF16 => Tensor::from_vec(self.read::<bf16>(parts, shape)?, shape, device)?,
-            DType::F16 => Tensor::from_vec(self.read::<f16>(parts, shape)?, shape, device)?,
+            DType::F32 => self.read::<f32>(device, parts, shape)?,
+            DType::BF16 => self.read::<bf16>(device, parts, shape)?,
+            DType::F16 => self.read::<f16>(device, parts, shape)?,
             other => return Err(WeightsError::TargetDtype(other.as_str())),
         };
         self.num_parameters += tensor.elem_count();
@@ -204,29 +208,86 @@ impl Weights {
     }
 
     /// The elements of some parts, one after the other.
-    fn read<T: Element>(&mut self, parts: &[Part], shape: &[usize]) -> Result<Vec<T>> {
-        let len = shape.iter().product();
-        let mut elements = buffer::<T>(len);
-        let mut rest = elements.as_mut_slice();
-        for part in parts {
-            let (dst, tail) = rest.split_at_mut(part.len);
-            rest = tail;
-            match &self.source {
-                Source::Checkpoint(checkpoint) => {
-                    let tensor = checkpoint.tensor::<T>(part.name, &part.shape)?;
-                    part.fill(&tensor, dst);
-                    tensor.release();
-                    self.progress.loaded_bytes += tensor.num_bytes(dst.len());
-                }
-                Source::Dummy(dummy) => part.fill(&dummy.tensor(part.name), dst),
+    fn read<T: Element>(
+        &mut self,
+        device: &Device,
+        parts: &[Part],
+        shape: &[usize],
+    ) -> Result<Tensor> {
+        let len: usize = shape.iter().product();
+        assert_eq!(parts.iter().map(|part| part.len).sum::<usize>(), len, "parts of {shape:?}");
+        let sources = parts.iter().map(|part| self.source.tensor::<T>(part));
+        let sources = sources.collect::<Result<Vec<_>>>()?;
+        let tensor = match &mut self.staging {
+            Some(staging) if !device.is_cpu() => {
+                staging.tensor(shape, |first, dst| fill(parts, &sources, first, dst))?
             }
+            _ => {
+                let mut elements = buffer::<T>(len);
+                fill(parts, &sources, 0, &mut elements);
+                Tensor::from_vec(elements, shape, device)?
+            }
+        };
+        for (part, source) in parts.iter().zip(&sources) {
+            self.progress.loaded_bytes += source.release(part.len);
             self.used.insert(part.name.to_owned());
         }
-        assert!(rest.is_empty(), "the parts of {shape:?} leave {} elements out", rest.len());
         if let Some(on_progress) = &mut self.on_progress {
             on_progress(self.progress);
         }
-        Ok(elements)
+        Ok(tensor)
+    }
+}
+
+impl Source {
+    fn tensor<T: Element>(&self, part: &Part) -> Result<SourceTensor<'_, T>> {
+        Ok(match self {
+            Self::Checkpoint(checkpoint) => {
+                SourceTensor::Stored(checkpoint.tensor::<T>(part.name, &part.shape)?)
+            }
+            Self::Dummy(dummy) => SourceTensor::Dummy(dummy.tensor(part.name)),
+        })
+    }
+}
+
+/// Where the elements of one tensor come from.
+enum SourceTensor<'a, T> {
+    Stored(StoredTensor<'a>),
+    Dummy(DummyTensor<T>),
+}
+
+impl<T: Element> SourceTensor<'_, T> {
+    /// Gives the elements `first..first + dst.len()` of the flattened tensor.
+    fn read(&self, first: usize, dst: &mut [T]) {
+        match self {
+            Self::Stored(tensor) => tensor.read(first, dst),
+            Self::Dummy(tensor) => tensor.fill(first, dst),
+        }
+    }
+
+    /// Lets go of what lies in memory for it. Bytes of the checkpoint that `len` elements take.
+    fn release(&self, len: usize) -> u64 {
+        match self {
+            Self::Stored(tensor) => {
+                tensor.release();
+                tensor.num_bytes(len)
+            }
+            Self::Dummy(_) => 0,
+        }
+    }
+}
+
+/// Writes the elements from `first` on, of those of the parts one after the other.
+fn fill<T: Element>(parts: &[Part], sources: &[SourceTensor<T>], first: usize, dst: &mut [T]) {
+    let (mut skipped, mut rest) = (first, dst);
+    for (part, source) in parts.iter().zip(sources) {
+        let len = rest.len().min(part.len.saturating_sub(skipped));
+        let (dst, tail) = rest.split_at_mut(len);
+        rest = tail;
+        pool::for_each_row(dst, CHUNK, len, |chunk, dst| {
+            part.read(source, skipped + chunk * CHUNK, dst);
+        });
+        skipped = skipped.saturating_sub(part.len);
     }
 }
 
@@ -279,35 +340,19 @@ impl<'a> Part<'a> {
     fn shard(name: &'a str, shape: &[usize], dim: usize, rank: usize, world: usize) -> Self {
         let stride = shape[dim..].iter().product::<usize>();
         let width = stride / world;
-        let num_rows = shape[..dim].iter().product::<usize>();
-        let (first, len, shape) = (rank * width, num_rows * width, shape.to_vec());
-        if num_rows == 1 {
-            // One piece of memory: it may be cut anywhere.
-            return Self { name, shape, first, width: CHUNK, stride: CHUNK, len };
+        let len = shape[..dim].iter().product::<usize>() * width;
+        Self { name, shape: shape.to_vec(), first: rank * width, width, stride, len }
+    }
+
+    /// The elements from `first` on, of those that are taken.
+    fn read<T: Element>(&self, source: &SourceTensor<T>, first: usize, dst: &mut [T]) {
+        let (mut at, mut rest) = (first, dst);
+        while !rest.is_empty() {
+            let (row, column) = (at / self.width, at % self.width);
+            let (dst, tail) = rest.split_at_mut(rest.len().min(self.width - column));
+            source.read(self.first + row * self.stride + column, dst);
+            at += dst.len();
+            rest = tail;
         }
-        Self { name, shape, first, width, stride, len }
-    }
-
-    fn fill<T: Element>(&self, source: &impl Read<T>, dst: &mut [T]) {
-        pool::for_each_row(dst, self.width, self.len, |row, dst| {
-            source.read(self.first + row * self.stride, dst);
-        });
-    }
-}
-
-/// Gives the elements `first..first + dst.len()` of a flattened tensor.
-trait Read<T>: Sync {
-    fn read(&self, first: usize, dst: &mut [T]);
-}
-
-impl<T: Element> Read<T> for StoredTensor<'_> {
-    fn read(&self, first: usize, dst: &mut [T]) {
-        self.read(first, dst);
-    }
-}
-
-impl<T: Element> Read<T> for DummyTensor<T> {
-    fn read(&self, first: usize, dst: &mut [T]) {
-        self.fill(first, dst);
     }
 }

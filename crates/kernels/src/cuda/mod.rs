@@ -10,6 +10,8 @@ mod context;
 pub(crate) mod graph;
 #[cfg(feature = "cuda")]
 mod module;
+#[cfg(feature = "cuda")]
+pub(crate) mod staging;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(feature = "cuda")]

@@ -81,6 +81,9 @@ impl Module {
         if launch.shared_bytes > function.shared_bytes {
             let most = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             function.handle.set_attribute(most, launch.shared_bytes as i32).w()?;
+            // As many blocks as fit: the driver would leave more to the L1 cache.
+            let share = CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
+            function.handle.set_attribute(share, 100).w()?;
             function.shared_bytes = launch.shared_bytes;
         }
         Ok(Arc::clone(&function.handle))
@@ -183,12 +186,14 @@ pub(crate) fn tensor_address(tensor: &Tensor, name: &str) -> Result<u64> {
     }
 }
 
-/// An output that nobody wrote yet, and its address.
+/// An output that nobody wrote yet, and its address. One without elements has memory, too: the driver
+/// gives no less than a byte.
 pub(crate) fn allocate(
     device: &CudaDevice,
     dtype: DType,
     len: usize,
 ) -> Result<(CudaStorage, u64)> {
+    let len = len.max(1);
     // SAFETY: every kernel writes all of its output.
     let storage = unsafe {
         match dtype {

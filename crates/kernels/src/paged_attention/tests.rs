@@ -2,7 +2,8 @@
 
 use super::{Extents, KvCacheLayer, OnDevice, PagedAttention, Variant, Workspace, paged_attention};
 use crate::testing::{
-    DTYPES, Tolerance, assert_close, devices, ids, message, tensor, to_bits, to_f64, values,
+    DTYPES, Tolerance, assert_close, devices, ids, message, tensor, to_bits, to_e4m3, to_f64,
+    values,
 };
 use candle_core::{DType, Device, Result, Tensor};
 
@@ -212,8 +213,8 @@ fn a_cache_of_e4m3_equals_the_reference() -> Result<()> {
                 let q = queries(shape, NUM_ROWS, dtype, &device)?;
                 let mut case = Case::new(shape, &NUM_KEYS, 1, &q)?;
                 let wide = case.cache.clone();
-                let narrow = |x: &Tensor| x.to_dtype(DType::F8E4M3);
-                case.cache = KvCacheLayer { key: narrow(&wide.key)?, value: narrow(&wide.value)? };
+                case.cache =
+                    KvCacheLayer { key: to_e4m3(&wide.key)?, value: to_e4m3(&wide.value)? };
                 let out = case.run(&q, &PARTS)?;
                 assert_eq!(out.dtype(), dtype);
                 assert_close(&out, &case.reference(&q, &PARTS, &Change::default())?, TOLERANCE);

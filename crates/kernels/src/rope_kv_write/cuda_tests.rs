@@ -2,10 +2,10 @@
 
 use super::HeadShape;
 use super::cuda::{RopeParams, group, plan};
-use super::tests::{Case, to_e4m3};
+use super::tests::Case;
 use crate::cuda::testing::{CUDA_DTYPES, Input, from_bytes, launch, on_device, to_bytes};
 use crate::paged_attention::KvCacheLayer;
-use crate::testing::{ids, tensor};
+use crate::testing::{ids, tensor, to_e4m3};
 use candle_core::{DType, Device, Error, Result, Tensor};
 
 /// Returns the queries and the cache as it is afterwards. Tensors lie `offset` elements into memory.

@@ -3,7 +3,7 @@
 use super::{HeadShape, RopeKvWrite, rope_kv_write};
 use crate::paged_attention::KvCacheLayer;
 use crate::testing::{
-    DTYPES, Tolerance, assert_close, devices, ids, message, tensor, to_bits, to_f64,
+    DTYPES, Tolerance, assert_close, devices, ids, message, tensor, to_bits, to_e4m3, to_f64,
 };
 use candle_core::{DType, Device, Result, Tensor};
 
@@ -159,11 +159,6 @@ fn equals_the_reference() -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// As candle converts: to the nearest, here of numbers that are not beyond the largest.
-pub(super) fn to_e4m3(x: &Tensor) -> Result<Tensor> {
-    x.to_dtype(DType::F32)?.clamp(-448f32, 448f32)?.to_dtype(DType::F8E4M3)
 }
 
 /// What the cache of the dtype of qkv gets, rounded once more.
