@@ -214,6 +214,12 @@ def equalities(out):
             given[f"{name}, alone"] = answers(server, 1)
             given[f"{name}, together"] = answers(server, 32)
     expected, total = given["cpu, alone"], 2 * len(PROMPTS)
+    # What does not depend on its batch is the same to the letter, also in bf16.
+    with Server(out, "equal-invariant", "--device", "cuda", "--dtype", "bfloat16", "--batch-invariant") as server:
+        alone, together = answers(server, 1), answers(server, 32)
+    if alone != together:
+        count = sum(a != b for a, b in zip(alone, together))
+        raise RuntimeError(f"with --batch-invariant {count} of {len(alone)} texts differ alone and together")
     different = {name: sum(a != b for a, b in zip(expected, texts)) for name, texts in given.items()}
     said = ", ".join(f"{name}: {count}" for name, count in different.items())
     if max(different.values()) > total * 0.05:
@@ -295,18 +301,20 @@ def benchmarks(check):
     for model in [LLAMA, QWEN]:
         flags = ["--load-format", "dummy", "--device", "cuda", "--max-model-len", 8192]
 
-        def roofline(model=model, flags=flags):
-            result = check.out / f"roofline-{model.name}.json"
+        def roofline(name, *more, model=model, flags=flags):
+            result = check.out / f"roofline-{name.replace(' ', '-')}.json"
             check.execute(result.stem, [
-                SCONCE, "bench", "roofline", model, *flags, "--streams", "1,8,32,256", "--prompts", "512,4096",
+                SCONCE, "bench", "roofline", model, *flags, *more, "--streams", "1,8,32,256", "--prompts", "512,4096",
                 "--input-tokens", 32, "--output-tokens", 192, "-o", result], 200)
             for row in field(result, "rows"):
-                name = f"batch {row['size']}" if row["phase"] == "decode" else f"prefill of {row['size']}"
-                check.figures[f"{model.name} {name}, tokens/s"] = row["tokens_per_second"]
-                check.figures[f"{model.name} {name}, % of the ceiling"] = 100 * row["reached"]
-            for name in ["bytes_per_second", "flops_per_second"]:
-                check.figures[f"{name.replace('_', ' ')}, measured"] = field(result, name)
-        check.part(f"roofline-{model.name}", roofline)
+                load = f"batch {row['size']}" if row["phase"] == "decode" else f"prefill of {row['size']}"
+                check.figures[f"{name} {load}, tokens/s"] = row["tokens_per_second"]
+                check.figures[f"{name} {load}, % of the ceiling"] = 100 * row["reached"]
+            for rate in ["bytes_per_second", "flops_per_second"]:
+                check.figures[f"{rate.replace('_', ' ')}, measured"] = field(result, rate)
+        check.part(f"roofline-{model.name}", lambda: roofline(model.name))
+        invariant = f"{model.name} batch-invariant"
+        check.part(f"roofline-{invariant.replace(' ', '-')}", lambda: roofline(invariant, "--batch-invariant"))
 
         def saturated(name, *more, model=model, flags=flags):
             with Server(check.out, f"bench-{name.replace(' ', '-')}", model, *flags, *more) as server:

@@ -243,10 +243,12 @@ impl BatchLists {
         &self,
         device: &Device,
         workspace: Option<&Arc<Workspace>>,
+        is_batch_invariant: bool,
     ) -> Result<ForwardBatch> {
         let rows = self.q_starts.windows(2).map(|ends| (ends[1] - ends[0]) as usize);
         let contexts = self.context_lens.iter().map(|len| *len as usize);
         let extents = Extents::of(rows.zip(contexts));
+        let extents = if is_batch_invariant { extents.in_tiles() } else { extents };
         self.divide(&upload(&self.words(), device)?, extents, workspace)
     }
 
@@ -319,7 +321,8 @@ mod tests {
         ]);
         let packs = divide(&plan, &[&[][..]; 3], limits(4));
         assert_eq!(packs.len(), 1);
-        let batch = packs[0].lists(4, |_| unreachable!()).upload(&Device::Cpu, None).unwrap();
+        let batch =
+            packs[0].lists(4, |_| unreachable!()).upload(&Device::Cpu, None, false).unwrap();
         let read = |tensor: &Tensor| tensor.to_vec1::<u32>().unwrap();
         assert_eq!(read(&batch.ids), [50, 12, 13, 14, 20, 21]);
         assert_eq!(read(&batch.positions), [5, 2, 3, 4, 0, 1]);
@@ -348,7 +351,8 @@ mod tests {
             shapes,
             [(1, 0, 1, true), (0, 8, 11, false), (0, 11, 14, false), (0, 14, 15, true)]
         );
-        let batch = packs[2].lists(4, |_| unreachable!()).upload(&Device::Cpu, None).unwrap();
+        let batch =
+            packs[2].lists(4, |_| unreachable!()).upload(&Device::Cpu, None, false).unwrap();
         assert_eq!(batch.logits_rows.to_vec1::<u32>().unwrap(), [0, 1, 2]);
         assert_eq!(batch.context_lens.to_vec1::<u32>().unwrap(), [14]);
         assert_eq!(batch.ids.to_vec1::<u32>().unwrap(), [4, 5, 6]);
@@ -370,7 +374,8 @@ mod tests {
         let packs = divide(&plan, &drafts, limits(4));
         let sizes: Vec<_> = packs.iter().map(|pack| pack.spans().len()).collect();
         assert_eq!(sizes, [2, 2], "five rows are more than four");
-        let batch = packs[0].lists(4, |_| unreachable!()).upload(&Device::Cpu, None).unwrap();
+        let batch =
+            packs[0].lists(4, |_| unreachable!()).upload(&Device::Cpu, None, false).unwrap();
         let read = |tensor: &Tensor| tensor.to_vec1::<u32>().unwrap();
         assert_eq!(read(&batch.ids), [1, 2, 41, 7, 8]);
         assert_eq!(read(&batch.positions), [0, 1, 1, 2, 3]);
@@ -380,7 +385,7 @@ mod tests {
             read(
                 &packs[1]
                     .lists(4, |_| unreachable!())
-                    .upload(&Device::Cpu, None)
+                    .upload(&Device::Cpu, None, false)
                     .unwrap()
                     .logits_rows
             ),
@@ -394,8 +399,10 @@ mod tests {
         entries[0].len = 1;
         let plan = plan(entries);
         let packs = divide(&plan, &[&[][..]; 2], limits(8));
-        let batch =
-            packs[0].lists(4, |entry| 70 + entry.id.0 as u32).upload(&Device::Cpu, None).unwrap();
+        let batch = packs[0]
+            .lists(4, |entry| 70 + entry.id.0 as u32)
+            .upload(&Device::Cpu, None, false)
+            .unwrap();
         assert_eq!(batch.ids.to_vec1::<u32>().unwrap(), [71, 8, 9]);
         assert_eq!(batch.positions.to_vec1::<u32>().unwrap(), [3, 0, 1]);
     }
@@ -417,7 +424,7 @@ mod tests {
 
     #[test]
     fn the_largest_step_has_all_tokens_and_writes_none() {
-        let batch = BatchLists::largest(20, 6, 8, 4).upload(&Device::Cpu, None).unwrap();
+        let batch = BatchLists::largest(20, 6, 8, 4).upload(&Device::Cpu, None, false).unwrap();
         let read = |tensor: &Tensor| tensor.to_vec1::<u32>().unwrap();
         assert_eq!(read(&batch.q_starts), [0, 8, 16, 20]);
         assert_eq!(read(&batch.context_lens), [8, 8, 4]);
@@ -434,7 +441,7 @@ mod tests {
         assert!(packs[0].only_decodes());
         let mut lists = packs[0].lists(4, |_| unreachable!());
         lists.pad(4, 3);
-        let batch = lists.upload(&Device::Cpu, None).unwrap();
+        let batch = lists.upload(&Device::Cpu, None, false).unwrap();
         let read = |tensor: &Tensor| tensor.to_vec1::<u32>().unwrap();
         assert_eq!(read(&batch.ids), [50, 9, 0, 0]);
         assert_eq!(read(&batch.slots), [9, 12, NO_SLOT, NO_SLOT]);
@@ -450,7 +457,7 @@ mod tests {
         let plan = plan(vec![entry(1, 0, &[1, 2], &[0], false)]);
         let batch = divide(&plan, &[&[]], limits(8))[0]
             .lists(4, |_| unreachable!())
-            .upload(&Device::Cpu, None)
+            .upload(&Device::Cpu, None, false)
             .unwrap();
         assert_eq!(batch.logits_rows.dims(), [0]);
     }

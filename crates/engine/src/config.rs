@@ -75,6 +75,9 @@ pub struct EngineOptions {
     /// `--async-scheduling`: plan and ask for a step while the one before it is computed, and
     /// `--no-async-scheduling`. Default: on devices that compute by themselves.
     pub async_scheduling: Option<bool>,
+    /// `--batch-invariant`: let no result depend on what is computed beside it. On the CPU none does.
+    /// Default off.
+    pub batch_invariant: Option<bool>,
     /// `--cudagraph-capture-sizes`: numbers of sequences whose decode steps are recorded and launched
     /// whole; none for no recording. Default: on a GPU a dozen up to `max_num_seqs`.
     pub cudagraph_capture_sizes: Option<Vec<usize>>,
@@ -138,6 +141,8 @@ pub struct EngineConfig {
     pub speculate_always: bool,
     /// Whether a step is asked for before the one before it has been read, if the operator said so.
     pub async_scheduling: Option<bool>,
+    /// Whether no result may depend on what is computed beside it.
+    pub batch_invariant: bool,
     /// Numbers of sequences whose decode steps are recorded, if the operator gave them.
     pub cudagraph_capture_sizes: Option<Vec<usize>>,
     /// Threads of the kernels' pool; see [`start_pool`](EngineConfig::start_pool).
@@ -339,6 +344,7 @@ impl EngineConfig {
             )?,
             speculate_always: options.speculate_always.unwrap_or(false),
             async_scheduling: options.async_scheduling,
+            batch_invariant: options.batch_invariant.unwrap_or(false),
             cudagraph_capture_sizes: capture_sizes(options, max_num_seqs)?,
             num_threads: options.num_threads,
             seed: options.seed.unwrap_or(0),

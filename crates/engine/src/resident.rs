@@ -89,7 +89,7 @@ impl Resident {
     }
 
     pub(crate) fn upload(&self, lists: &BatchLists) -> Result<ForwardBatch> {
-        lists.upload(&self.device, self.workspace())
+        lists.upload(&self.device, self.workspace(), self.config.batch_invariant)
     }
 
     /// The logits of the rows that the batch asks for. `[rows, vocab]` f32

@@ -332,6 +332,12 @@ pub(crate) struct ServeArgs {
     #[serde(skip)]
     pub(crate) no_async_scheduling: bool,
 
+    /// On a GPU, too, let no token depend on what else is computed in its step: the same seed gives the
+    /// same text in any batch, for some of the speed. On the CPU it always does
+    #[arg(long, env = "SCONCE_BATCH_INVARIANT", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "true")]
+    pub(crate) batch_invariant: Option<bool>,
+
     /// Threads that compute [default: the number of cores]
     #[arg(long, env = "SCONCE_NUM_THREADS")]
     pub(crate) num_threads: Option<usize>,

@@ -239,6 +239,7 @@ fn engine_options(args: &ServeArgs) -> Result<EngineOptions> {
         num_speculative_tokens: args.num_speculative_tokens,
         speculate_always: args.speculate_always,
         async_scheduling: args.async_scheduling,
+        batch_invariant: args.batch_invariant,
         gpu_memory_utilization: args.gpu_memory_utilization,
         cudagraph_capture_sizes: match (args.enforce_eager, &args.cudagraph_capture_sizes) {
             (Some(true), Some(_)) => bail!(

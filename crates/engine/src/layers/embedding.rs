@@ -26,7 +26,7 @@ fn matrix(
     hidden_size: usize,
 ) -> std::result::Result<Arc<Matrix>, WeightsError> {
     let weight = weights.tensor(&format!("{name}.weight"), &[vocab_size, hidden_size])?;
-    Ok(Arc::new(Matrix::new(&weight)?))
+    Ok(Arc::new(weights.matrix(&weight)?))
 }
 
 impl Embedding {

@@ -43,11 +43,11 @@ impl Linear {
         has_bias: bool,
     ) -> std::result::Result<[Self; 2], WeightsError> {
         let mut half = |which| -> std::result::Result<Self, WeightsError> {
-            let mut part = |kind: &str, shape: &[usize]| {
-                weights.tensor_sharded(&format!("{name}.{kind}"), shape, 0, which, 2)
-            };
-            let weight = Matrix::new(&part("weight", &[2 * out_features, in_features])?)?;
-            let bias = has_bias.then(|| part("bias", &[2 * out_features])).transpose()?;
+            let shape = [2 * out_features, in_features];
+            let weight = weights.tensor_sharded(&format!("{name}.weight"), &shape, 0, which, 2)?;
+            let weight = weights.matrix(&weight)?;
+            let bias = || weights.tensor_sharded(&format!("{name}.bias"), &shape[..1], 0, which, 2);
+            let bias = has_bias.then(bias).transpose()?;
             Ok(Self { weight, bias })
         };
         Ok([half(0)?, half(1)?])

@@ -12,7 +12,8 @@ impl Weights {
     /// [`stacked`](Self::stacked) does.
     pub fn linear(&mut self, parts: &[(String, usize)], in_features: usize) -> Result<Matrix> {
         if self.linear_dtype != DType::F8E4M3 {
-            return Ok(Matrix::new(&self.stacked(parts, &[in_features])?)?);
+            let weight = self.stacked(parts, &[in_features])?;
+            return self.matrix(&weight);
         }
         let num_rows = parts.iter().map(|(_, rows)| rows).sum();
         let shape = [num_rows, in_features];
@@ -25,7 +26,13 @@ impl Weights {
         } else {
             quantize_rows(&self.gather_on(&Device::Cpu, &whole, &shape)?)?
         };
-        Ok(Matrix::from_e4m3(&rows, &scales, self.dtype, &self.device)?)
+        let matrix = Matrix::from_e4m3(&rows, &scales, self.dtype, &self.device)?;
+        Ok(matrix.batch_invariant(self.is_batch_invariant))
+    }
+
+    /// A tensor of [`tensor`](Self::tensor) in the form it is multiplied in. `[out, in]`
+    pub fn matrix(&self, weight: &Tensor) -> Result<Matrix> {
+        Ok(Matrix::new(weight)?.batch_invariant(self.is_batch_invariant))
     }
 
     fn is_e4m3(&self, name: &str) -> bool {

@@ -42,6 +42,7 @@ pub struct Weights {
     num_parameters: usize,
     progress: Progress,
     on_progress: Option<Box<dyn FnMut(Progress) + Send>>,
+    is_batch_invariant: bool,
     /// For a device with memory of its own.
     staging: Option<Staging>,
 }
@@ -93,6 +94,7 @@ impl Weights {
         };
         Ok(Self {
             source,
+            is_batch_invariant: false,
             staging: Staging::new(device)?,
             device: device.clone(),
             dtype,
@@ -109,6 +111,13 @@ impl Weights {
     #[must_use]
     pub fn with_linear_dtype(mut self, dtype: DType) -> Self {
         self.linear_dtype = dtype;
+        self
+    }
+
+    /// Hands out matrices whose rows are the same in any batch on every device, or not.
+    #[must_use]
+    pub fn with_batch_invariance(mut self, is_batch_invariant: bool) -> Self {
+        self.is_batch_invariant = is_batch_invariant;
         self
     }
 

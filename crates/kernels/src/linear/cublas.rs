@@ -18,6 +18,10 @@ const WORKSPACE_BYTES: usize = 32 << 20;
 /// Of fresh allocations, and the most that an algorithm makes use of.
 const ALIGNMENT: u64 = 256;
 
+/// What an algorithm is chosen for that any number of rows gets.
+const INVARIANT_ROWS: usize = 256;
+const INVARIANT_ALIGNMENT: u64 = 16;
+
 /// `CUBLAS_OP_T`, which cudarc has not in this module.
 const TRANSPOSED: i32 = 1;
 /// `CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F`, which cudarc has since CUDA 12.9 alone.
@@ -46,6 +50,8 @@ pub(super) struct Product {
     pub(super) dtype: DType,
     /// The same, or f32; beside e4m3 any.
     pub(super) out_dtype: DType,
+    /// Whether any number of rows gets the same algorithm, in which a row does not depend on others.
+    pub(super) is_batch_invariant: bool,
 }
 
 /// What a product is computed with.
@@ -60,6 +66,7 @@ struct Case {
     has_bias: bool,
     /// Of x in bytes.
     alignment: u64,
+    is_batch_invariant: bool,
 }
 
 /// The library on one stream: a workspace must not be shared by products that run at once.
@@ -140,7 +147,7 @@ impl Blas {
     /// What the library's heuristic takes first.
     fn ask(&self, product: &Product, case: &Case) -> Answer<sys::cublasLtMatmulAlgo_t> {
         let problem = Problem::new(product, case.rows)?;
-        let preference = Preference::new(case.alignment)?;
+        let preference = Preference::new(case.alignment, case.is_batch_invariant)?;
         // SAFETY: all descriptions live until the end of the block.
         let found = unsafe {
             result::get_matmul_algo_heuristic(
@@ -157,14 +164,25 @@ impl Blas {
     }
 
     fn algorithm(&mut self, product: &Product) -> Result<Option<sys::cublasLtMatmulAlgo_t>> {
+        let is_batch_invariant = product.is_batch_invariant;
+        let (rows, alignment) = if is_batch_invariant {
+            (INVARIANT_ROWS, INVARIANT_ALIGNMENT)
+        } else {
+            let alignment = ALIGNMENT.min(1 << product.x.trailing_zeros().min(16));
+            (product.rows.next_power_of_two(), alignment)
+        };
+        if is_batch_invariant && !product.x.is_multiple_of(alignment) {
+            return Ok(None);
+        }
         let case = Case {
-            rows: product.rows.next_power_of_two(),
+            rows,
             out: product.out,
             inner: product.inner,
             dtype: product.dtype,
             out_dtype: product.out_dtype,
             has_bias: product.bias != 0,
-            alignment: ALIGNMENT.min(1 << product.x.trailing_zeros().min(16)),
+            alignment,
+            is_batch_invariant,
         };
         if let Some(known) = self.algorithms.get(&case) {
             return Ok(*known);
@@ -262,13 +280,18 @@ impl Drop for Problem {
 struct Preference(sys::cublasLtMatmulPreference_t);
 
 impl Preference {
-    fn new(alignment: u64) -> Answer<Self> {
+    fn new(alignment: u64, is_batch_invariant: bool) -> Answer<Self> {
         use sys::cublasLtMatmulPreferenceAttributes_t as Attribute;
         let preference = Self(result::create_matmul_pref()?);
         let workspace = Attribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
         preference.set(workspace, &(WORKSPACE_BYTES as u64))?;
         let of_x = Attribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES;
         preference.set(of_x, &(alignment as u32))?;
+        if is_batch_invariant {
+            // An output is one sum: parts of it would be as many as the rows leave room for.
+            let schemes = Attribute::CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK;
+            preference.set(schemes, &0u32)?;
+        }
         Ok(preference)
     }
 

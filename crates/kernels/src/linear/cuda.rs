@@ -166,7 +166,7 @@ pub(super) mod forward {
 
     /// weight `[out, in]`, x `[rows, in]` and bias `[out]` to `[rows, out]`; shapes are checked.
     pub(crate) fn linear(
-        Rows { weight, scales }: &Rows,
+        Rows { weight, scales, is_batch_invariant }: &Rows,
         (x, x_layout): (&CudaStorage, &Layout),
         bias: Option<(&CudaStorage, &Layout)>,
         out_dtype: DType,
@@ -186,7 +186,7 @@ pub(super) mod forward {
         if rows > 0 {
             let sizes = Sizes { rows, in_features: inner, out_features: out };
             let dtypes = Dtypes { x: x.dtype(), weight: weight.dtype(), y: out_dtype };
-            multiply(x.device(), &params, sizes, dtypes)?;
+            multiply(x.device(), &params, sizes, dtypes, *is_batch_invariant)?;
         }
         Ok((storage, (rows, out).into()))
     }
@@ -197,6 +197,7 @@ pub(super) mod forward {
         params: &SkinnyParams,
         sizes: Sizes,
         dtypes: Dtypes,
+        is_batch_invariant: bool,
     ) -> Result<()> {
         let skinny = || {
             let is_aligned =
@@ -205,6 +206,7 @@ pub(super) mod forward {
             if is_aligned { plan() } else { Ok(None) }
         };
         if sizes.rows <= MAX_SKINNY_ROWS
+            && !is_batch_invariant
             && let Some(skinny) = skinny()?
         {
             return launch(device, &MODULE, &skinny, params);
@@ -220,6 +222,7 @@ pub(super) mod forward {
             inner: sizes.in_features,
             dtype: dtypes.x,
             out_dtype: dtypes.y,
+            is_batch_invariant,
         };
         if dtypes.weight == DType::F8E4M3 {
             if multiply_narrow(device, product, params.scales)? {

@@ -3,7 +3,8 @@
 //! There an output element is one sum over `in`, in ascending order, in one accumulator, whatever the
 //! number of rows, the tile it falls into and the thread that computes it: a row's result is the
 //! same bits alone and in any batch. On a CUDA device that holds among calls with few rows, which have
-//! a kernel of their own, and not for more, which are cuBLAS's.
+//! a kernel of their own, and not for more, which are cuBLAS's; unless
+//! [asked for](Matrix::batch_invariant).
 //!
 //! A weight of e4m3 has a scale for each output feature, by which the sum is multiplied; its numbers are
 //! multiplied exactly, with x as it is. Only cuBLAS, which multiplies e4m3 with e4m3, gets x rounded to
@@ -68,6 +69,8 @@ struct Rows {
     weight: Tensor,
     /// Of an e4m3 weight. `[out]` f32
     scales: Option<Tensor>,
+    /// Whether any number of rows is multiplied in the same way.
+    is_batch_invariant: bool,
 }
 
 impl std::fmt::Debug for Matrix {
@@ -95,7 +98,7 @@ impl Matrix {
         #[cfg(feature = "cuda")]
         if weight.device().is_cuda() {
             crate::views::contiguous(layout, "weight")?;
-            let rows = Rows { weight: weight.clone(), scales: None };
+            let rows = Rows { weight: weight.clone(), scales: None, is_batch_invariant: false };
             return Ok(Self { form: Form::Rows(rows), dtype });
         }
         let packed = match_element!(dtype, "weight", E => {
@@ -125,7 +128,8 @@ impl Matrix {
         #[cfg(feature = "cuda")]
         if device.is_cuda() {
             let scales = Some(scales.to_device(device)?);
-            let rows = Rows { weight: weight.to_device(device)?, scales };
+            let weight = weight.to_device(device)?;
+            let rows = Rows { weight, scales, is_batch_invariant: false };
             return Ok(Self { form: Form::Rows(rows), dtype });
         }
         if !device.is_cpu() {
@@ -136,6 +140,18 @@ impl Matrix {
         let rows: &[F8E4M3] = cpu_slice(&weight, weight_layout, "weight")?;
         let scales = cpu_slice(&scales, scales_layout, "scales")?;
         Ok(Self { form: Form::Packed(Packed::narrow(rows, scales, in_features)), dtype })
+    }
+
+    /// Lets a row's result be the same bits alone and in any batch on a CUDA device, too, or not: one
+    /// algorithm then multiplies any number of rows, which few could do faster. On the CPU it always is.
+    #[must_use]
+    #[cfg_attr(not(feature = "cuda"), expect(unused_mut, unused_variables, reason = "for a GPU"))]
+    pub fn batch_invariant(mut self, is_batch_invariant: bool) -> Self {
+        #[cfg(feature = "cuda")]
+        if let Form::Rows(rows) = &mut self.form {
+            rows.is_batch_invariant = is_batch_invariant;
+        }
+        self
     }
 
     /// Rows of the weight: the width of an output.
@@ -166,7 +182,7 @@ impl Matrix {
         match &self.form {
             Form::Packed(packed) => packed.size_in_bytes(),
             #[cfg(feature = "cuda")]
-            Form::Rows(Rows { weight, scales }) => {
+            Form::Rows(Rows { weight, scales, .. }) => {
                 let scales = scales.as_ref().map_or(0, Tensor::elem_count);
                 weight.elem_count() * weight.dtype().size_in_bytes() + scales * size_of::<f32>()
             }

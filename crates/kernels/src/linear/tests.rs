@@ -79,6 +79,29 @@ fn every_path_equals_the_reference() -> Result<()> {
     Ok(())
 }
 
+/// On the CPU always, on a GPU if asked for: a row is the same with any number of rows beside it.
+#[test]
+fn a_row_is_the_same_in_any_batch() -> Result<()> {
+    for device in devices() {
+        for dtype in DTYPES {
+            for (out, inner) in [(96, 64), (1024, 4096)] {
+                let source = tensor(1, &[out, inner], dtype, &device)?;
+                let bias = tensor(2, &[out], dtype, &device)?;
+                let x = tensor(3, &[300, inner], dtype, &device)?;
+                for weight in [Matrix::new(&source)?, quantized(&source)?.0] {
+                    let weight = weight.batch_invariant(true);
+                    let together = weight.forward(&x, Some(&bias))?;
+                    for (start, rows) in [(0, 1), (299, 1), (8, 7), (16, 17), (64, 128)] {
+                        let alone = weight.forward(&x.narrow(0, start, rows)?, Some(&bias))?;
+                        assert_eq!(to_bits(&alone)?, to_bits(&together.narrow(0, start, rows)?)?);
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
 /// A weight that stands for about `source`, and what it stands for exactly.
 fn quantized(source: &Tensor) -> Result<(Matrix, Tensor)> {
     let (rows, scales) = quantize_rows(&source.to_device(&Device::Cpu)?)?;

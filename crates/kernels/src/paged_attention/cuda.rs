@@ -219,7 +219,7 @@ pub(super) mod forward {
     //! The candle side.
 
     use super::super::extents::num_arrivals;
-    use super::super::{OnDevice, PagedAttention, SPLIT_ROWS};
+    use super::super::{OnDevice, PagedAttention};
     use super::{Model, PagedAttentionParams, Processors, plan};
     use crate::cuda::{Module, address, allocate, launch, module, processors, tensor_address};
     use candle_core::backend::BackendStorage;
@@ -271,7 +271,7 @@ pub(super) mod forward {
             block_size: block_size as i32,
             table_width: table_width as i32,
             window: args.variant.window.map_or(0, |window| window.min(i32::MAX as usize) as i32),
-            split_rows: SPLIT_ROWS as i32,
+            split_rows: extents.split_limit() as i32,
         };
         if tokens > 0 {
             let (dtype, cache_dtype) = (q.dtype(), key.dtype());

@@ -76,7 +76,7 @@ impl<'a> Call<'a> {
                 block_size: block_size as i32,
                 table_width: self.table_width() as i32,
                 window: self.change.window.unwrap_or(0) as i32,
-                split_rows: SPLIT_ROWS as i32,
+                split_rows: extents.split_limit() as i32,
             };
             for one in &launches {
                 launch(device, one, &params).map_err(Error::wrap)?;
@@ -299,6 +299,40 @@ fn chunks_and_blocks_do_not_show() -> Result<()> {
                         assert_eq!(to_bytes(&part)?, to_bytes(&expected.narrow(0, start, rows)?)?);
                     }
                 }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// In tiles a row is the same with any number of rows beside it, of its own sequence or others.
+#[test]
+fn rows_in_tiles_are_the_same_in_every_call() -> Result<()> {
+    const LEN: usize = 70;
+    for (shape, dtype) in [
+        (shape(6, 2, 64, 16), DType::BF16),
+        (shape(4, 1, 128, 8), DType::F16),
+        (shape(2, 1, 40, 8), DType::F32),
+    ] {
+        let q = queries(shape, LEN, dtype, &Device::Cpu)?;
+        let case = Case::new(shape, &[LEN, 9], 13, &q)?;
+        let mut call = Call::new(&case);
+        let mut run = |q: &Tensor, parts: &[Part]| {
+            let extents = Extents::of(parts.iter().map(|&(_, rows, context)| (rows, context)));
+            call.extents = Some(extents.in_tiles());
+            call.run(q, parts)
+        };
+        let whole = run(&q, &[(0, LEN, LEN)])?;
+        assert_close(&whole, &case.reference(&q, &[(0, LEN, LEN)], &Change::default())?, TOLERANCE);
+        for chunk in [1, 3, 8, 40] {
+            for start in (0..LEN).step_by(chunk) {
+                let rows = chunk.min(LEN - start);
+                // A padded row and another sequence's besides.
+                let others = Tensor::cat(&[&q.narrow(0, start, rows)?, &q.narrow(0, 0, 2)?], 0)?;
+                let part = run(&others, &[(0, rows, start + rows), (1, 1, 9), (1, 1, 0)])?;
+                let expected = whole.narrow(0, start, rows)?;
+                assert_eq!(to_bytes(&part.narrow(0, 0, rows)?)?, to_bytes(&expected)?);
+                assert!(to_bytes(&part.narrow(0, rows + 1, 1)?)?.iter().all(|&byte| byte == 0));
             }
         }
     }

@@ -48,6 +48,23 @@ impl Extents {
         extents
     }
 
+    /// The same sequences, all taken as those with many rows are: then a row's result does not depend on
+    /// how many are computed with it.
+    #[must_use]
+    pub fn in_tiles(self) -> Self {
+        Self {
+            tile_seqs: self.tile_seqs + self.split_seqs,
+            tile_rows: self.tile_rows + self.split_rows,
+            ..Self::default()
+        }
+    }
+
+    /// Up to how many rows a sequence is one with few.
+    #[cfg(any(feature = "cuda", test))]
+    pub(super) fn split_limit(&self) -> usize {
+        if self.split_seqs > 0 { SPLIT_ROWS } else { 0 }
+    }
+
     /// Splits that a sequence has at most.
     pub(super) fn max_splits(&self) -> usize {
         let splits = self.max_split_context.div_ceil(KEYS_PER_SPLIT).clamp(1, MAX_SPLITS);

@@ -25,7 +25,8 @@ struct PagedAttentionParams {
     int block_size;
     int table_width;
     int window;      // keys a row sees at most, itself included; 0: all
-    int split_rows;  // sequences with more rows are the tile kernel's, the others the split kernel's
+    int split_rows;  // sequences with more rows are the tile kernel's, the others the split kernel's;
+                     // 0: it is not launched
 };
 
 constexpr float LOG2_E = 1.44269504088896340736f;
