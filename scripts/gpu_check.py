@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The standing GPU check: runs what scripts/gpu-bundle built, on a machine with a GPU, Python and no Rust.
 
-All tests first, then the benchmarks, then equalities and a soak over HTTP, then the peers found there. Each part
+All tests first, then equalities and a soak over HTTP, then the benchmarks, then the peers found there. Each part
 has a log in the result folder, and a part that fails stops no other; the exit code tells whether any did. On a
 machine that is lent for some minutes, --seconds says how many: a part begun later is not run, and the table says so.
 
@@ -227,7 +227,7 @@ def equalities(out):
     return f"ok, of {total} texts differ {said}"
 
 
-def soak(out, seconds=21):
+def soak(out, seconds):
     """1 to 256 streams with random cancels; then nothing is left over and the answers are as before."""
     with Server(out, "soak", "--device", "cuda", "--max-num-seqs", "256") as server:
         before = answers(server, 8)
@@ -313,8 +313,6 @@ def benchmarks(check):
             for rate in ["bytes_per_second", "flops_per_second"]:
                 check.figures[f"{rate.replace('_', ' ')}, measured"] = field(result, rate)
         check.part(f"roofline-{model.name}", lambda: roofline(model.name))
-        invariant = f"{model.name} batch-invariant"
-        check.part(f"roofline-{invariant.replace(' ', '-')}", lambda: roofline(invariant, "--batch-invariant"))
 
         def saturated(name, *more, model=model, flags=flags):
             with Server(check.out, f"bench-{name.replace(' ', '-')}", model, *flags, *more) as server:
@@ -327,6 +325,8 @@ def benchmarks(check):
         check.part(f"saturated-{model.name}", lambda: saturated(model.name))
         fp8 = f"{model.name} fp8"
         check.part(f"saturated-{model.name}-fp8", lambda: saturated(fp8, "--quantization", "fp8", "--kv-cache-dtype", "fp8"))
+        invariant = f"{model.name} batch-invariant"
+        check.part(f"roofline-{invariant.replace(' ', '-')}", lambda: roofline(invariant, "--batch-invariant"))
 
 
 def profile(check):
@@ -419,6 +419,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=pathlib.Path)
     parser.add_argument("--only", nargs="+", default=[""], metavar="WORD")
+    parser.add_argument("--soak-seconds", type=float, default=60, metavar="N")
     parser.add_argument("--seconds", type=float, default=float("inf"), metavar="N")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -429,10 +430,10 @@ def main():
     check.only = args.only if check.rows[-1][1].startswith("ok") else []
     tests(check, "kernels-tests")
     tests(check, "golden-tests", cwd=HERE / "models")
-    benchmarks(check)
-    profile(check)
     check.part("equalities", lambda: equalities(check.out))
-    check.part("soak", lambda: soak(check.out))
+    check.part("soak", lambda: soak(check.out, args.soak_seconds))
+    profile(check)
+    benchmarks(check)
     peers(check)
     sanitizer = next(iter(glob.glob("/usr/local/cuda*/bin/compute-sanitizer")), None)
     if sanitizer:

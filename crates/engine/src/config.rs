@@ -175,9 +175,9 @@ pub enum OptionError {
     /// A share of memory that is none.
     #[error("--gpu-memory-utilization is {0} but must be above 0 and at most 1")]
     Utilization(f64),
-    /// A dtype that this build cannot compute in.
-    #[error("--dtype {0} is not supported: use auto, float32 or bfloat16")]
-    Dtype(&'static str),
+    /// A dtype that cannot be computed in, and where.
+    #[error("--dtype {0} is not supported {1}: use auto, float32 or bfloat16")]
+    Dtype(&'static str, &'static str),
     /// What an encoder has not.
     #[error("{0} is not for encoders ({1}): leave it out")]
     Encoder(&'static str, &'static str),
@@ -300,7 +300,7 @@ impl EngineConfig {
             in_range("--num-threads", threads, (1, 4096), "threads of one machine")?;
         }
         check_encoder(options, spec)?;
-        let dtype = resolve_dtype(options.dtype, spec.dtype)?;
+        let dtype = resolve_dtype(options, spec)?;
         Ok(Self {
             on_gpu: options.on_gpu,
             gpu_memory_utilization: options.memory_share()?,
@@ -456,10 +456,23 @@ mod tests {
     }
 
     #[test]
-    fn half_precision_checkpoints_are_widened() {
+    fn half_precision_checkpoints_are_widened_where_it_is_not_computed_in() {
         let f16 = ModelSpec { dtype: DType::F16, ..spec() };
-        let config = EngineConfig::resolve(&EngineOptions::default(), &f16).unwrap();
-        assert_eq!(config.dtype, DType::F32);
+        let dtype = |options: &EngineOptions, spec: &ModelSpec| {
+            EngineConfig::resolve(options, spec).map(|config| config.dtype)
+        };
+        let on_gpu = EngineOptions { on_gpu: true, ..EngineOptions::default() };
+        let narrow = EngineOptions { kv_cache_dtype: Some(DType::F8E4M3), ..on_gpu.clone() };
+        assert_eq!(dtype(&EngineOptions::default(), &f16).unwrap(), DType::F32);
+        assert_eq!(dtype(&on_gpu, &f16).unwrap(), DType::F16);
+        assert_eq!(dtype(&narrow, &f16).unwrap(), DType::F32);
+        assert_eq!(dtype(&narrow, &spec()).unwrap(), DType::BF16);
+
+        let asked = EngineOptions { dtype: Some(DType::F16), ..on_gpu };
+        assert_eq!(dtype(&asked, &spec()).unwrap(), DType::F16);
+        let asked = EngineOptions { dtype: Some(DType::F16), ..narrow };
+        let message = dtype(&asked, &spec()).unwrap_err().to_string();
+        assert!(message.contains("--dtype float16 is not supported for fp8"), "{message}");
     }
 
     #[test]
@@ -490,7 +503,10 @@ mod tests {
                 EngineOptions { cudagraph_capture_sizes: Some(vec![1, 65]), ..none() },
                 "--cudagraph-capture-sizes is 65 but must be between 1 and 64",
             ),
-            (EngineOptions { dtype: Some(DType::F16), ..none() }, "--dtype f16 is not supported"),
+            (
+                EngineOptions { dtype: Some(DType::F16), ..none() },
+                "--dtype float16 is not supported on the CPU",
+            ),
         ];
         for (options, needle) in cases {
             let message = EngineConfig::resolve(&options, &spec()).unwrap_err().to_string();

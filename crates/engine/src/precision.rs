@@ -63,11 +63,23 @@ pub(crate) fn check_encoder(options: &EngineOptions, spec: &ModelSpec) -> Result
     Ok(())
 }
 
-/// A checkpoint in f16 runs in f32, which holds its values exactly; bf16 would not.
-pub(crate) fn resolve_dtype(asked: Option<DType>, checkpoint: DType) -> Result<DType, OptionError> {
-    match (asked, checkpoint) {
+/// A checkpoint in f16 runs on the CPU in f32, which holds its values exactly; bf16 would not.
+pub(crate) fn resolve_dtype(
+    options: &EngineOptions,
+    spec: &ModelSpec,
+) -> Result<DType, OptionError> {
+    let has_e4m3 = options.quantization.is_some()
+        || spec.is_fp8
+        || options.kv_cache_dtype == Some(DType::F8E4M3);
+    let takes_f16 = options.on_gpu && !has_e4m3 && spec.num_layers > 0;
+    match (options.dtype, spec.dtype) {
         (Some(dtype @ (DType::F32 | DType::BF16)), _) => Ok(dtype),
-        (Some(other), _) => Err(OptionError::Dtype(other.as_str())),
+        (Some(DType::F16), _) | (None, DType::F16) if takes_f16 => Ok(DType::F16),
+        (Some(DType::F16), _) if options.on_gpu => {
+            Err(OptionError::Dtype("float16", "for fp8 weights, fp8 caches and encoders"))
+        }
+        (Some(DType::F16), _) => Err(OptionError::Dtype("float16", "on the CPU")),
+        (Some(other), _) => Err(OptionError::Dtype(other.as_str(), "for activations")),
         (None, DType::BF16) => Ok(DType::BF16),
         (None, _) => Ok(DType::F32),
     }

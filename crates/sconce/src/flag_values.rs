@@ -11,6 +11,10 @@ pub(crate) enum DtypeKind {
     Auto,
     /// 16 bits, the exponent of float32.
     Bfloat16,
+    /// 16 bits, on a GPU.
+    #[value(alias = "half")]
+    #[serde(alias = "half")]
+    Float16,
     /// 32 bits.
     Float32,
 }

@@ -218,6 +218,7 @@ fn engine_options(args: &ServeArgs) -> Result<EngineOptions> {
         dtype: match args.dtype {
             None | Some(DtypeKind::Auto) => None,
             Some(DtypeKind::Bfloat16) => Some(DType::BF16),
+            Some(DtypeKind::Float16) => Some(DType::F16),
             Some(DtypeKind::Float32) => Some(DType::F32),
         },
         quantization: args.quantization.map(|kind| match kind {
