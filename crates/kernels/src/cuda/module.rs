@@ -81,9 +81,6 @@ impl Module {
         if launch.shared_bytes > function.shared_bytes {
             let most = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             function.handle.set_attribute(most, launch.shared_bytes as i32).w()?;
-            // As many blocks as fit: the driver would leave more to the L1 cache.
-            let share = CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
-            function.handle.set_attribute(share, 100).w()?;
             function.shared_bytes = launch.shared_bytes;
         }
         Ok(Arc::clone(&function.handle))

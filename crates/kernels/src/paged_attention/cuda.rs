@@ -43,8 +43,6 @@ pub(super) struct PagedAttentionParams {
     pub(super) num_seqs: i32,
     pub(super) num_heads: i32,
     pub(super) num_kv_heads: i32,
-    /// Query heads of a key head.
-    pub(super) group_size: i32,
     pub(super) head_dim: i32,
     pub(super) block_size: i32,
     pub(super) table_width: i32,
@@ -76,10 +74,14 @@ pub(super) struct Processors {
     pub(super) shared_bytes: usize,
 }
 
-/// As in `split.cuh`.
-const MAX_SPLIT_WARPS: usize = 6;
-/// Packed rows of a warp of the split kernel.
-const SPLIT_ROWS_OF_WARP: usize = 16;
+/// A form of the split kernel: `SplitShape` of `split.cuh`.
+struct SplitForm {
+    functions: [&'static str; 3], // as `dtype_index`
+    rows: usize,
+    warps: usize,
+    /// Blocks that a multiprocessor has registers for.
+    max_blocks: usize,
+}
 
 macro_rules! functions {
     ($kernel:literal) => {
@@ -102,23 +104,27 @@ fn dtype_index(heads: &Model) -> Result<Option<usize>> {
     }
 }
 
-/// The functions of the split kernel for a head dim, as `dtype_index`.
-fn split_functions(head_dim: usize) -> Option<[&'static str; 3]> {
-    match head_dim {
-        64 => Some(functions!("split_64")),
-        96 => Some(functions!("split_96")),
-        128 => Some(functions!("split_128")),
-        256 => Some(functions!("split_256")),
-        _ => None,
+impl SplitForm {
+    fn of(head_dim: usize, has_many_rows: bool) -> Option<Self> {
+        let (functions, rows, warps, max_blocks) = match (head_dim, has_many_rows) {
+            (64, false) => (functions!("split_64x1"), 16, 4, 4),
+            (64, true) => (functions!("split_64x2"), 32, 4, 3),
+            (96, false) => (functions!("split_96x1"), 16, 4, 3),
+            (96, true) => (functions!("split_96x2"), 32, 4, 2),
+            (128, false) => (functions!("split_128x1"), 16, 4, 3),
+            (128, true) => (functions!("split_128x2"), 32, 4, 2),
+            (256, _) => (functions!("split_256x1"), 16, 2, 3),
+            _ => return None,
+        };
+        Some(Self { functions, rows, warps, max_blocks })
     }
-}
 
-/// Shared memory of a warp of the split kernel: stages of a tile of keys and their values, rows padded by
-/// 16 bytes, as many as are 32 KiB without the padding, up to eight.
-fn split_warp_bytes(heads: &Model) -> usize {
-    let keys = if heads.head_dim > 128 { 16 } else { 32 };
-    let stages = (16 << 10) / heads.head_dim / keys / heads.cache_dtype.size_in_bytes();
-    stages.min(8) * 2 * keys * heads.padded_cache_row()
+    /// Stages of a tile of 16 keys and their values for each warp, rows padded by 16 bytes: two, or
+    /// four of elements that are half as large.
+    fn shared_bytes(&self, heads: &Model) -> usize {
+        let stages = 4 / heads.cache_dtype.size_in_bytes();
+        self.warps * stages * 2 * 16 * heads.padded_cache_row()
+    }
 }
 
 impl Model {
@@ -165,23 +171,24 @@ pub(super) fn plan(
 ) -> Result<Vec<Launch>> {
     let &Model { num_heads, num_kv_heads, head_dim, cache_dtype, .. } = heads;
     let group_size = num_heads / num_kv_heads;
-    let split = split_functions(head_dim);
+    let split = SplitForm::of(head_dim, extents.max_split_rows * group_size > 16);
     let tile = TileForm::of(head_dim, cache_dtype);
     let (Some(dtype), Some(split), Some(tile)) = (dtype_index(heads)?, split, tile) else {
         return Ok(vec![plain(heads, tokens)]);
     };
     let mut launches = Vec::new();
     if extents.split_seqs > 0 {
-        // One block a multiprocessor, which keeps a KiB for itself.
-        let warp_bytes = split_warp_bytes(heads);
-        let warps = ((processors.shared_bytes - 1024) / warp_bytes).clamp(1, MAX_SPLIT_WARPS);
-        let row_tiles = (extents.max_split_rows * group_size).div_ceil(SPLIT_ROWS_OF_WARP);
+        let shared_bytes = split.shared_bytes(heads);
+        // A block has a KiB of its own besides.
+        let fitting = processors.shared_bytes / (shared_bytes + 1024);
+        let resident = processors.count * fitting.clamp(1, split.max_blocks);
+        let row_tiles = (extents.max_split_rows * group_size).div_ceil(split.rows);
         let units = extents.split_seqs * row_tiles * extents.max_splits();
         launches.push(Launch {
-            function: split[dtype],
-            grid: [processors.count.min(units * num_kv_heads) as u32, 1, 1],
-            block: [warps as u32 * 32, 1, 1],
-            shared_bytes: (warps * warp_bytes) as u32,
+            function: split.functions[dtype],
+            grid: [resident.min(units * num_kv_heads) as u32, 1, 1],
+            block: [split.warps as u32 * 32, 1, 1],
+            shared_bytes: shared_bytes as u32,
         });
     }
     if extents.tile_seqs > 0 {
@@ -266,7 +273,6 @@ pub(super) mod forward {
             num_seqs: num_seqs as i32,
             num_heads: num_heads as i32,
             num_kv_heads: num_kv_heads as i32,
-            group_size: (num_heads / num_kv_heads) as i32,
             head_dim: head_dim as i32,
             block_size: block_size as i32,
             table_width: table_width as i32,

@@ -71,7 +71,6 @@ impl<'a> Call<'a> {
                 num_seqs: parts.len() as i32,
                 num_heads: num_heads as i32,
                 num_kv_heads: num_kv_heads as i32,
-                group_size: (num_heads / num_kv_heads) as i32,
                 head_dim: head_dim as i32,
                 block_size: block_size as i32,
                 table_width: self.table_width() as i32,

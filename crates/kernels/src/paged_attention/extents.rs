@@ -25,7 +25,7 @@ pub struct Extents {
 pub const SPLIT_ROWS: usize = 8;
 
 /// Keys of a split, unless there would be more than [`MAX_SPLITS`]; as in `split.cuh`.
-const KEYS_PER_SPLIT: usize = 128;
+const KEYS_PER_SPLIT: usize = 256;
 const MAX_SPLITS: usize = 64;
 /// A window that begins and ends within splits touches two more.
 const MAX_MERGED: usize = MAX_SPLITS + 2;

@@ -18,16 +18,19 @@ PLAIN(bf16, bf16, bf16)
 PLAIN(f32_e4m3, f32, e4m3)
 PLAIN(bf16_e4m3, bf16, e4m3)
 
-#define SPLIT(head_dim, name, dtype, cache)                                                  \
-    KERNEL(paged_attention_split_##head_dim##_##name, PagedAttentionParams,                 \
-           32 * MAX_SPLIT_WARPS, 1) {                                                       \
-        attend_splits<dtype, SplitShape<cache, head_dim>>(p);                               \
+#define SPLIT(head_dim, row_tiles, blocks, name, dtype, cache)                              \
+    KERNEL(paged_attention_split_##head_dim##x##row_tiles##_##name, PagedAttentionParams,   \
+           SplitShape<cache, head_dim, row_tiles>::THREADS, blocks) {                       \
+        attend_splits<dtype, SplitShape<cache, head_dim, row_tiles>>(p);                    \
     }
-#define SPLITS(name, dtype, cache) \
-    SPLIT(64, name, dtype, cache)  \
-    SPLIT(96, name, dtype, cache)  \
-    SPLIT(128, name, dtype, cache) \
-    SPLIT(256, name, dtype, cache)
+#define SPLITS(name, dtype, cache)        \
+    SPLIT(64, 1, 4, name, dtype, cache)   \
+    SPLIT(64, 2, 3, name, dtype, cache)   \
+    SPLIT(96, 1, 3, name, dtype, cache)   \
+    SPLIT(96, 2, 2, name, dtype, cache)   \
+    SPLIT(128, 1, 3, name, dtype, cache)  \
+    SPLIT(128, 2, 2, name, dtype, cache)  \
+    SPLIT(256, 1, 3, name, dtype, cache)
 
 SPLITS(bf16, bf16, bf16)
 SPLITS(f16, f16, f16)

@@ -20,7 +20,6 @@ struct PagedAttentionParams {
     int num_seqs;
     int num_heads;
     int num_kv_heads;
-    int group_size;  // query heads of a key head
     int head_dim;
     int block_size;
     int table_width;

@@ -39,7 +39,7 @@ __device__ __forceinline__ void attend_plain(const PagedAttentionParams& p) {
     const int end = row < sequence.num_rows ? sequence.visible_end(row) : 0;
     const int first = sequence.first_key(row, p.window);
     const Scores scores(p);
-    const KeyGroups groups(p, sequence, head / p.group_size);
+    const KeyGroups groups(p, sequence, head / (p.num_heads / p.num_kv_heads));
     // Head dims are multiples of 8: of e4m3 that is 8 bytes.
     constexpr int LEN = sizeof(Cache) == 1 ? 8 : Pack<Cache>::LEN;
     struct alignas(LEN * sizeof(Cache)) Vector {

@@ -54,40 +54,6 @@ struct Rows {
         }
     }
 
-    // The sums of row g or g + 8 times a factor, to where its head begins.
-    template <class Out, bool IS_NARROW>
-    __device__ __forceinline__ void store(Out* to, int half, float factor,
-                                          std::integral_constant<bool, IS_NARROW>) const {
-        const int t = threadIdx.x % 4;
-#pragma unroll
-        for (int n = 0; n < HEAD_DIM / 8; n += IS_NARROW ? 2 : 1) {
-            if constexpr (IS_NARROW) {
-                const float4 x = four(n, half);
-                store_four(to + 8 * n + 4 * t,
-                           {x.x * factor, x.y * factor, x.z * factor, x.w * factor});
-            } else {
-                store_pair(to + 8 * n + 2 * t, sums[n][2 * half] * factor, sums[n][2 * half + 1] * factor);
-            }
-        }
-    }
-
-    static __device__ __forceinline__ void store_pair(float* to, float first, float second) {
-        *reinterpret_cast<float2*>(to) = make_float2(first, second);
-    }
-    template <class Narrow>
-    static __device__ __forceinline__ void store_pair(Narrow* to, float first, float second) {
-        *reinterpret_cast<uint32_t*>(to) = pair_of<Narrow>(first, second);
-    }
-
-    static __device__ __forceinline__ void store_four(float* to, const float4& four) {
-        *reinterpret_cast<float4*>(to) = four;
-    }
-    template <class Narrow>
-    static __device__ __forceinline__ void store_four(Narrow* to, const float4& four) {
-        *reinterpret_cast<uint2*>(to) =
-            make_uint2(pair_of<Narrow>(four.x, four.y), pair_of<Narrow>(four.z, four.w));
-    }
-
     // Of e4m3 values: the sums of row g or g + 8 for the four columns from 8 * tile + 4 t on, where tile
     // is even. It has the even columns, the next tile the odd ones.
     __device__ __forceinline__ float4 four(int tile, int half) const {

@@ -1,12 +1,12 @@
 // Attention of the sequences with few rows: decodes and drafts.
 //
-// Keys are cut into splits at fixed positions; a warp takes one split of one key head, with the query
-// heads and the rows that share it packed into the 16 rows of a tensor-core tile, so that each key and
-// value is read once. It goes through the split's tiles of keys with a pipeline of asynchronous
-// copies; no warp waits for another. The one that arrives last of a key head's splits merges them, in
-// the order of positions.
+// Keys are cut into splits at fixed positions; a block of threads takes one split of one key head,
+// with the query heads and the rows that share it packed into the 16 rows of a tensor-core tile, so
+// that each key and value is read once. Its warps take the split's tiles of 16 keys in turn, each
+// with a pipeline of asynchronous copies of its own: no barrier stands between the start and the
+// merge. The block that arrives last of a key head's splits merges them, in the order of positions.
 //
-// Warps stay and take unit after unit of the work of all sequences, which they count out for
+// Blocks stay and take unit after unit of the work of all sequences, which they count out for
 // themselves: a grid that was chosen for other lengths (a captured graph) costs nothing.
 //
 // Bound: reading keys and values. Of each 2-byte element every query head makes one multiply-add.
@@ -14,14 +14,13 @@
 // the conversions and the sums between lanes the other half and more. On the tensor cores a tile of
 // 16 keys with head_dim 128 (8 KiB) is 32 products of 16 x 8 x 16 and some 250 instructions, for
 // which the memory needs about 440 cycles of a multiprocessor that issues four a cycle: the cores
-// idle, also where 15 of the 16 rows are padding. Bytes in flight: every warp has 32 KiB on the way,
-// 192 KiB a multiprocessor, where 32 KiB hide the latency: what begins and ends a unit, some
-// microseconds of waiting, is hidden by the other warps. An e4m3 cache has half the bytes and 5
-// instructions more for two elements: 320 for a tile, of the 880 that its time allows.
+// idle, also where 15 of the 16 rows are padding. Bytes in flight: every warp has STAGES tiles on the
+// way, 64 KiB a block, where 20 KiB a multiprocessor hide the latency. An e4m3 cache has half the bytes
+// and 5 instructions more for two elements: 320 for a tile, of the 880 that its time allows.
 #pragma once
 #include "rows.cuh"
 
-constexpr int KEYS_PER_SPLIT = 128;
+constexpr int KEYS_PER_SPLIT = 256;
 constexpr int MAX_SPLITS = 64;
 constexpr int MAX_MERGED = MAX_SPLITS + 2;  // a window that begins and ends within splits
 
@@ -41,30 +40,29 @@ struct Splits {
     }
 };
 
-// A block is as many warps as the multiprocessor's shared memory holds, up to these.
-constexpr int MAX_SPLIT_WARPS = 6;
-
-// Storage type of the cache and head dim of one form of the kernel.
-template <class Cache_, int HEAD_DIM_>
+// Storage type of the cache, head dim, packed rows a block (16 each), warps and stages of one form of
+// the kernel.
+template <class Cache_, int HEAD_DIM_, int ROW_TILES_>
 struct SplitShape {
     using Cache = Cache_;
     static constexpr int HEAD_DIM = HEAD_DIM_;
-    static constexpr int ROWS = 16;
-    // Keys at a time; with 32 two chains of products run side by side.
-    static constexpr int KEYS = HEAD_DIM > 128 ? 16 : 32;
-    static constexpr int FITTING = 16 * 1024 / HEAD_DIM / KEYS / sizeof(Cache);  // in 32 KiB
-    static constexpr int STAGES = FITTING < 8 ? FITTING : 8;
+    static constexpr int ROW_TILES = ROW_TILES_;
+    static constexpr int ROWS = 16 * ROW_TILES;
+    static constexpr int WARPS = HEAD_DIM > 128 ? 2 : 4;
+    static constexpr int THREADS = 32 * WARPS;
+    static constexpr int STAGES = 4 / sizeof(Cache);
     static constexpr int PACKS = HEAD_DIM / Pack<Cache>::LEN;
-    static constexpr int COPIES_AT_ONCE = HEAD_DIM > 128 ? 1 : 16;  // addresses of more would spill
     // Elements; with a pack more rows start in different banks.
     static constexpr int STRIDE = HEAD_DIM + Pack<Cache>::LEN;
-    static constexpr int TILE = KEYS * STRIDE;  // of keys or values
-    static constexpr int WARP_BYTES = STAGES * 2 * TILE * sizeof(Cache);
-    static_assert(KEYS_PER_SPLIT % KEYS == 0, "a tile lies in one split");
-    static_assert(ROWS * MAX_MERGED * 4 <= WARP_BYTES, "weights take the place of the stages");
+    static constexpr int TILE = 16 * STRIDE;  // of keys or values
+    static constexpr int WARP_ELEMENTS = STAGES * 2 * TILE;
+    static constexpr int WARP_FLOATS = WARP_ELEMENTS * sizeof(Cache) / 4;
+    static constexpr int SUM_STRIDE = HEAD_DIM + 8;  // floats
+    static constexpr int MERGED_AT_ONCE = HEAD_DIM == 128 && ROW_TILES == 2 ? 2 : 4;  // or it spills
+    static_assert(ROWS * SUM_STRIDE <= WARP_FLOATS, "sums take the place of the stages");
 };
 
-// One row tile of one sequence and key head against one split, by a warp.
+// One row tile of one sequence and key head against one split, by a block.
 template <class T, class Shape>
 struct SplitUnit {
     static constexpr int HEAD_DIM = Shape::HEAD_DIM;
@@ -76,19 +74,21 @@ struct SplitUnit {
     const Splits splits;
     const Scores scores;
     const KeyGroups groups;
-    const int kv_head;
+    const int kv_head, group_size;
     const int split;      // from 0
     const int first_row;  // packed: row of the sequence * group_size + head of the group
     const int num_rows;   // packed, up to Shape::ROWS
     const uint32_t first_partial;
-    const int lane = threadIdx.x % 32;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 
     // Keys, from the first that any row of the tile sees to the last.
     int first_key, end_key;
-    uint32_t key_rows;  // of 32 groups of 8 keys, from a multiple of 256 keys on
+    uint32_t key_rows;  // of group 32 * key_window + lane
+    int key_window = -1;
 
-    uint32_t queries[HEAD_DIM / 16][4];
-    Rows<T, HEAD_DIM> rows[1];
+    uint32_t queries[Shape::ROW_TILES][HEAD_DIM / 16][4];
+    Rows<T, HEAD_DIM> rows[Shape::ROW_TILES];
+    int visible_end[Shape::ROW_TILES][2];
 
     __device__ __forceinline__ SplitUnit(const PagedAttentionParams& p, const Sequence& sequence,
                                          const Splits& splits, int kv_head, int split, int row_tile,
@@ -99,62 +99,71 @@ struct SplitUnit {
           scores(p),
           groups(p, sequence, kv_head),
           kv_head(kv_head),
+          group_size(p.num_heads / p.num_kv_heads),
           split(split),
           first_row(row_tile * Shape::ROWS),
-          num_rows(min(sequence.num_rows * p.group_size - first_row, Shape::ROWS)),
+          num_rows(min(sequence.num_rows * group_size - first_row, Shape::ROWS)),
           first_partial(first_partial) {
         const int start = (splits.first + split) * splits.len;
-        const int last_token = (first_row + num_rows - 1) / p.group_size;
-        first_key = max(start, sequence.first_key(first_row / p.group_size, p.window));
+        const int last_token = (first_row + num_rows - 1) / group_size;
+        first_key = max(start, sequence.first_key(first_row / group_size, p.window));
         end_key = min(start + splits.len, sequence.visible_end(last_token));
     }
 
     // Where a packed row's head begins in q and out.
     __device__ __forceinline__ size_t head_start(int row) const {
         const int packed = first_row + row;
-        const size_t token = sequence.first_row + packed / p.group_size;
+        const size_t token = sequence.first_row + packed / group_size;
         return (token * p.num_heads + head_of(row)) * HEAD_DIM;
     }
 
     __device__ __forceinline__ int head_of(int row) const {
-        return kv_head * p.group_size + (first_row + row) % p.group_size;
+        return kv_head * group_size + (first_row + row) % group_size;
     }
 
     __device__ __forceinline__ void load_queries() {
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const int row = 8 * half + lane / 4;
-            const bool is_there = row < num_rows;
-            const T* q = static_cast<const T*>(p.q) + (is_there ? head_start(row) : 0);
+        for (int tile = 0; tile < Shape::ROW_TILES; tile++) {
 #pragma unroll
-            for (int k = 0; k < HEAD_DIM / 16; k++) {
+            for (int half = 0; half < 2; half++) {
+                const int row = 16 * tile + 8 * half + lane / 4;
+                const bool is_there = row < num_rows;
+                const T* q = static_cast<const T*>(p.q) + (is_there ? head_start(row) : 0);
+                visible_end[tile][half] =
+                    is_there ? sequence.visible_end((first_row + row) / group_size) : 0;
 #pragma unroll
-                for (int right = 0; right < 2; right++) {
-                    // As multiply_keys wants them.
-                    const int column =
-                        IS_NARROW ? 4 * (lane % 4) + 2 * right : 2 * (lane % 4) + 8 * right;
-                    const T* pair = q + 16 * k + column;
-                    queries[k][2 * right + half] =
-                        is_there ? __ldg(reinterpret_cast<const uint32_t*>(pair)) : 0;
+                for (int k = 0; k < HEAD_DIM / 16; k++) {
+#pragma unroll
+                    for (int right = 0; right < 2; right++) {
+                        // As multiply_keys wants them.
+                        const int column = IS_NARROW ? 4 * (lane % 4) + 2 * right
+                                                     : 2 * (lane % 4) + 8 * right;
+                        const T* pair = q + 16 * k + column;
+                        queries[tile][k][2 * right + half] =
+                            is_there ? __ldg(reinterpret_cast<const uint32_t*>(pair)) : 0;
+                    }
                 }
             }
         }
     }
 
-    // Asks for the keys and values of tile `tile`: KEYS keys from that number of times KEYS on. What no
-    // row sees becomes zero: a weight of 0 times whatever lies there may be no number.
+    // Asks for the keys and values of tile `tile` (keys 16 tile to 16 tile + 15 of the sequence). What
+    // no row sees becomes zero: a weight of 0 times whatever lies there may be no number.
     __device__ __forceinline__ void load_tile(int tile, Cache* stage) {
-        constexpr int PACKS = Shape::PACKS, LEN = Pack<Cache>::LEN, GROUPS = Shape::KEYS / 8;
-        if (tile % (32 / GROUPS) == 0 || tile == first_key / Shape::KEYS) {
-            key_rows = groups.row(p, tile * GROUPS / 32 * 32 + lane);
+        if (tile / 16 != key_window) {
+            key_window = tile / 16;
+            key_rows = groups.row(p, 32 * key_window + lane);
         }
-#pragma unroll Shape::COPIES_AT_ONCE
-        for (int i = 0; i < Shape::KEYS * PACKS / 32; i++) {
+        const uint32_t rows[2] = {__shfl_sync(ALL_LANES, key_rows, tile % 16 * 2),
+                                  __shfl_sync(ALL_LANES, key_rows, tile % 16 * 2 + 1)};
+        constexpr int PACKS = Shape::PACKS, LEN = Pack<Cache>::LEN;
+#pragma unroll
+        for (int i = 0; i < PACKS / 2; i++) {
             const int row = (32 * i + lane) / PACKS, pack = (32 * i + lane) % PACKS;
-            const int key = Shape::KEYS * tile + row;
+            const int key = 16 * tile + row;
             const bool is_seen = key >= first_key && key < end_key;
-            const uint32_t first = __shfl_sync(ALL_LANES, key_rows, (tile * GROUPS + row / 8) % 32);
-            const size_t from = static_cast<size_t>(first + row % 8) * HEAD_DIM + LEN * pack;
+            const size_t from =
+                static_cast<size_t>((row < 8 ? rows[0] : rows[1]) + row % 8) * HEAD_DIM + LEN * pack;
             Cache* to = stage + row * Shape::STRIDE + LEN * pack;
             copy_async_16(to, static_cast<const Cache*>(p.key) + from, is_seen);
             copy_async_16(to + Shape::TILE, static_cast<const Cache*>(p.value) + from, is_seen);
@@ -162,55 +171,79 @@ struct SplitUnit {
     }
 
     __device__ __forceinline__ void attend_tile(int tile, const Cache* stage) {
-        float weights[1][Shape::KEYS / 8][4] = {};
+        float weights[Shape::ROW_TILES][2][4] = {};
         multiply_keys<T, HEAD_DIM>(weights, stage, Shape::STRIDE,
-                                   [&](uint32_t (&a)[4], int, int k) {
+                                   [&](uint32_t (&a)[4], int t, int k) {
 #pragma unroll
-                                       for (int i = 0; i < 4; i++) a[i] = queries[k][i];
+                                       for (int i = 0; i < 4; i++) a[i] = queries[t][k][i];
                                    });
-        scores.adapt(weights[0]);
-        // Of rows beyond the last, whatever they see.
-        const bool is_whole = p.window <= 0 && Shape::KEYS * (tile + 1) <=
-                                                   sequence.visible_end(first_row / p.group_size);
-        if (!is_whole) {
-            const int row = first_row + lane / 4;
-            const int ends[2] = {sequence.visible_end(row / p.group_size),
-                                 sequence.visible_end((row + 8) / p.group_size)};
-            mask(weights[0], ends, Shape::KEYS * tile, p.window);
+#pragma unroll
+        for (int t = 0; t < Shape::ROW_TILES; t++) {
+            scores.adapt(weights[t]);
+            mask(weights[t], visible_end[t], 16 * tile, p.window);
+            rows[t].weigh(weights[t], scores.factor);
         }
-        rows[0].weigh(weights[0], scores.factor);
         multiply_values<T, HEAD_DIM>(rows, weights, stage + Shape::TILE, Shape::STRIDE);
     }
 
-    // All tiles of the split that any row sees.
-    __device__ __forceinline__ void attend(unsigned char* shared) {
-        auto* stages = reinterpret_cast<Cache*>(shared);
-        const int end_tile = (end_key + Shape::KEYS - 1) / Shape::KEYS;
-        const auto stage = [&](int tile) { return stages + tile % Shape::STAGES * 2 * Shape::TILE; };
-        int tile = first_key / Shape::KEYS;
-#pragma unroll 1
-        for (int i = tile; i < tile + Shape::STAGES; i++) {
-            if (i < end_tile) load_tile(i, stage(i));
+    // The warp's part of the split: every WARPS-th tile.
+    __device__ __forceinline__ void attend(Cache* stages) {
+        const int end_tile = (end_key + 15) / 16;
+        const int step = Shape::WARPS;
+        // The split's tiles are dealt from its start, whatever a window hides of it.
+        const int start = (splits.first + split) * splits.len / 16 + warp;
+        int tile = start + max(first_key / 16 - start + step - 1, 0) / step * step;
+        int asked = tile;
+#pragma unroll
+        for (int i = 0; i < Shape::STAGES; i++, asked += step) {
+            if (asked < end_tile) load_tile(asked, stages + i * 2 * Shape::TILE);
             commit_copies();
         }
         load_queries();
-        rows[0].clear();
-#pragma unroll 1
-        for (; tile < end_tile; tile++) {
+#pragma unroll
+        for (int t = 0; t < Shape::ROW_TILES; t++) rows[t].clear();
+        int stage = 0;
+        for (; tile < end_tile; tile += step, asked += step) {
             wait_copies<Shape::STAGES - 1>();
             __syncwarp();
-            attend_tile(tile, stage(tile));
+            attend_tile(tile, stages + stage * 2 * Shape::TILE);
             __syncwarp();
-            const int next = tile + Shape::STAGES;
-            if (next < end_tile) load_tile(next, stage(next));
+            if (asked < end_tile) load_tile(asked, stages + stage * 2 * Shape::TILE);
             commit_copies();
+            stage = (stage + 1) % Shape::STAGES;
         }
         wait_copies<0>();
+    }
+
+    // Leaves the warp's sums in its shared memory, `[rows, SUM_STRIDE]`.
+    __device__ __forceinline__ void leave(float* to, float2* softmax) {
         __syncwarp();
+#pragma unroll
+        for (int t = 0; t < Shape::ROW_TILES; t++) {
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                const int row = 16 * t + 8 * half + lane / 4;
+                float* at = to + row * Shape::SUM_STRIDE;
+#pragma unroll
+                for (int n = 0; n < HEAD_DIM / 8; n += IS_NARROW ? 2 : 1) {
+                    if constexpr (IS_NARROW) {
+                        *reinterpret_cast<float4*>(at + 8 * n + 4 * (lane % 4)) =
+                            rows[t].four(n, half);
+                    } else {
+                        *reinterpret_cast<float2*>(at + 8 * n + 2 * (lane % 4)) =
+                            make_float2(rows[t].sums[n][2 * half], rows[t].sums[n][2 * half + 1]);
+                    }
+                }
+                const float sum = rows[t].whole_total(half);
+                if (lane % 4 == 0) {
+                    softmax[row] = make_float2(rows[t].maximum[half] * scores.factor, sum);
+                }
+            }
+        }
     }
 
     __device__ __forceinline__ size_t partial(int row, int split) const {
-        const int token = (first_row + row) / p.group_size;
+        const int token = (first_row + row) / group_size;
         return (first_partial + static_cast<size_t>(token) * splits.count + split) * p.num_heads +
                head_of(row);
     }
@@ -221,95 +254,69 @@ struct SplitUnit {
                                                    pair_of<T>(sum.z * factor, sum.w * factor));
     }
 
-    // The result if there is one split, else a partial.
-    __device__ __forceinline__ void finish() {
-        const std::integral_constant<bool, IS_NARROW> is_narrow;
+    // Adds what the warps left, in their order; the result if there is one split, else a partial.
+    __device__ __forceinline__ void combine(const float* left,
+                                            const float2 (&softmax)[Shape::WARPS][Shape::ROWS]) {
+        for (int i = threadIdx.x; i < num_rows * (HEAD_DIM / 4); i += Shape::THREADS) {
+            const int row = i / (HEAD_DIM / 4), column = i % (HEAD_DIM / 4) * 4;
+            float largest = NEVER;
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const int row = 8 * half + lane / 4;
-            const float largest = rows[0].maximum[half] * scores.factor;
-            const float total = rows[0].whole_total(half);
-            if (row >= num_rows) continue;
-            if (splits.count == 1) {
-                const float factor = out_factor(p, head_of(row), base_of(largest), total);
-                rows[0].store(static_cast<T*>(p.out) + head_start(row), half, factor, is_narrow);
-                continue;
+            for (int w = 0; w < Shape::WARPS; w++) largest = fmaxf(largest, softmax[w][row].x);
+            const float base = base_of(largest);
+            float total = 0.0f;
+            float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll
+            for (int w = 0; w < Shape::WARPS; w++) {
+                const float weight = fast_exp2(softmax[w][row].x - base);
+                total = fmaf(weight, softmax[w][row].y, total);
+                add(sum, weight,
+                    *reinterpret_cast<const float4*>(left + w * Shape::WARP_FLOATS +
+                                                     row * Shape::SUM_STRIDE + column));
             }
-            const size_t at = partial(row, split);
-            if (lane % 4 == 0) p.partial_softmax[at] = make_float2(largest, total);
-            rows[0].store(p.partial_out + at * HEAD_DIM, half, 1.0f, is_narrow);
+            if (splits.count == 1) {
+                store(row, column, sum, out_factor(p, head_of(row), base, total));
+            } else {
+                const size_t at = partial(row, split);
+                *reinterpret_cast<float4*>(p.partial_out + at * HEAD_DIM + column) = sum;
+                if (column == 0) p.partial_softmax[at] = make_float2(largest, total);
+            }
         }
     }
 
     // Merges the partials of all splits, in the order of positions. weights `[rows, MAX_MERGED]`
-    __device__ __forceinline__ void merge(float* weights) {
-        constexpr int AT_ONCE = 4;  // so that enough is asked for at once
-        float factor_of_row = 0.0f;  // of row `lane`
-        // A lane takes the splits whose number from the sequence's start is its own: where a window
-        // begins changes no order.
-        const int own = (lane - splits.first) & 31;
-        const auto part = [&](int row, int s) {
-            return load_shared_by_blocks(p.partial_softmax + partial(row, s));
-        };
-        for (int first_row = 0; first_row < num_rows; first_row += AT_ONCE) {
-            float2 firsts[AT_ONCE];
-#pragma unroll
-            for (int i = 0; i < AT_ONCE; i++) {
-                const int row = min(first_row + i, num_rows - 1);
-                firsts[i] = own < splits.count ? part(row, own) : make_float2(NEVER, 0.0f);
+    __device__ __forceinline__ void merge(float* weights, float (&factors)[Shape::ROWS]) {
+        for (int row = warp; row < num_rows; row += Shape::WARPS) {
+            const float2* softmax = p.partial_softmax;
+            // A lane takes the splits whose number from the sequence's start is its own: where a
+            // window begins changes no order.
+            const int own = (lane - splits.first) & 31;
+            float largest = NEVER;
+            for (int s = own; s < splits.count; s += 32) {
+                largest = fmaxf(largest, load_shared_by_blocks(softmax + partial(row, s)).x);
             }
-#pragma unroll
-            for (int i = 0; i < AT_ONCE; i++) {
-                const int row = min(first_row + i, num_rows - 1);
-                float largest = firsts[i].x;
-                for (int s = own + 32; s < splits.count; s += 32) {
-                    largest = fmaxf(largest, part(row, s).x);
-                }
-                const float base = base_of(warp_reduce(largest, Max()));
-                float total = 0.0f;
-                for (int s = own; s < splits.count; s += 32) {
-                    const float2 one = s == own ? firsts[i] : part(row, s);
-                    const float weight = fast_exp2(one.x - base);
-                    weights[row * MAX_MERGED + s] = weight;
-                    total = fmaf(weight, one.y, total);
-                }
-                total = warp_reduce(total, Sum());
-                if (lane == row) factor_of_row = out_factor(p, head_of(row), base, total);
+            const float base = base_of(warp_reduce(largest, Max()));
+            float total = 0.0f;
+            for (int s = own; s < splits.count; s += 32) {
+                const float2 part = load_shared_by_blocks(softmax + partial(row, s));
+                const float weight = fast_exp2(part.x - base);
+                weights[row * MAX_MERGED + s] = weight;
+                total = fmaf(weight, part.y, total);
             }
+            total = warp_reduce(total, Sum());
+            if (lane == 0) factors[row] = out_factor(p, head_of(row), base, total);
         }
-        __syncwarp();
-        // A place is four columns of a row.
-        constexpr int COLUMNS = HEAD_DIM / 4;
-        const size_t step = static_cast<size_t>(p.num_heads) * HEAD_DIM;
-        const int places = num_rows * COLUMNS;
-        for (int first = 0; first < places; first += 32 * AT_ONCE) {
-            float4 sums[AT_ONCE];
-            const float* from[AT_ONCE];
-            const float* weight[AT_ONCE];
-#pragma unroll
-            for (int i = 0; i < AT_ONCE; i++) {
-                // Beyond the last place it is read again, and not written.
-                const int place = min(first + 32 * i + lane, places - 1);
-                const int row = place / COLUMNS;
-                from[i] = p.partial_out + partial(row, 0) * HEAD_DIM + place % COLUMNS * 4;
-                weight[i] = weights + row * MAX_MERGED;
-                sums[i] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-            }
-#pragma unroll 2
+        __syncthreads();
+        for (int i = threadIdx.x; i < num_rows * (HEAD_DIM / 4); i += Shape::THREADS) {
+            const int row = i / (HEAD_DIM / 4), column = i % (HEAD_DIM / 4) * 4;
+            const float* from = p.partial_out + partial(row, 0) * HEAD_DIM + column;
+            const size_t step = static_cast<size_t>(p.num_heads) * HEAD_DIM;
+            float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll Shape::MERGED_AT_ONCE
             for (int s = 0; s < splits.count; s++) {
-#pragma unroll
-                for (int i = 0; i < AT_ONCE; i++) {
-                    add(sums[i], weight[i][s],
-                        load_shared_by_blocks(reinterpret_cast<const float4*>(from[i] + s * step)));
-                }
+                add(sum, weights[row * MAX_MERGED + s],
+                    load_shared_by_blocks(reinterpret_cast<const float4*>(from + s * step)));
             }
-#pragma unroll
-            for (int i = 0; i < AT_ONCE; i++) {
-                const int place = first + 32 * i + lane;
-                const float factor =
-                    __shfl_sync(ALL_LANES, factor_of_row, min(place, places - 1) / COLUMNS);
-                if (place < places) store(place / COLUMNS, place % COLUMNS * 4, sums[i], factor);
-            }
+            store(row, column, sum, factors[row]);
         }
     }
 
@@ -321,17 +328,17 @@ struct SplitUnit {
     }
 };
 
-// Whether this warp is the last of `count` to arrive. What they all wrote can then be read, past the
+// Whether this block is the last of `count` to arrive. What they all wrote can then be read, past the
 // L1 cache. The counter is left at zero.
 __device__ __forceinline__ bool is_last_to_arrive(uint32_t* arrivals, int count) {
+    SHARED(is_last, bool);
     __threadfence();
-    __syncwarp();
-    int is_last = 0;
-    if (threadIdx.x % 32 == 0) {
+    __syncthreads();
+    if (threadIdx.x == 0) {
         is_last = atomicAdd(arrivals, 1u) == static_cast<uint32_t>(count - 1);
         if (is_last) *arrivals = 0;
     }
-    is_last = __shfl_sync(ALL_LANES, is_last, 0);
+    __syncthreads();
     __threadfence();
     return is_last;
 }
@@ -341,21 +348,22 @@ template <class Shape>
 __device__ __forceinline__ Count split_count(const PagedAttentionParams& p, int index) {
     const Sequence sequence = Sequence::of(p, index);
     if (sequence.num_rows <= 0 || sequence.num_rows > p.split_rows) return {0, 0};
-    const int rows = sequence.num_rows * p.group_size;
+    const int rows = sequence.num_rows * (p.num_heads / p.num_kv_heads);
     const uint32_t splits = Splits::of(p, sequence).count;
     return {(rows + Shape::ROWS - 1) / Shape::ROWS * splits, sequence.num_rows * splits};
 }
 
-// Grid: any number of blocks, best as many as the device holds at once; with the shared memory of their
-// warps.
+// Grid: any number of blocks, best as many as the device holds at once.
 template <class T, class Shape>
 __device__ __forceinline__ void attend_splits(const PagedAttentionParams& p) {
     DYNAMIC_SHARED(shared);
+    SHARED(softmax, float2[Shape::WARPS][Shape::ROWS]);
+    SHARED(factors, float[Shape::ROWS]);
+    auto* stages = reinterpret_cast<typename Shape::Cache*>(shared);
     const int warp = threadIdx.x / 32;
-    unsigned char* const own = shared + warp * Shape::WARP_BYTES;
-    const int max_row_tiles = (p.split_rows * p.group_size + Shape::ROWS - 1) / Shape::ROWS;
-    // Neighbours are other blocks': a little work is spread over the whole device.
-    for (uint32_t item = blockIdx.x + warp * gridDim.x;; item += blockDim.x / 32 * gridDim.x) {
+    const int group_size = p.num_heads / p.num_kv_heads;
+    const int max_row_tiles = (p.split_rows * group_size + Shape::ROWS - 1) / Shape::ROWS;
+    for (uint32_t item = blockIdx.x;; item += gridDim.x) {
         const uint32_t unit = item / p.num_kv_heads;
         const int kv_head = item % p.num_kv_heads;
         const Place place = find_unit(p.num_seqs, unit,
@@ -363,23 +371,26 @@ __device__ __forceinline__ void attend_splits(const PagedAttentionParams& p) {
         if (place.sequence < 0) return;
         const Sequence sequence = Sequence::of(p, place.sequence);
         const Splits splits = Splits::of(p, sequence);
-        const int row_tiles = (sequence.num_rows * p.group_size + Shape::ROWS - 1) / Shape::ROWS;
+        const int row_tiles = (sequence.num_rows * group_size + Shape::ROWS - 1) / Shape::ROWS;
         // Row tiles of the same keys run side by side.
         const int within = unit - place.units_before;
         const int row_tile = within % row_tiles;
         SplitUnit<T, Shape> work(p, sequence, splits, kv_head, within / row_tiles, row_tile,
                                  place.slots_before);
+        auto* const own = stages + warp * Shape::WARP_ELEMENTS;
         work.attend(own);
-        work.finish();
+        work.leave(reinterpret_cast<float*>(own), softmax[warp]);
+        __syncthreads();
+        work.combine(reinterpret_cast<const float*>(stages), softmax);
         if (splits.count > 1) {
             uint32_t* arrivals =
                 p.arrivals +
                 (static_cast<size_t>(sequence.index) * max_row_tiles + row_tile) * p.num_kv_heads +
                 kv_head;
             if (is_last_to_arrive(arrivals, splits.count)) {
-                work.merge(reinterpret_cast<float*>(own));
-                __syncwarp();
+                work.merge(reinterpret_cast<float*>(stages), factors);
             }
         }
+        __syncthreads();
     }
 }

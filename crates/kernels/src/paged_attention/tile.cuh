@@ -193,8 +193,20 @@ struct TileKernel {
                 const size_t head = unit.head_of_all(p, row);
                 const float base = base_of(rows[t].maximum[half] * unit.scores.factor);
                 const float factor = out_factor(p, head % p.num_heads, base, total);
-                rows[t].store(static_cast<T*>(p.out) + head * HEAD_DIM, half, factor,
-                              std::integral_constant<bool, IS_NARROW>());
+                T* to = static_cast<T*>(p.out) + head * HEAD_DIM;
+#pragma unroll
+                for (int n = 0; n < HEAD_DIM / 8; n += IS_NARROW ? 2 : 1) {
+                    if constexpr (IS_NARROW) {
+                        const float4 sums = rows[t].four(n, half);
+                        *reinterpret_cast<uint2*>(to + 8 * n + 4 * (lane % 4)) =
+                            make_uint2(pair_of<T>(sums.x * factor, sums.y * factor),
+                                       pair_of<T>(sums.z * factor, sums.w * factor));
+                    } else {
+                        const float(&sums)[4] = rows[t].sums[n];
+                        *reinterpret_cast<uint32_t*>(to + 8 * n + 2 * (lane % 4)) =
+                            pair_of<T>(sums[2 * half] * factor, sums[2 * half + 1] * factor);
+                    }
+                }
             }
         }
     }
