@@ -16,8 +16,9 @@ use std::collections::hash_map::RandomState;
 use std::future::{Future, pending};
 use std::hash::BuildHasher;
 use std::io::IsTerminal;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
 
@@ -109,12 +110,15 @@ async fn host(
     // The first failure is reason enough; what comes after it is not waited for.
     let (failed, mut failure) = mpsc::channel(1);
     let fail = move |error: anyhow::Error| drop(failed.try_send(error));
-    let loading = app.clone();
+    let engines = Arc::new(Mutex::new(Vec::<EngineHandle>::new()));
+    let (running, ended) = std::sync::mpsc::channel::<()>();
+    let (loading, started) = (app.clone(), Arc::clone(&engines));
     thread::Builder::new().name("load".to_owned()).spawn(move || {
         let mut num_loaded = 0;
         let loaded = load::load(&config, |index, loaded| {
             let choice = &config.models[index];
-            watch(choice.name.clone(), loaded.engine.clone(), fail.clone());
+            watch(choice.name.clone(), loaded.engine.clone(), running.clone(), fail.clone());
+            started.lock().unwrap_or_else(PoisonError::into_inner).push(loaded.engine.clone());
             let (model, of_model) = served(choice, loaded);
             loading.set_model(model);
             files[index].get_or_init(|| of_model);
@@ -137,13 +141,28 @@ async fn host(
         }
     };
     let done = serve(bound, app, end).await;
+    // A GPU's driver ends with the process, and a step that is under way would fail by that.
+    let engines = std::mem::take(&mut *engines.lock().unwrap_or_else(PoisonError::into_inner));
+    engines.iter().for_each(EngineHandle::shutdown);
+    if !engines.is_empty() {
+        let _ = tokio::task::spawn_blocking(move || ended.recv_timeout(LAST_STEP)).await;
+    }
     fault.map_or(done, Err)
 }
 
-/// Waits for the end of an engine, and tells of it if nobody asked for it.
-fn watch(name: String, engine: EngineHandle, fail: impl FnOnce(anyhow::Error) + Send + 'static) {
+/// How long the end of the process waits for the steps under way.
+const LAST_STEP: Duration = Duration::from_secs(2);
+
+/// Waits for the end of an engine, and tells of it if nobody asked for it. Until then it is `running`.
+fn watch(
+    name: String,
+    engine: EngineHandle,
+    running: std::sync::mpsc::Sender<()>,
+    fail: impl FnOnce(anyhow::Error) + Send + 'static,
+) {
     let wait = move || {
         engine.join();
+        drop(running);
         if let Some(fault) = engine.fault() {
             fail(anyhow!("the engine of {name} ended: {fault}"));
         }
