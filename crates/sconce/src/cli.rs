@@ -194,8 +194,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "SCONCE_GPU_MEMORY_UTILIZATION", value_name = "SHARE")]
     pub(crate) gpu_memory_utilization: Option<f64>,
 
-    /// Numbers of sequences whose decode steps are recorded as CUDA graphs [default: a dozen up to
-    /// --max-num-seqs on a GPU]
+    /// Numbers of sequences whose decode steps are recorded as CUDA graphs [default: a dozen on a GPU]
     #[arg(long, env = "SCONCE_CUDAGRAPH_CAPTURE_SIZES", value_delimiter = ',', value_name = "N")]
     pub(crate) cudagraph_capture_sizes: Option<Vec<usize>>,
 
@@ -321,8 +320,7 @@ pub(crate) struct ServeArgs {
     #[arg(default_missing_value = "true")]
     pub(crate) enable_mfu_metrics: Option<bool>,
 
-    /// Ask the device for a step before the one before it has been read, so that it never waits for
-    /// the host; the text stays the same [default: on GPUs]
+    /// Ask for a step before the one before it is read, so that no device waits [default: on GPUs]
     #[arg(long, env = "SCONCE_ASYNC_SCHEDULING", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "true", overrides_with = "no_async_scheduling")]
     pub(crate) async_scheduling: Option<bool>,
@@ -332,8 +330,7 @@ pub(crate) struct ServeArgs {
     #[serde(skip)]
     pub(crate) no_async_scheduling: bool,
 
-    /// On a GPU, too, let no token depend on what else is computed in its step: the same seed gives the
-    /// same text in any batch, for some of the speed. On the CPU it always does
+    /// The same text in any batch on a GPU, too, for some of the speed [default: on the CPU alone]
     #[arg(long, env = "SCONCE_BATCH_INVARIANT", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "true")]
     pub(crate) batch_invariant: Option<bool>,
