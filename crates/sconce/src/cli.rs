@@ -151,8 +151,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "SCONCE_SSL_CA_CERTS", value_name = "FILE")]
     pub(crate) ssl_ca_certs: Option<PathBuf>,
 
-    /// Client certificates: 0 are not asked for, 1 are checked if shown, 2 are required
-    /// [default: 2 with --ssl-ca-certs, else 0]
+    /// Client certificates: 0 not asked for, 1 checked if shown, 2 required [default: 2 with CAs, else 0]
     #[arg(long, env = "SCONCE_SSL_CERT_REQS", value_name = "0|1|2")]
     pub(crate) ssl_cert_reqs: Option<u8>,
 
