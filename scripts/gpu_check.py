@@ -329,6 +329,15 @@ def benchmarks(check):
         check.part(f"roofline-{invariant.replace(' ', '-')}", lambda: roofline(invariant, "--batch-invariant"))
 
 
+def attention(check):
+    """Attention alone, and what it reads of keys and values."""
+    log = check.execute("attention", [HERE / "bin/attention-bench", "cuda"], 120)
+    for line in log.read_text().splitlines():
+        words = line.split()
+        if words[1:4] == ["64", "1", "4096"]:
+            check.figures[f"decode attention, {words[0]} cache, batch 64, context 4096, GB/s"] = float(words[5])
+
+
 def profile(check):
     """Where the time of a step goes: each kernel's time and traffic, of two layers of the large model's shape."""
     ncu = next(iter(glob.glob("/usr/local/cuda*/bin/ncu")), None)
@@ -341,18 +350,13 @@ def profile(check):
     config = json.loads((small / "config.json").read_text())
     (small / "config.json").write_text(json.dumps(dict(config, num_hidden_layers=2)))
     fp8 = ["--quantization", "fp8", "--kv-cache-dtype", "fp8"]
-    # Once all have been read, they decode together.
-    attention = ["-k", "regex:paged_attention_split", "--launch-skip", 100, "--launch-count", 12]
-    for name, batch, prompt, answer, only, more in [
-        ("batch-1", 1, 32, 4, [], []), ("batch-256", 256, 32, 4, [], []), ("batch-256-fp8", 256, 32, 4, [], fp8),
-        ("attention", 64, 4096, 64, attention, []), ("attention-fp8", 64, 4096, 64, attention, fp8),
-    ]:
-        def kernels(name=name, batch=batch, prompt=prompt, answer=answer, only=only, more=more):
+    for name, batch, more in [("batch-1", 1, []), ("batch-256", 256, []), ("batch-256-fp8", 256, fp8)]:
+        def kernels(name=name, batch=batch, more=more):
             metrics = "gpu__time_duration.sum,dram__bytes.sum"
             log = check.execute(f"profile-{name}", [
-                ncu, "--clock-control", "none", "--metrics", metrics, "--csv", "--print-units", "base", *only, SCONCE,
+                ncu, "--clock-control", "none", "--metrics", metrics, "--csv", "--print-units", "base", SCONCE,
                 "bench", "latency", small, "--load-format", "dummy", "--device", "cuda", "--enforce-eager", "--batch-size", batch,
-                "--input-tokens", prompt, "--output-tokens", answer, "--iterations", 1, "--warmup-iterations", 0, *more], 120)
+                "--input-tokens", 32, "--output-tokens", 4, "--iterations", 1, "--warmup-iterations", 0, *more], 120)
             lines = [line for line in log.read_text().splitlines() if line.startswith('"')]
             found = collections.defaultdict(lambda: collections.defaultdict(list))
             for row in csv.DictReader(lines):
@@ -362,12 +366,6 @@ def profile(check):
                 times, moved = values["gpu__time_duration.sum"], values["dram__bytes.sum"]
                 table.append(f"| {kernel} | {grid} | {len(times)} | {sum(times) / len(times) / 1e3:.2f} | {sum(moved) / sum(times):.0f} |")
             (check.out / f"profile-{name}.md").write_text("\n".join(table) + "\n")
-            if only:
-                times = [values["gpu__time_duration.sum"] for values in found.values()]
-                seconds = sum(map(sum, times)) / sum(map(len, times)) / 1e9
-                width = 2 * config["num_key_value_heads"] * config.get("head_dim", config["hidden_size"] // config["num_attention_heads"])
-                read = batch * prompt * width * (1 if more else 2)
-                check.figures[f"decode {name}, batch {batch}, context {prompt}, GB/s of keys and values"] = read / seconds / 1e9
             log.unlink()  # Megabytes; the table says it.
         check.part(f"profile-{name}", kernels)
 
@@ -432,6 +430,7 @@ def main():
     tests(check, "golden-tests", cwd=HERE / "models")
     check.part("equalities", lambda: equalities(check.out))
     check.part("soak", lambda: soak(check.out, args.soak_seconds))
+    check.part("attention", lambda: attention(check))
     profile(check)
     benchmarks(check)
     peers(check)
