@@ -145,10 +145,10 @@ __device__ __forceinline__ Count inclusive_scan(Count count) {
 }
 
 // The sequence that a unit belongs to, where `count(sequence)` says how many units and slots each
-// has. All lanes of a warp call it together: each counts a segment of the sequences, then the lanes
-// share the segment that has the unit.
-template <class F>
-__device__ __forceinline__ Place find_unit(int num_seqs, uint32_t unit, F count) {
+// has, and `unit_of(total)` which one it is, of all. All lanes of a warp call it together: each counts a
+// segment of the sequences, then the lanes share the segment that has the unit.
+template <class U, class F>
+__device__ __forceinline__ Place find_unit(int num_seqs, U unit_of, F count) {
     const int lane = threadIdx.x % 32;
     const int segment_len = (num_seqs + 31) / 32;
     Count mine = {0, 0};
@@ -157,6 +157,7 @@ __device__ __forceinline__ Place find_unit(int num_seqs, uint32_t unit, F count)
         mine = {mine.units + one.units, mine.slots + one.slots};
     }
     Count upto = inclusive_scan(mine);
+    const uint32_t unit = unit_of(__shfl_sync(ALL_LANES, upto.units, 31));
     unsigned found = __ballot_sync(ALL_LANES, upto.units > unit);
     if (found == 0) return {-1, 0, 0};
     int owner = __ffs(found) - 1;

@@ -58,7 +58,10 @@ struct SplitShape {
     static constexpr int WARP_ELEMENTS = STAGES * 2 * TILE;
     static constexpr int WARP_FLOATS = WARP_ELEMENTS * sizeof(Cache) / 4;
     static constexpr int SUM_STRIDE = HEAD_DIM + 8;  // floats
-    static constexpr int MERGED_AT_ONCE = HEAD_DIM == 128 && ROW_TILES == 2 ? 2 : 4;  // or it spills
+    // More would spill.
+    static constexpr bool IS_LARGEST = HEAD_DIM == 128 && ROW_TILES == 2;
+    static constexpr int MERGED_AT_ONCE = IS_LARGEST ? 2 : 4;
+    static constexpr int ASKED_AT_ONCE = IS_LARGEST ? 1 : STAGES;
     static_assert(ROWS * SUM_STRIDE <= WARP_FLOATS, "sums take the place of the stages");
 };
 
@@ -194,7 +197,7 @@ struct SplitUnit {
         const int start = (splits.first + split) * splits.len / 16 + warp;
         int tile = start + max(first_key / 16 - start + step - 1, 0) / step * step;
         int asked = tile;
-#pragma unroll
+#pragma unroll Shape::ASKED_AT_ONCE
         for (int i = 0; i < Shape::STAGES; i++, asked += step) {
             if (asked < end_tile) load_tile(asked, stages + i * 2 * Shape::TILE);
             commit_copies();
@@ -353,44 +356,84 @@ __device__ __forceinline__ Count split_count(const PagedAttentionParams& p, int 
     return {(rows + Shape::ROWS - 1) / Shape::ROWS * splits, sequence.num_rows * splits};
 }
 
+// How far a block is with its items: units of all sequences, each for every key head. A block takes
+// those that follow each other, so that it searches once.
+struct SplitCursor {
+    uint32_t item, end;
+    int sequence, within, kv_head;
+    uint32_t slots_before;
+
+    // The block's first, in the hands of a whole warp.
+    template <class Shape>
+    static __device__ __forceinline__ SplitCursor first(const PagedAttentionParams& p) {
+        uint32_t item = 0, end = 0;
+        const auto unit_of = [&](uint32_t units) {
+            const uint64_t items = static_cast<uint64_t>(units) * p.num_kv_heads;
+            item = items * blockIdx.x / gridDim.x;
+            end = items * (blockIdx.x + 1) / gridDim.x;
+            return item < end ? item / p.num_kv_heads : units;
+        };
+        const Place place = find_unit(p.num_seqs, unit_of,
+                                      [&](int index) { return split_count<Shape>(p, index); });
+        const int within = item / p.num_kv_heads - place.units_before;
+        return {item, end, place.sequence, within, static_cast<int>(item % p.num_kv_heads),
+                place.slots_before};
+    }
+
+    template <class Shape>
+    __device__ __forceinline__ void advance(const PagedAttentionParams& p) {
+        item++;
+        if (++kv_head < p.num_kv_heads) return;
+        kv_head = 0;
+        const Count count = split_count<Shape>(p, sequence);
+        if (++within < static_cast<int>(count.units)) return;
+        within = 0;
+        slots_before += count.slots;
+        do {
+            sequence++;
+        } while (sequence < p.num_seqs && split_count<Shape>(p, sequence).units == 0);
+    }
+};
+
 // Grid: any number of blocks, best as many as the device holds at once.
 template <class T, class Shape>
 __device__ __forceinline__ void attend_splits(const PagedAttentionParams& p) {
     DYNAMIC_SHARED(shared);
     SHARED(softmax, float2[Shape::WARPS][Shape::ROWS]);
     SHARED(factors, float[Shape::ROWS]);
+    SHARED(cursor, SplitCursor);
     auto* stages = reinterpret_cast<typename Shape::Cache*>(shared);
     const int warp = threadIdx.x / 32;
     const int group_size = p.num_heads / p.num_kv_heads;
-    const int max_row_tiles = (p.split_rows * group_size + Shape::ROWS - 1) / Shape::ROWS;
-    for (uint32_t item = blockIdx.x;; item += gridDim.x) {
-        const uint32_t unit = item / p.num_kv_heads;
-        const int kv_head = item % p.num_kv_heads;
-        const Place place = find_unit(p.num_seqs, unit,
-                                      [&](int index) { return split_count<Shape>(p, index); });
-        if (place.sequence < 0) return;
-        const Sequence sequence = Sequence::of(p, place.sequence);
+    if (warp == 0) {
+        const SplitCursor first = SplitCursor::first<Shape>(p);
+        if (threadIdx.x == 0) cursor = first;
+    }
+    __syncthreads();
+    while (cursor.item < cursor.end) {
+        const Sequence sequence = Sequence::of(p, cursor.sequence);
         const Splits splits = Splits::of(p, sequence);
         const int row_tiles = (sequence.num_rows * group_size + Shape::ROWS - 1) / Shape::ROWS;
         // Row tiles of the same keys run side by side.
-        const int within = unit - place.units_before;
-        const int row_tile = within % row_tiles;
-        SplitUnit<T, Shape> work(p, sequence, splits, kv_head, within / row_tiles, row_tile,
-                                 place.slots_before);
+        const int split = cursor.within / row_tiles, row_tile = cursor.within % row_tiles;
+        SplitUnit<T, Shape> work(p, sequence, splits, cursor.kv_head, split, row_tile,
+                                 cursor.slots_before);
         auto* const own = stages + warp * Shape::WARP_ELEMENTS;
         work.attend(own);
         work.leave(reinterpret_cast<float*>(own), softmax[warp]);
         __syncthreads();
         work.combine(reinterpret_cast<const float*>(stages), softmax);
         if (splits.count > 1) {
+            const int max_row_tiles = (p.split_rows * group_size + Shape::ROWS - 1) / Shape::ROWS;
             uint32_t* arrivals =
                 p.arrivals +
-                (static_cast<size_t>(sequence.index) * max_row_tiles + row_tile) * p.num_kv_heads +
-                kv_head;
+                (static_cast<size_t>(cursor.sequence) * max_row_tiles + row_tile) * p.num_kv_heads +
+                cursor.kv_head;
             if (is_last_to_arrive(arrivals, splits.count)) {
                 work.merge(reinterpret_cast<float*>(stages), factors);
             }
         }
+        if (threadIdx.x == 0) cursor.advance<Shape>(p);
         __syncthreads();
     }
 }

@@ -225,7 +225,7 @@ __device__ __forceinline__ void attend_tiles(const PagedAttentionParams& p) {
         return {static_cast<uint32_t>((rows * group_size + Shape::ROWS - 1) / Shape::ROWS), 0};
     };
     const uint32_t index = blockIdx.x / p.num_kv_heads;
-    const Place place = find_unit(p.num_seqs, index, tiles);
+    const Place place = find_unit(p.num_seqs, [&](uint32_t) { return index; }, tiles);
     if (place.sequence < 0) return;
     const Sequence sequence = Sequence::of(p, place.sequence);
     const int row_tile = tiles(place.sequence).units - 1 - (index - place.units_before);
