@@ -99,7 +99,8 @@ impl Bench<'_> {
             .collect::<Result<Vec<_>>>()?;
         let q = self.normal(&[seqs * rows, self.num_heads, HEAD_DIM])?;
         // Blocks in no order: a step that shares no factor with their number passes through all.
-        let step = (num_blocks / 2..num_blocks).find(|step| gcd(*step, num_blocks) == 1).unwrap_or(1);
+        let step =
+            (num_blocks / 2..num_blocks).find(|step| gcd(*step, num_blocks) == 1).unwrap_or(1);
         let table = (0..num_blocks).map(|i| (i * step % num_blocks) as u32);
         let extents = Extents::of(std::iter::repeat_n((rows, context), seqs));
         let workspace = Workspace::new(self.device, &extents, (seqs, self.num_heads, HEAD_DIM))?;

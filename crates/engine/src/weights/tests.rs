@@ -10,7 +10,8 @@ use safetensors::{Dtype, serialize};
 
 use kernels::linear::Matrix;
 
-use super::{CHUNK, Progress, Weights};
+use super::dummy::Dummy;
+use super::{CHUNK, Part, Progress, Source, Weights, fill};
 
 const CPU: &Device = &Device::Cpu;
 
@@ -168,6 +169,28 @@ fn shards_concatenated_are_the_whole() {
             &message(weights.tensor_sharded("s", &[6, 4, 9], 1, 0, 3)),
             &["`s`", "dimension 1", "3 ranks"],
         );
+    }
+}
+
+/// As a GPU's tensors are read: from the first element to the last, cut anywhere.
+#[test]
+fn pieces_are_the_whole() {
+    let source = Source::Dummy(Dummy { seed: 3 });
+    let parts = [
+        Part::whole("a", &[3, 50]),
+        Part::shard("b", &[4, 6, 10], 1, 1, 2),
+        Part::whole("c", &[7]),
+    ];
+    let sources: Vec<_> = parts.iter().map(|part| source.tensor::<f32>(part).unwrap()).collect();
+    let mut whole = vec![f32::NAN; 150 + 120 + 7];
+    fill(&parts, &sources, 0, &mut whole);
+    assert!(whole.iter().all(|x| !x.is_nan()));
+    for len in [1, 7, 64, 160, 1000] {
+        let mut pieces = vec![f32::NAN; whole.len()];
+        for (i, piece) in pieces.chunks_mut(len).enumerate() {
+            fill(&parts, &sources, i * len, piece);
+        }
+        assert_eq!(pieces, whole, "in pieces of {len}");
     }
 }
 
