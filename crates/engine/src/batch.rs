@@ -248,8 +248,8 @@ impl BatchLists {
         let rows = self.q_starts.windows(2).map(|ends| (ends[1] - ends[0]) as usize);
         let contexts = self.context_lens.iter().map(|len| *len as usize);
         let extents = Extents::of(rows.zip(contexts));
-        let extents = if is_batch_invariant { extents.in_tiles() } else { extents };
-        self.divide(&upload(&self.words(), device)?, extents, workspace)
+        let words = upload(&self.words(), device)?;
+        self.divide(&words, extents, workspace, is_batch_invariant)
     }
 
     /// The batch in a tensor that has, or will have, the [words](Self::words) of lists of these lengths,
@@ -259,7 +259,9 @@ impl BatchLists {
         words: &Tensor,
         extents: Extents,
         workspace: Option<&Arc<Workspace>>,
+        is_batch_invariant: bool,
     ) -> Result<ForwardBatch> {
+        let extents = if is_batch_invariant { extents.in_tiles() } else { extents };
         let mut start = 0;
         let mut next = |len| {
             start += len;

@@ -73,8 +73,8 @@ impl DecodeGraphs {
             let words = upload(&padding.words(), device)?;
             let extents = Extents::of(std::iter::repeat_n((1, max_model_len), num_seqs));
             let is_batch_invariant = resident.config.batch_invariant;
-            let extents = if is_batch_invariant { extents.in_tiles() } else { extents };
-            let batch = padding.divide(&words, extents, resident.workspace())?;
+            let batch =
+                padding.divide(&words, extents, resident.workspace(), is_batch_invariant)?;
             let graph = Graph::record(device, || forward(resident, &batch, &logits))?;
             graphs.push(DecodeGraph { num_seqs, words, batch, graph });
         }

@@ -183,14 +183,12 @@ pub(crate) fn tensor_address(tensor: &Tensor, name: &str) -> Result<u64> {
     }
 }
 
-/// An output that nobody wrote yet, and its address. One without elements has memory, too: the driver
-/// gives no less than a byte.
+/// An output that nobody wrote yet, and its address.
 pub(crate) fn allocate(
     device: &CudaDevice,
     dtype: DType,
     len: usize,
 ) -> Result<(CudaStorage, u64)> {
-    let len = len.max(1);
     // SAFETY: every kernel writes all of its output.
     let storage = unsafe {
         match dtype {

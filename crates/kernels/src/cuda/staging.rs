@@ -1,11 +1,9 @@
 //! Tensors made on the host, piece by piece: while one piece is copied the next is written.
 
-use std::collections::VecDeque;
-
 use candle_core::cuda_backend::cudarc::driver::{CudaEvent, DeviceRepr, PinnedHostSlice};
 use candle_core::cuda_backend::{CudaDType, WrapErr};
 use candle_core::op::BackpropOp;
-use candle_core::{CudaDevice, CudaStorage, Result, Storage, Tensor, bail};
+use candle_core::{CudaDevice, CudaStorage, Result, Storage, Tensor};
 
 /// Large enough for the bus' full rate, small enough that the first copy begins soon.
 const PIECE_BYTES: usize = 32 << 20;
@@ -17,8 +15,9 @@ const CACHED: u32 = 0;
 /// Memory of the host that the device reads by itself. Freed when dropped.
 pub(crate) struct Staging {
     device: CudaDevice,
-    /// That whose copy was asked for first in front.
-    pieces: VecDeque<Piece>,
+    pieces: [Piece; NUM_PIECES],
+    /// The piece whose copy was asked for first.
+    next: usize,
 }
 
 impl std::fmt::Debug for Staging {
@@ -43,10 +42,18 @@ impl Piece {
     }
 }
 
+impl Drop for Piece {
+    fn drop(&mut self) {
+        // The memory is freed behind this, and the last copy may be under way; a fault of the device
+        // is told by whatever is asked of it next.
+        let _ = self.copied.synchronize();
+    }
+}
+
 impl Staging {
     pub(crate) fn new(device: &CudaDevice) -> Result<Self> {
-        let pieces = (0..NUM_PIECES).map(|_| Piece::new(device)).collect::<Result<_>>()?;
-        Ok(Self { device: device.clone(), pieces })
+        let pieces = [Piece::new(device)?, Piece::new(device)?];
+        Ok(Self { device: device.clone(), pieces, next: 0 })
     }
 
     /// As [`crate::device::Staging::tensor`].
@@ -61,7 +68,8 @@ impl Staging {
         let mut elements = unsafe { self.device.alloc::<T>(len)? };
         let mut first = 0;
         while first < len {
-            let Some(piece) = self.pieces.front_mut() else { bail!("there are no pieces") };
+            let piece = &mut self.pieces[self.next];
+            self.next = (self.next + 1) % NUM_PIECES;
             piece.copied.synchronize().w()?;
             let end = len.min(first + PIECE_BYTES / size_of::<T>());
             let bytes = piece.memory.as_mut_slice().w()?;
@@ -73,7 +81,6 @@ impl Staging {
             fill(first, host);
             stream.memcpy_htod(&*host, &mut elements.slice_mut(first..end)).w()?;
             piece.copied.record(&stream).w()?;
-            self.pieces.rotate_left(1);
             first = end;
         }
         let storage = CudaStorage::wrap_cuda_slice(elements, self.device.clone());

@@ -1,0 +1,169 @@
+//! Plans of known shapes, and what does not fit.
+
+use super::*;
+use crate::config::EngineOptions;
+
+const GIB: usize = 1 << 30;
+
+/// Qwen3-0.6B.
+fn spec() -> ModelSpec {
+    ModelSpec {
+        architecture: "Qwen3ForCausalLM".into(),
+        num_layers: 28,
+        num_heads: 16,
+        num_kv_heads: 8,
+        head_dim: 128,
+        hidden_size: 1024,
+        intermediate_size: 3072,
+        vocab_size: 151_936,
+        max_position_embeddings: 40_960,
+        num_parameters: 596_049_920,
+        num_gathered: 0,
+        dtype: DType::BF16,
+        is_fp8: false,
+    }
+}
+
+fn plan(options: &EngineOptions, available: usize) -> Result<MemoryPlan, OptionError> {
+    let config = EngineConfig::resolve(options, &spec()).unwrap();
+    let plan = MemoryPlan::compute(&spec(), &config, available);
+    plan.check().map(|()| plan)
+}
+
+#[test]
+fn sizes_follow_from_the_shapes() {
+    let plan = plan(&EngineOptions::default(), 64 * GIB).unwrap();
+    assert_eq!(plan.weight_bytes, 596_049_920 * 2);
+    assert_eq!(plan.block_bytes, 16 * 2 * 28 * 8 * 128 * 2);
+    assert_eq!(plan.logits_bytes, 64 * 151_936 * 4);
+    // 4 hidden through the layer, then 4 hidden and 3 intermediate in the MLP.
+    assert_eq!(plan.activation_bytes, 512 * (8 * 1024 + 3 * 3072) * 2);
+    assert_eq!(plan.total_bytes(), plan.fixed_bytes() + plan.kv_bytes());
+}
+
+#[test]
+fn fp8_takes_a_byte_a_number() {
+    let wide = plan(&EngineOptions::default(), 64 * GIB).unwrap();
+    let options = EngineOptions {
+        quantization: Some(crate::Quantization::Fp8),
+        kv_cache_dtype: Some(DType::F8E4M3),
+        ..EngineOptions::default()
+    };
+    let narrow = plan(&options, 64 * GIB).unwrap();
+    assert_eq!(narrow.block_bytes, wide.block_bytes / 2);
+    // All but the embedding, the norms of the layers and of their heads, and the last one.
+    let others = 151_936 * 1024 + 28 * (2 * 1024 + 2 * 128) + 1024;
+    let scales = 28 * (4096 + 1024 + 6144 + 1024) * 4;
+    let linears = 596_049_920 - others;
+    assert_eq!(narrow.weight_bytes, wide.weight_bytes - linears + scales);
+    assert_eq!(narrow.activation_bytes, wide.activation_bytes);
+    let text = narrow.to_string();
+    assert!(text.contains(" M parameters, bf16, linear layers in fp8\n"), "{text}");
+    assert!(text.contains(" blocks of 16, fp8 "), "{text}");
+    let on_gpu = |options| EngineOptions { on_gpu: true, ..options };
+    let wide = plan(&on_gpu(EngineOptions::default()), 64 * GIB).unwrap();
+    let narrow = plan(&on_gpu(options), 64 * GIB).unwrap();
+    assert_eq!(narrow.activation_bytes, wide.activation_bytes + 8192 * (3072 + 4));
+    let checkpoint = ModelSpec { is_fp8: true, ..spec() };
+    let config = EngineConfig::resolve(&EngineOptions::default(), &checkpoint).unwrap();
+    let as_stored = MemoryPlan::compute(&checkpoint, &config, 64 * GIB);
+    assert_eq!(as_stored.weight_bytes, narrow.weight_bytes);
+}
+
+#[test]
+fn the_cache_takes_4_gib_or_half_of_what_remains_and_no_more_than_it_needs() {
+    let most = |options: &EngineOptions, available| plan(options, available).unwrap().num_blocks;
+    let short = EngineOptions { max_model_len: Some(8192), ..EngineOptions::default() };
+    assert_eq!(most(&short, 64 * GIB), 4 * GIB / (16 * 114_688));
+    let half = plan(&short, 5 * GIB).unwrap();
+    let remaining = half.available_bytes - half.fixed_bytes();
+    assert!(half.kv_bytes() <= remaining / 2);
+    assert!(half.kv_bytes() > remaining / 2 - remaining / 50);
+    let few = EngineOptions {
+        max_num_seqs: Some(4),
+        max_model_len: Some(1000),
+        ..EngineOptions::default()
+    };
+    assert_eq!(most(&few, 64 * GIB), 4 * 63, "four sequences of 63 blocks");
+    // One sequence of full length needs 4.4 GiB: more than 4 GiB and than half of what 8 GiB leave.
+    for available in [8 * GIB, 64 * GIB] {
+        assert_eq!(most(&EngineOptions::default(), available), 40_960 / 16);
+    }
+    let given = EngineOptions { kv_cache_memory_bytes: Some(5 * GIB), ..Default::default() };
+    assert_eq!(most(&given, 64 * GIB), 5 * GIB / (16 * 114_688));
+    let blocks = EngineOptions { num_gpu_blocks_override: Some(3000), ..Default::default() };
+    assert_eq!(most(&blocks, 64 * GIB), 3000);
+}
+
+#[test]
+fn what_does_not_fit_is_refused_with_the_flag_to_change() {
+    let none = EngineOptions::default;
+    let bytes = |bytes| EngineOptions { kv_cache_memory_bytes: Some(bytes), ..none() };
+    let blocks = |blocks| EngineOptions { num_gpu_blocks_override: Some(blocks), ..none() };
+    let cases = [
+        (none(), GIB, "before any KV cache but 1.00 GiB are available"),
+        (none(), 3 * GIB, "lower --max-model-len to"),
+        (bytes(GIB), 64 * GIB, "raise --kv-cache-memory-bytes"),
+        (blocks(100), 64 * GIB, "holds 1600 tokens"),
+        (bytes(80 * GIB), 64 * GIB, "the KV cache would take 80.00 GiB"),
+        (EngineOptions { on_gpu: true, ..none() }, 6 * GIB, "or raise --gpu-memory-utilization"),
+    ];
+    for (options, available, needle) in cases {
+        let message = plan(&options, available).unwrap_err().to_string();
+        assert!(message.contains(needle), "{message} does not say {needle}");
+    }
+}
+
+#[test]
+fn an_encoder_has_no_cache_and_reads_whole_prompts() {
+    let encoder = ModelSpec { num_layers: 0, max_position_embeddings: 512, ..spec() };
+    let options = EngineOptions { pooling: Some(crate::Pooling::Cls), ..Default::default() };
+    let config = EngineConfig::resolve(&options, &encoder).unwrap();
+    assert!(!config.enable_prefix_caching);
+    let plan = MemoryPlan::compute(&encoder, &config, 64 * GIB);
+    plan.check().unwrap();
+    assert_eq!((plan.kv_bytes(), plan.num_blocks), (0, 64 * 32));
+    // The budget of a step, and a prompt that was dealt out before it is read.
+    assert_eq!(plan.activation_bytes, (512 + 512) * (8 * 1024 + 3 * 3072) * 2);
+    let text = plan.to_string();
+    assert!(text.ends_with("prompts of up to 512 tokens, read whole"), "{text}");
+}
+
+#[test]
+fn a_draft_model_is_planned_for() {
+    let short = EngineOptions { max_model_len: Some(8192), ..EngineOptions::default() };
+    let plan = plan(&short, 64 * GIB).unwrap();
+    let (fixed, block_bytes) = (plan.fixed_bytes(), plan.block_bytes);
+    let draft = ModelSpec { num_layers: 7, num_parameters: 1000, ..spec() };
+    let with = plan.clone().with_draft(&spec(), &draft).unwrap();
+    assert_eq!(with.block_bytes, block_bytes + block_bytes / 4);
+    assert!(with.fixed_bytes() > fixed + 2000 && with.num_blocks < plan.num_blocks);
+    let on_gpu = |cudagraph_capture_sizes| {
+        let options = EngineOptions { on_gpu: true, cudagraph_capture_sizes, ..short.clone() };
+        let config = EngineConfig::resolve(&options, &spec()).unwrap();
+        let plan = MemoryPlan::compute(&spec(), &config, 64 * GIB);
+        plan.with_draft(&spec(), &draft).unwrap().draft_bytes
+    };
+    assert_eq!(on_gpu(None), on_gpu(Some(Vec::new())), "only the model's steps are recorded");
+    let refusal = |draft| plan.clone().with_draft(&spec(), &draft).unwrap_err().to_string();
+    let short = ModelSpec { max_position_embeddings: 512, ..spec() };
+    assert!(refusal(short).contains("--draft-model: it is made for contexts of 512 tokens"));
+    let other = ModelSpec { vocab_size: 7, ..spec() };
+    assert!(refusal(other).contains("--draft-model: its vocabulary has 7 tokens"));
+}
+
+#[test]
+fn the_table_is_readable() {
+    let options = EngineOptions { max_model_len: Some(4096), ..EngineOptions::default() };
+    let table = plan(&options, 24 * GIB).unwrap().to_string();
+    for line in [
+        "Qwen3ForCausalLM, 596.0 M parameters, bf16",
+        "  weights                                         1.11 GiB",
+        "  logits, 64 rows                                 37.1 MiB",
+        "  available                                      24.00 GiB",
+        "112.0 KiB each",
+        "sequences of 4096 tokens at once",
+    ] {
+        assert!(table.contains(line), "{table}\ndoes not have {line:?}");
+    }
+}
