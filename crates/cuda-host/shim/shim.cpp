@@ -11,6 +11,7 @@
 #include <ucontext.h>
 #include <unistd.h>
 
+#include <memory>
 #include <mutex>
 #include <vector>
 
@@ -83,8 +84,11 @@ struct Launch {
     sigjmp_buf abort;
 };
 
-// A system thread's fibers and shared memory, kept from launch to launch.
+// A system thread's fibers and shared memory, kept from launch to launch and freed when it ends.
 struct Machine {
+    Machine();
+    ~Machine();
+    Machine(const Machine&) = delete;
     Fiber* fibers = nullptr;
     unsigned char* stacks = nullptr;
     unsigned char* shared = nullptr;   // dynamic: ends at a guard page
@@ -100,20 +104,28 @@ struct Machine {
 };
 
 __thread Machine* machine = nullptr;
+thread_local std::unique_ptr<Machine> owner;  // of `machine`
 shim::Kernel* kernels = nullptr;
 struct sigaction old_actions[32];
 
 size_t page() { return size_t(sysconf(_SC_PAGESIZE)); }
 
+size_t whole_pages(size_t size) { return (size + page() - 1) / page() * page(); }
+
 // `size` bytes between guard pages.
 unsigned char* map(size_t size) {
-    size_t pages = (size + page() - 1) / page() * page();
+    size_t pages = whole_pages(size);
     void* base = mmap(nullptr, pages + 2 * page(), PROT_NONE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (base == MAP_FAILED) abort();
     unsigned char* start = static_cast<unsigned char*>(base) + page();
     if (mprotect(start, pages, PROT_READ | PROT_WRITE) != 0) abort();
     return start;
+}
+
+// What `map` gave for `size` bytes.
+void unmap(unsigned char* start, size_t size) {
+    munmap(start - page(), whole_pages(size) + 2 * page());
 }
 
 void fiber_main() {
@@ -126,7 +138,6 @@ void fiber_main() {
 }
 
 void start_fibers(Machine* m) {
-    if (!m->stacks) m->stacks = map(STACK_SIZE * MAX_THREADS);
     delete[] m->fibers;
     m->fibers = new Fiber[MAX_THREADS];
     for (unsigned i = 0; i < MAX_THREADS; i++) {
@@ -139,6 +150,18 @@ void start_fibers(Machine* m) {
         m->fibers[i].start.uc_link = nullptr;
         makecontext(&m->fibers[i].start, fiber_main, 0);
     }
+}
+
+Machine::Machine() : stacks(map(STACK_SIZE * MAX_THREADS)), statics(map(2 * MAX_SHARED)) {
+    // Dynamic memory ends where the guard page starts.
+    shared = map(MAX_SHARED) + whole_pages(MAX_SHARED) - MAX_SHARED;
+}
+
+Machine::~Machine() {
+    unmap(stacks, STACK_SIZE * MAX_THREADS);
+    unmap(statics, 2 * MAX_SHARED);
+    unmap(shared + MAX_SHARED - whole_pages(MAX_SHARED), MAX_SHARED);
+    delete[] fibers;
 }
 
 // Runs a fiber until it waits or is done.
@@ -437,11 +460,8 @@ int sconce_launch(const char* name, const unsigned* grid, const unsigned* block,
 
     catch_signals();
     if (!machine) {
-        machine = new Machine;
-        machine->shared = map(MAX_SHARED);
-        // Dynamic memory ends where the guard page starts.
-        machine->shared += (MAX_SHARED + page() - 1) / page() * page() - MAX_SHARED;
-        machine->statics = map(2 * MAX_SHARED);
+        owner = std::make_unique<Machine>();
+        machine = owner.get();
         start_fibers(machine);
     }
     Machine* m = machine;

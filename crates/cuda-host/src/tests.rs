@@ -50,6 +50,20 @@ fn sound_kernels_run() {
     }
 }
 
+/// A process may have some 65,000 mappings, and the stacks of a thread's fibers are 2,000.
+#[test]
+fn a_thread_that_ends_leaves_no_memory() {
+    let num_mappings =
+        || std::fs::read_to_string("/proc/self/maps").expect("Linux").lines().count();
+    let before = num_mappings();
+    for _ in 0..16 {
+        std::thread::spawn(|| run("copy_u32").expect("it is sound")).join().expect("it ends");
+    }
+    let after = num_mappings();
+    // Other tests have threads of theirs meanwhile.
+    assert!(after < before + 16_000, "{before} mappings became {after}");
+}
+
 #[test]
 fn accesses_outside_a_buffer_are_named() {
     let error = error_of("reads_behind");
