@@ -7,7 +7,8 @@
 use benches::median_seconds;
 use candle_core::{DType, Device, Result, Tensor};
 use engine::ceilings::Ceilings;
-use kernels::{linear::Matrix, pool};
+use kernels::linear::{Integers, Matrix};
+use kernels::pool;
 use std::hint::black_box;
 use std::io::Write;
 use std::time::Duration;
@@ -19,6 +20,13 @@ const SHAPES: [(&str, usize, usize); 5] = [
     ("gate_up", 6144, 1024),
     ("down", 1024, 3072),
     ("lm_head", 151_936, 1024),
+];
+/// Of weights; inputs have the dtype.
+const FORMS: [(&str, DType, Option<Integers>); 4] = [
+    ("f32", DType::F32, None),
+    ("bf16", DType::BF16, None),
+    ("int8", DType::BF16, Some(Integers::Int8)),
+    ("int4", DType::BF16, Some(Integers::Int4)),
 ];
 const ROWS: [usize; 5] = [1, 4, 16, 32, 512];
 
@@ -34,7 +42,7 @@ fn main() -> Result<()> {
         words.iter().any(|w| w == name) || !words.iter().any(|w| names.contains(&w.as_str()))
     };
     let mut out = std::io::stdout().lock();
-    let roof = Ceilings::measure(&Device::Cpu, DType::F32)?.bytes_per_second;
+    let roof = Ceilings::measure(&Device::Cpu, DType::F32, None)?.bytes_per_second;
     writeln!(out, "sconce, {} threads, median of runs within {BUDGET:?}", pool::num_threads())?;
     writeln!(out, "streaming read of memory: {:.1} GB/s", roof / 1e9)?;
     writeln!(
@@ -42,15 +50,19 @@ fn main() -> Result<()> {
         "{:<6}{:<9}{:>5}{:>10}{:>8}{:>9}{:>8}",
         "dtype", "shape", "rows", "ms", "GB/s", "GFLOP/s", "of roof"
     )?;
-    for dtype in [DType::F32, DType::BF16] {
+    for (form, dtype, integers) in FORMS {
         for (name, num_out, num_in) in SHAPES {
-            if !wanted(&["f32", "bf16"], dtype.as_str()) || !wanted(&SHAPES.map(|s| s.0), name) {
+            if !wanted(&FORMS.map(|form| form.0), form) || !wanted(&SHAPES.map(|s| s.0), name) {
                 continue;
             }
-            let bytes = num_out * num_in * dtype.size_in_bytes();
-            let weights = (0..COLD_BYTES.div_ceil(bytes))
-                .map(|_| Matrix::new(&normal(num_out, num_in, dtype)?))
-                .collect::<Result<Vec<_>>>()?;
+            let weight = || -> Result<Matrix> {
+                let weight = normal(num_out, num_in, dtype)?;
+                integers.map_or_else(|| Matrix::new(&weight), |kind| Matrix::rounded(&weight, kind))
+            };
+            let first = weight()?;
+            let bytes = first.size_in_bytes();
+            let others = (1..COLD_BYTES.div_ceil(bytes)).map(|_| weight());
+            let weights = std::iter::once(Ok(first)).chain(others).collect::<Result<Vec<_>>>()?;
             for rows in ROWS {
                 // Logits are computed for the last row of a sequence only.
                 let all_rows = ["1", "4", "16", "32", "512"];
@@ -67,8 +79,7 @@ fn main() -> Result<()> {
                 let flops = 2.0 * (rows * num_out * num_in) as f64 / seconds;
                 writeln!(
                     out,
-                    "{:<6}{name:<9}{rows:>5}{:>10.3}{:>8.1}{:>9.0}{:>7.0}%",
-                    dtype.as_str(),
+                    "{form:<6}{name:<9}{rows:>5}{:>10.3}{:>8.1}{:>9.0}{:>7.0}%",
                     seconds * 1e3,
                     rate / 1e9,
                     flops / 1e9,

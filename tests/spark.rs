@@ -86,12 +86,14 @@ fn it_chats() {
 }
 
 #[test]
-fn it_calculates_in_fp8() {
-    let server = Server::start(&["--quantization", "fp8", "--kv-cache-dtype", "fp8"]);
-    let question = json!([{"role": "user", "content": "What is 17 + 25?"}]);
-    let body = json!({"messages": question, "temperature": 0});
-    let found = server.ok("/v1/chat/completions", &body);
-    assert_eq!(found["choices"][0]["message"]["content"], "17 + 25 = 42.");
+fn it_calculates_with_quantized_weights() {
+    for flags in [&["fp8", "--kv-cache-dtype", "fp8"][..], &["int8"], &["int4"]] {
+        let server = Server::start(&[&["--quantization"], flags].concat());
+        let question = json!([{"role": "user", "content": "What is 17 + 25?"}]);
+        let body = json!({"messages": question, "temperature": 0});
+        let found = server.ok("/v1/chat/completions", &body);
+        assert_eq!(found["choices"][0]["message"]["content"], "17 + 25 = 42.", "{flags:?}");
+    }
 }
 
 /// The ids of an answer that thinks first, with `extra` fields.

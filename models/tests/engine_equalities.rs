@@ -66,7 +66,7 @@ fn start(golden: &Path, dtype: DType, options: &EngineOptions) -> EngineHandle {
     let plan = MemoryPlan::compute(&spec, &config, 4 << 30);
     let device = Device::Cpu;
     let weights = Weights::open(golden, &device, dtype).unwrap();
-    let mut weights = weights.with_linear_dtype(config.linear_dtype(&spec));
+    let mut weights = weights.with_quantization(config.quantization_of(&spec));
     let model = (row.load)(&json, &mut weights, config.max_model_len).unwrap();
     Engine::start(model, &spec, &plan, &device, &[2]).unwrap()
 }
@@ -238,6 +238,20 @@ fn fp8_in_chunks_and_from_the_cache_equals_whole() {
         ..roomy()
     };
     assert_equal(&options, |stats| stats.cached_prompt_tokens > 100);
+}
+
+/// A row's sums of integers do not depend on its batch either.
+#[test]
+fn integers_in_chunks_and_from_the_cache_equal_whole() {
+    for quantization in [Quantization::Int8, Quantization::Int4] {
+        let options = EngineOptions {
+            quantization: Some(quantization),
+            max_num_batched_tokens: Some(7),
+            enable_prefix_caching: Some(true),
+            ..roomy()
+        };
+        assert_equal(&options, |stats| stats.cached_prompt_tokens > 100);
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use engine::Quantization;
 use engine::architecture::Architecture;
 use engine::model::ModelSpec;
 use engine::weights::Weights;
@@ -26,6 +27,9 @@ const BF16_TOLERANCE: f32 = 1.25;
 
 /// The same of linear layers and a cache in e4m3, which has four bits fewer.
 const FP8_TOLERANCE: f32 = 16.0;
+/// And of linear layers in integers, which have 8 bits or 4 to bf16's 8.
+const INTEGER_TOLERANCES: [(Quantization, f32); 2] =
+    [(Quantization::Int8, 6.0), (Quantization::Int4, 40.0)];
 
 #[derive(Deserialize)]
 struct Expected {
@@ -87,8 +91,18 @@ impl Golden {
 
     /// With linear layers in e4m3, from some folder.
     fn load_fp8(&self, folder: &Path, dtype: DType, cache_dtype: DType) -> Paged {
+        self.load_quantized(Quantization::Fp8, folder, dtype, cache_dtype)
+    }
+
+    fn load_quantized(
+        &self,
+        quantization: Quantization,
+        folder: &Path,
+        dtype: DType,
+        cache_dtype: DType,
+    ) -> Paged {
         let weights = Weights::open(folder, &device(), dtype).unwrap();
-        let mut weights = weights.with_linear_dtype(DType::F8E4M3);
+        let mut weights = weights.with_quantization(Some(quantization));
         let model = (self.row.load)(&self.config, &mut weights, MAX_MODEL_LEN).unwrap();
         assert_eq!(weights.unused(), [""; 0], "{}", self.name());
         assert_eq!(weights.num_parameters(), self.spec().num_parameters, "{}", self.name());
@@ -201,6 +215,28 @@ fn fp8_logits_are_near_those_of_transformers() {
                 let (name, len) = (golden.name(), case.prompt.len());
                 let bound = FP8_TOLERANCE * golden.bf16_error;
                 assert!(error <= bound, "{name}, prompt of {len}: off by {error}, {bound} allowed");
+            }
+        }
+    }
+}
+
+/// On the CPU alone: a GPU has no products of integers.
+#[test]
+fn logits_of_integers_are_near_those_of_transformers() {
+    if !device().is_cpu() {
+        return;
+    }
+    for golden in goldens() {
+        for (quantization, tolerance) in INTEGER_TOLERANCES {
+            let dtype = DType::BF16;
+            let mut paged = golden.load_quantized(quantization, &golden.folder, dtype, dtype);
+            for case in &golden.cases {
+                let error = error(&mut paged, case);
+                let (name, bound) = (golden.name(), tolerance * golden.bf16_error);
+                assert!(
+                    error <= bound,
+                    "{name}, {quantization:?}: off by {error}, {bound} allowed"
+                );
             }
         }
     }

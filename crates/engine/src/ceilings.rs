@@ -10,6 +10,7 @@ use kernels::pool;
 
 use crate::memory::MemoryPlan;
 use crate::model::ModelSpec;
+use crate::precision::Quantization;
 
 /// For each measurement.
 const BUDGET: Duration = Duration::from_millis(500);
@@ -32,14 +33,19 @@ pub struct Ceilings {
 }
 
 impl Ceilings {
-    /// Measures for about a second, at best of all tries, with products of `dtype`.
+    /// Measures for about a second, at best of all tries, with products of `dtype`, of weights that are
+    /// quantised if linear layers are.
     ///
     /// # Errors
-    /// A device that has not the memory (256 MiB, 1 GiB of a GPU), or no product of `dtype`.
-    pub fn measure(device: &Device, dtype: DType) -> Result<Self> {
+    /// A device that has not the memory (256 MiB, 1 GiB of a GPU), or no such product.
+    pub fn measure(
+        device: &Device,
+        dtype: DType,
+        quantization: Option<Quantization>,
+    ) -> Result<Self> {
         Ok(Self {
             bytes_per_second: if device.is_cpu() { read_rate()? } else { copy_rate(device)? },
-            flops_per_second: product_rate(device, dtype)?,
+            flops_per_second: product_rate(device, dtype, quantization)?,
         })
     }
 
@@ -86,10 +92,13 @@ fn copy_rate(device: &Device) -> Result<f64> {
     Ok(2.0 * COLD_BYTES_OF_GPU as f64 / seconds)
 }
 
-fn product_rate(device: &Device, dtype: DType) -> Result<f64> {
+fn product_rate(device: &Device, dtype: DType, quantization: Option<Quantization>) -> Result<f64> {
     let side = if device.is_cpu() { SIDE } else { SIDE_OF_GPU };
-    let normal = || Tensor::randn(0f32, 1.0, (side, side), device)?.to_dtype(dtype);
-    let (weight, x) = (Matrix::new(&normal()?)?, normal()?);
+    let x = Tensor::randn(0f32, 1.0, (side, side), device)?.to_dtype(dtype)?;
+    let weight = match quantization {
+        None => Matrix::new(&x)?,
+        Some(quantization) => quantization.matrix(&x.to_device(&Device::Cpu)?, device)?,
+    };
     let seconds = shortest(device, || black_box(weight.forward(&x, None)).map(drop))?;
     Ok(2.0 * (side as f64).powi(3) / seconds)
 }
@@ -212,7 +221,7 @@ mod tests {
 
     #[test]
     fn rates_are_measured() {
-        let ceilings = Ceilings::measure(&Device::Cpu, DType::F32).unwrap();
+        let ceilings = Ceilings::measure(&Device::Cpu, DType::F32, None).unwrap();
         // Any machine since 2005, in any profile, and none yet.
         assert!((1e8..1e14).contains(&ceilings.bytes_per_second), "{ceilings:?}");
         assert!((1e7..1e16).contains(&ceilings.flops_per_second), "{ceilings:?}");

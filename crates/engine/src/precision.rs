@@ -1,6 +1,7 @@
 //! In what the weights of linear layers and the cache are held.
 
-use candle_core::DType;
+use candle_core::{DType, Device, Result, Tensor};
+use kernels::linear::{Integers, Matrix, quantize_rows};
 
 use crate::config::{EngineConfig, EngineOptions, OptionError};
 use crate::model::ModelSpec;
@@ -8,33 +9,79 @@ use crate::model::ModelSpec;
 /// What linear layers are brought to while they are loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Quantization {
-    /// e4m3 with a scale for each output feature.
+    /// e4m3 with a scale for each output feature. Embeddings and the head stay as they are.
     Fp8,
+    /// Integers of 8 bits with a scale for 128 inputs of an output feature, on the CPU. So is the head.
+    Int8,
+    /// The same of 4 bits. The head has 8.
+    Int4,
+}
+
+impl Quantization {
+    /// As the flag has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fp8 => "fp8",
+            Self::Int8 => "int8",
+            Self::Int4 => "int4",
+        }
+    }
+
+    /// Of linear layers, if they are brought to integers.
+    pub(crate) fn integers(self) -> Option<Integers> {
+        match self {
+            Self::Fp8 => None,
+            Self::Int8 => Some(Integers::Int8),
+            Self::Int4 => Some(Integers::Int4),
+        }
+    }
+
+    /// Of the head. It is the last thing between the model and its choice, and so has 8 bits at least.
+    pub(crate) fn integers_of_head(self) -> Option<Integers> {
+        self.integers().map(|_| Integers::Int8)
+    }
+
+    /// A weight `[out, in]` on the CPU as a linear layer's on a device.
+    pub(crate) fn matrix(self, weight: &Tensor, device: &Device) -> Result<Matrix> {
+        let Some(integers) = self.integers() else {
+            let (rows, scales) = quantize_rows(weight)?;
+            return Matrix::from_e4m3(&rows, &scales, weight.dtype(), device);
+        };
+        Matrix::rounded(weight, integers)
+    }
+
+    fn linear_bytes(self, inputs: usize, outputs: usize) -> usize {
+        match self.integers() {
+            Some(integers) => integers.size_in_bytes(outputs, inputs),
+            None => inputs * outputs + outputs * DType::F32.size_in_bytes(),
+        }
+    }
 }
 
 impl EngineConfig {
-    /// What the weights of a model's linear layers are held in: e4m3 if they were asked for or come so.
-    /// Embeddings, norms and the head are held in `dtype`.
-    pub fn linear_dtype(&self, spec: &ModelSpec) -> DType {
-        if self.quantization.is_some() || spec.is_fp8 { DType::F8E4M3 } else { self.dtype }
+    /// What a model's linear layers are brought to, or come in; otherwise they are held in `dtype`.
+    pub fn quantization_of(&self, spec: &ModelSpec) -> Option<Quantization> {
+        self.quantization.or(spec.is_fp8.then_some(Quantization::Fp8))
     }
 
-    /// Bytes of a model's parameters as they are held, with the scales of e4m3 linear layers.
+    /// Bytes of a model's parameters as they are held, with the scales of those that have any.
     pub fn weight_bytes(&self, spec: &ModelSpec) -> usize {
         let wide = self.dtype.size_in_bytes();
         let all = spec.num_parameters * wide;
-        let linear_dtype = self.linear_dtype(spec);
-        if linear_dtype == self.dtype {
-            return all;
-        }
+        let Some(quantization) = self.quantization_of(spec) else { return all };
         let (hidden, inner) = (spec.hidden_size, spec.intermediate_size);
         let (q, kv) = (spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim);
         // qkv, out, gate and up, down: inputs and outputs.
         let linears = [(hidden, q + 2 * kv), (q, hidden), (hidden, 2 * inner), (inner, hidden)];
         let elements: usize = linears.iter().map(|(inputs, outputs)| inputs * outputs).sum();
-        let scales: usize = linears.iter().map(|(_, outputs)| outputs).sum();
-        all - spec.num_layers * elements * (wide - linear_dtype.size_in_bytes())
-            + spec.num_layers * scales * DType::F32.size_in_bytes()
+        let bytes: usize = linears.iter().map(|(i, o)| quantization.linear_bytes(*i, *o)).sum();
+        let (head, head_bytes) = match quantization.integers_of_head() {
+            None => (0, 0),
+            Some(integers) => {
+                (spec.vocab_size * hidden, integers.size_in_bytes(spec.vocab_size, hidden))
+            }
+        };
+        all - (spec.num_layers * elements + head) * wide + spec.num_layers * bytes + head_bytes
     }
 
     /// The dtype of the cache as vLLM names it.
@@ -50,7 +97,10 @@ impl EngineConfig {
 }
 
 /// Refuses for encoders what they do not have.
-pub(crate) fn check_encoder(options: &EngineOptions, spec: &ModelSpec) -> Result<(), OptionError> {
+pub(crate) fn check_encoder(
+    options: &EngineOptions,
+    spec: &ModelSpec,
+) -> std::result::Result<(), OptionError> {
     if spec.num_layers > 0 {
         return Ok(());
     }
@@ -67,7 +117,17 @@ pub(crate) fn check_encoder(options: &EngineOptions, spec: &ModelSpec) -> Result
 pub(crate) fn resolve_dtype(
     options: &EngineOptions,
     spec: &ModelSpec,
-) -> Result<DType, OptionError> {
+) -> std::result::Result<DType, OptionError> {
+    if options.quantization.and_then(Quantization::integers).is_some() {
+        let name = options.quantization.map_or("", Quantization::name);
+        if options.on_gpu {
+            return Err(OptionError::Quantization(name, "is for the CPU: use fp8"));
+        }
+        if spec.is_fp8 {
+            let why = "is for wider weights, the checkpoint's are fp8 already: leave it out";
+            return Err(OptionError::Quantization(name, why));
+        }
+    }
     let has_e4m3 = options.quantization.is_some()
         || spec.is_fp8
         || options.kv_cache_dtype == Some(DType::F8E4M3);

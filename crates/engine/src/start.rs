@@ -66,7 +66,8 @@ impl Engine {
         let mut engine = Self::new(model, draft, plan, device, eos_token_ids)?;
         engine.reload = reload;
         if plan.config.enable_mfu_metrics {
-            let ceilings = Ceilings::measure(device, plan.config.dtype);
+            let quantization = plan.config.quantization_of(spec);
+            let ceilings = Ceilings::measure(device, plan.config.dtype, quantization);
             engine.shared.set_ceilings(ceilings.map_err(StartError::Ceilings)?);
             engine.costs = Some(Costs::of(spec, plan));
         }

@@ -25,6 +25,10 @@ pub(crate) enum DtypeKind {
 pub(crate) enum QuantizationKind {
     /// 8 bits (e4m3) with a scale for each output feature; embeddings, norms and the head stay.
     Fp8,
+    /// 8 bits, integers with a scale for 128 inputs, on the CPU; the head, too.
+    Int8,
+    /// The same of 4 bits; the head has 8.
+    Int4,
 }
 
 /// `--kv-cache-dtype`.

@@ -35,7 +35,8 @@ fn roofline(mut args: EngineBench<RooflineArgs>) -> Result<()> {
         bail!("{name} makes vectors: this measures models that generate");
     }
     plan.config.start_pool()?;
-    let ceilings = Ceilings::measure(&planned.device, plan.config.dtype);
+    let quantization = plan.config.quantization_of(spec);
+    let ceilings = Ceilings::measure(&planned.device, plan.config.dtype, quantization);
     let ceilings = ceilings.context("the machine's ceilings")?;
     let measured = Measured { name, spec, plan, ceilings };
     with_engine(args.serve, |engine, _| bench::roofline(engine, measured, &args.bench))

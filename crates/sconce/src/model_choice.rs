@@ -223,6 +223,8 @@ fn engine_options(args: &ServeArgs) -> Result<EngineOptions> {
         },
         quantization: args.quantization.map(|kind| match kind {
             QuantizationKind::Fp8 => Quantization::Fp8,
+            QuantizationKind::Int8 => Quantization::Int8,
+            QuantizationKind::Int4 => Quantization::Int4,
         }),
         kv_cache_dtype: match args.kv_cache_dtype {
             None | Some(CacheDtypeKind::Auto) => None,

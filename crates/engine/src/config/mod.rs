@@ -116,7 +116,7 @@ pub struct EngineConfig {
     pub gpu_memory_utilization: f64,
     /// Of weights and activations.
     pub dtype: DType,
-    /// What linear layers are brought to; see [`linear_dtype`](EngineConfig::linear_dtype).
+    /// What linear layers are brought to; see [`quantization_of`](EngineConfig::quantization_of).
     pub quantization: Option<Quantization>,
     /// Of keys and values: `dtype`, or e4m3.
     pub cache_dtype: DType,
@@ -181,6 +181,9 @@ pub enum OptionError {
     /// A dtype that cannot be computed in, and where.
     #[error("--dtype {0} is not supported {1}: use auto, float32 or bfloat16")]
     Dtype(&'static str, &'static str),
+    /// What linear layers cannot be brought to, and why.
+    #[error("--quantization {0} {1}")]
+    Quantization(&'static str, &'static str),
     /// What an encoder has not.
     #[error("{0} is not for encoders ({1}): leave it out")]
     Encoder(&'static str, &'static str),

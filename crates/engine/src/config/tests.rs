@@ -115,11 +115,19 @@ fn errors_name_the_flag() {
             EngineOptions { dtype: Some(DType::F16), ..none() },
             "--dtype float16 is not supported on the CPU",
         ),
+        (
+            EngineOptions { quantization: Some(Quantization::Int8), on_gpu: true, ..none() },
+            "--quantization int8 is for the CPU: use fp8",
+        ),
     ];
     for (options, needle) in cases {
         let message = EngineConfig::resolve(&options, &spec()).unwrap_err().to_string();
         assert!(message.contains(needle), "{message} does not say {needle}");
     }
+    let is_narrow = ModelSpec { is_fp8: true, ..spec() };
+    let options = EngineOptions { quantization: Some(Quantization::Int4), ..none() };
+    let message = EngineConfig::resolve(&options, &is_narrow).unwrap_err().to_string();
+    assert!(message.starts_with("--quantization int4 is for wider weights"), "{message}");
     let encoder = ModelSpec { num_layers: 0, ..spec() };
     for (options, needle) in [
         (EngineOptions { quantization: Some(Quantization::Fp8), ..none() }, "--quantization"),

@@ -92,11 +92,12 @@ impl Decoder {
         let is_bare = !weights.contains("model.embed_tokens.weight")
             && weights.contains("embed_tokens.weight");
         let root = if is_bare { "" } else { "model." };
-        let embedding = Embedding::load(weights, &format!("{root}embed_tokens"), vocab, hidden)?;
-        let head = if config.tied_embeddings {
-            LmHead::tied(&embedding)
+        let name = format!("{root}embed_tokens");
+        let (embedding, head) = if config.tied_embeddings {
+            Embedding::load_tied(weights, &name, vocab, hidden)?
         } else {
-            LmHead::load(weights, "lm_head", vocab, hidden)?
+            let embedding = Embedding::load(weights, &name, vocab, hidden)?;
+            (embedding, LmHead::load(weights, "lm_head", vocab, hidden)?)
         };
         let layers = (0..config.num_layers)
             .map(|layer| DecoderLayer::load(weights, &format!("{root}layers.{layer}"), config))

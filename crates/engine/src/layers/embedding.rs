@@ -19,16 +19,6 @@ pub struct LmHead {
     weight: Arc<Matrix>,
 }
 
-fn matrix(
-    weights: &mut Weights,
-    name: &str,
-    vocab_size: usize,
-    hidden_size: usize,
-) -> std::result::Result<Arc<Matrix>, WeightsError> {
-    let weight = weights.tensor(&format!("{name}.weight"), &[vocab_size, hidden_size])?;
-    Ok(Arc::new(weights.matrix(&weight)?))
-}
-
 impl Embedding {
     /// Loads `{name}.weight`. `[vocab, hidden]`
     pub fn load(
@@ -37,7 +27,19 @@ impl Embedding {
         vocab_size: usize,
         hidden_size: usize,
     ) -> std::result::Result<Self, WeightsError> {
-        Ok(Self { table: matrix(weights, name, vocab_size, hidden_size)? })
+        let weight = weights.tensor(&format!("{name}.weight"), &[vocab_size, hidden_size])?;
+        Ok(Self { table: Arc::new(weights.matrix(&weight)?) })
+    }
+
+    /// Loads an embedding that is the head, too.
+    pub fn load_tied(
+        weights: &mut Weights,
+        name: &str,
+        vocab_size: usize,
+        hidden_size: usize,
+    ) -> std::result::Result<(Self, LmHead), WeightsError> {
+        let head = LmHead::load(weights, name, vocab_size, hidden_size)?;
+        Ok((Self { table: Arc::clone(&head.weight) }, head))
     }
 
     /// `[tokens]` u32 to `[tokens, hidden]`.
@@ -54,12 +56,8 @@ impl LmHead {
         vocab_size: usize,
         hidden_size: usize,
     ) -> std::result::Result<Self, WeightsError> {
-        Ok(Self { weight: matrix(weights, name, vocab_size, hidden_size)? })
-    }
-
-    /// Shares the embedding's matrix.
-    pub fn tied(embedding: &Embedding) -> Self {
-        Self { weight: Arc::clone(&embedding.table) }
+        let weight = weights.head(&format!("{name}.weight"), &[vocab_size, hidden_size])?;
+        Ok(Self { weight: Arc::new(weight) })
     }
 
     /// `[rows, hidden]` to logits. `[rows, vocab]` f32

@@ -12,6 +12,7 @@ use crate::config::{EngineConfig, OptionError};
 pub use crate::host_memory::available_bytes;
 use crate::kv_cache::{AttentionShape, bytes_per_token};
 use crate::model::ModelSpec;
+use crate::precision::Quantization;
 
 /// Code, thread stacks, allocator slack: the resident size of a server of a 4 M parameter model,
 /// less that model's own lines below (x86-64 Linux, 28 MiB of a debug and 20 of a release build).
@@ -61,7 +62,7 @@ pub struct MemoryPlan {
     /// The options that this follows from.
     pub config: EngineConfig,
     /// What linear layers are held in.
-    linear_dtype: DType,
+    quantization: Option<Quantization>,
     model: String,
     num_parameters: usize,
 }
@@ -99,7 +100,7 @@ impl MemoryPlan {
             num_blocks: 0,
             available_bytes,
             config: config.clone(),
-            linear_dtype: config.linear_dtype(spec),
+            quantization: config.quantization_of(spec),
             model: spec.architecture.clone(),
             num_parameters: spec.num_parameters,
         };
@@ -256,7 +257,7 @@ fn activation_bytes(spec: &ModelSpec, config: &EngineConfig) -> usize {
     let attention = (q + 2 * kv) + q + q + hidden;
     let mlp = 3 * hidden + 3 * spec.intermediate_size + hidden;
     let per_token = 4 * hidden + attention.max(mlp);
-    let is_narrow = config.on_gpu && config.linear_dtype(spec) == DType::F8E4M3;
+    let is_narrow = config.on_gpu && config.quantization_of(spec) == Some(Quantization::Fp8);
     let inputs = q.max(hidden).max(spec.intermediate_size) + DType::F32.size_in_bytes();
     step_tokens(spec.num_layers, config)
         * (per_token * config.dtype.size_in_bytes() + if is_narrow { inputs } else { 0 })
@@ -282,9 +283,11 @@ impl fmt::Display for MemoryPlan {
         let config = &self.config;
         let millions = self.num_parameters as f64 / 1e6;
         write!(f, "{}, {millions:.1} M parameters, {}", self.model, config.dtype.as_str())?;
-        match self.linear_dtype {
-            DType::F8E4M3 => writeln!(f, ", linear layers in fp8")?,
-            _ => writeln!(f)?,
+        match self.quantization {
+            None => writeln!(f)?,
+            Some(Quantization::Fp8) => writeln!(f, ", linear layers in fp8")?,
+            Some(Quantization::Int8) => writeln!(f, ", linear layers and head in int8")?,
+            Some(Quantization::Int4) => writeln!(f, ", linear layers in int4, head in int8")?,
         }
         let mut row = |name: String, bytes| writeln!(f, "  {name:<44}{:>12}", Size(bytes));
         row("weights".into(), self.weight_bytes)?;

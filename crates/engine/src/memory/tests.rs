@@ -71,6 +71,26 @@ fn fp8_takes_a_byte_a_number() {
 }
 
 #[test]
+fn integers_take_a_byte_or_half_of_one_and_their_scales() {
+    let plan_of = |quantization| {
+        let quantization = Some(quantization);
+        plan(&EngineOptions { quantization, ..EngineOptions::default() }, 64 * GIB).unwrap()
+    };
+    // Norms of the layers, of their heads, and the last one; the head, which is the embedding, too.
+    let norms = (28 * (2 * 1024 + 2 * 128) + 1024) * 2;
+    let head = 151_936 * (1024 + 1024 / 128 * 4);
+    let linears = 28 * (4096 * 1024 + 1024 * 2048 + 6144 * 1024 + 1024 * 3072);
+    let int8 = plan_of(crate::Quantization::Int8);
+    assert_eq!(int8.weight_bytes, norms + head + linears + linears / 128 * 4);
+    let text = int8.to_string();
+    assert!(text.contains(" M parameters, bf16, linear layers and head in int8\n"), "{text}");
+    let int4 = plan_of(crate::Quantization::Int4);
+    assert_eq!(int4.weight_bytes, norms + head + linears / 2 + linears / 128 * 4);
+    let text = int4.to_string();
+    assert!(text.contains(", linear layers in int4, head in int8\n"), "{text}");
+}
+
+#[test]
 fn the_cache_takes_4_gib_or_half_of_what_remains_and_no_more_than_it_needs() {
     let most = |options: &EngineOptions, available| plan(options, available).unwrap().num_blocks;
     let short = EngineOptions { max_model_len: Some(8192), ..EngineOptions::default() };

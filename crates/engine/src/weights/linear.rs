@@ -1,33 +1,44 @@
-//! Linear layers in the form they are multiplied in, which may be e4m3: as a checkpoint has it, or
-//! brought to it while loading.
+//! Linear layers in the form they are multiplied in, which may be e4m3, as a checkpoint has it or brought
+//! to it while loading, or integers.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use float8::F8E4M3;
-use kernels::linear::{Matrix, quantize_rows};
+use kernels::linear::Matrix;
 
 use super::{Part, Result, Source, Weights, WeightsError};
+use crate::precision::Quantization;
 
 impl Weights {
     /// Several weights `[rows, in_features]` stacked along their rows, as
     /// [`stacked`](Self::stacked) does.
     pub fn linear(&mut self, parts: &[(String, usize)], in_features: usize) -> Result<Matrix> {
-        if self.linear_dtype != DType::F8E4M3 {
+        let Some(quantization) = self.quantization else {
             let weight = self.stacked(parts, &[in_features])?;
             return self.matrix(&weight);
-        }
+        };
         let num_rows = parts.iter().map(|(_, rows)| rows).sum();
         let shape = [num_rows, in_features];
         let whole: Vec<Part> =
             parts.iter().map(|(name, rows)| Part::whole(name, &[*rows, in_features])).collect();
-        let (rows, scales) = if parts.iter().all(|(name, _)| self.is_e4m3(name)) {
+        let is_stored = parts.iter().all(|(name, _)| self.is_e4m3(name));
+        let matrix = if quantization == Quantization::Fp8 && is_stored {
             let rows = self.read::<F8E4M3>(&Device::Cpu, &whole, &shape)?;
             self.num_parameters += num_rows * in_features;
-            (rows, self.scales(parts)?)
+            Matrix::from_e4m3(&rows, &self.scales(parts)?, self.dtype, &self.device)?
         } else {
-            quantize_rows(&self.gather_on(&Device::Cpu, &whole, &shape)?)?
+            let weight = self.gather_on(&Device::Cpu, &whole, &shape)?;
+            quantization.matrix(&weight, &self.device)?
         };
-        let matrix = Matrix::from_e4m3(&rows, &scales, self.dtype, &self.device)?;
         Ok(matrix.batch_invariant(self.is_batch_invariant))
+    }
+
+    /// A head's weight, or an embedding's that is the head's, too. `[out, in]`
+    pub fn head(&mut self, name: &str, shape: &[usize]) -> Result<Matrix> {
+        let weight = self.tensor(name, shape)?;
+        match self.quantization.and_then(Quantization::integers_of_head) {
+            Some(integers) => Ok(Matrix::rounded(&weight, integers)?),
+            None => self.matrix(&weight),
+        }
     }
 
     /// A tensor of [`tensor`](Self::tensor) in the form it is multiplied in. `[out, in]`

@@ -24,6 +24,8 @@ use kernels::pool;
 use checkpoint::{Checkpoint, StoredTensor};
 use dummy::{Dummy, DummyTensor};
 use element::Element;
+
+use crate::precision::Quantization;
 pub use error::WeightsError;
 
 /// Elements decoded by one task; their pages are released together.
@@ -36,8 +38,8 @@ pub struct Weights {
     source: Source,
     device: Device,
     dtype: DType,
-    /// What linear layers are handed out in: `dtype` or e4m3.
-    linear_dtype: DType,
+    /// What linear layers are brought to, if they are.
+    quantization: Option<Quantization>,
     used: BTreeSet<String>,
     num_parameters: usize,
     progress: Progress,
@@ -98,7 +100,7 @@ impl Weights {
             staging: Staging::new(device)?,
             device: device.clone(),
             dtype,
-            linear_dtype: dtype,
+            quantization: None,
             used: BTreeSet::new(),
             num_parameters: 0,
             progress: Progress { loaded_bytes: 0, total_bytes },
@@ -106,11 +108,10 @@ impl Weights {
         })
     }
 
-    /// Hands linear layers out in `dtype` instead: that of all others, or e4m3, to which those that are
-    /// not stored so are brought.
+    /// Brings linear layers, and the head if it says so, to what they are not stored in.
     #[must_use]
-    pub fn with_linear_dtype(mut self, dtype: DType) -> Self {
-        self.linear_dtype = dtype;
+    pub fn with_quantization(mut self, quantization: Option<Quantization>) -> Self {
+        self.quantization = quantization;
         self
     }
 

@@ -12,6 +12,7 @@ use kernels::linear::Matrix;
 
 use super::dummy::Dummy;
 use super::{CHUNK, Part, Progress, Source, Weights, fill};
+use crate::Quantization;
 
 const CPU: &Device = &Device::Cpu;
 
@@ -315,7 +316,7 @@ fn e4m3_weights_have_a_scale_for_all_rows_or_for_each() {
             ("f.weight", Dtype::F32, &[1, 3], floats(&[1.0, -2.0, 0.1])),
         ]),
     );
-    let mut weights = folder.open(DType::F32).unwrap().with_linear_dtype(DType::F8E4M3);
+    let mut weights = folder.open(DType::F32).unwrap().with_quantization(Some(Quantization::Fp8));
     let matrix = weights.linear(&parts(&[("a.weight", 2), ("b.weight", 3)]), 3).unwrap();
     let stored = [rows(6), rows(9)].concat();
     let stored = Tensor::from_raw_buffer(&stored, DType::F8E4M3, &[5, 3], CPU).unwrap();

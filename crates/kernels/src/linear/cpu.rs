@@ -1,6 +1,7 @@
 //! The product on the CPU: which instructions, which thread does what, and where results go.
 
 use super::element::Element;
+use super::integers;
 use super::multiply::{LANES, Multiply};
 use super::pack::Packed;
 use crate::disjoint::DisjointMut;
@@ -54,22 +55,37 @@ pub(super) fn forward<E: Element, O: simd::Element>(
     x: &[E],
     bias: Option<&[E]>,
 ) -> Vec<O> {
-    E::multiply(path, Product { weight, x, bias })
+    let bias = bias.map(|bias| bias.iter().map(|bias| bias.to_f32()).collect());
+    match weight.integers() {
+        Some(kind) => integers::multiply(path, kind, weight, x, bias),
+        None => E::multiply(path, Product { weight, x, bias }),
+    }
 }
 
 /// What is to be multiplied.
-#[derive(Clone, Copy)]
-pub(super) struct Product<'a, E> {
-    weight: &'a Packed,
-    x: &'a [E],
-    bias: Option<&'a [E]>,
+pub(super) struct Product<'a, X> {
+    pub(super) weight: &'a Packed,
+    /// `[tokens, in]`
+    pub(super) x: &'a [X],
+    /// `[out]`
+    pub(super) bias: Option<Vec<f32>>,
 }
 
-impl<E: Element> Product<'_, E> {
-    pub(super) fn compute<M: Multiply<Element = E>, O: simd::Element>(self) -> Vec<O> {
+impl<X> Product<'_, X> {
+    /// Of numbers about whose blocks nothing needs to be known.
+    pub(super) fn compute<M: Multiply<Element = X, Block = ()>, O: simd::Element>(self) -> Vec<O> {
+        let num_rows = self.x.len() / self.weight.in_features();
+        self.compute_blocks::<M, O>(&vec![(); num_rows])
+    }
+
+    /// blocks `[tokens, blocks]`
+    pub(super) fn compute_blocks<M: Multiply<Element = X>, O: simd::Element>(
+        self,
+        blocks: &[M::Block],
+    ) -> Vec<O> {
         let weight = self.weight;
         let num_rows = self.x.len() / weight.in_features();
-        let tiles = Tiles::<M>::new(self.x, weight.in_features());
+        let tiles = Tiles::<M>::new(self.x, blocks, weight.in_features());
         let len = num_rows * weight.out_features();
         let mut y = Vec::with_capacity(len);
         let job = Job {
@@ -89,31 +105,49 @@ impl<E: Element> Product<'_, E> {
     }
 }
 
-/// x, in tiles of rows whose words lie beside each other: `[tiles][words, rows of the tile]`.
+/// x, in tiles of rows whose steps lie beside each other: `[tiles][steps, rows of the tile]`.
 pub(super) struct Tiles<M: Multiply> {
     pub(super) data: Vec<M::Input>,
+    /// `[tiles][blocks, rows of the tile]`
+    pub(super) blocks: Vec<M::Block>,
+    /// Of a row.
+    pub(super) num_blocks: usize,
     num_rows: usize,
     len: usize,
 }
 
 impl<M: Multiply> Tiles<M> {
-    fn new(x: &[M::Element], in_features: usize) -> Self {
+    fn new(x: &[M::Element], blocks: &[M::Block], in_features: usize) -> Self {
         let num_rows = x.len() / in_features;
-        let words_per_row = in_features.div_ceil(M::Element::PER_WORD);
-        let num_words = num_rows * words_per_row;
-        let mut data = Vec::with_capacity(num_words);
-        let mut tiles = Self { data: Vec::new(), num_rows, len: num_rows.div_ceil(M::ROWS) };
-        let disjoint = DisjointMut::new(&mut data.spare_capacity_mut()[..num_words]);
-        for_each_task(tiles.len, num_words, |tile| {
+        let steps_per_row = in_features.div_ceil(M::PER_STEP);
+        let num_steps = num_rows * steps_per_row;
+        let mut data = Vec::with_capacity(num_steps);
+        let mut tiles = Self {
+            data: Vec::new(),
+            blocks: Vec::new(),
+            num_blocks: steps_per_row.div_ceil(M::BLOCK),
+            num_rows,
+            len: num_rows.div_ceil(M::ROWS),
+        };
+        let disjoint = DisjointMut::new(&mut data.spare_capacity_mut()[..num_steps]);
+        for_each_task(tiles.len, num_steps, |tile| {
             let rows = tiles.rows(tile);
             // SAFETY: each task writes its own tile.
             let out =
-                unsafe { disjoint.slice(rows.start * words_per_row..rows.end * words_per_row) };
+                unsafe { disjoint.slice(rows.start * steps_per_row..rows.end * steps_per_row) };
             interleave::<M>(&x[rows.start * in_features..rows.end * in_features], rows.len(), out);
         });
-        // SAFETY: the tiles cover all rows, and `interleave` writes all words of a tile.
-        unsafe { data.set_len(num_words) };
+        // SAFETY: the tiles cover all rows, and `interleave` writes all steps of a tile.
+        unsafe { data.set_len(num_steps) };
         tiles.data = data;
+        let mut interleaved = Vec::with_capacity(blocks.len());
+        for tile in 0..tiles.len {
+            for block in 0..tiles.num_blocks {
+                let of_tile = tiles.rows(tile).map(|row| blocks[row * tiles.num_blocks + block]);
+                interleaved.extend(of_tile);
+            }
+        }
+        tiles.blocks = interleaved;
         tiles
     }
 
@@ -124,16 +158,15 @@ impl<M: Multiply> Tiles<M> {
     }
 }
 
-/// x `[rows, in]` to `[words, rows]`.
+/// x `[rows, in]` to `[steps, rows]`.
 fn interleave<M: Multiply>(x: &[M::Element], num_rows: usize, out: &mut [MaybeUninit<M::Input>]) {
-    /// Words of a row taken at a time, so that what is written in turns stays in L1.
-    const BLOCK: usize = 128;
-    let per_word = M::Element::PER_WORD;
-    for (block, out) in out.chunks_mut(BLOCK * num_rows).enumerate() {
+    /// Steps of a row taken at a time, so that what is written in turns stays in L1.
+    const RUN: usize = 128;
+    for (run, out) in out.chunks_mut(RUN * num_rows).enumerate() {
         for (r, row) in x.chunks(x.len() / num_rows).enumerate() {
-            let words = row[block * BLOCK * per_word..].chunks(per_word);
-            for (out, elements) in out[r..].iter_mut().step_by(num_rows).zip(words) {
-                out.write(M::input(M::Element::word(elements)));
+            let steps = row[run * RUN * M::PER_STEP..].chunks(M::PER_STEP);
+            for (out, elements) in out[r..].iter_mut().step_by(num_rows).zip(steps) {
+                out.write(M::input(elements));
             }
         }
     }
@@ -143,7 +176,7 @@ fn interleave<M: Multiply>(x: &[M::Element], num_rows: usize, out: &mut [MaybeUn
 pub(super) struct Job<'a, M: Multiply, O> {
     pub(super) weight: &'a Packed,
     pub(super) tiles: &'a Tiles<M>,
-    bias: Option<&'a [M::Element]>,
+    bias: Option<Vec<f32>>,
     y: DisjointMut<'a, MaybeUninit<O>>,
 }
 
@@ -194,7 +227,7 @@ impl<M: Multiply, O: simd::Element> Job<'_, M, O> {
             // SAFETY: no other tile has these rows and output features.
             let y = unsafe { self.y.slice(start..start + width) };
             let sums = sums.as_flattened();
-            match self.bias {
+            match &self.bias {
                 None => {
                     for (y, sum) in y.iter_mut().zip(sums) {
                         y.write(O::from_f32(*sum));
@@ -202,7 +235,7 @@ impl<M: Multiply, O: simd::Element> Job<'_, M, O> {
                 }
                 Some(bias) => {
                     for ((y, sum), bias) in y.iter_mut().zip(sums).zip(&bias[first_feature..]) {
-                        y.write(O::from_f32(sum + simd::Element::to_f32(*bias)));
+                        y.write(O::from_f32(sum + bias));
                     }
                 }
             }

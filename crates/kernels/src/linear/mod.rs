@@ -8,7 +8,8 @@
 //!
 //! A weight of e4m3 has a scale for each output feature, by which the sum is multiplied; its numbers are
 //! multiplied exactly, with x as it is. Only cuBLAS, which multiplies e4m3 with e4m3, gets x rounded to
-//! it, each row with a scale of its own.
+//! it, each row with a scale of its own. A weight [of integers](Matrix::rounded) is multiplied with x
+//! rounded to integers, too.
 
 mod cpu;
 #[cfg(feature = "cuda")]
@@ -18,6 +19,7 @@ mod cuda;
 #[cfg(test)]
 mod cuda_tests;
 mod element;
+mod integers;
 mod multiply;
 mod pack;
 mod portable;
@@ -27,19 +29,19 @@ mod tests;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+pub use integers::Integers;
 pub use quantize::quantize_rows;
 
 #[cfg(feature = "cuda")]
 use crate::gather_rows::gather_rows;
-use crate::views::{cpu_slice, expect_dims, match_element, slice};
+use crate::views::{cpu_slice, match_element, slice};
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, DType, Device, Layout, Result, Shape, Tensor, WithDType, bail,
+    CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor, WithDType, bail,
 };
 use cpu::Path;
-use float8::F8E4M3;
 use half::bf16;
 use pack::Packed;
 
@@ -87,12 +89,7 @@ impl Matrix {
     /// # Errors
     /// Another number of dimensions or dtype, an empty or strided tensor, another device.
     pub fn new(weight: &Tensor) -> Result<Self> {
-        let &[out_features, in_features] = weight.dims() else {
-            bail!("weight must be [out, in], its shape is {:?}", weight.dims())
-        };
-        if out_features == 0 || in_features == 0 {
-            bail!("weight must not be empty, its shape is {:?}", weight.dims());
-        }
+        let in_features = weight_dims(weight)?[1];
         let (storage, layout) = weight.storage_and_layout();
         let dtype = weight.dtype();
         #[cfg(feature = "cuda")]
@@ -107,39 +104,20 @@ impl Matrix {
         Ok(Self { form: Form::Packed(packed), dtype })
     }
 
-    /// Takes a weight `[out, in]` of e4m3 with the scales of its rows, `[out]` f32, as
-    /// [`quantize_rows`] makes them; both on the CPU. It is packed for the CPU or copied to a CUDA
-    /// device. Inputs and outputs are of `dtype`, f32 or bf16.
+    /// Rounds a weight `[out, in]`, f32 or bf16 on the CPU, to integers with a scale for every 128 elements
+    /// along `in`. Inputs, which stay of the weight's dtype, are rounded to 8 bits in the same way when
+    /// they are multiplied.
     ///
     /// # Errors
-    /// Another shape or dtype, an empty or strided tensor.
-    pub fn from_e4m3(
-        weight: &Tensor,
-        scales: &Tensor,
-        dtype: DType,
-        device: &Device,
-    ) -> Result<Self> {
-        let (out_features, in_features) = weight.dims2()?;
-        if out_features == 0 || in_features == 0 {
-            bail!("weight must not be empty, its shape is {:?}", weight.dims());
-        }
-        expect_dims(scales, &[out_features], "scales")?;
-        match_element!(dtype, "dtype", E => E::DTYPE);
-        #[cfg(feature = "cuda")]
-        if device.is_cuda() {
-            let scales = Some(scales.to_device(device)?);
-            let weight = weight.to_device(device)?;
-            let rows = Rows { weight, scales, is_batch_invariant: false };
-            return Ok(Self { form: Form::Rows(rows), dtype });
-        }
-        if !device.is_cpu() {
-            bail!("weights of e4m3 have no form for {device:?}");
-        }
-        let (weight, weight_layout) = weight.storage_and_layout();
-        let (scales, scales_layout) = scales.storage_and_layout();
-        let rows: &[F8E4M3] = cpu_slice(&weight, weight_layout, "weight")?;
-        let scales = cpu_slice(&scales, scales_layout, "scales")?;
-        Ok(Self { form: Form::Packed(Packed::narrow(rows, scales, in_features)), dtype })
+    /// As [`Matrix::new`], and for every device but the CPU.
+    pub fn rounded(weight: &Tensor, integers: Integers) -> Result<Self> {
+        let in_features = weight_dims(weight)?[1];
+        let (storage, layout) = weight.storage_and_layout();
+        let dtype = weight.dtype();
+        let packed = match_element!(dtype, "weight", E => {
+            Packed::rounded::<E>(cpu_slice(&storage, layout, "weight")?, in_features, integers)
+        });
+        Ok(Self { form: Form::Packed(packed), dtype })
     }
 
     /// Lets a row's result be the same bits alone and in any batch on a CUDA device, too, or not: one
@@ -221,7 +199,8 @@ impl Matrix {
         x.apply_op1_no_bwd(&self.op(DType::F32))
     }
 
-    /// Rows `ids` (`[tokens]` u32) of the weight, exactly: `[tokens, in]`.
+    /// Rows `ids` (`[tokens]` u32) of the weight, exactly, or of integers as they were rounded:
+    /// `[tokens, in]`.
     ///
     /// # Errors
     /// Ids of another shape or dtype; a weight of e4m3; on the CPU an id that the weight has no row for,
@@ -256,11 +235,15 @@ impl Matrix {
     }
 }
 
-/// The op behind [`Matrix::forward`], of checked inputs.
-struct Linear<'a> {
-    weight: &'a Matrix,
-    out_dtype: DType,
-    path: Path,
+/// `[out, in]` of a weight.
+fn weight_dims(weight: &Tensor) -> Result<[usize; 2]> {
+    let &[out_features, in_features] = weight.dims() else {
+        bail!("weight must be [out, in], its shape is {:?}", weight.dims())
+    };
+    if out_features == 0 || in_features == 0 {
+        bail!("weight must not be empty, its shape is {:?}", weight.dims());
+    }
+    Ok([out_features, in_features])
 }
 
 impl Matrix {
@@ -285,6 +268,13 @@ impl Matrix {
             Form::Rows(rows) => Ok(rows),
         }
     }
+}
+
+/// The op behind [`Matrix::forward`], of checked inputs.
+struct Linear<'a> {
+    weight: &'a Matrix,
+    out_dtype: DType,
+    path: Path,
 }
 
 impl Linear<'_> {

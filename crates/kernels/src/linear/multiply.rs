@@ -1,7 +1,7 @@
 //! The micro-kernel: a tile of rows times a panel, written once over what a processor can do.
 
 use super::cpu::{Job, Part};
-use super::element::Element;
+use super::element::Words;
 use super::pack::{PANEL, Panel, Step};
 use crate::simd;
 use std::cell::RefCell;
@@ -15,25 +15,41 @@ pub(super) const MAX_ROWS: usize = 12;
 /// One way of multiplying. All but [`Multiply::run`] must be `#[inline(always)]`: only below `run`
 /// are the vector instructions enabled.
 pub(super) trait Multiply: Sized {
-    type Element: Element;
-    /// A word of x as it is multiplied.
+    /// Of x.
+    type Element: Words;
+    /// What a step of x is multiplied as.
     type Input: Copy + Send + Sync;
+    /// What is known of a row's elements in a block of steps.
+    type Block: Copy + Send + Sync;
     /// Sixteen words of a panel.
     type Weights: Copy;
     /// Sixteen sums.
     type Sums: Copy;
 
+    /// Elements of x in a step.
+    const PER_STEP: usize = Self::Element::PER_WORD;
+    /// Steps whose products are summed before they are [finished](Multiply::finish).
+    const BLOCK: usize = usize::MAX;
     /// Rows of the largest tile: as many as there are registers for.
     const ROWS: usize;
     /// Rows up to which a tile takes the whole panel at once, not half after half.
     const ROWS_OF_WHOLE_PANEL: usize;
 
-    fn input(word: u32) -> Self::Input;
-    fn zero() -> Self::Sums;
+    /// [`PER_STEP`](Multiply::PER_STEP) elements, or fewer at the end of a row.
+    fn input(elements: &[Self::Element]) -> Self::Input;
+    /// What the sums of a block begin with.
+    fn begin(block: Self::Block) -> Self::Sums;
     fn load(words: &[u32; LANES]) -> Self::Weights;
     /// `sums + weights * input`, along `in` in ascending order.
     fn mul_add(sums: Self::Sums, weights: Self::Weights, input: Self::Input) -> Self::Sums;
-    fn store(sums: Self::Sums) -> [f32; LANES];
+    /// Adds the sums of a block to those of the blocks before it. Scales of the weights' blocks are there
+    /// if they have any.
+    fn finish(
+        sums: Self::Sums,
+        block: Self::Block,
+        scales: Option<&[f32; LANES]>,
+        total: &mut [f32; LANES],
+    );
     /// Asks for a line that will be wanted soon. The address need not be one of a step.
     fn prefetch(address: *const Step);
 
@@ -53,11 +69,12 @@ pub(super) fn run_part<M: Multiply, O: simd::Element>(job: &Job<'_, M, O>, part:
     let last_panel = job.weight.num_panels() - 1;
     for panel in part.panels.clone() {
         let next_panel = job.weight.panel(last_panel.min(panel + 1));
-        let steps = job.weight.panel(panel).widened::<M::Element>(&mut widened);
+        let scales = job.weight.block_scales(panel);
+        let steps = job.weight.panel(panel).steps::<M::Element>(&mut widened);
         for (i, tile) in part.tiles.clone().enumerate() {
             let rows = job.tiles.rows(tile);
             let ahead = Ahead::new(next_panel, steps.len(), i, part.tiles.len());
-            let at = Place { steps, panel, first_row: rows.start };
+            let at = Place { steps, scales, panel, first_row: rows.start };
             match rows.len() {
                 1 => tile_of::<M, O, 1>(job, at, ahead),
                 2 => tile_of::<M, O, 2>(job, at, ahead),
@@ -82,6 +99,8 @@ pub(super) fn run_part<M: Multiply, O: simd::Element>(job: &Job<'_, M, O>, part:
 #[derive(Clone, Copy)]
 struct Place<'a> {
     steps: &'a [Step],
+    /// One a block of steps, or none.
+    scales: &'a [[f32; PANEL]],
     panel: usize,
     first_row: usize,
 }
@@ -108,31 +127,57 @@ impl Ahead {
 #[inline(always)]
 fn tile_of<M: Multiply, O: simd::Element, const R: usize>(
     job: &Job<'_, M, O>,
-    Place { steps, panel, first_row }: Place<'_>,
+    at: Place<'_>,
     ahead: Ahead,
 ) {
     assert!(R <= M::ROWS, "the tile has more rows than registers");
-    let x = job.tiles.data[first_row * steps.len()..][..R * steps.len()].as_chunks::<R>().0;
+    let feature = at.panel * PANEL;
     if R <= M::ROWS_OF_WHOLE_PANEL {
-        let sums = accumulate::<M, R, 2>(steps, x, 0, ahead);
-        job.finish(first_row, panel * PANEL, &sums);
+        job.finish(at.first_row, feature, &totals::<M, O, R, 2>(job, at, 0, ahead));
     } else {
         for half in 0..2 {
-            let sums = accumulate::<M, R, 1>(steps, x, half, ahead);
-            job.finish(first_row, panel * PANEL + half * LANES, &sums);
+            let totals = totals::<M, O, R, 1>(job, at, half, ahead);
+            job.finish(at.first_row, feature + half * LANES, &totals);
         }
     }
 }
 
-/// Sums of `R` rows and `C` groups of output features from group `first`.
+/// Sums of `R` rows and `C` groups of output features from group `first`, over all blocks.
+#[inline(always)]
+fn totals<M: Multiply, O: simd::Element, const R: usize, const C: usize>(
+    job: &Job<'_, M, O>,
+    Place { steps, scales, first_row, .. }: Place<'_>,
+    first: usize,
+    mut ahead: Ahead,
+) -> [[[f32; LANES]; C]; R] {
+    let (x, _) = job.tiles.data[first_row * steps.len()..][..R * steps.len()].as_chunks::<R>();
+    let num_blocks = job.tiles.num_blocks;
+    let (blocks, _) = job.tiles.blocks[first_row * num_blocks..][..R * num_blocks].as_chunks::<R>();
+    let mut totals = [[[0.0; LANES]; C]; R];
+    let pairs = steps.chunks(M::BLOCK).zip(x.chunks(M::BLOCK));
+    for (i, ((steps, x), blocks)) in pairs.zip(blocks).enumerate() {
+        let sums = accumulate::<M, R, C>(steps, x, blocks, first, &mut ahead);
+        let scales = scales.get(i).map(|scales| scales.as_chunks::<LANES>().0);
+        for r in 0..R {
+            for c in 0..C {
+                let scales = scales.map(|scales| &scales[first + c]);
+                M::finish(sums[r][c], blocks[r], scales, &mut totals[r][c]);
+            }
+        }
+    }
+    totals
+}
+
+/// The same of one block.
 #[inline(always)]
 fn accumulate<M: Multiply, const R: usize, const C: usize>(
     steps: &[Step],
     x: &[[M::Input; R]],
+    blocks: &[M::Block; R],
     first: usize,
-    mut ahead: Ahead,
-) -> [[[f32; LANES]; C]; R] {
-    let mut sums = [[M::zero(); C]; R];
+    ahead: &mut Ahead,
+) -> [[M::Sums; C]; R] {
+    let mut sums = blocks.map(|block| [M::begin(block); C]);
     for (step, x) in steps.iter().zip(x) {
         M::prefetch(ahead.address);
         ahead.address = ahead.address.wrapping_byte_add(ahead.stride);
@@ -149,11 +194,5 @@ fn accumulate<M: Multiply, const R: usize, const C: usize>(
             }
         }
     }
-    let mut out = [[[0.0; LANES]; C]; R];
-    for r in 0..R {
-        for c in 0..C {
-            out[r][c] = M::store(sums[r][c]);
-        }
-    }
-    out
+    sums
 }

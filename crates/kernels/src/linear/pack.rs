@@ -1,6 +1,7 @@
 //! The packed form of a weight: panels of output features, read in order by every product.
 
-use super::element::Element;
+use super::element::{Element, Words};
+use super::integers::{BLOCK, Integers};
 use crate::disjoint::DisjointMut;
 use crate::pages::advise_huge_pages;
 use crate::pool::{for_each_row, for_each_task};
@@ -34,6 +35,8 @@ enum Steps {
     Wide(Box<[Step]>),
     /// One an input feature, with a scale an output feature: widened panel by panel where they are used.
     Narrow(Box<[NarrowStep]>, Box<[f32]>),
+    /// With a scale for each block of inputs of an output feature. `[panels, blocks]`
+    Integers(Integers, Box<[Step]>, Box<[[f32; PANEL]]>),
 }
 
 /// The steps of one panel.
@@ -46,13 +49,13 @@ pub(super) enum Panel<'a> {
 impl<'a> Panel<'a> {
     /// As steps; narrow ones are widened into `scratch`, exactly and without their scales.
     #[inline(always)]
-    pub(super) fn widened<E: Element>(self, scratch: &'a mut Vec<Step>) -> &'a [Step] {
+    pub(super) fn steps<W: Words>(self, scratch: &'a mut Vec<Step>) -> &'a [Step] {
         match self {
             Self::Wide(steps) => steps,
             Self::Narrow(narrow) => {
-                scratch.resize(narrow.len().div_ceil(E::PER_WORD), Step([0; PANEL]));
-                for (step, narrow) in scratch.iter_mut().zip(narrow.chunks(E::PER_WORD)) {
-                    E::widen(narrow, step);
+                scratch.resize(narrow.len().div_ceil(W::PER_WORD), Step([0; PANEL]));
+                for (step, narrow) in scratch.iter_mut().zip(narrow.chunks(W::PER_WORD)) {
+                    W::widen(narrow, step);
                 }
                 scratch
             }
@@ -115,12 +118,44 @@ impl Packed {
         Self { steps, steps_per_panel: in_features, out_features, in_features }
     }
 
+    /// As [`Packed::rounded`] makes them.
+    pub(super) fn of_integers(
+        kind: Integers,
+        steps: Box<[Step]>,
+        scales: Box<[[f32; PANEL]]>,
+        [out_features, in_features]: [usize; 2],
+    ) -> Self {
+        let steps_per_panel = in_features.div_ceil(kind.per_word());
+        let steps = Steps::Integers(kind, steps, scales);
+        Self { steps, steps_per_panel, out_features, in_features }
+    }
+
     /// What the sums of output features are to be multiplied by. `[out]`
     #[inline(always)]
     pub(super) fn scales(&self) -> Option<&[f32]> {
         match &self.steps {
-            Steps::Wide(_) => None,
+            Steps::Wide(_) | Steps::Integers(..) => None,
             Steps::Narrow(_, scales) => Some(scales),
+        }
+    }
+
+    /// Scales of the blocks of a panel, if there are any.
+    #[inline(always)]
+    pub(super) fn block_scales(&self, panel: usize) -> &[[f32; PANEL]] {
+        match &self.steps {
+            Steps::Wide(_) | Steps::Narrow(..) => &[],
+            Steps::Integers(_, _, scales) => {
+                let num_blocks = scales.len() / self.num_panels();
+                &scales[panel * num_blocks..][..num_blocks]
+            }
+        }
+    }
+
+    /// What the weight was rounded to, if it was to integers.
+    pub(super) fn integers(&self) -> Option<Integers> {
+        match &self.steps {
+            Steps::Wide(_) | Steps::Narrow(..) => None,
+            Steps::Integers(kind, ..) => Some(*kind),
         }
     }
 
@@ -140,6 +175,7 @@ impl Packed {
         match &self.steps {
             Steps::Wide(steps) => size_of_val(&**steps),
             Steps::Narrow(steps, scales) => size_of_val(&**steps) + size_of_val(&**scales),
+            Steps::Integers(_, steps, scales) => size_of_val(&**steps) + size_of_val(&**scales),
         }
     }
 
@@ -147,24 +183,39 @@ impl Packed {
     pub(super) fn panel(&self, index: usize) -> Panel<'_> {
         let range = index * self.steps_per_panel..(index + 1) * self.steps_per_panel;
         match &self.steps {
-            Steps::Wide(steps) => Panel::Wide(&steps[range]),
+            Steps::Wide(steps) | Steps::Integers(_, steps, _) => Panel::Wide(&steps[range]),
             Steps::Narrow(steps, _) => Panel::Narrow(&steps[range]),
         }
     }
 
-    /// Rows of the weight as they were: `[ids, in]`; none of an e4m3 weight.
+    /// Rows of the weight as they were, or as they were rounded: `[ids, in]`; none of an e4m3 weight.
     pub(super) fn gather<E: Element>(&self, ids: &[u32]) -> Option<Vec<E>> {
         /// A step is a cache line that no other step of the row shares.
         const OPERATIONS_PER_STEP: usize = 8;
-        let Steps::Wide(steps) = &self.steps else { return None };
+        let (steps, kind) = match &self.steps {
+            Steps::Wide(steps) => (steps, None),
+            Steps::Integers(kind, steps, _) => (steps, Some(*kind)),
+            Steps::Narrow(..) => return None,
+        };
         let mut out = vec![E::default(); ids.len() * self.in_features];
         let work = OPERATIONS_PER_STEP * ids.len() * self.steps_per_panel;
         for_each_row(&mut out, self.in_features, work, |i, out| {
-            let row = ids[i] as usize;
-            let steps = &steps[row / PANEL * self.steps_per_panel..][..self.steps_per_panel];
-            for (out, step) in out.chunks_mut(E::PER_WORD).zip(steps) {
-                for (index, out) in out.iter_mut().enumerate() {
-                    *out = E::from_word(step.0[row % PANEL], index);
+            let (panel, lane) = (ids[i] as usize / PANEL, ids[i] as usize % PANEL);
+            let steps = &steps[panel * self.steps_per_panel..][..self.steps_per_panel];
+            let Some(kind) = kind else {
+                for (out, step) in out.chunks_mut(E::PER_WORD).zip(steps) {
+                    for (index, out) in out.iter_mut().enumerate() {
+                        *out = E::from_word(step.0[lane], index);
+                    }
+                }
+                return;
+            };
+            let blocks = out.chunks_mut(BLOCK).zip(steps.chunks(BLOCK / kind.per_word()));
+            for ((out, steps), scales) in blocks.zip(self.block_scales(panel)) {
+                for (out, step) in out.chunks_mut(kind.per_word()).zip(steps) {
+                    for (index, out) in out.iter_mut().enumerate() {
+                        *out = E::from_f32(kind.element(step.0[lane], index) * scales[lane]);
+                    }
                 }
             }
         });

@@ -1,11 +1,49 @@
-//! Rows to e4m3 with one scale each.
+//! Weights of e4m3, and rows to e4m3 with one scale each.
 
+#[cfg(feature = "cuda")]
+use super::Rows;
+use super::pack::Packed;
+use super::{Form, Matrix, weight_dims};
 use crate::disjoint::DisjointMut;
 use crate::pool::for_each_row;
 use crate::simd::{E4M3_MAX, Element, Kernel, LANES, Lanes, dispatch, load_at, store_at};
-use crate::views::{cpu_slice, match_element};
-use candle_core::{Device, Result, Tensor, bail};
+use crate::views::{cpu_slice, expect_dims, match_element};
+use candle_core::{DType, Device, Result, Tensor, WithDType, bail};
 use float8::F8E4M3;
+
+impl Matrix {
+    /// Takes a weight `[out, in]` of e4m3 with the scales of its rows, `[out]` f32, as
+    /// [`quantize_rows`] makes them; both on the CPU. It is packed for the CPU or copied to a CUDA
+    /// device. Inputs and outputs are of `dtype`, f32 or bf16.
+    ///
+    /// # Errors
+    /// Another shape or dtype, an empty or strided tensor.
+    pub fn from_e4m3(
+        weight: &Tensor,
+        scales: &Tensor,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
+        let [out_features, in_features] = weight_dims(weight)?;
+        expect_dims(scales, &[out_features], "scales")?;
+        match_element!(dtype, "dtype", E => E::DTYPE);
+        #[cfg(feature = "cuda")]
+        if device.is_cuda() {
+            let scales = Some(scales.to_device(device)?);
+            let weight = weight.to_device(device)?;
+            let rows = Rows { weight, scales, is_batch_invariant: false };
+            return Ok(Self { form: Form::Rows(rows), dtype });
+        }
+        if !device.is_cpu() {
+            bail!("weights of e4m3 have no form for {device:?}");
+        }
+        let (weight, weight_layout) = weight.storage_and_layout();
+        let (scales, scales_layout) = scales.storage_and_layout();
+        let rows: &[F8E4M3] = cpu_slice(&weight, weight_layout, "weight")?;
+        let scales = cpu_slice(&scales, scales_layout, "scales")?;
+        Ok(Self { form: Form::Packed(Packed::narrow(rows, scales, in_features)), dtype })
+    }
+}
 
 /// Brings x `[rows, len]`, f32 or bf16 on the CPU, to e4m3 of the same shape and scales `[rows]` f32,
 /// with `x = scale * y`: the largest of a row becomes the largest number of e4m3. A row of zeros has

@@ -1,7 +1,7 @@
 //! Every path against sums in f64, and a row's bits in every batch.
 
 use super::cpu::Path;
-use super::{Linear, Matrix, quantize_rows};
+use super::{Integers, Linear, Matrix, quantize_rows};
 use crate::testing::{
     DTYPES, Tolerance, assert_close, devices, ids, message, tensor, to_bits, to_f64,
 };
@@ -140,6 +140,93 @@ fn a_weight_of_e4m3_equals_the_reference() -> Result<()> {
     Ok(())
 }
 
+/// What rows are rounded to, block by block: times its scale. Of two that are equally large the negative
+/// one becomes -8.
+fn rounded(rows: &Tensor, integers: Integers) -> Result<Vec<f64>> {
+    let len = rows.dims()[1];
+    let round_block = |x: &[f32]| -> Vec<f64> {
+        let most = x.iter().copied().fold(0f32, f32::max);
+        let least = x.iter().copied().fold(0f32, f32::min);
+        let (scale, limit) = match integers {
+            Integers::Int8 => (most.max(-least) / 127.0, 127.0),
+            Integers::Int4 => (if most > -least { most } else { least } / -8.0, 7.0),
+        };
+        let integer = |x: f32| (x * (1.0 / scale)).round_ties_even().min(limit);
+        let value = |x: f32| if scale == 0.0 { 0.0 } else { integer(x) };
+        x.iter().map(|&x| f64::from(scale) * f64::from(value(x))).collect()
+    };
+    let rows: Vec<f32> = to_f64(rows)?.into_iter().map(|x| x as f32).collect();
+    Ok(rows.chunks(len).flat_map(|row| row.chunks(128)).flat_map(round_block).collect())
+}
+
+const INTEGERS: [Integers; 2] = [Integers::Int8, Integers::Int4];
+
+/// Longer than a block, of whole blocks, and with a last one of one element.
+const SHAPES_OF_BLOCKS: [(usize, usize); 5] = [(1, 1), (3, 5), (33, 256), (70, 129), (40, 391)];
+
+#[test]
+fn weights_of_integers_are_multiplied_as_they_were_rounded() -> Result<()> {
+    for (dtype, integers) in DTYPES.into_iter().flat_map(|d| INTEGERS.map(|i| (d, i))) {
+        for (out, inner) in SHAPES_OF_BLOCKS {
+            let source = tensor(1, &[out, inner], dtype, &Device::Cpu)?;
+            let bias = tensor(2, &[out], dtype, &Device::Cpu)?;
+            let weight = Matrix::rounded(&source, integers)?;
+            assert_eq!(weight.size_in_bytes(), integers.size_in_bytes(out, inner));
+            let exact = Tensor::from_vec(rounded(&source, integers)?, (out, inner), &Device::Cpu)?;
+            for rows in [0, 1, 2, 5, 13, 40] {
+                let x = tensor(3, &[rows, inner], dtype, &Device::Cpu)?;
+                let exact_x = rounded(&x, Integers::Int8)?;
+                let exact_x = Tensor::from_vec(exact_x, (rows, inner), &Device::Cpu)?;
+                let expected = reference(&exact, &exact_x, None)?;
+                let with_bias = reference(&exact, &exact_x, Some(&bias))?;
+                for path in Path::available() {
+                    let y = forward(path, &weight, &x, Some(&bias), dtype)?;
+                    assert_eq!((y.dims(), y.dtype()), (&[rows, out][..], dtype));
+                    assert_close(&y, &with_bias, TOLERANCE);
+                    let y = forward(path, &weight, &x, None, DType::F32)?;
+                    assert_close(&y, &expected, Tolerance { bf16: 0.0, ..TOLERANCE });
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The largest weights times the largest inputs, of one sign or of both: no sum of bytes overflows.
+#[test]
+fn the_largest_integers_fit() -> Result<()> {
+    let (out, inner) = (16, 256);
+    for signs in [[1f32, 1.0], [-1.0, -1.0], [1.0, -1.0], [-1.0, 1.0]] {
+        let filled = |rows: usize, sign: f32| Tensor::full(sign, (rows, inner), &Device::Cpu);
+        let (source, x) = (filled(out, signs[0])?, filled(3, signs[1])?);
+        for (integers, path) in
+            INTEGERS.into_iter().flat_map(|i| Path::available().map(move |p| (i, p)))
+        {
+            let weight = Matrix::rounded(&source, integers)?;
+            let y = to_f64(&forward(path, &weight, &x, None, DType::F32)?)?;
+            let expected = f64::from(signs[0] * signs[1]) * inner as f64;
+            assert!(y.iter().all(|y| (y - expected).abs() < 1e-3), "{path:?} {integers:?}: {y:?}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn an_input_that_is_not_finite_shows_in_its_row_alone() -> Result<()> {
+    let weight =
+        Matrix::rounded(&tensor(1, &[40, 300], DType::F32, &Device::Cpu)?, Integers::Int8)?;
+    for spoiled in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        let mut x = vec![0.5f32; 3 * 300];
+        x[300 + 7] = spoiled;
+        let y = weight.forward_f32(&Tensor::from_vec(x, (3, 300), &Device::Cpu)?)?;
+        let finite: Vec<bool> =
+            y.to_vec2::<f32>()?.iter().map(|y| y.iter().all(|y| y.is_finite())).collect();
+        assert_eq!(finite, [true, false, true]);
+        assert!(y.get(1)?.to_vec1::<f32>()?.iter().all(|y| !y.is_finite()));
+    }
+    Ok(())
+}
+
 /// On the CPU as they are, on a GPU as they are or rounded to e4m3, too, by the library.
 #[test]
 fn many_rows_times_e4m3_are_near_the_reference() -> Result<()> {
@@ -197,9 +284,15 @@ fn rows_are_quantized_to_the_nearest() -> Result<()> {
 #[test]
 fn a_row_has_the_same_bits_in_every_batch() -> Result<()> {
     let (out, inner) = (523, 517);
-    for (dtype, is_narrow) in [(DTYPES[0], false), (DTYPES[1], false), (DType::BF16, true)] {
+    let dtypes = [DType::F32, DType::BF16, DType::BF16, DType::F32, DType::BF16];
+    for (form, dtype) in dtypes.into_iter().enumerate() {
         let source = tensor(4, &[out, inner], dtype, &Device::Cpu)?;
-        let weight = if is_narrow { quantized(&source)?.0 } else { Matrix::new(&source)? };
+        let weight = match form {
+            2 => quantized(&source)?.0,
+            3 => Matrix::rounded(&source, Integers::Int8)?,
+            4 => Matrix::rounded(&source, Integers::Int4)?,
+            _ => Matrix::new(&source)?,
+        };
         let x = tensor(5, &[129, inner], dtype, &Device::Cpu)?;
         for path in Path::available() {
             let mut alone = Vec::new();
@@ -209,7 +302,7 @@ fn a_row_has_the_same_bits_in_every_batch() -> Result<()> {
             }
             for rows in (1..=40).chain([129]) {
                 let y = forward(path, &weight, &x.narrow(0, 0, rows)?, None, DType::F32)?;
-                assert!(to_bits(&y)? == alone[..rows * out], "{path:?} {dtype:?} {rows} rows");
+                assert!(to_bits(&y)? == alone[..rows * out], "{path:?} {weight:?} {rows} rows");
             }
         }
     }
@@ -262,6 +355,15 @@ fn gather_returns_rows_as_they_were() -> Result<()> {
             assert_eq!(rows.dtype(), dtype);
             let expected = source.contiguous()?.index_select(&wanted, 0)?;
             assert_eq!(to_bits(&rows)?, to_bits(&expected)?);
+        }
+        for (out, inner) in SHAPES_OF_BLOCKS {
+            let source = tensor(9, &[out, inner], dtype, &Device::Cpu)?;
+            let wanted: Vec<u32> = (0..out as u32).collect();
+            for integers in INTEGERS {
+                let weight = Matrix::rounded(&source, integers)?;
+                let rows = weight.gather(&ids(&wanted, &Device::Cpu)?)?;
+                assert_close(&rows, &rounded(&source, integers)?, TOLERANCE);
+            }
         }
     }
     Ok(())

@@ -3,9 +3,15 @@
 //! Only `Element::multiply` names the types, for a `Path` that the processor has: every `unsafe`
 //! here rests on that.
 
+mod integers;
+
+pub(super) use integers::{Avx2Int4, Avx2Int8, Avx512VnniInt4, Avx512VnniInt8};
+
 use super::cpu::{Job, Part};
+use super::element::Words;
 use super::multiply::{LANES, Multiply, run_part};
 use super::pack::Step;
+use super::portable::widen;
 use crate::simd;
 use half::bf16;
 use std::arch::x86_64::*;
@@ -29,17 +35,22 @@ pub(super) struct Avx2Bf16;
 macro_rules! sums_and_run {
     ($sums:ty, $zero:expr, $store:expr, $features:literal) => {
         #[inline(always)]
-        fn zero() -> $sums {
+        fn begin((): ()) -> $sums {
             // SAFETY: the instructions are there: see the head of the file.
             unsafe { $zero }
         }
         #[inline(always)]
-        fn store(sums: $sums) -> [f32; LANES] {
-            let mut out = [0.0; LANES];
+        fn finish(sums: $sums, (): (), _scales: Option<&[f32; LANES]>, total: &mut [f32; LANES]) {
             // SAFETY: the instructions are there, and the array has room for all lanes.
-            unsafe { $store(sums, out.as_mut_ptr()) };
-            out
+            unsafe { $store(sums, total.as_mut_ptr()) };
         }
+        run_with!($features);
+    };
+}
+
+/// What every way of multiplying has, given the features.
+macro_rules! run_with {
+    ($features:literal) => {
         #[inline(always)]
         fn prefetch(address: *const Step) {
             // SAFETY: a prefetch reads nothing that the program sees and never faults.
@@ -56,15 +67,12 @@ macro_rules! sums_and_run {
     };
 }
 
-/// The two elements of a bf16 pair, as f32.
-#[inline(always)]
-fn widen(word: u32) -> [f32; 2] {
-    [f32::from_bits(word << 16), f32::from_bits(word & 0xffff_0000)]
-}
+use run_with;
 
 impl Multiply for Avx512F32 {
     type Element = f32;
     type Input = f32;
+    type Block = ();
     type Weights = __m512;
     type Sums = __m512;
 
@@ -72,8 +80,8 @@ impl Multiply for Avx512F32 {
     const ROWS_OF_WHOLE_PANEL: usize = 12;
 
     #[inline(always)]
-    fn input(word: u32) -> f32 {
-        f32::from_bits(word)
+    fn input(elements: &[f32]) -> f32 {
+        elements[0]
     }
     #[inline(always)]
     fn load(words: &[u32; LANES]) -> __m512 {
@@ -96,6 +104,7 @@ impl Multiply for Avx512F32 {
 impl Multiply for Avx512Bf16 {
     type Element = bf16;
     type Input = u32;
+    type Block = ();
     type Weights = __m512i;
     type Sums = __m512;
 
@@ -103,8 +112,8 @@ impl Multiply for Avx512Bf16 {
     const ROWS_OF_WHOLE_PANEL: usize = 12;
 
     #[inline(always)]
-    fn input(word: u32) -> u32 {
-        word
+    fn input(elements: &[bf16]) -> u32 {
+        bf16::word(elements)
     }
     #[inline(always)]
     fn load(words: &[u32; LANES]) -> __m512i {
@@ -134,6 +143,7 @@ impl Multiply for Avx512Bf16 {
 impl Multiply for Avx512WidenedBf16 {
     type Element = bf16;
     type Input = [f32; 2];
+    type Block = ();
     type Weights = [__m512; 2];
     type Sums = __m512;
 
@@ -141,8 +151,8 @@ impl Multiply for Avx512WidenedBf16 {
     const ROWS_OF_WHOLE_PANEL: usize = 12;
 
     #[inline(always)]
-    fn input(word: u32) -> [f32; 2] {
-        widen(word)
+    fn input(elements: &[bf16]) -> [f32; 2] {
+        widen(bf16::word(elements))
     }
     #[inline(always)]
     fn load(words: &[u32; LANES]) -> [__m512; 2] {
@@ -173,6 +183,7 @@ impl Multiply for Avx512WidenedBf16 {
 impl Multiply for Avx2F32 {
     type Element = f32;
     type Input = f32;
+    type Block = ();
     type Weights = [__m256; 2];
     type Sums = [__m256; 2];
 
@@ -180,8 +191,8 @@ impl Multiply for Avx2F32 {
     const ROWS_OF_WHOLE_PANEL: usize = 2;
 
     #[inline(always)]
-    fn input(word: u32) -> f32 {
-        f32::from_bits(word)
+    fn input(elements: &[f32]) -> f32 {
+        elements[0]
     }
     #[inline(always)]
     fn load(words: &[u32; LANES]) -> [__m256; 2] {
@@ -203,6 +214,7 @@ impl Multiply for Avx2F32 {
 impl Multiply for Avx2Bf16 {
     type Element = bf16;
     type Input = [f32; 2];
+    type Block = ();
     type Weights = [[__m256; 2]; 2];
     type Sums = [__m256; 2];
 
@@ -210,8 +222,8 @@ impl Multiply for Avx2Bf16 {
     const ROWS_OF_WHOLE_PANEL: usize = 1;
 
     #[inline(always)]
-    fn input(word: u32) -> [f32; 2] {
-        widen(word)
+    fn input(elements: &[bf16]) -> [f32; 2] {
+        widen(bf16::word(elements))
     }
     #[inline(always)]
     fn load(words: &[u32; LANES]) -> [[__m256; 2]; 2] {
