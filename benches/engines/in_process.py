@@ -16,8 +16,8 @@ def run(answer, prepare=lambda streams, length: None):
 
     `after_step()` is to be called when every sequence has one token more; returned are the tokens of each answer.
     `prepare(streams, length)` is called before a batch and not measured, as a server's start is not.
-    stdin has `check`, the ids of some prompts and how many tokens to answer each with, `num_ids` of the vocabulary, and
-    `points`, each with `name`, `streams`, `input`, `output`, `requests` and `seed`. Every line of stdout is a result.
+    stdin has `check`, the ids of some prompts and how many tokens to answer each with, `num_ids` of the vocabulary,
+    `seconds` after which no batch of a point begins, and `points`, each with `name`, `streams`, `input`, `output`, `requests` and `seed`. Every line of stdout is a result.
     """
     job = json.load(sys.stdin)
     say = lambda **result: print(json.dumps(result), flush=True)
@@ -26,7 +26,9 @@ def run(answer, prepare=lambda streams, length: None):
     say(check=answer(prompts, num_tokens, lambda: None))
     for point in job["points"]:
         numbers = random.Random(point["seed"])
-        rounds = [measure(answer, prepare, point, numbers, job["num_ids"]) for _ in range(-(-point["requests"] // point["streams"]))]
+        rounds = []
+        while len(rounds) * point["streams"] < point["requests"] and sum(end for _, end in rounds) < job["seconds"]:
+            rounds.append(measure(answer, prepare, point, numbers, job["num_ids"]))
         tokens = point["streams"] * point["output"]
         say(
             point=point["name"],
