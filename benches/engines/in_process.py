@@ -17,7 +17,8 @@ def run(answer, prepare=lambda streams, length: None):
     `after_step()` is to be called when every sequence has one token more; returned are the tokens of each answer.
     `prepare(streams, length)` is called before a batch and not measured, as a server's start is not.
     stdin has `check`, the ids of some prompts and how many tokens to answer each with, `num_ids` of the vocabulary,
-    `seconds` after which no batch of a point begins, and `points`, each with `name`, `streams`, `input`, `output`, `requests` and `seed`. Every line of stdout is a result.
+    `seconds` after which no batch of a point begins, and `points`, each with `name`, `streams`, `input`, `output`,
+    `requests` and `seed`. Every line of stdout is a result.
     """
     job = json.load(sys.stdin)
     say = lambda **result: print(json.dumps(result), flush=True)

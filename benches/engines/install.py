@@ -1,8 +1,10 @@
 """Installs the engines that scripts/compare-engines runs, and makes the checkpoints that they run on."""
 
+import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -90,9 +92,15 @@ class Install:
 
     def model(self, name):
         """The Hugging Face folder of a model."""
-        if name == "spark":
-            return ROOT / "models/spark"
         folder, tokenizer = self.folder / "models" / name, self.folder / "models/tokenizer.json"
+        if name == "spark":
+            # Without an end: not every server can be told to ignore it.
+            shutil.copytree(ROOT / "models/spark", folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("train"))
+            for path in [folder / "config.json", folder / "generation_config.json"]:
+                fields = json.loads(path.read_text())
+                fields.pop("eos_token_id", None)
+                path.write_text(json.dumps(fields, indent=2))
+            return folder
         folder.parent.mkdir(parents=True, exist_ok=True)
         if not tokenizer.exists():
             execute([sys.executable, ROOT / "benches/large_tokenizer.py", tokenizer], self.log)
