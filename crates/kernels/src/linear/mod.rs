@@ -31,6 +31,7 @@ pub use quantize::quantize_rows;
 
 #[cfg(feature = "cuda")]
 use crate::gather_rows::gather_rows;
+use crate::simd::Path;
 use crate::views::{cpu_slice, expect_dims, match_element, slice};
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
@@ -38,7 +39,6 @@ use candle_core::backend::BackendStorage;
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, DType, Device, Layout, Result, Shape, Tensor, WithDType, bail,
 };
-use cpu::Path;
 use float8::F8E4M3;
 use half::bf16;
 use pack::Packed;
