@@ -6,47 +6,9 @@ use super::multiply::{LANES, Multiply};
 use super::pack::Packed;
 use crate::disjoint::DisjointMut;
 use crate::pool::{for_each_task, num_threads};
-use crate::simd;
+use crate::simd::{self, Path};
 use std::mem::MaybeUninit;
 use std::ops::Range;
-
-/// The instructions that products are computed with. Sums in bf16 pairs round otherwise than
-/// fused single ones: two paths give slightly different results, one path always the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Path {
-    /// AVX-512 with products of bf16 pairs.
-    #[cfg(target_arch = "x86_64")]
-    Avx512Bf16,
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    Portable,
-}
-
-impl Path {
-    /// What this processor can do, the fastest first.
-    pub(super) fn available() -> impl Iterator<Item = Self> {
-        #[cfg(target_arch = "x86_64")]
-        let vector = {
-            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-            let avx512 = avx2 && is_x86_feature_detected!("avx512f");
-            let avx512_bf16 = avx512 && is_x86_feature_detected!("avx512bf16");
-            [(avx512_bf16, Self::Avx512Bf16), (avx512, Self::Avx512), (avx2, Self::Avx2)]
-        };
-        #[cfg(not(target_arch = "x86_64"))]
-        let vector = [];
-        vector
-            .into_iter()
-            .chain([(true, Self::Portable)])
-            .filter(|(there, _)| *there)
-            .map(|(_, path)| path)
-    }
-
-    pub(super) fn fastest() -> Self {
-        Self::available().next().expect("the portable path is always there")
-    }
-}
 
 /// x `[tokens, in]` to y `[tokens, out]`, each element rounded once.
 pub(super) fn forward<E: Element, O: simd::Element>(

@@ -1,11 +1,11 @@
 //! How elements share the 32-bit words that weights are packed in.
 
-use super::cpu::{Path, Product};
+use super::cpu::Product;
 use super::pack::{NarrowStep, Step};
 use super::portable::{PortableBf16, PortableF32};
 #[cfg(target_arch = "x86_64")]
 use super::x86::{Avx2Bf16, Avx2F32, Avx512Bf16, Avx512F32, Avx512WidenedBf16};
-use crate::simd::{self, widen_e4m3};
+use crate::simd::{self, Path, widen_e4m3};
 use half::bf16;
 
 /// f32 fills a word; two bf16 or four i8 that follow each other along `in` share one, the first in the

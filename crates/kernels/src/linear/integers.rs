@@ -5,7 +5,7 @@
 //! same in any batch here, too. Inputs are rounded to 8 bits, each row when it is multiplied (as
 //! llama.cpp does with blocks of 32 for its `Q8_0`).
 
-use super::cpu::{Path, Product};
+use super::cpu::Product;
 use super::element::{Element, Words};
 use super::pack::{PANEL, Packed, Step};
 use super::portable::{PortableInt4, PortableInt8};
@@ -14,7 +14,7 @@ use super::x86::{Avx2Int4, Avx2Int8, Avx512VnniInt4, Avx512VnniInt8};
 use crate::disjoint::DisjointMut;
 use crate::pages::advise_huge_pages;
 use crate::pool::{for_each_row, for_each_task};
-use crate::simd::{self, Kernel, LANES, Lanes, dispatch, load_at};
+use crate::simd::{self, Kernel, LANES, Lanes, Path, dispatch, load_at};
 use std::mem::MaybeUninit;
 
 /// Elements along `in` that share a scale.
@@ -66,7 +66,7 @@ pub(super) fn multiply<E: Element, O: simd::Element>(
     let (x, blocks) = round_inputs(x, weight.in_features());
     let product = Product { weight, x: &x, bias };
     #[cfg(target_arch = "x86_64")]
-    let has_vnni = is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512bw");
+    let has_vnni = is_x86_feature_detected!("avx512vnni");
     match (path, kind) {
         #[cfg(target_arch = "x86_64")]
         (Path::Avx512Bf16 | Path::Avx512, Integers::Int8) if has_vnni => {

@@ -34,6 +34,7 @@ pub use quantize::quantize_rows;
 
 #[cfg(feature = "cuda")]
 use crate::gather_rows::gather_rows;
+use crate::simd::Path;
 use crate::views::{cpu_slice, match_element, slice};
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
@@ -41,7 +42,6 @@ use candle_core::backend::BackendStorage;
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor, WithDType, bail,
 };
-use cpu::Path;
 use half::bf16;
 use pack::Packed;
 

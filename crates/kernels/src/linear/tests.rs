@@ -1,7 +1,7 @@
 //! Every path against sums in f64, and a row's bits in every batch.
 
-use super::cpu::Path;
 use super::{Integers, Linear, Matrix, quantize_rows};
+use crate::simd::Path;
 use crate::testing::{
     DTYPES, Tolerance, assert_close, devices, ids, message, tensor, to_bits, to_f64,
 };

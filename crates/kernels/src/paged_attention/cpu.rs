@@ -4,15 +4,37 @@ use super::PagedAttention;
 use super::tile::{AttendTile, Inputs, Tile};
 use crate::disjoint::DisjointMut;
 use crate::pool::for_each_task;
-use crate::simd::{Element, dispatch};
+use crate::simd::{Element, Path};
 use crate::views::{cpu_slice, slice};
 use candle_core::{CpuStorage, Layout, Result, Tensor, bail};
+use float8::F8E4M3;
+use half::bf16;
 
 /// Query rows (tokens times grouped heads) that share each key loaded.
 const ROWS_PER_TILE: usize = 64;
 
+/// What a cache may hold for queries of a type.
+pub(super) trait CacheOf<E: Element>: Element {
+    /// Computes a tile.
+    fn attend(path: Path, tile: AttendTile<'_, E, Self>) {
+        path.run(tile);
+    }
+}
+
+impl CacheOf<f32> for f32 {}
+
+impl<E: Element> CacheOf<E> for F8E4M3 {}
+
+impl CacheOf<bf16> for bf16 {
+    #[cfg(target_arch = "x86_64")]
+    fn attend(path: Path, tile: AttendTile<'_, bf16, bf16>) {
+        path.run_pairs(tile);
+    }
+}
+
 /// q `[tokens, heads, head_dim]`, cache `[num_blocks, kv_heads, block_size, head_dim]` twice.
-pub(super) fn paged_attention<E: Element, C: Element>(
+pub(super) fn paged_attention<E: Element, C: CacheOf<E>>(
+    path: Path,
     (q, q_layout): (&CpuStorage, &Layout),
     [(key, key_layout), (value, value_layout)]: [(&CpuStorage, &Layout); 2],
     args: &PagedAttention,
@@ -52,7 +74,7 @@ pub(super) fn paged_attention<E: Element, C: Element>(
     let shared = DisjointMut::new(&mut out);
     let pairs: usize = sequences.iter().map(|s| s.num_rows * s.context_len).sum();
     for_each_task(tiles.len(), pairs * num_heads * head_dim, |i| {
-        dispatch(AttendTile { inputs: &inputs, tile: &tiles[i], out: &shared });
+        C::attend(path, AttendTile { inputs: &inputs, tile: &tiles[i], out: &shared });
     });
     Ok(E::to_cpu_storage_owned(out))
 }

@@ -235,6 +235,7 @@ fn variants_equal_the_reference() -> Result<()> {
                 window: (window > 0).then_some(window),
                 soft_cap: (soft_cap > 0.0).then_some(soft_cap),
                 sinks: if has_sinks { vec![-1.0, 0.5, 2.0, 7.0] } else { Vec::new() },
+                ..Change::default()
             };
             call.assert_equals_reference(&q, &parts)?;
         }

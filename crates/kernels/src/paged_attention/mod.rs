@@ -22,13 +22,18 @@ mod cuda;
 #[cfg(test)]
 mod cuda_tests;
 mod extents;
+#[cfg(target_arch = "x86_64")]
+mod pairs;
+mod products;
 mod softmax;
 #[cfg(test)]
 mod tests;
 mod tile;
+mod widened;
 
 pub use extents::{Extents, SPLIT_ROWS, Workspace};
 
+use crate::simd::Path;
 use crate::views::{expect_cache, expect_dims, expect_like, match_element};
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
@@ -98,7 +103,8 @@ const MAX_HEAD_DIM: usize = 256;
 /// there blocks must have a multiple of 8 keys, and `on_device` must be given.
 pub fn paged_attention(q: &Tensor, cache: &KvCacheLayer, args: &PagedAttention) -> Result<Tensor> {
     check(q, cache, args)?;
-    q.apply_op3_no_bwd(&cache.key, &cache.value, &Attend { args })
+    let attend = Attend { args, path: Path::fastest() };
+    q.apply_op3_no_bwd(&cache.key, &cache.value, &attend)
 }
 
 /// Checks everything but the values of the index tensors.
@@ -146,6 +152,8 @@ impl Variant<'_> {
 
 struct Attend<'a> {
     args: &'a PagedAttention<'a>,
+    /// On the CPU.
+    path: Path,
 }
 
 impl CustomOp3 for Attend<'_> {
@@ -165,8 +173,10 @@ impl CustomOp3 for Attend<'_> {
         let (tokens, num_heads, head_dim) = q_layout.shape().dims3()?;
         let cache = [(key, key_layout), (value, value_layout)];
         let out = match_element!(q.dtype(), "q", E => match key.dtype() {
-            DType::F8E4M3 => cpu::paged_attention::<E, F8E4M3>((q, q_layout), cache, self.args)?,
-            _ => cpu::paged_attention::<E, E>((q, q_layout), cache, self.args)?,
+            DType::F8E4M3 => {
+                cpu::paged_attention::<E, F8E4M3>(self.path, (q, q_layout), cache, self.args)?
+            },
+            _ => cpu::paged_attention::<E, E>(self.path, (q, q_layout), cache, self.args)?,
         });
         Ok((out, (tokens, num_heads * head_dim).into()))
     }

@@ -22,25 +22,30 @@ impl Softmax {
     }
 
     /// Takes in a group of scores, one of them finite, and returns their weights relative to the new
-    /// maximum.
+    /// maximum, which are to be [counted](Self::count).
     #[inline(always)]
-    pub(super) fn add<V: Lanes>(&mut self, scores: [V; VECTORS]) -> [V; VECTORS] {
+    pub(super) fn weigh<V: Lanes>(&mut self, scores: [V; VECTORS]) -> [V; VECTORS] {
         let [a, b, c, d] = scores;
         let max = a.max(b).max(c.max(d)).reduce_max();
-        let max = if max > self.max { max } else { self.max };
-        let rescale = V::splat(self.max - max).exp();
+        self.rescale = 1.0;
+        if max > self.max {
+            let mut rescale = [0.0; LANES];
+            V::splat(self.max - max).exp().store(&mut rescale);
+            self.rescale = rescale[0];
+            self.max = max;
+        }
         let mut weights = scores;
         for weight in &mut weights {
-            *weight = weight.sub(V::splat(max)).exp();
+            *weight = weight.sub(V::splat(self.max)).exp();
         }
-        let [a, b, c, d] = weights;
-        let sum = V::load(&self.sum).mul_add(rescale, a.add(b).add(c.add(d)));
-        let mut lanes = [0.0; LANES];
-        rescale.store(&mut lanes);
-        self.rescale = lanes[0];
-        self.max = max;
-        sum.store(&mut self.sum);
         weights
+    }
+
+    /// Adds the group's weights to the sum.
+    #[inline(always)]
+    pub(super) fn count<V: Lanes>(&mut self, [a, b, c, d]: [V; VECTORS]) {
+        let sum = V::load(&self.sum).mul_add(V::splat(self.rescale), a.add(b).add(c.add(d)));
+        sum.store(&mut self.sum);
     }
 
     /// The sum of all weights with that of a sink, minus infinity for none.

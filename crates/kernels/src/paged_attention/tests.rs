@@ -1,6 +1,8 @@
 //! Attention against a plain f64 reference, and the equalities it must keep bit for bit.
 
-use super::{Extents, KvCacheLayer, OnDevice, PagedAttention, Variant, Workspace, paged_attention};
+use super::{
+    Attend, Extents, KvCacheLayer, OnDevice, PagedAttention, Path, Variant, Workspace, check,
+};
 use crate::testing::{
     DTYPES, Tolerance, assert_close, devices, ids, message, tensor, to_bits, to_e4m3, to_f64,
     values,
@@ -103,7 +105,9 @@ impl Case {
             block_tables: &ids(&tables, q.device())?.reshape((parts.len(), width))?,
             on_device: Some(OnDevice { extents, workspace: &workspace }),
         };
-        paged_attention(q, &self.cache, &args)
+        check(q, &self.cache, &args)?;
+        let attend = Attend { args: &args, path: change.path };
+        q.apply_op3_no_bwd(&self.cache.key, &self.cache.value, &attend)
     }
 
     pub(super) fn scale(&self) -> f32 {
@@ -152,12 +156,32 @@ impl Case {
 }
 
 /// What attention may do besides.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Change {
+    pub(super) path: Path,
     pub(super) window: Option<usize>,
     pub(super) soft_cap: Option<f64>,
     /// `[heads]` or empty
     pub(super) sinks: Vec<f32>,
+}
+
+impl Default for Change {
+    fn default() -> Self {
+        Self::on(Path::fastest())
+    }
+}
+
+impl Change {
+    pub(super) fn on(path: Path) -> Self {
+        Self { path, window: None, soft_cap: None, sinks: Vec::new() }
+    }
+}
+
+/// Every path of the CPU, and the other devices.
+fn places() -> Vec<(Device, Change)> {
+    let others = devices().into_iter().filter(|device| !device.is_cpu());
+    let paths = Path::available().map(|path| (Device::Cpu, Change::on(path)));
+    paths.chain(others.map(|device| (device, Change::default()))).collect()
 }
 
 pub(super) fn queries(shape: Shape, rows: usize, dtype: DType, device: &Device) -> Result<Tensor> {
@@ -191,12 +215,12 @@ const NUM_ROWS: usize = 90;
 
 #[test]
 fn equals_the_reference() -> Result<()> {
-    for device in devices() {
+    for (device, plain) in places() {
         for dtype in DTYPES {
             for shape in fitting(&device) {
                 let q = queries(shape, NUM_ROWS, dtype, &device)?;
                 let case = Case::new(shape, &NUM_KEYS, 1, &q)?;
-                let out = case.run(&q, &PARTS)?;
+                let out = case.run_changed(&q, &PARTS, &plain)?;
                 assert_eq!(out.dims(), [NUM_ROWS, shape.num_heads * shape.head_dim]);
                 assert_close(&out, &case.reference(&q, &PARTS, &Change::default())?, TOLERANCE);
             }
@@ -207,7 +231,7 @@ fn equals_the_reference() -> Result<()> {
 
 #[test]
 fn a_cache_of_e4m3_equals_the_reference() -> Result<()> {
-    for device in devices() {
+    for (device, plain) in places() {
         for dtype in DTYPES {
             for shape in fitting(&device) {
                 let q = queries(shape, NUM_ROWS, dtype, &device)?;
@@ -215,7 +239,7 @@ fn a_cache_of_e4m3_equals_the_reference() -> Result<()> {
                 let wide = case.cache.clone();
                 case.cache =
                     KvCacheLayer { key: to_e4m3(&wide.key)?, value: to_e4m3(&wide.value)? };
-                let out = case.run(&q, &PARTS)?;
+                let out = case.run_changed(&q, &PARTS, &plain)?;
                 assert_eq!(out.dtype(), dtype);
                 assert_close(&out, &case.reference(&q, &PARTS, &Change::default())?, TOLERANCE);
             }
@@ -226,7 +250,7 @@ fn a_cache_of_e4m3_equals_the_reference() -> Result<()> {
 
 #[test]
 fn variants_equal_the_reference_and_do_not_know_the_chunk() -> Result<()> {
-    for device in devices() {
+    for (device, plain) in places() {
         for (window, soft_cap, has_sinks) in [
             (Some(1), None, false),
             (Some(63), None, true),
@@ -239,7 +263,7 @@ fn variants_equal_the_reference_and_do_not_know_the_chunk() -> Result<()> {
                 let q = queries(shape, NUM_ROWS, dtype, &device)?;
                 let case = Case::new(shape, &NUM_KEYS, 1, &q)?;
                 let sinks = if has_sinks { vec![-1.0, 0.5, 2.0, 7.0] } else { Vec::new() };
-                let change = Change { window, soft_cap, sinks };
+                let change = Change { window, soft_cap, sinks, ..plain.clone() };
                 let out = case.run_changed(&q, &PARTS, &change)?;
                 assert_close(&out, &case.reference(&q, &PARTS, &change)?, TOLERANCE);
                 if !device.is_cpu() {
@@ -259,14 +283,14 @@ fn variants_equal_the_reference_and_do_not_know_the_chunk() -> Result<()> {
 
 #[test]
 fn batched_equals_alone() -> Result<()> {
-    for device in devices() {
+    for (device, plain) in places() {
         for shape in fitting(&device) {
             let q = queries(shape, NUM_ROWS, DType::BF16, &device)?;
             let case = Case::new(shape, &NUM_KEYS, 1, &q)?;
-            let together = case.run(&q, &PARTS)?;
+            let together = case.run_changed(&q, &PARTS, &plain)?;
             let mut row = 0;
             for part in PARTS {
-                let alone = case.run(&q.narrow(0, row, part.1)?, &[part])?;
+                let alone = case.run_changed(&q.narrow(0, row, part.1)?, &[part], &plain)?;
                 assert_eq!(to_bits(&alone)?, to_bits(&together.narrow(0, row, part.1)?)?);
                 row += part.1;
             }
@@ -279,15 +303,62 @@ fn batched_equals_alone() -> Result<()> {
 #[test]
 fn chunked_equals_whole() -> Result<()> {
     const LEN: usize = 150;
-    for shape in SHAPES {
-        let q = queries(shape, LEN, DType::F32, &Device::Cpu)?;
-        let case = Case::new(shape, &[LEN], 1, &q)?;
-        let whole = case.run(&q, &[(0, LEN, LEN)])?;
-        for chunk in [1, 7, 64, 100] {
-            for start in (0..LEN).step_by(chunk) {
-                let rows = chunk.min(LEN - start);
-                let part = case.run(&q.narrow(0, start, rows)?, &[(0, rows, start + rows)])?;
-                assert_eq!(to_bits(&part)?, to_bits(&whole.narrow(0, start, rows)?)?);
+    for (path, dtype) in Path::available().flat_map(|path| DTYPES.map(|dtype| (path, dtype))) {
+        let plain = Change::on(path);
+        for shape in SHAPES {
+            let q = queries(shape, LEN, dtype, &Device::Cpu)?;
+            let case = Case::new(shape, &[LEN], 1, &q)?;
+            let whole = case.run_changed(&q, &[(0, LEN, LEN)], &plain)?;
+            for chunk in [1, 7, 64, 100] {
+                for start in (0..LEN).step_by(chunk) {
+                    let rows = chunk.min(LEN - start);
+                    let part = (0, rows, start + rows);
+                    let part = case.run_changed(&q.narrow(0, start, rows)?, &[part], &plain)?;
+                    assert_eq!(to_bits(&part)?, to_bits(&whole.narrow(0, start, rows)?)?);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// On the CPU, by every path. A key and a value that are no numbers show in the rows that see them, be
+/// they at an even place or an odd one, and in no others.
+#[test]
+fn what_a_row_does_not_see_does_not_show() -> Result<()> {
+    const LEN: usize = 150;
+    let shape = SHAPES[3];
+    for (path, dtype) in Path::available().flat_map(|path| DTYPES.map(|dtype| (path, dtype))) {
+        for window in [None, Some(21)] {
+            let change = Change { window, ..Change::on(path) };
+            let q = queries(shape, LEN, dtype, &Device::Cpu)?;
+            let mut case = Case::new(shape, &[LEN], 1, &q)?;
+            let whole = case.run_changed(&q, &[(0, LEN, LEN)], &change)?;
+            let clean = case.cache.clone();
+            for position in [0, 1, 62, 63, 64, 101, 148, 149] {
+                let (block, place) = (position / shape.block_size, position % shape.block_size);
+                let block = case.tables[0][block] as usize;
+                let poisoned = |x: &Tensor| {
+                    let nan = Tensor::full(f32::NAN, (1, 1, 1, shape.head_dim), &Device::Cpu)?;
+                    let at = [block..block + 1, 0..1, place..place + 1, 0..shape.head_dim];
+                    x.slice_assign(&at, &nan.to_dtype(x.dtype())?)
+                };
+                for cache in [
+                    KvCacheLayer { key: poisoned(&clean.key)?, value: clean.value.clone() },
+                    KvCacheLayer { key: clean.key.clone(), value: poisoned(&clean.value)? },
+                ] {
+                    case.cache = cache;
+                    let out = case.run_changed(&q, &[(0, LEN, LEN)], &change)?;
+                    for row in 0..LEN {
+                        let sees = position <= row && row - position < window.unwrap_or(LEN);
+                        let (out, clean) = (out.narrow(0, row, 1)?, whole.narrow(0, row, 1)?);
+                        if sees {
+                            assert!(to_f64(&out)?.iter().all(|x| x.is_nan()), "row {row}");
+                        } else {
+                            assert_eq!(to_bits(&out)?, to_bits(&clean)?, "row {row}");
+                        }
+                    }
+                }
             }
         }
     }
@@ -296,14 +367,15 @@ fn chunked_equals_whole() -> Result<()> {
 
 #[test]
 fn blocks_and_their_size_do_not_show() -> Result<()> {
-    for device in devices() {
+    for (device, plain) in places() {
         for shape in fitting(&device) {
             let q = queries(shape, NUM_ROWS, DType::BF16, &device)?;
-            let expected = to_bits(&Case::new(shape, &NUM_KEYS, 1, &q)?.run(&q, &PARTS)?)?;
+            let case = Case::new(shape, &NUM_KEYS, 1, &q)?;
+            let expected = to_bits(&case.run_changed(&q, &PARTS, &plain)?)?;
             let sizes = [(1, 2), (8, 3), (16, 4), (32, 5), (100, 6)].into_iter();
             for (block_size, shuffle) in sizes.filter(|&(size, _)| fits(&device, size)) {
                 let case = Case::new(Shape { block_size, ..shape }, &NUM_KEYS, shuffle, &q)?;
-                assert_eq!(to_bits(&case.run(&q, &PARTS)?)?, expected);
+                assert_eq!(to_bits(&case.run_changed(&q, &PARTS, &plain)?)?, expected);
             }
         }
     }

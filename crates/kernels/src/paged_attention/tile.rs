@@ -1,13 +1,21 @@
 //! Attention of one tile: some tokens' grouped query heads against one key head.
 //!
-//! Keys come in groups of [`GROUP`] that start at multiples of it. For each, the keys are transposed
-//! to f32 columns once; then four query rows at a time take their scores (registers: 4 rows by 4
-//! vectors of keys), update their running softmax, and add their part of the values (4 rows by 4
-//! vectors of head elements). The number of rows taken together changes no row's arithmetic.
+//! Keys come in groups of [`GROUP`] that start at multiples of it. For each, four query rows at a time
+//! take their scores and update their running softmax; then all of them, again by four, add their part
+//! of the values, so that only keys or only values need be in L1. The number of rows taken together
+//! changes no row's arithmetic. How it is multiplied is in `widened.rs` and `pairs.rs`.
 
-use super::softmax::{GROUP, Softmax, VECTORS, cap, mask};
+#[cfg(target_arch = "x86_64")]
+use super::pairs::{self, Pairs};
+use super::products::{Group, Products};
+use super::softmax::{GROUP, Softmax, cap, mask};
+use super::widened::{self, Widened};
 use crate::disjoint::DisjointMut;
 use crate::simd::{Element, Kernel, LANES, Lanes, load_at, store_at};
+#[cfg(target_arch = "x86_64")]
+use crate::simd::{PairKernel, PairLanes};
+#[cfg(target_arch = "x86_64")]
+use half::bf16;
 use std::cell::RefCell;
 
 /// What all tiles read.
@@ -49,12 +57,37 @@ thread_local! {
 
 /// Working memory of a thread, kept from tile to tile.
 #[derive(Default)]
-struct Scratch {
-    q: Vec<f32>,                           // [rows, head_dim], scaled
-    keys: Vec<[[f32; LANES]; VECTORS]>,    // [padded head_dim][GROUP]
-    weights: Vec<[[f32; LANES]; VECTORS]>, // [rows][GROUP]: exp(score - max)
-    acc: Vec<f32>,                         // [rows, padded head_dim]
-    softmax: Vec<Softmax>,                 // [rows]
+pub(super) struct Scratch {
+    pub(super) widened: widened::Memory,
+    #[cfg(target_arch = "x86_64")]
+    pub(super) pairs: pairs::Memory,
+    pub(super) acc: Vec<f32>, // [rows, padded head_dim]
+    softmax: Vec<Softmax>,    // [rows]
+}
+
+/// Elements of a row of sums.
+#[inline(always)]
+pub(super) fn padded(head_dim: usize) -> usize {
+    head_dim.next_multiple_of(2 * LANES)
+}
+
+/// The query heads of a tile: rows of its tokens, those of a token together.
+pub(super) struct Queries<'a, E> {
+    q: &'a [E], // from the first on
+    pub(super) num_rows: usize,
+    group_size: usize,
+    token_stride: usize,
+    pub(super) head_dim: usize,
+    /// Factor on the scores.
+    pub(super) scale: f32,
+}
+
+impl<'a, E> Queries<'a, E> {
+    #[inline(always)]
+    pub(super) fn row(&self, row: usize) -> &'a [E] {
+        let head = row % self.group_size * self.head_dim;
+        &self.q[row / self.group_size * self.token_stride + head..][..self.head_dim]
+    }
 }
 
 impl<E: Element, C: Element> Kernel for AttendTile<'_, E, C> {
@@ -62,29 +95,61 @@ impl<E: Element, C: Element> Kernel for AttendTile<'_, E, C> {
 
     #[inline(always)]
     fn run<V: Lanes>(self) {
-        // No closure may stand between this and what it calls: the body of another function, were
-        // it not inlined, would be compiled without vectors.
+        self.attend::<Widened<V>>();
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl PairKernel for AttendTile<'_, bf16, bf16> {
+    #[inline(always)]
+    fn run_pairs<V: PairLanes>(self) {
+        self.attend::<Pairs<V>>();
+    }
+}
+
+/// What is done to the rows of a tile with a group of keys, one after the other.
+#[derive(Clone, Copy)]
+enum Step {
+    Weigh,
+    AddValues,
+}
+
+impl<E: Element, C: Element> AttendTile<'_, E, C> {
+    // No closure may stand between this and what it calls: the body of another function, were it not
+    // inlined, would be compiled without vectors.
+    #[inline(always)]
+    fn attend<P: Products<E, C>>(&self) {
         let mut scratch = SCRATCH.take();
         let Inputs { head_dim, .. } = *self.inputs;
-        let num_rows = self.tile.num_tokens * self.group_size();
-        self.load_queries::<V>(&mut scratch);
-        scratch.keys.resize(head_dim.next_multiple_of(LANES), [[0.0; LANES]; VECTORS]);
-        scratch.weights.resize(num_rows, [[0.0; LANES]; VECTORS]);
+        let queries = self.queries();
+        let num_rows = queries.num_rows;
+        P::load_queries(&queries, &mut scratch);
         scratch.acc.clear();
-        scratch.acc.resize(num_rows * head_dim.next_multiple_of(LANES), 0.0);
+        scratch.acc.resize(num_rows * padded(head_dim), 0.0);
         scratch.softmax.clear();
         scratch.softmax.resize(num_rows, Softmax::new());
         let mut start = self.first_seen(0) / GROUP * GROUP;
         while start < self.visible(num_rows - 1) {
-            self.attend_group::<V>(start, &mut scratch);
+            self.attend_group::<P>(start, &mut scratch);
             start += GROUP;
         }
-        self.store::<V>(&scratch);
+        self.store::<P::Lanes>(&scratch);
         SCRATCH.set(scratch);
     }
-}
 
-impl<E: Element, C: Element> AttendTile<'_, E, C> {
+    #[inline(always)]
+    fn queries(&self) -> Queries<'_, E> {
+        let Inputs { q, num_heads, head_dim, scale, .. } = *self.inputs;
+        Queries {
+            q: &q[self.head_start(0)..],
+            num_rows: self.tile.num_tokens * self.group_size(),
+            group_size: self.group_size(),
+            token_stride: num_heads * head_dim,
+            head_dim,
+            scale,
+        }
+    }
+
     /// Query heads that share the key head.
     #[inline(always)]
     fn group_size(&self) -> usize {
@@ -103,9 +168,12 @@ impl<E: Element, C: Element> AttendTile<'_, E, C> {
         self.visible(row).saturating_sub(self.inputs.window)
     }
 
-    /// Which keys of the group from `start` on a row sees.
+    /// Which keys of the group a row sees.
     #[inline(always)]
-    fn seen(&self, row: usize, start: usize) -> (usize, usize) {
+    fn seen(&self, row: usize, Rows { start, see_all, .. }: Rows<'_>) -> (usize, usize) {
+        if see_all {
+            return (0, GROUP);
+        }
         (self.first_seen(row).saturating_sub(start), (self.visible(row) - start).min(GROUP))
     }
 
@@ -122,46 +190,39 @@ impl<E: Element, C: Element> AttendTile<'_, E, C> {
         (token * self.inputs.num_heads + self.head(row)) * self.inputs.head_dim
     }
 
-    #[inline(always)]
-    fn load_queries<V: Lanes>(&self, scratch: &mut Scratch) {
-        let Inputs { q, head_dim, scale, .. } = *self.inputs;
-        scratch.q.resize(self.tile.num_tokens * self.group_size() * head_dim, 0.0);
-        for (row, out) in scratch.q.chunks_exact_mut(head_dim).enumerate() {
-            let x = &q[self.head_start(row)..][..head_dim];
-            for i in (0..head_dim).step_by(LANES) {
-                store_at(load_at::<V, E>(x, i).mul(V::splat(scale)), out, i);
-            }
-        }
-    }
-
     /// Adds what the keys `start..start + GROUP` give to every row that sees any of them.
     #[inline(always)]
-    fn attend_group<V: Lanes>(&self, start: usize, scratch: &mut Scratch) {
-        let head_dim = self.inputs.head_dim;
+    fn attend_group<P: Products<E, C>>(&self, start: usize, scratch: &mut Scratch) {
+        let Inputs { key, value, head_dim, .. } = *self.inputs;
         let num_rows = scratch.softmax.len();
         let num_keys = GROUP.min(self.visible(num_rows - 1) - start);
         let offsets = self.key_offsets(start, num_keys);
         let num_next = GROUP.min(self.visible(num_rows - 1).saturating_sub(start + GROUP));
         let next = self.key_offsets(start + GROUP, num_next);
-        let mut ahead = &next[..num_next];
-        transpose_keys::<V, C>(self.inputs.key, [&offsets, &next], head_dim, &mut scratch.keys);
+        let group = Group { key, value, head_dim, offsets };
+        P::load_keys(&group, scratch);
+        let see_all = start + GROUP <= self.tile.visible && self.first_seen(num_rows - 1) <= start;
         // Rows of the first tokens may not see any key of the last group, and with a window those of
         // the last tokens none of the first.
-        let mut row = (start + 1).saturating_sub(self.tile.visible) * self.group_size();
+        let first_row = (start + 1).saturating_sub(self.tile.visible) * self.group_size();
         let last_token = (start + GROUP).saturating_add(self.inputs.window) - self.tile.visible;
         let num_rows = num_rows.min(last_token.saturating_mul(self.group_size()));
-        while row < num_rows {
-            let block = Rows { row, start, offsets: &offsets, ahead };
-            ahead = &[];
-            if V::TILE_ROWS >= 4 && row + 4 <= num_rows {
-                self.attend_rows::<V, 4>(block, scratch);
-                row += 4;
-            } else if V::TILE_ROWS >= 2 && row + 2 <= num_rows {
-                self.attend_rows::<V, 2>(block, scratch);
-                row += 2;
-            } else {
-                self.attend_rows::<V, 1>(block, scratch);
-                row += 1;
+        for step in [Step::Weigh, Step::AddValues] {
+            let mut ahead = &next[..num_next];
+            let mut row = first_row;
+            while row < num_rows {
+                let rows = Rows { row, start, see_all, ahead };
+                ahead = &[];
+                if P::Lanes::TILE_ROWS >= 4 && row + 4 <= num_rows {
+                    self.take::<P, 4>(step, &group, rows, scratch);
+                    row += 4;
+                } else if P::Lanes::TILE_ROWS >= 2 && row + 2 <= num_rows {
+                    self.take::<P, 2>(step, &group, rows, scratch);
+                    row += 2;
+                } else {
+                    self.take::<P, 1>(step, &group, rows, scratch);
+                    row += 1;
+                }
             }
         }
     }
@@ -186,39 +247,77 @@ impl<E: Element, C: Element> AttendTile<'_, E, C> {
         offsets
     }
 
-    /// Scores, softmax and values of `R` rows.
+    /// A step of `R` rows.
     #[inline(always)]
-    fn attend_rows<V: Lanes, const R: usize>(&self, rows: Rows, scratch: &mut Scratch) {
-        let Inputs { value, head_dim, soft_cap, .. } = *self.inputs;
-        let q = std::array::from_fn(|r| &scratch.q[(rows.row + r) * head_dim..][..head_dim]);
-        let scores = scores::<V, R>(q, &scratch.keys[..head_dim]);
+    fn take<P: Products<E, C>, const R: usize>(
+        &self,
+        step: Step,
+        group: &Group<'_, C>,
+        rows: Rows<'_>,
+        scratch: &mut Scratch,
+    ) {
+        match step {
+            Step::Weigh => self.weigh::<P, R>(group, rows, scratch),
+            Step::AddValues => self.add_values::<P, R>(group, rows, scratch),
+        }
+    }
+
+    /// Scores and softmax.
+    #[inline(always)]
+    fn weigh<P: Products<E, C>, const R: usize>(
+        &self,
+        group: &Group<'_, C>,
+        rows: Rows<'_>,
+        scratch: &mut Scratch,
+    ) {
+        let scores = P::scores::<R>(group, rows.row, rows.ahead, scratch);
         for (r, mut scores) in scores.into_iter().enumerate() {
             let row = rows.row + r;
-            if let Some(limit) = soft_cap {
+            if let Some(limit) = self.inputs.soft_cap {
                 scores = cap(scores, limit);
             }
-            let weights = scratch.softmax[row].add(mask(scores, self.seen(row, rows.start)));
-            for (weights, out) in weights.into_iter().zip(&mut scratch.weights[row]) {
-                weights.store(out);
-            }
+            let weights = scratch.softmax[row].weigh(mask(scores, self.seen(row, rows)));
+            let weights = P::keep_weights(row, weights, scratch);
+            scratch.softmax[row].count(weights);
         }
-        let padded = head_dim.next_multiple_of(LANES);
-        let values = |row, (first, end): (usize, usize)| Values {
-            value,
-            head_dim,
-            row,
-            padded,
-            first,
-            offsets: &rows.offsets[first..end],
-            ahead: rows.ahead,
-        };
-        let seen = self.seen(rows.row, rows.start);
-        if seen == self.seen(rows.row + R - 1, rows.start) {
-            values(rows.row, seen).add::<V, R>(scratch);
-        } else {
-            // No row may read a value it does not see: even times 0 it would show if not finite.
-            for row in rows.row..rows.row + R {
-                values(row, self.seen(row, rows.start)).add::<V, 1>(scratch);
+    }
+
+    /// Rescales what was added and adds the values. No row may read a value it does not see: even times
+    /// 0 it would show if not finite. So what all see is taken together, the rest row by row.
+    #[inline(always)]
+    fn add_values<P: Products<E, C>, const R: usize>(
+        &self,
+        group: &Group<'_, C>,
+        rows: Rows<'_>,
+        scratch: &mut Scratch,
+    ) {
+        let Rows { row, ahead, .. } = rows;
+        for row in row..row + R {
+            scratch.rescale::<P::Lanes>(row, group.head_dim);
+        }
+        let (seen, last) = (self.seen(row, rows), self.seen(row + R - 1, rows));
+        let (first, end) = (last.0, seen.1);
+        // Even ends, so that no pair of keys is torn apart.
+        let together =
+            if seen == last { first..end } else { first.next_multiple_of(2)..end / 2 * 2 };
+        let together = together.start..together.end.max(together.start);
+        for part in 0..3 {
+            if part == 1 {
+                if !together.is_empty() {
+                    P::add_values::<R>(group, row, together.clone(), ahead, scratch);
+                }
+                continue;
+            }
+            for row in row..row + R {
+                let (first, end) = self.seen(row, rows);
+                let keys = if part == 0 {
+                    first..together.start.min(end)
+                } else {
+                    together.end.max(first)..end
+                };
+                if !keys.is_empty() {
+                    P::add_values::<1>(group, row, keys, &[], scratch);
+                }
             }
         }
     }
@@ -227,7 +326,7 @@ impl<E: Element, C: Element> AttendTile<'_, E, C> {
     #[inline(always)]
     fn store<V: Lanes>(&self, scratch: &Scratch) {
         let head_dim = self.inputs.head_dim;
-        let rows = scratch.acc.chunks_exact(head_dim.next_multiple_of(LANES));
+        let rows = scratch.acc.chunks_exact(padded(head_dim));
         for (row, (acc, softmax)) in rows.zip(&scratch.softmax).enumerate() {
             let start = self.head_start(row);
             // SAFETY: no other tile has this token and query head.
@@ -241,134 +340,29 @@ impl<E: Element, C: Element> AttendTile<'_, E, C> {
     }
 }
 
+impl Scratch {
+    /// Multiplies the sums of a row by what its maximum has grown by.
+    #[inline(always)]
+    fn rescale<V: Lanes>(&mut self, row: usize, head_dim: usize) {
+        let rescale = self.softmax[row].rescale;
+        // Most groups do not raise it.
+        if rescale.to_bits() != 1f32.to_bits() {
+            let (acc, _) = self.acc[row * padded(head_dim)..][..padded(head_dim)].as_chunks_mut();
+            for acc in acc {
+                V::load(acc).mul(V::splat(rescale)).store(acc);
+            }
+        }
+    }
+}
+
 /// Rows of a tile against one group of keys.
 #[derive(Clone, Copy)]
 struct Rows<'a> {
     row: usize,
     start: usize,
-    offsets: &'a [usize; GROUP],
-    /// Values to ask for meanwhile.
+    /// Whether all of the tile see all of the keys.
+    see_all: bool,
+    /// Keys or values of the next group, to ask for meanwhile: blocks lie anywhere, where the processor
+    /// does not look ahead by itself.
     ahead: &'a [usize],
-}
-
-/// Turns the rows of a group's keys into f32 columns and asks for those of the next group: blocks lie
-/// anywhere, where the processor does not look ahead by itself. keys `[padded head_dim][GROUP]`
-#[inline(always)]
-fn transpose_keys<V: Lanes, E: Element>(
-    key: &[E],
-    [offsets, next]: [&[usize; GROUP]; 2],
-    head_dim: usize,
-    keys: &mut [[[f32; LANES]; VECTORS]],
-) {
-    let (vectors, _) = offsets.as_chunks::<LANES>();
-    for (vector, offsets) in vectors.iter().enumerate() {
-        for &offset in &next[vector * LANES..][..LANES] {
-            V::prefetch(&key[offset..][..head_dim]);
-        }
-        for i in (0..head_dim).step_by(LANES) {
-            let mut square = [V::splat(0.0); LANES];
-            for (row, &offset) in square.iter_mut().zip(offsets) {
-                *row = load_at(&key[offset..][..head_dim], i);
-            }
-            V::transpose(&mut square);
-            for (column, keys) in square.into_iter().zip(&mut keys[i..]) {
-                column.store(&mut keys[vector]);
-            }
-        }
-    }
-}
-
-/// `q K^T` of `R` rows, each product summed in the order of the head's elements.
-#[inline(always)]
-fn scores<V: Lanes, const R: usize>(
-    q: [&[f32]; R],
-    keys: &[[[f32; LANES]; VECTORS]],
-) -> [[V; VECTORS]; R] {
-    let q = q.map(|q| &q[..keys.len()]);
-    let mut scores = [[V::splat(0.0); VECTORS]; R];
-    for (i, keys) in keys.iter().enumerate() {
-        let mut columns = [V::splat(0.0); VECTORS];
-        for (column, key) in columns.iter_mut().zip(keys) {
-            *column = V::load(key);
-        }
-        for (q, scores) in q.iter().zip(&mut scores) {
-            let q = V::splat(q[i]);
-            for (column, score) in columns.iter().zip(scores) {
-                *score = q.mul_add(*column, *score);
-            }
-        }
-    }
-    scores
-}
-
-/// The values of some keys, to be added to some rows.
-struct Values<'a, E> {
-    value: &'a [E],
-    /// Of the group's weights.
-    first: usize,
-    offsets: &'a [usize],
-    ahead: &'a [usize],
-    head_dim: usize,
-    padded: usize,
-    row: usize,
-}
-
-impl<E: Element> Values<'_, E> {
-    /// `acc = acc * rescale + weights V` of `R` rows, keys in order.
-    #[inline(always)]
-    fn add<V: Lanes, const R: usize>(self, scratch: &mut Scratch) {
-        let mut i = 0;
-        while i + 4 * LANES <= self.head_dim {
-            self.add_columns::<V, R, 4>(i, scratch);
-            i += 4 * LANES;
-        }
-        while i < self.head_dim {
-            self.add_columns::<V, R, 1>(i, scratch);
-            i += LANES;
-        }
-    }
-
-    /// The same for `C` vectors of head elements.
-    #[inline(always)]
-    fn add_columns<V: Lanes, const R: usize, const C: usize>(
-        &self,
-        i: usize,
-        scratch: &mut Scratch,
-    ) {
-        let Scratch { acc, softmax, weights, .. } = scratch;
-        let weights: [&[f32]; R] =
-            std::array::from_fn(|r| &weights[self.row + r].as_flattened()[self.first..]);
-        let weights = weights.map(|weights| &weights[..self.offsets.len()]);
-        let mut sums = [[V::splat(0.0); C]; R];
-        for (r, sums) in sums.iter_mut().enumerate() {
-            let rescale = V::splat(softmax[self.row + r].rescale);
-            let acc = &acc[(self.row + r) * self.padded + i..];
-            for (c, sum) in sums.iter_mut().enumerate() {
-                *sum = load_at::<V, f32>(acc, c * LANES).mul(rescale);
-            }
-        }
-        let width = (C * LANES).min(self.head_dim - i);
-        for (k, &offset) in self.offsets.iter().enumerate() {
-            if let Some(&next) = self.ahead.get(k) {
-                V::prefetch(&self.value[next + i..][..width]);
-            }
-            let value = &self.value[offset + i..][..width];
-            let mut values = [V::splat(0.0); C];
-            for (c, values) in values.iter_mut().enumerate() {
-                *values = load_at(value, c * LANES);
-            }
-            for (weights, sums) in weights.iter().zip(&mut sums) {
-                let weight = V::splat(weights[k]);
-                for (value, sum) in values.iter().zip(sums) {
-                    *sum = weight.mul_add(*value, *sum);
-                }
-            }
-        }
-        for (r, sums) in sums.into_iter().enumerate() {
-            let acc = &mut acc[(self.row + r) * self.padded + i..];
-            for (c, sum) in sums.into_iter().enumerate() {
-                store_at(sum, acc, c * LANES);
-            }
-        }
-    }
 }

@@ -6,6 +6,9 @@
 
 mod e4m3;
 mod element;
+#[cfg(target_arch = "x86_64")]
+mod pairs;
+mod path;
 #[cfg(test)]
 mod tests;
 #[cfg(target_arch = "x86_64")]
@@ -13,6 +16,9 @@ mod x86;
 
 pub(crate) use e4m3::{MAX as E4M3_MAX, widen as widen_e4m3};
 pub(crate) use element::{Element, load_at, store_at};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use pairs::{PAIRED, PairKernel, PairLanes, load_pairs_at};
+pub(crate) use path::Path;
 
 /// f32 values in one [`Lanes`].
 pub(crate) const LANES: usize = 16;
@@ -131,14 +137,7 @@ pub(crate) trait Kernel {
 /// Runs a kernel with the widest vectors of this processor.
 #[inline]
 pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
-    #[cfg(target_arch = "x86_64")]
-    {
-        x86::dispatch(kernel)
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    {
-        kernel.run::<Portable>()
-    }
+    Path::fastest().run(kernel)
 }
 
 /// Plain arrays, for the compiler to do with what it can.

@@ -1,32 +1,26 @@
 //! The lanes of x86-64: one AVX-512 register or two AVX2 registers.
 //!
-//! The types are private to `simd` and only [`dispatch`] names them, after it has asked the
-//! processor; every `unsafe` here rests on that.
+//! The types are private to `simd`, and only the functions at the top name them, which are called for a
+//! `Path` that the processor has; every `unsafe` here rests on that.
 
-use super::{Kernel, LANES, Lanes, Portable};
+mod pairs;
+
+use super::pairs::PairKernel;
+use super::{Kernel, LANES, Lanes};
 use std::arch::x86_64::*;
 
-/// Runs a kernel with the widest vectors of this processor.
-#[inline]
-pub(super) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
-    if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {
-        // SAFETY: the features are there.
-        unsafe { avx512(kernel) }
-    } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-        // SAFETY: the features are there.
-        unsafe { avx2(kernel) }
-    } else {
-        kernel.run::<Portable>()
-    }
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx2,fma")]
+pub(super) fn avx512_bf16<K: PairKernel>(kernel: K) -> K::Output {
+    kernel.run_pairs::<Avx512>()
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx2,fma")]
-fn avx512<K: Kernel>(kernel: K) -> K::Output {
+pub(super) fn avx512<K: Kernel>(kernel: K) -> K::Output {
     kernel.run::<Avx512>()
 }
 
 #[target_feature(enable = "avx2,fma")]
-fn avx2<K: Kernel>(kernel: K) -> K::Output {
+pub(super) fn avx2<K: Kernel>(kernel: K) -> K::Output {
     kernel.run::<Avx2>()
 }
 
@@ -50,7 +44,7 @@ fn prefetch<T>(x: &[T]) {
     let start: *const i8 = x.as_ptr().cast();
     for at in (0..size_of_val(x)).step_by(LINE_BYTES) {
         // SAFETY: a prefetch reads nothing that the program sees and never faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(at)) };
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(at)) };
     }
 }
 
@@ -129,6 +123,12 @@ impl Lanes for Avx512 {
             let x = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(x))
         })
+    }
+
+    #[inline(always)]
+    fn reduce_max(self) -> f32 {
+        // SAFETY: AVX-512 is there: see the head of the file.
+        unsafe { _mm512_reduce_max_ps(self.0) }
     }
 
     /// Swaps the off-diagonal quarters of ever smaller squares (Eklundh 1972).
