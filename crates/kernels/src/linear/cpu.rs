@@ -73,6 +73,8 @@ pub(super) struct Tiles<M: Multiply> {
     /// `[tiles][blocks, rows of the tile]`
     pub(super) blocks: Vec<M::Block>,
     /// Of a row.
+    pub(super) num_steps: usize,
+    /// Of a row.
     pub(super) num_blocks: usize,
     num_rows: usize,
     len: usize,
@@ -81,35 +83,35 @@ pub(super) struct Tiles<M: Multiply> {
 impl<M: Multiply> Tiles<M> {
     fn new(x: &[M::Element], blocks: &[M::Block], in_features: usize) -> Self {
         let num_rows = x.len() / in_features;
-        let steps_per_row = in_features.div_ceil(M::PER_STEP);
-        let num_steps = num_rows * steps_per_row;
-        let mut data = Vec::with_capacity(num_steps);
+        let num_steps = in_features.div_ceil(M::PER_STEP);
+        let len = num_rows * num_steps;
+        let mut data = Vec::with_capacity(len);
         let mut tiles = Self {
             data: Vec::new(),
-            blocks: Vec::new(),
-            num_blocks: steps_per_row.div_ceil(M::BLOCK),
+            blocks: Vec::with_capacity(blocks.len()),
+            num_steps,
+            num_blocks: num_steps.div_ceil(M::BLOCK),
             num_rows,
             len: num_rows.div_ceil(M::ROWS),
         };
-        let disjoint = DisjointMut::new(&mut data.spare_capacity_mut()[..num_steps]);
-        for_each_task(tiles.len, num_steps, |tile| {
+        let disjoint = DisjointMut::new(&mut data.spare_capacity_mut()[..len]);
+        for_each_task(tiles.len, len, |tile| {
             let rows = tiles.rows(tile);
             // SAFETY: each task writes its own tile.
-            let out =
-                unsafe { disjoint.slice(rows.start * steps_per_row..rows.end * steps_per_row) };
+            let out = unsafe { disjoint.slice(rows.start * num_steps..rows.end * num_steps) };
             interleave::<M>(&x[rows.start * in_features..rows.end * in_features], rows.len(), out);
         });
         // SAFETY: the tiles cover all rows, and `interleave` writes all steps of a tile.
-        unsafe { data.set_len(num_steps) };
+        unsafe { data.set_len(len) };
         tiles.data = data;
-        let mut interleaved = Vec::with_capacity(blocks.len());
         for tile in 0..tiles.len {
+            let rows = tiles.rows(tile);
             for block in 0..tiles.num_blocks {
-                let of_tile = tiles.rows(tile).map(|row| blocks[row * tiles.num_blocks + block]);
-                interleaved.extend(of_tile);
+                for row in rows.clone() {
+                    tiles.blocks.push(blocks[row * tiles.num_blocks + block]);
+                }
             }
         }
-        tiles.blocks = interleaved;
         tiles
     }
 

@@ -13,7 +13,7 @@ use super::portable::{PortableInt4, PortableInt8};
 use super::x86::{Avx2Int4, Avx2Int8, Avx512VnniInt4, Avx512VnniInt8};
 use crate::disjoint::DisjointMut;
 use crate::pages::advise_huge_pages;
-use crate::pool::{for_each_row, for_each_task};
+use crate::pool::for_each_row;
 use crate::simd::{self, Kernel, LANES, Lanes, Path, dispatch, load_at};
 use std::mem::MaybeUninit;
 
@@ -38,11 +38,14 @@ impl Integers {
         }
     }
 
+    /// Those of weights, and one of scales for each block.
+    pub(super) fn steps_per_panel(self, in_features: usize) -> usize {
+        in_features.div_ceil(self.per_word()) + in_features.div_ceil(BLOCK)
+    }
+
     /// Of a weight `[out, in]`, as [`Matrix::rounded`](super::Matrix::rounded) holds it.
     pub fn size_in_bytes(self, out_features: usize, in_features: usize) -> usize {
-        let words = in_features.div_ceil(self.per_word());
-        let scales = in_features.div_ceil(BLOCK);
-        out_features.next_multiple_of(PANEL) * (words + scales) * size_of::<u32>()
+        out_features.div_ceil(PANEL) * self.steps_per_panel(in_features) * size_of::<Step>()
     }
 }
 
@@ -168,7 +171,6 @@ struct RoundPanel<'a, E> {
     rows: &'a [E],
     in_features: usize,
     steps: &'a mut [MaybeUninit<Step>],
-    scales: &'a mut [MaybeUninit<[f32; PANEL]>],
 }
 
 impl<E: simd::Element> Kernel for RoundPanel<'_, E> {
@@ -177,15 +179,15 @@ impl<E: simd::Element> Kernel for RoundPanel<'_, E> {
     #[inline(always)]
     fn run<V: Lanes>(self) {
         let per_word = self.kind.per_word();
-        let blocks = self.steps.chunks_mut(BLOCK / per_word).zip(self.scales);
-        for (block, (steps, scales)) in blocks.enumerate() {
-            let mut words = [Step([0; PANEL]); BLOCK / 4];
-            let mut scales_of_rows = [0.0; PANEL];
+        for (block, steps) in self.steps.chunks_mut(1 + BLOCK / per_word).enumerate() {
+            let mut block_steps = [Step([0; PANEL]); 1 + BLOCK / 4];
+            let (scales, words) = block_steps.split_at_mut(1);
             for (lane, row) in self.rows.chunks(self.in_features).enumerate() {
                 let x = &row[block * BLOCK..];
                 let x = &x[..x.len().min(BLOCK)];
                 let mut integers = [0; BLOCK];
-                scales_of_rows[lane] = round_block::<V, E>(self.kind, x, &mut integers);
+                let scale = round_block::<V, E>(self.kind, x, &mut integers);
+                scales[0].0[lane] = scale.to_bits();
                 for (step, integers) in words.iter_mut().zip(integers.chunks(per_word)) {
                     step.0[lane] = match self.kind {
                         Integers::Int8 => i8::word(integers),
@@ -193,8 +195,7 @@ impl<E: simd::Element> Kernel for RoundPanel<'_, E> {
                     };
                 }
             }
-            steps.write_copy_of_slice(&words[..steps.len()]);
-            scales.write(scales_of_rows);
+            steps.write_copy_of_slice(&block_steps[..steps.len()]);
         }
     }
 }
@@ -235,24 +236,16 @@ impl Packed {
     /// rows `[out, in]`, not empty, rounded
     pub(super) fn rounded<E: Element>(rows: &[E], in_features: usize, kind: Integers) -> Self {
         let num_panels = (rows.len() / in_features).div_ceil(PANEL);
-        let steps_per_panel = in_features.div_ceil(kind.per_word());
-        let num_blocks = in_features.div_ceil(BLOCK);
+        let steps_per_panel = kind.steps_per_panel(in_features);
         let mut steps = Box::<[Step]>::new_uninit_slice(num_panels * steps_per_panel);
-        let mut scales = Box::<[[f32; PANEL]]>::new_uninit_slice(num_panels * num_blocks);
         advise_huge_pages(&steps);
-        let (all_steps, all_scales) = (DisjointMut::new(&mut steps), DisjointMut::new(&mut scales));
-        for_each_task(num_panels, rows.len(), |panel| {
-            let range = |len: usize| panel * len..(panel + 1) * len;
-            // SAFETY: each task writes its own panel.
-            let (steps, scales) = unsafe {
-                (all_steps.slice(range(steps_per_panel)), all_scales.slice(range(num_blocks)))
-            };
+        for_each_row(&mut steps, steps_per_panel, rows.len(), |panel, steps| {
             let len = PANEL * in_features;
             let rows = &rows[panel * len..rows.len().min((panel + 1) * len)];
-            dispatch(RoundPanel { kind, rows, in_features, steps, scales });
+            dispatch(RoundPanel { kind, rows, in_features, steps });
         });
-        // SAFETY: the tasks wrote every step and scale of every panel.
-        let (steps, scales) = unsafe { (steps.assume_init(), scales.assume_init()) };
-        Self::of_integers(kind, steps, scales, [rows.len() / in_features, in_features])
+        // SAFETY: every step of every panel was written.
+        let steps = unsafe { steps.assume_init() };
+        Self::of_integers(kind, steps, [rows.len() / in_features, in_features])
     }
 }

@@ -30,6 +30,8 @@ pub(super) trait Multiply: Sized {
     const PER_STEP: usize = Self::Element::PER_WORD;
     /// Steps whose products are summed before they are [finished](Multiply::finish).
     const BLOCK: usize = usize::MAX;
+    /// Steps before those of a block, with the scales of its weights: one or none.
+    const SCALES: usize = 0;
     /// Rows of the largest tile: as many as there are registers for.
     const ROWS: usize;
     /// Rows up to which a tile takes the whole panel at once, not half after half.
@@ -42,12 +44,12 @@ pub(super) trait Multiply: Sized {
     fn load(words: &[u32; LANES]) -> Self::Weights;
     /// `sums + weights * input`, along `in` in ascending order.
     fn mul_add(sums: Self::Sums, weights: Self::Weights, input: Self::Input) -> Self::Sums;
-    /// Adds the sums of a block to those of the blocks before it. Scales of the weights' blocks are there
-    /// if they have any.
+    /// Adds the sums of a block to those of the blocks before it. The scales of its weights are there, as
+    /// bits, if it has [any](Multiply::SCALES).
     fn finish(
         sums: Self::Sums,
         block: Self::Block,
-        scales: Option<&[f32; LANES]>,
+        scales: Option<&[u32; LANES]>,
         total: &mut [f32; LANES],
     );
     /// Asks for a line that will be wanted soon. The address need not be one of a step.
@@ -69,12 +71,11 @@ pub(super) fn run_part<M: Multiply, O: simd::Element>(job: &Job<'_, M, O>, part:
     let last_panel = job.weight.num_panels() - 1;
     for panel in part.panels.clone() {
         let next_panel = job.weight.panel(last_panel.min(panel + 1));
-        let scales = job.weight.block_scales(panel);
         let steps = job.weight.panel(panel).steps::<M::Element>(&mut widened);
         for (i, tile) in part.tiles.clone().enumerate() {
             let rows = job.tiles.rows(tile);
-            let ahead = Ahead::new(next_panel, steps.len(), i, part.tiles.len());
-            let at = Place { steps, scales, panel, first_row: rows.start };
+            let ahead = Ahead::new(next_panel, job.tiles.num_steps, i, part.tiles.len());
+            let at = Place { steps, panel, first_row: rows.start };
             match rows.len() {
                 1 => tile_of::<M, O, 1>(job, at, ahead),
                 2 => tile_of::<M, O, 2>(job, at, ahead),
@@ -99,8 +100,6 @@ pub(super) fn run_part<M: Multiply, O: simd::Element>(job: &Job<'_, M, O>, part:
 #[derive(Clone, Copy)]
 struct Place<'a> {
     steps: &'a [Step],
-    /// One a block of steps, or none.
-    scales: &'a [[f32; PANEL]],
     panel: usize,
     first_row: usize,
 }
@@ -146,18 +145,19 @@ fn tile_of<M: Multiply, O: simd::Element, const R: usize>(
 #[inline(always)]
 fn totals<M: Multiply, O: simd::Element, const R: usize, const C: usize>(
     job: &Job<'_, M, O>,
-    Place { steps, scales, first_row, .. }: Place<'_>,
+    Place { steps, first_row, .. }: Place<'_>,
     first: usize,
     mut ahead: Ahead,
 ) -> [[[f32; LANES]; C]; R] {
-    let (x, _) = job.tiles.data[first_row * steps.len()..][..R * steps.len()].as_chunks::<R>();
-    let num_blocks = job.tiles.num_blocks;
+    let (num_steps, num_blocks) = (job.tiles.num_steps, job.tiles.num_blocks);
+    let (x, _) = job.tiles.data[first_row * num_steps..][..R * num_steps].as_chunks::<R>();
     let (blocks, _) = job.tiles.blocks[first_row * num_blocks..][..R * num_blocks].as_chunks::<R>();
     let mut totals = [[[0.0; LANES]; C]; R];
-    let pairs = steps.chunks(M::BLOCK).zip(x.chunks(M::BLOCK));
-    for (i, ((steps, x), blocks)) in pairs.zip(blocks).enumerate() {
+    let pairs = steps.chunks(M::SCALES.saturating_add(M::BLOCK)).zip(x.chunks(M::BLOCK));
+    for ((steps, x), blocks) in pairs.zip(blocks) {
+        let (scales, steps) = steps.split_at(M::SCALES);
         let sums = accumulate::<M, R, C>(steps, x, blocks, first, &mut ahead);
-        let scales = scales.get(i).map(|scales| scales.as_chunks::<LANES>().0);
+        let scales = scales.first().map(|scales| scales.0.as_chunks::<LANES>().0);
         for r in 0..R {
             for c in 0..C {
                 let scales = scales.map(|scales| &scales[first + c]);

@@ -35,8 +35,8 @@ enum Steps {
     Wide(Box<[Step]>),
     /// One an input feature, with a scale an output feature: widened panel by panel where they are used.
     Narrow(Box<[NarrowStep]>, Box<[f32]>),
-    /// With a scale for each block of inputs of an output feature. `[panels, blocks]`
-    Integers(Integers, Box<[Step]>, Box<[[f32; PANEL]]>),
+    /// Before those of each block of inputs one with the scales of the panel's output features.
+    Integers(Integers, Box<[Step]>),
 }
 
 /// The steps of one panel.
@@ -122,11 +122,10 @@ impl Packed {
     pub(super) fn of_integers(
         kind: Integers,
         steps: Box<[Step]>,
-        scales: Box<[[f32; PANEL]]>,
         [out_features, in_features]: [usize; 2],
     ) -> Self {
-        let steps_per_panel = in_features.div_ceil(kind.per_word());
-        let steps = Steps::Integers(kind, steps, scales);
+        let steps_per_panel = kind.steps_per_panel(in_features);
+        let steps = Steps::Integers(kind, steps);
         Self { steps, steps_per_panel, out_features, in_features }
     }
 
@@ -139,23 +138,11 @@ impl Packed {
         }
     }
 
-    /// Scales of the blocks of a panel, if there are any.
-    #[inline(always)]
-    pub(super) fn block_scales(&self, panel: usize) -> &[[f32; PANEL]] {
-        match &self.steps {
-            Steps::Wide(_) | Steps::Narrow(..) => &[],
-            Steps::Integers(_, _, scales) => {
-                let num_blocks = scales.len() / self.num_panels();
-                &scales[panel * num_blocks..][..num_blocks]
-            }
-        }
-    }
-
     /// What the weight was rounded to, if it was to integers.
     pub(super) fn integers(&self) -> Option<Integers> {
         match &self.steps {
             Steps::Wide(_) | Steps::Narrow(..) => None,
-            Steps::Integers(kind, ..) => Some(*kind),
+            Steps::Integers(kind, _) => Some(*kind),
         }
     }
 
@@ -173,9 +160,8 @@ impl Packed {
 
     pub(super) fn size_in_bytes(&self) -> usize {
         match &self.steps {
-            Steps::Wide(steps) => size_of_val(&**steps),
+            Steps::Wide(steps) | Steps::Integers(_, steps) => size_of_val(&**steps),
             Steps::Narrow(steps, scales) => size_of_val(&**steps) + size_of_val(&**scales),
-            Steps::Integers(_, steps, scales) => size_of_val(&**steps) + size_of_val(&**scales),
         }
     }
 
@@ -183,7 +169,7 @@ impl Packed {
     pub(super) fn panel(&self, index: usize) -> Panel<'_> {
         let range = index * self.steps_per_panel..(index + 1) * self.steps_per_panel;
         match &self.steps {
-            Steps::Wide(steps) | Steps::Integers(_, steps, _) => Panel::Wide(&steps[range]),
+            Steps::Wide(steps) | Steps::Integers(_, steps) => Panel::Wide(&steps[range]),
             Steps::Narrow(steps, _) => Panel::Narrow(&steps[range]),
         }
     }
@@ -194,7 +180,7 @@ impl Packed {
         const OPERATIONS_PER_STEP: usize = 8;
         let (steps, kind) = match &self.steps {
             Steps::Wide(steps) => (steps, None),
-            Steps::Integers(kind, steps, _) => (steps, Some(*kind)),
+            Steps::Integers(kind, steps) => (steps, Some(*kind)),
             Steps::Narrow(..) => return None,
         };
         let mut out = vec![E::default(); ids.len() * self.in_features];
@@ -210,11 +196,12 @@ impl Packed {
                 }
                 return;
             };
-            let blocks = out.chunks_mut(BLOCK).zip(steps.chunks(BLOCK / kind.per_word()));
-            for ((out, steps), scales) in blocks.zip(self.block_scales(panel)) {
-                for (out, step) in out.chunks_mut(kind.per_word()).zip(steps) {
+            let blocks = steps.chunks(1 + BLOCK / kind.per_word());
+            for (out, steps) in out.chunks_mut(BLOCK).zip(blocks) {
+                let scale = f32::from_bits(steps[0].0[lane]);
+                for (out, step) in out.chunks_mut(kind.per_word()).zip(&steps[1..]) {
                     for (index, out) in out.iter_mut().enumerate() {
-                        *out = E::from_f32(kind.element(step.0[lane], index) * scales[lane]);
+                        *out = E::from_f32(kind.element(step.0[lane], index) * scale);
                     }
                 }
             }

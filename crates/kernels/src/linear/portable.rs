@@ -61,7 +61,7 @@ impl Multiply for PortableF32 {
     fn finish(
         sums: [f32; LANES],
         (): (),
-        _scales: Option<&[f32; LANES]>,
+        _scales: Option<&[u32; LANES]>,
         total: &mut [f32; LANES],
     ) {
         *total = sums;
@@ -108,7 +108,7 @@ impl Multiply for PortableBf16 {
     fn finish(
         sums: [f32; LANES],
         (): (),
-        _scales: Option<&[f32; LANES]>,
+        _scales: Option<&[u32; LANES]>,
         total: &mut [f32; LANES],
     ) {
         *total = sums;
@@ -136,12 +136,12 @@ fn dot(weights: [i8; 4], x: u32) -> i32 {
 fn add_block(
     sums: [i32; LANES],
     block: Block,
-    scales: Option<&[f32; LANES]>,
+    scales: Option<&[u32; LANES]>,
     total: &mut [f32; LANES],
 ) {
     let scales = scales.expect("integers have scales");
     for ((total, sum), scale) in total.iter_mut().zip(sums).zip(scales) {
-        *total = mul_add(*total, sum as f32, scale * block.scale);
+        *total = mul_add(*total, sum as f32, f32::from_bits(*scale) * block.scale);
     }
 }
 
@@ -153,6 +153,7 @@ impl Multiply for PortableInt8 {
     type Sums = [i32; LANES];
 
     const BLOCK: usize = BLOCK / Self::PER_STEP;
+    const SCALES: usize = 1;
     const ROWS: usize = PortableF32::ROWS;
     const ROWS_OF_WHOLE_PANEL: usize = 1;
 
@@ -179,7 +180,7 @@ impl Multiply for PortableInt8 {
     fn finish(
         sums: [i32; LANES],
         block: Block,
-        scales: Option<&[f32; LANES]>,
+        scales: Option<&[u32; LANES]>,
         total: &mut [f32; LANES],
     ) {
         add_block(sums, block, scales, total);
@@ -201,6 +202,7 @@ impl Multiply for PortableInt4 {
 
     const PER_STEP: usize = 8;
     const BLOCK: usize = BLOCK / Self::PER_STEP;
+    const SCALES: usize = 1;
     const ROWS: usize = PortableF32::ROWS;
     const ROWS_OF_WHOLE_PANEL: usize = 1;
 
@@ -229,7 +231,7 @@ impl Multiply for PortableInt4 {
     fn finish(
         sums: [i32; LANES],
         block: Block,
-        scales: Option<&[f32; LANES]>,
+        scales: Option<&[u32; LANES]>,
         total: &mut [f32; LANES],
     ) {
         add_block(sums, block, scales, total);

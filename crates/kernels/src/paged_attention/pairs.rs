@@ -86,8 +86,8 @@ impl<V: PairLanes> Products<bf16, bf16> for Pairs<V> {
     }
 
     #[inline(always)]
-    fn keep_weights(row: usize, weights: [V; VECTORS], scratch: &mut Scratch) -> [V; VECTORS] {
-        <Widened<V> as Products<bf16, bf16>>::keep_weights(row, weights, scratch)
+    fn keep_weights(row: usize, weights: [V; VECTORS], scratch: &mut Scratch) {
+        <Widened<V> as Products<bf16, bf16>>::keep_weights(row, weights, scratch);
     }
 
     #[inline(always)]

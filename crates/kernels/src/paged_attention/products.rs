@@ -24,16 +24,10 @@ pub(super) trait Products<E: Element, C: Element> {
         scratch: &Scratch,
     ) -> [[Self::Lanes; VECTORS]; R];
 
-    /// Keeps the weights of a row for [`Self::add_values`], and returns them as they are multiplied, in
-    /// any order.
-    fn keep_weights(
-        row: usize,
-        weights: [Self::Lanes; VECTORS],
-        scratch: &mut Scratch,
-    ) -> [Self::Lanes; VECTORS];
+    /// Keeps the weights of a row for [`Self::add_values`].
+    fn keep_weights(row: usize, weights: [Self::Lanes; VECTORS], scratch: &mut Scratch);
 
-    /// Adds the weighted values of some keys, in order, to the rows from `row` on. `keys` begins and
-    /// ends at even numbers, or where what the rows see does.
+    /// Adds the weighted values of some keys, in order, to the rows from `row` on.
     fn add_values<const R: usize>(
         group: &Group<'_, C>,
         row: usize,

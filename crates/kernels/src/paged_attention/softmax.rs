@@ -22,9 +22,9 @@ impl Softmax {
     }
 
     /// Takes in a group of scores, one of them finite, and returns their weights relative to the new
-    /// maximum, which are to be [counted](Self::count).
+    /// maximum.
     #[inline(always)]
-    pub(super) fn weigh<V: Lanes>(&mut self, scores: [V; VECTORS]) -> [V; VECTORS] {
+    pub(super) fn add<V: Lanes>(&mut self, scores: [V; VECTORS]) -> [V; VECTORS] {
         let [a, b, c, d] = scores;
         let max = a.max(b).max(c.max(d)).reduce_max();
         self.rescale = 1.0;
@@ -38,14 +38,10 @@ impl Softmax {
         for weight in &mut weights {
             *weight = weight.sub(V::splat(self.max)).exp();
         }
-        weights
-    }
-
-    /// Adds the group's weights to the sum.
-    #[inline(always)]
-    pub(super) fn count<V: Lanes>(&mut self, [a, b, c, d]: [V; VECTORS]) {
+        let [a, b, c, d] = weights;
         let sum = V::load(&self.sum).mul_add(V::splat(self.rescale), a.add(b).add(c.add(d)));
         sum.store(&mut self.sum);
+        weights
     }
 
     /// The sum of all weights with that of a sink, minus infinity for none.

@@ -68,7 +68,7 @@ pub(super) struct Scratch {
 /// Elements of a row of sums.
 #[inline(always)]
 pub(super) fn padded(head_dim: usize) -> usize {
-    head_dim.next_multiple_of(2 * LANES)
+    head_dim.next_multiple_of(LANES)
 }
 
 /// The query heads of a tile: rows of its tokens, those of a token together.
@@ -276,9 +276,8 @@ impl<E: Element, C: Element> AttendTile<'_, E, C> {
             if let Some(limit) = self.inputs.soft_cap {
                 scores = cap(scores, limit);
             }
-            let weights = scratch.softmax[row].weigh(mask(scores, self.seen(row, rows)));
-            let weights = P::keep_weights(row, weights, scratch);
-            scratch.softmax[row].count(weights);
+            let weights = scratch.softmax[row].add(mask(scores, self.seen(row, rows)));
+            P::keep_weights(row, weights, scratch);
         }
     }
 
@@ -295,12 +294,8 @@ impl<E: Element, C: Element> AttendTile<'_, E, C> {
         for row in row..row + R {
             scratch.rescale::<P::Lanes>(row, group.head_dim);
         }
-        let (seen, last) = (self.seen(row, rows), self.seen(row + R - 1, rows));
-        let (first, end) = (last.0, seen.1);
-        // Even ends, so that no pair of keys is torn apart.
-        let together =
-            if seen == last { first..end } else { first.next_multiple_of(2)..end / 2 * 2 };
-        let together = together.start..together.end.max(together.start);
+        let (first, end) = (self.seen(row + R - 1, rows).0, self.seen(row, rows).1);
+        let together = first..end.max(first);
         for part in 0..3 {
             if part == 1 {
                 if !together.is_empty() {

@@ -94,11 +94,10 @@ impl<V: Lanes, E: Element, C: Element> Products<E, C> for Widened<V> {
     }
 
     #[inline(always)]
-    fn keep_weights(row: usize, weights: [V; VECTORS], scratch: &mut Scratch) -> [V; VECTORS] {
+    fn keep_weights(row: usize, weights: [V; VECTORS], scratch: &mut Scratch) {
         for (weights, out) in weights.into_iter().zip(&mut scratch.widened.weights[row]) {
             weights.store(out);
         }
-        weights
     }
 
     #[inline(always)]

@@ -1,6 +1,6 @@
 //! Products of bytes on x86-64, four to a lane.
 //!
-//! As in the file above, every `unsafe` rests on the features that were found before a type was named.
+//! As in `mod.rs`, every `unsafe` rests on the features that were found before a type was named.
 
 use super::super::cpu::{Job, Part};
 use super::super::element::Words;
@@ -57,10 +57,10 @@ macro_rules! avx512_block {
         fn finish(
             sums: __m512i,
             block: Block,
-            scales: Option<&[f32; LANES]>,
+            scales: Option<&[u32; LANES]>,
             total: &mut [f32; LANES],
         ) {
-            let scales = scales.expect("integers have scales").as_ptr();
+            let scales: *const f32 = scales.expect("integers have scales").as_ptr().cast();
             // SAFETY: AVX-512 is there, and the arrays have 64 bytes.
             unsafe {
                 let scales = _mm512_mul_ps(_mm512_loadu_ps(scales), _mm512_set1_ps(block.scale));
@@ -81,6 +81,7 @@ impl Multiply for Avx512VnniInt8 {
     type Sums = __m512i;
 
     const BLOCK: usize = BLOCK / Self::PER_STEP;
+    const SCALES: usize = 1;
     const ROWS: usize = 12;
     const ROWS_OF_WHOLE_PANEL: usize = 12;
 
@@ -112,6 +113,7 @@ impl Multiply for Avx512VnniInt4 {
 
     const PER_STEP: usize = 8;
     const BLOCK: usize = BLOCK / Self::PER_STEP;
+    const SCALES: usize = 1;
     const ROWS: usize = 12;
     const ROWS_OF_WHOLE_PANEL: usize = 12;
 
@@ -147,7 +149,7 @@ macro_rules! avx2_block {
         fn finish(
             sums: [__m256i; 2],
             block: Block,
-            scales: Option<&[f32; LANES]>,
+            scales: Option<&[u32; LANES]>,
             total: &mut [f32; LANES],
         ) {
             let (scales, _) = scales.expect("integers have scales").as_chunks::<8>();
@@ -155,7 +157,7 @@ macro_rules! avx2_block {
             for ((sums, scales), total) in sums.into_iter().zip(scales).zip(totals) {
                 // SAFETY: AVX2 and FMA are there, and the arrays have 32 bytes.
                 unsafe {
-                    let scales = _mm256_loadu_ps(scales.as_ptr());
+                    let scales = _mm256_loadu_ps(scales.as_ptr().cast());
                     let scales = _mm256_mul_ps(scales, _mm256_set1_ps(block.scale));
                     let before = _mm256_loadu_ps(total.as_ptr());
                     let sums = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums), scales, before);
@@ -183,6 +185,7 @@ impl Multiply for Avx2Int8 {
     type Sums = [__m256i; 2];
 
     const BLOCK: usize = BLOCK / Self::PER_STEP;
+    const SCALES: usize = 1;
     const ROWS: usize = 4;
     const ROWS_OF_WHOLE_PANEL: usize = 1;
 
@@ -218,6 +221,7 @@ impl Multiply for Avx2Int4 {
 
     const PER_STEP: usize = 8;
     const BLOCK: usize = BLOCK / Self::PER_STEP;
+    const SCALES: usize = 1;
     const ROWS: usize = 4;
     const ROWS_OF_WHOLE_PANEL: usize = 1;
 

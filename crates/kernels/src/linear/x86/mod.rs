@@ -40,7 +40,7 @@ macro_rules! sums_and_run {
             unsafe { $zero }
         }
         #[inline(always)]
-        fn finish(sums: $sums, (): (), _scales: Option<&[f32; LANES]>, total: &mut [f32; LANES]) {
+        fn finish(sums: $sums, (): (), _scales: Option<&[u32; LANES]>, total: &mut [f32; LANES]) {
             // SAFETY: the instructions are there, and the array has room for all lanes.
             unsafe { $store(sums, total.as_mut_ptr()) };
         }
