@@ -14,7 +14,7 @@ use super::x86::{Avx2Int4, Avx2Int8, Avx512VnniInt4, Avx512VnniInt8};
 use crate::disjoint::DisjointMut;
 use crate::pages::advise_huge_pages;
 use crate::pool::for_each_row;
-use crate::simd::{self, Kernel, LANES, Lanes, Path, dispatch, load_at};
+use crate::simd::{self, Kernel, LANES, Lanes, Path, ROUND, dispatch, load_at};
 use std::mem::MaybeUninit;
 
 /// Elements along `in` that share a scale.
@@ -135,7 +135,6 @@ impl<E: simd::Element> Kernel for RoundRow<'_, E> {
 /// finite if one of them is not.
 #[inline(always)]
 fn round_block<V: Lanes, E: simd::Element>(kind: Integers, x: &[E], out: &mut [i8]) -> f32 {
-    const TO_INTEGER: f32 = 12_582_912.0; // 1.5 * 2^23: adding it leaves the integer in the low bits
     let zero = V::splat(0.0);
     let (mut largest, mut smallest, mut finite) = (zero, zero, zero);
     for i in (0..x.len()).step_by(LANES) {
@@ -157,7 +156,7 @@ fn round_block<V: Lanes, E: simd::Element>(kind: Integers, x: &[E], out: &mut [i
         let y: V = load_at::<V, E>(x, i).mul(V::splat(inverse));
         let y = most.select_less(y, most, y);
         let mut biased = [0.0; LANES];
-        y.add(V::splat(TO_INTEGER)).store(&mut biased);
+        y.add(V::splat(ROUND)).store(&mut biased);
         for (out, biased) in out.iter_mut().zip(biased) {
             *out = biased.to_bits() as i8;
         }

@@ -131,31 +131,47 @@ fn dot(weights: [i8; 4], x: u32) -> i32 {
     sum
 }
 
-/// Adds a block's sums, times both scales, to those of the blocks before it.
-#[inline(always)]
-fn add_block(
-    sums: [i32; LANES],
-    block: Block,
-    scales: Option<&[u32; LANES]>,
-    total: &mut [f32; LANES],
-) {
-    let scales = scales.expect("integers have scales");
-    for ((total, sum), scale) in total.iter_mut().zip(sums).zip(scales) {
-        *total = mul_add(*total, sum as f32, f32::from_bits(*scale) * block.scale);
-    }
+/// What is the same for both widths of integers.
+macro_rules! portable_block {
+    () => {
+        type Block = Block;
+        type Weights = [u32; LANES];
+        type Sums = [i32; LANES];
+
+        const BLOCK: usize = BLOCK / Self::PER_STEP;
+        const SCALES: usize = 1;
+        const ROWS: usize = PortableF32::ROWS;
+        const ROWS_OF_WHOLE_PANEL: usize = 1;
+
+        #[inline(always)]
+        fn load(words: &[u32; LANES]) -> [u32; LANES] {
+            *words
+        }
+        #[inline(always)]
+        fn finish(
+            sums: [i32; LANES],
+            block: Block,
+            scales: Option<&[u32; LANES]>,
+            total: &mut [f32; LANES],
+        ) {
+            let scales = scales.expect("integers have scales");
+            for ((total, sum), scale) in total.iter_mut().zip(sums).zip(scales) {
+                *total = mul_add(*total, sum as f32, f32::from_bits(*scale) * block.scale);
+            }
+        }
+        #[inline(always)]
+        fn prefetch(_address: *const Step) {}
+
+        fn run<O: simd::Element>(job: &Job<'_, Self, O>, part: &Part) {
+            run_part(job, part);
+        }
+    };
 }
 
 impl Multiply for PortableInt8 {
     type Element = i8;
     type Input = u32;
-    type Block = Block;
-    type Weights = [u32; LANES];
-    type Sums = [i32; LANES];
-
-    const BLOCK: usize = BLOCK / Self::PER_STEP;
-    const SCALES: usize = 1;
-    const ROWS: usize = PortableF32::ROWS;
-    const ROWS_OF_WHOLE_PANEL: usize = 1;
+    portable_block!();
 
     #[inline(always)]
     fn input(elements: &[i8]) -> u32 {
@@ -166,45 +182,19 @@ impl Multiply for PortableInt8 {
         [0; LANES]
     }
     #[inline(always)]
-    fn load(words: &[u32; LANES]) -> [u32; LANES] {
-        *words
-    }
-    #[inline(always)]
     fn mul_add(mut sums: [i32; LANES], weights: [u32; LANES], x: u32) -> [i32; LANES] {
         for (sum, word) in sums.iter_mut().zip(weights) {
             *sum += dot(word.to_le_bytes().map(u8::cast_signed), x);
         }
         sums
     }
-    #[inline(always)]
-    fn finish(
-        sums: [i32; LANES],
-        block: Block,
-        scales: Option<&[u32; LANES]>,
-        total: &mut [f32; LANES],
-    ) {
-        add_block(sums, block, scales, total);
-    }
-    #[inline(always)]
-    fn prefetch(_address: *const Step) {}
-
-    fn run<O: simd::Element>(job: &Job<'_, Self, O>, part: &Part) {
-        run_part(job, part);
-    }
 }
 
 impl Multiply for PortableInt4 {
     type Element = i8;
     type Input = [u32; 2];
-    type Block = Block;
-    type Weights = [u32; LANES];
-    type Sums = [i32; LANES];
-
     const PER_STEP: usize = 8;
-    const BLOCK: usize = BLOCK / Self::PER_STEP;
-    const SCALES: usize = 1;
-    const ROWS: usize = PortableF32::ROWS;
-    const ROWS_OF_WHOLE_PANEL: usize = 1;
+    portable_block!();
 
     #[inline(always)]
     fn input(elements: &[i8]) -> [u32; 2] {
@@ -215,10 +205,6 @@ impl Multiply for PortableInt4 {
         [-8 * block.sum; LANES]
     }
     #[inline(always)]
-    fn load(words: &[u32; LANES]) -> [u32; LANES] {
-        *words
-    }
-    #[inline(always)]
     fn mul_add(mut sums: [i32; LANES], weights: [u32; LANES], x: [u32; 2]) -> [i32; LANES] {
         for (sum, word) in sums.iter_mut().zip(weights) {
             for (weights, x) in halves(word).into_iter().zip(x) {
@@ -226,20 +212,5 @@ impl Multiply for PortableInt4 {
             }
         }
         sums
-    }
-    #[inline(always)]
-    fn finish(
-        sums: [i32; LANES],
-        block: Block,
-        scales: Option<&[u32; LANES]>,
-        total: &mut [f32; LANES],
-    ) {
-        add_block(sums, block, scales, total);
-    }
-    #[inline(always)]
-    fn prefetch(_address: *const Step) {}
-
-    fn run<O: simd::Element>(job: &Job<'_, Self, O>, part: &Part) {
-        run_part(job, part);
     }
 }

@@ -109,7 +109,7 @@ fn tile_of<V: PairLanes, const R: usize>(
     keys: [&[bf16]; KEYS],
 ) -> [[V; KEYS]; R] {
     let mut sums = [[V::splat(0.0); KEYS]; R];
-    let mut columns = [V::splat_pair([bf16::ZERO; 2]); KEYS];
+    let mut columns = [V::load_some_pairs(&[]); KEYS];
     let whole = keys[0].len() / PAIRED;
     for step in 0..whole {
         for (column, key) in columns.iter_mut().zip(keys) {

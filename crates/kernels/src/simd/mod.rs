@@ -20,6 +20,9 @@ pub(crate) use element::{Element, load_at, store_at};
 pub(crate) use pairs::{PAIRED, PairKernel, PairLanes, load_pairs_at};
 pub(crate) use path::Path;
 
+/// 1.5 * 2^23: adding it rounds a small number to an integer, which then is in the lowest bits.
+pub(crate) const ROUND: f32 = 12_582_912.0;
+
 /// f32 values in one [`Lanes`].
 pub(crate) const LANES: usize = 16;
 
@@ -107,7 +110,6 @@ pub(crate) trait Lanes: Copy {
     /// the seventh power; ln 2 is split in two so that r keeps its low bits (Cody and Waite 1980).
     #[inline(always)]
     fn exp(self) -> Self {
-        const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to an integer
         const LN_2_HIGH: f32 = 0.693_359_4; // nine bits, so that n * LN_2_HIGH is exact
         const LN_2_LOW: f32 = -2.121_944_4e-4;
         let one = Self::splat(1.0);

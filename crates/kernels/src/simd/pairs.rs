@@ -15,8 +15,6 @@ pub(crate) trait PairLanes: Lanes {
     fn load_pairs(x: &[bf16; PAIRED]) -> Self::Pairs;
     /// Fewer than [`PAIRED`], zeros behind them.
     fn load_some_pairs(x: &[bf16]) -> Self::Pairs;
-    /// The same pair for every lane.
-    fn splat_pair(x: [bf16; 2]) -> Self::Pairs;
     fn store_pairs(pairs: Self::Pairs, out: &mut [bf16; PAIRED]);
     /// `self` plus the products of `a` with `b`.
     fn add_products(self, a: Self::Pairs, b: Self::Pairs) -> Self;

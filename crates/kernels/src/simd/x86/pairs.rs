@@ -28,12 +28,6 @@ impl PairLanes for Avx512 {
         unsafe { _mm512_maskz_loadu_epi16((1 << x.len()) - 1, x.as_ptr().cast()) }
     }
     #[inline(always)]
-    fn splat_pair([first, second]: [bf16; 2]) -> __m512i {
-        let word = u32::from(first.to_bits()) | u32::from(second.to_bits()) << 16;
-        // SAFETY: AVX-512 is there: see the head of the parent.
-        unsafe { _mm512_set1_epi32(word.cast_signed()) }
-    }
-    #[inline(always)]
     fn store_pairs(pairs: __m512i, out: &mut [bf16; PAIRED]) {
         // SAFETY: AVX-512 is there, and the array has 64 writable bytes.
         unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), pairs) }
