@@ -177,7 +177,11 @@ fn accumulate<M: Multiply, const R: usize, const C: usize>(
     first: usize,
     ahead: &mut Ahead,
 ) -> [[M::Sums; C]; R] {
-    let mut sums = blocks.map(|block| [M::begin(block); C]);
+    // Not `map`: its closure would not be inlined to where the vector instructions are enabled.
+    let mut sums = [[M::begin(blocks[0]); C]; R];
+    for r in 1..R {
+        sums[r] = [M::begin(blocks[r]); C];
+    }
     for (step, x) in steps.iter().zip(x) {
         M::prefetch(ahead.address);
         ahead.address = ahead.address.wrapping_byte_add(ahead.stride);
