@@ -174,23 +174,23 @@ impl<M: Multiply, O: simd::Element> Job<'_, M, O> {
         &self,
         first_row: usize,
         first_feature: usize,
-        sums: &[[[f32; LANES]; C]; R],
+        sums: &mut [[[f32; LANES]; C]; R],
     ) {
         let out_features = self.weight.out_features();
         // The last panel may have lanes, or a whole half, of padding.
         let first_feature = first_feature.min(out_features);
         let width = (out_features - first_feature).min(C * LANES);
         let scales = self.weight.scales().map(|scales| &scales[first_feature..]);
-        for (r, mut sums) in sums.iter().copied().enumerate() {
+        for (r, sums) in sums.iter_mut().enumerate() {
+            let sums = sums.as_flattened_mut();
             if let Some(scales) = scales {
-                for (sum, scale) in sums.as_flattened_mut().iter_mut().zip(scales) {
+                for (sum, scale) in sums.iter_mut().zip(scales) {
                     *sum *= scale;
                 }
             }
             let start = (first_row + r) * out_features + first_feature;
             // SAFETY: no other tile has these rows and output features.
             let y = unsafe { self.y.slice(start..start + width) };
-            let sums = sums.as_flattened();
             match &self.bias {
                 None => {
                     for (y, sum) in y.iter_mut().zip(sums) {
@@ -199,7 +199,7 @@ impl<M: Multiply, O: simd::Element> Job<'_, M, O> {
                 }
                 Some(bias) => {
                     for ((y, sum), bias) in y.iter_mut().zip(sums).zip(&bias[first_feature..]) {
-                        y.write(O::from_f32(sum + bias));
+                        y.write(O::from_f32(*sum + bias));
                     }
                 }
             }

@@ -132,11 +132,12 @@ fn tile_of<M: Multiply, O: simd::Element, const R: usize>(
     assert!(R <= M::ROWS, "the tile has more rows than registers");
     let feature = at.panel * PANEL;
     if R <= M::ROWS_OF_WHOLE_PANEL {
-        job.finish(at.first_row, feature, &totals::<M, O, R, 2>(job, at, 0, ahead));
+        let mut totals = totals::<M, O, R, 2>(job, at, 0, ahead);
+        job.finish(at.first_row, feature, &mut totals);
     } else {
         for half in 0..2 {
-            let totals = totals::<M, O, R, 1>(job, at, half, ahead);
-            job.finish(at.first_row, feature + half * LANES, &totals);
+            let mut totals = totals::<M, O, R, 1>(job, at, half, ahead);
+            job.finish(at.first_row, feature + half * LANES, &mut totals);
         }
     }
 }
