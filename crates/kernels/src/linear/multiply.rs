@@ -74,7 +74,7 @@ pub(super) fn run_part<M: Multiply, O: simd::Element>(job: &Job<'_, M, O>, part:
         let steps = job.weight.panel(panel).steps::<M::Element>(&mut widened);
         for (i, tile) in part.tiles.clone().enumerate() {
             let rows = job.tiles.rows(tile);
-            let ahead = Ahead::new(next_panel, job.tiles.num_steps, i, part.tiles.len());
+            let ahead = Ahead::new(next_panel, steps.len(), i, part.tiles.len());
             let at = Place { steps, panel, first_row: rows.start };
             match rows.len() {
                 1 => tile_of::<M, O, 1>(job, at, ahead),
@@ -121,6 +121,13 @@ impl Ahead {
         let address = start.wrapping_add(index * num_steps * stride).cast();
         Self { address, stride }
     }
+
+    /// Asks for the next line.
+    #[inline(always)]
+    fn fetch<M: Multiply>(&mut self) {
+        M::prefetch(self.address);
+        self.address = self.address.wrapping_byte_add(self.stride);
+    }
 }
 
 #[inline(always)]
@@ -157,6 +164,9 @@ fn totals<M: Multiply, O: simd::Element, const R: usize, const C: usize>(
     let pairs = steps.chunks(M::SCALES.saturating_add(M::BLOCK)).zip(x.chunks(M::BLOCK));
     for ((steps, x), blocks) in pairs.zip(blocks) {
         let (scales, steps) = steps.split_at(M::SCALES);
+        for _ in scales {
+            ahead.fetch::<M>();
+        }
         let sums = accumulate::<M, R, C>(steps, x, blocks, first, &mut ahead);
         let scales = scales.first().map(|scales| scales.0.as_chunks::<LANES>().0);
         for r in 0..R {
@@ -184,8 +194,7 @@ fn accumulate<M: Multiply, const R: usize, const C: usize>(
         sums[r] = [M::begin(blocks[r]); C];
     }
     for (step, x) in steps.iter().zip(x) {
-        M::prefetch(ahead.address);
-        ahead.address = ahead.address.wrapping_byte_add(ahead.stride);
+        ahead.fetch::<M>();
         let groups = step.0.as_chunks::<LANES>().0;
         let mut weights = [M::load(&groups[first]); C];
         for c in 1..C {
