@@ -32,6 +32,7 @@ pub mod sample;
 #[cfg(any(feature = "cuda", test))]
 mod cuda;
 mod disjoint;
+mod fork_join;
 mod simd;
 #[cfg(test)]
 mod testing;
