@@ -13,7 +13,9 @@ matplotlib.use("svg")
 matplotlib.rcParams["svg.hashsalt"] = "sconce"  # the same file from the same figures
 import matplotlib.pyplot as plt
 
-# Sconce in one hue, its peers in others; 8 bits are dashed and lighter.
+# What weights have in bits: of lines, of bars, and how strong.
+LOOKS = {"16 bit": ("-", None, 1), "8 bit": ("--", "//", 0.6), "4 bit": (":", "..", 0.35)}
+# Sconce in one hue, its peers in others.
 COLOURS = {"sconce": "#d97706", "transformers": "#2563eb", "llama.cpp": "#059669", "mistral.rs": "#7c3aed"}
 
 
@@ -24,14 +26,14 @@ def draw(panels, title, model):
     prompts = [name for name in points if name.startswith("prefill") and any(name in engine["rates"] for engine in engines)]
     width = 0.8 / max(len(engines), 1)
     for at, engine in enumerate(engines):
-        eight, inside = engine["precision"] == "8 bit", engine["in_process"]
-        rates = engine["rates"]
-        look = {"color": COLOURS[engine["engine"]], "alpha": 0.55 if eight else 1}
+        style, hatch, alpha = LOOKS[engine["precision"]]
+        rates, inside = engine["rates"], engine["in_process"]
+        look = {"color": COLOURS[engine["engine"]], "alpha": alpha}
         line = [(points[name]["streams"], rate) for name, rate in rates.items() if name.startswith("decode")]
-        decode.plot(*zip(*line), ls="--" if eight else "-", marker="s" if inside else "o", ms=4, label=engine["name"], **look)
+        decode.plot(*zip(*line), ls=style, marker="s" if inside else "o", ms=4, label=engine["name"], **look)
         bars = [(x + (at - (len(engines) - 1) / 2) * width, rates[name]) for x, name in enumerate(prompts) if name in rates]
         if bars:
-            prefill.bar(*zip(*bars), width=0.9 * width, hatch="//" if eight else None, edgecolor="white", **look)
+            prefill.bar(*zip(*bars), width=0.9 * width, hatch=hatch, edgecolor="white", **look)
     decode.set_title(f"{title}: decoding", fontsize=10)
     decode.set_xlabel("streams")
     decode.set_xscale("log", base=2)

@@ -1,6 +1,6 @@
-"""The GGUF form of a Qwen3 checkpoint in bf16, for llama.cpp: as it is, or with linear layers and embeddings in q8_0.
+"""The GGUF form of a Qwen3 checkpoint in bf16, for llama.cpp: as it is, or in 8 or 4 bits, the embedding in 8 then.
 
-usage: python gguf_of.py FOLDER bf16|q8_0 OUT.gguf     needs gguf
+usage: python gguf_of.py FOLDER bf16|q8_0|q4_0 OUT.gguf     needs gguf
 
 llama.cpp's own converter knows tokenizers by a hash and refuses those it does not know. Prompts go in as ids here,
 so that the tokenizer's rule does not matter.
@@ -68,8 +68,10 @@ def main():
             continue
         values = (bits.astype(np.uint32) << 16).view(np.float32)
         if bits.ndim == 2:
-            q8_0 = gguf.GGMLQuantizationType.Q8_0
-            writer.add_tensor(name, gguf.quantize(values, q8_0), raw_dtype=q8_0)
+            kind = gguf.GGMLQuantizationType[form.upper()]
+            if name.startswith("token_embd"):
+                kind = gguf.GGMLQuantizationType.Q8_0
+            writer.add_tensor(name, gguf.quantize(values, kind), raw_dtype=kind)
         else:
             writer.add_tensor(name, values)
     writer.write_header_to_file()

@@ -74,7 +74,7 @@ def markdown(state):
         lines += [f"## {name}: {model['about']}", ""]
         if model["left_out"]:
             lines += [f"Longer than the model's context, and left out: {', '.join(model['left_out'])}.", ""]
-        for precision in ["16 bit", "8 bit"]:
+        for precision in ["16 bit", "8 bit", "4 bit"]:
             lines += table(model, precision)
         lines += ["| engine | load average before each run | command |", "|---|---|---|"]
         for engine in model["engines"]:

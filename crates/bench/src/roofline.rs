@@ -83,9 +83,11 @@ pub(crate) fn run(
     let costs = Costs::of(spec, plan);
     let step_bytes = costs.of_step([]).bytes as usize;
     say(&format!(
-        "memory {:.1} GB/s, {:?} products {:.1} GFLOP/s; {name} reads {} a step\n",
+        "memory {:.1} GB/s, {} products {:.1} GFLOP/s; {name} reads {} a step\n",
         ceilings.bytes_per_second / 1e9,
-        config.dtype,
+        config
+            .quantization_of(spec)
+            .map_or(config.dtype.as_str(), |quantization| quantization.name()),
         ceilings.flops_per_second / 1e9,
         Size(step_bytes),
     ))?;
