@@ -150,11 +150,16 @@ pub(super) struct Part {
     pub(super) tiles: Range<usize>,
 }
 
+/// Of weights. Less is multiplied before another thread has taken it.
+const MIN_PART_BYTES: usize = 64 << 10;
+
 impl<M: Multiply, O: simd::Element> Job<'_, M, O> {
     /// Several parts a thread, as threads may be slowed down by others: runs of panels, and where
     /// there are few panels of tiles as well.
     fn parts(&self) -> Vec<Part> {
-        let wanted = 8 * num_threads();
+        let wanted = (8 * num_threads())
+            .min(self.weight.size_in_bytes() / MIN_PART_BYTES)
+            .max(num_threads());
         let (num_panels, num_tiles) = (self.weight.num_panels(), self.tiles.len);
         let num_runs = num_panels.min(wanted);
         let num_splits = (wanted / num_runs).clamp(1, num_tiles.max(1));
