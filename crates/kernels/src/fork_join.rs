@@ -190,16 +190,16 @@ impl Shared {
     }
 }
 
-/// Waits for others: spinning for some microseconds, then letting threads run that wait for this core,
-/// then asleep until it is unparked.
+/// Waits for others: spinning for some microseconds, then letting threads run that wait for this core, as
+/// those do that send tokens, then asleep until it is unparked.
 #[derive(Default)]
 struct Wait {
     rounds: u32,
 }
 
 impl Wait {
-    const SPINNING: u32 = 20;
-    const YIELDING: u32 = 40;
+    const SPINNING: u32 = 5;
+    const YIELDING: u32 = 45;
 
     fn again(&mut self) {
         if self.rounds < Self::SPINNING {
