@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
-use std::{fmt, mem};
+use std::{fmt, mem, thread};
 
 use scheduler::{Outcome, Plan, Scheduler, SeqId, Tokens};
 
@@ -65,6 +65,11 @@ impl Engine {
             }
             self.step()?;
             self.publish();
+            if !self.runs_ahead {
+                // It computes on the cores that send what it has just emitted, and would otherwise keep
+                // them for milliseconds.
+                thread::yield_now();
+            }
         }
     }
 
