@@ -323,7 +323,7 @@ pub struct LatencyArgs {
 pub struct RooflineArgs {
     /// Sequences that generate at once, those past --max-num-seqs left out.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 4, 16, 32, 64, 128, 256])]
-    #[arg(value_name = "N")]
+    #[arg(value_name = "N,N..")]
     pub(crate) streams: Vec<usize>,
     /// Tokens of each of their prompts.
     #[arg(long, visible_alias = "input-len", default_value_t = 32, value_name = "N")]
@@ -332,7 +332,7 @@ pub struct RooflineArgs {
     #[arg(long, visible_alias = "output-len", default_value_t = 48, value_name = "N")]
     pub(crate) output_tokens: usize,
     /// Tokens of prompts that are computed alone, those past --max-model-len left out.
-    #[arg(long, value_delimiter = ',', default_values_t = [512, 4096], value_name = "N")]
+    #[arg(long, value_delimiter = ',', default_values_t = [512, 4096], value_name = "N,N..")]
     pub(crate) prompts: Vec<usize>,
     /// Write the result as JSON; `-` is stdout.
     #[arg(long, short, value_name = "FILE")]

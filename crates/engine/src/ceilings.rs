@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Result, Tensor};
 use kernels::linear::Matrix;
+use kernels::pages::advise_huge_pages;
 use kernels::pool;
 
 use crate::memory::MemoryPlan;
@@ -76,7 +77,10 @@ fn shortest(device: &Device, mut call: impl FnMut() -> Result<()>) -> Result<f64
 
 fn read_rate() -> Result<f64> {
     const RUN: usize = 1 << 20;
-    let words = vec![1u64; COLD_BYTES / size_of::<u64>()];
+    let len = COLD_BYTES / size_of::<u64>();
+    let mut words = Vec::with_capacity(len);
+    advise_huge_pages(words.spare_capacity_mut());
+    words.resize(len, 1u64);
     let read = || {
         pool::for_each_task(words.len() / RUN, words.len(), |i| {
             black_box(words[i * RUN..][..RUN].iter().fold(0u64, |sum, word| sum ^ word));
