@@ -198,12 +198,12 @@ struct Wait {
 }
 
 impl Wait {
-    const SPINNING: u32 = 5;
-    const YIELDING: u32 = 45;
+    const SPINNING: u32 = 40;
+    const YIELDING: u32 = 80;
 
     fn again(&mut self) {
         if self.rounds < Self::SPINNING {
-            (0..64).for_each(|_| spin_loop());
+            (0..8).for_each(|_| spin_loop());
         } else if self.rounds < Self::YIELDING {
             thread::yield_now();
         } else {
