@@ -1,6 +1,6 @@
 """Draws what scripts/compare-engines measured: decoding by streams and prompts, of each engine.
 
-usage: python chart.py OUT.svg ENGINES.json     needs matplotlib
+usage: python chart.py OUT.svg ENGINES.json..     needs matplotlib
 """
 
 import json
@@ -14,7 +14,7 @@ matplotlib.rcParams["svg.hashsalt"] = "sconce"  # the same file from the same fi
 import matplotlib.pyplot as plt
 
 # What weights have in bits: of lines, of bars, and how strong.
-LOOKS = {"16 bit": ("-", None, 1), "8 bit": ("--", "//", 0.6), "4 bit": (":", "..", 0.35)}
+LOOKS = {"16 bit": ("-", None, 1), "8 bit": ("--", "//", 0.7), "4 bit": (":", "xx", 0.5)}
 # Sconce in one hue, its peers in others.
 COLOURS = {"sconce": "#d97706", "transformers": "#2563eb", "llama.cpp": "#059669", "mistral.rs": "#7c3aed"}
 
@@ -53,8 +53,10 @@ def draw(panels, title, model):
 
 
 def main():
-    out, path = sys.argv[1:]
-    models = json.loads(pathlib.Path(path).read_text())["models"]
+    out, *paths = sys.argv[1:]
+    models = {}
+    for path in paths:
+        models |= json.loads(pathlib.Path(path).read_text())["models"]
     figure, panels = plt.subplots(len(models), 2, figsize=(11, 3.6 * len(models)), layout="constrained", squeeze=False)
     for row, (title, model) in zip(panels, models.items()):
         draw(row, title, model)
