@@ -1,7 +1,7 @@
 """Times torch.nn.functional.linear for the shapes of the `linear` bench, in the same columns.
 
 Run beside it on a quiet machine:
-    cargo run --release -p benches --bin linear && python benches/linear_vs_torch.py
+    cargo bench --workspace --locked --bench linear && python benches/linear_vs_torch.py
 """
 
 import argparse
