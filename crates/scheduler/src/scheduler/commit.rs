@@ -55,18 +55,18 @@ impl Scheduler {
         let oldest = oldest.filter(|oldest| oldest.step == plan.step);
         let oldest = oldest.expect("plans are committed in the order they were made, each once");
         for entry in &plan.entries {
-            known(&mut self.sequences, entry.id).num_in_flight -= 1;
+            known(&mut self.active, entry.id).num_in_flight -= 1;
         }
         oldest.let_go
     }
 
     fn is_zombie(&self, id: SeqId) -> bool {
-        self.sequences[&id].state == State::Ended
+        self.active[&id].state == State::Ended
     }
 
     /// Takes in the outcome of a live sequence; returns whether it ends.
     fn advance(&mut self, entry: &Entry, outcome: &Outcome) -> bool {
-        let seq = known(&mut self.sequences, entry.id);
+        let seq = known(&mut self.active, entry.id);
         let num_tokens = outcome.tokens.len();
         if entry.samples && num_tokens == 0 {
             return true;
@@ -93,7 +93,7 @@ impl Scheduler {
     /// content is findable already, the sequence goes on with that one: so whoever holds a findable
     /// block holds its parent, too.
     fn register(&mut self, id: SeqId) {
-        let seq = known(&mut self.sequences, id);
+        let seq = known(&mut self.active, id);
         while seq.can_register(self.limits.block_size) {
             let at = seq.num_registered;
             let (before, own) = (at.checked_sub(1).map(|last| seq.blocks[last]), seq.blocks[at]);

@@ -15,18 +15,23 @@ impl Scheduler {
         self.check_cache();
     }
 
+    fn sequences(&self) -> impl Iterator<Item = &Sequence> {
+        self.waiting.values().chain(self.active.values())
+    }
+
     fn check_sequences(&self) {
         let running: HashSet<SeqId> = self.running.iter().map(|(_, id)| *id).collect();
         assert!(running.len() <= self.limits.max_num_seqs);
         assert!(self.running.is_sorted());
-        let num_waiting = self.sequences.values().filter(|seq| seq.state == State::Waiting).count();
-        assert_eq!(num_waiting, self.queue.len());
+        assert_eq!(self.waiting.len(), self.queue.len());
+        assert!(self.waiting.values().all(|seq| seq.state == State::Waiting));
+        assert!(self.active.values().all(|seq| seq.state != State::Waiting));
         let mut num_live = HashMap::new();
-        for seq in self.sequences.values().filter(|seq| seq.state != State::Ended) {
+        for seq in self.sequences().filter(|seq| seq.state != State::Ended) {
             *num_live.entry(seq.tenant).or_insert(0) += 1;
         }
         self.queue.check_invariants(|tenant| num_live.get(&tenant).copied().unwrap_or(0));
-        for (id, seq) in &self.sequences {
+        for (id, seq) in self.waiting.iter().chain(&self.active) {
             assert_eq!(running.contains(id), seq.state == State::Running, "{seq:?}");
             let Sequence { num_computed, num_planned, .. } = *seq;
             match seq.state {
@@ -54,7 +59,7 @@ impl Scheduler {
     fn check_holders(&self) {
         let block_size = self.limits.block_size;
         let mut holders: HashMap<BlockId, Vec<(usize, &Sequence)>> = HashMap::new();
-        for seq in self.sequences.values() {
+        for seq in self.sequences() {
             for (at, block) in seq.blocks.iter().enumerate() {
                 holders.entry(*block).or_default().push((at, seq));
             }
@@ -103,7 +108,7 @@ impl Scheduler {
             }
         }
         assert_eq!(num_cached, cache.len());
-        for seq in self.sequences.values() {
+        for seq in self.sequences() {
             let registered = &seq.blocks[..seq.num_registered.min(seq.blocks.len())];
             for (at, block) in registered.iter().enumerate() {
                 let parent = match at {

@@ -22,7 +22,10 @@ pub const MAX_PLANS_IN_FLIGHT: usize = 2;
 #[derive(Debug)]
 pub struct Scheduler {
     limits: Limits,
-    sequences: SeqMap<Sequence>,
+    /// Apart from the others, so that steps walk through no more memory when more wait.
+    waiting: SeqMap<Sequence>,
+    /// Those that run, and those that have ended but a plan in flight names.
+    active: SeqMap<Sequence>,
     /// In order of rank.
     running: Vec<(Rank, SeqId)>,
     queue: Queue,
@@ -66,7 +69,8 @@ impl Scheduler {
         limits.validate()?;
         Ok(Self {
             limits,
-            sequences: SeqMap::default(),
+            waiting: SeqMap::default(),
+            active: SeqMap::default(),
             running: Vec::new(),
             queue: Queue::default(),
             pool: BlockPool::new(limits.num_blocks, limits.block_size, hash_mask),
@@ -88,7 +92,7 @@ impl Scheduler {
         let sequence = Sequence::new(new, tenant, self.num_arrivals, registers);
         self.num_arrivals += 1;
         self.queue.push(sequence.place(), id);
-        self.sequences.insert(id, sequence);
+        self.waiting.insert(id, sequence);
         Ok(())
     }
 
@@ -98,7 +102,7 @@ impl Scheduler {
         if prompt_len == 0 {
             return Err(SubmitError::EmptyPrompt);
         }
-        if self.sequences.contains_key(&new.id) {
+        if self.sequence(new.id).is_some() {
             return Err(SubmitError::DuplicateId(new.id));
         }
         let Some(len) = prompt_len.checked_add(max_new_tokens).filter(|len| *len <= max_model_len)
@@ -116,7 +120,7 @@ impl Scheduler {
     /// Ends a sequence now; plans in flight may still name it, their outcomes for it are ignored.
     /// Returns false if the id is unknown or has ended.
     pub fn abort(&mut self, id: SeqId) -> bool {
-        let live = self.sequences.get(&id).is_some_and(|seq| seq.state != State::Ended);
+        let live = self.sequence(id).is_some_and(|seq| seq.state != State::Ended);
         if live {
             self.end(id);
         }
@@ -132,14 +136,14 @@ impl Scheduler {
     /// sequence. Whoever runs the plan has the guesses; they cost budget and cache like tokens. Fewer
     /// or none are granted where budget or free blocks are short, or a plan is in flight.
     pub fn want_drafts(&mut self, id: SeqId, count: usize) {
-        if let Some(seq) = self.sequences.get_mut(&id) {
+        if let Some(seq) = self.active.get_mut(&id) {
             seq.num_wanted_drafts = count;
         }
     }
 
     /// What is known of a sequence until it has ended and the last plan that names it is committed.
     pub fn sequence(&self, id: SeqId) -> Option<&Sequence> {
-        self.sequences.get(&id)
+        self.active.get(&id).or_else(|| self.waiting.get(&id))
     }
 
     /// The limits it was made with.
@@ -164,18 +168,16 @@ impl Scheduler {
 
     /// Takes a live sequence out of queue or running list. It is forgotten once no plan names it.
     fn end(&mut self, id: SeqId) {
-        let seq = known(&mut self.sequences, id);
-        match seq.state {
-            State::Waiting => {
-                self.queue.remove(seq.place());
-                self.refusal = None;
-            }
-            State::Running => {
-                let at = self.running.binary_search(&(seq.rank(), id));
-                self.running.remove(at.expect("a running sequence is in the running list"));
-            }
-            State::Ended => unreachable!("sequence {id} ends twice"),
+        if let Some(seq) = self.waiting.remove(&id) {
+            self.queue.remove(seq.place());
+            self.queue.leave(seq.tenant);
+            self.refusal = None;
+            return;
         }
+        let seq = known(&mut self.active, id);
+        assert!(seq.state == State::Running, "sequence {id} ends twice");
+        let at = self.running.binary_search(&(seq.rank(), id));
+        self.running.remove(at.expect("a running sequence is in the running list"));
         seq.state = State::Ended;
         self.queue.leave(seq.tenant);
         self.forget_if_done(id);
@@ -183,15 +185,15 @@ impl Scheduler {
 
     /// Forgets an ended sequence that no plan in flight names, and frees its blocks.
     fn forget_if_done(&mut self, id: SeqId) {
-        let seq = known(&mut self.sequences, id);
+        let seq = known(&mut self.active, id);
         if seq.state == State::Ended && seq.num_in_flight == 0 {
             release_all(&mut self.pool, &seq.blocks);
-            self.sequences.remove(&id);
+            self.active.remove(&id);
         }
     }
 }
 
-/// A sequence that is in the queue, the running list or a plan.
+/// A sequence that is in the running list or a plan; or, among those that wait, in the queue.
 fn known(sequences: &mut SeqMap<Sequence>, id: SeqId) -> &mut Sequence {
     sequences.get_mut(&id).expect("the scheduler keeps each sequence until its last plan")
 }

@@ -36,14 +36,14 @@ impl Scheduler {
 
     /// Running sequences that lack just one token. They get it before any chunk is cut.
     fn num_single_tokens(&self) -> usize {
-        self.running.iter().filter(|(_, id)| self.sequences[id].num_remaining() == 1).count()
+        self.running.iter().filter(|(_, id)| self.active[id].num_remaining() == 1).count()
     }
 
     /// Returns false if blocks ran out.
     fn plan_running(&mut self, making: &mut Making) -> bool {
         let mut at = 0;
         while let Some(&(_, id)) = self.running.get(at) {
-            let seq = &self.sequences[&id];
+            let seq = &self.active[&id];
             let mut len = seq.num_remaining();
             let is_chunk = len > 1;
             if is_chunk {
@@ -72,10 +72,10 @@ impl Scheduler {
     fn reserve(&mut self, at: usize, num_tokens: usize) -> bool {
         let (_, id) = self.running[at];
         let needed = self.limits.blocks_for(num_tokens);
-        while known(&mut self.sequences, id).blocks.len() < needed {
+        while known(&mut self.active, id).blocks.len() < needed {
             match self.pool.allocate() {
                 Some(block) => {
-                    Arc::make_mut(&mut known(&mut self.sequences, id).blocks).push(block);
+                    Arc::make_mut(&mut known(&mut self.active, id).blocks).push(block);
                 }
                 None if self.running.len() > at + 1 && self.preempt_last() => {}
                 None => return false,
@@ -88,7 +88,7 @@ impl Scheduler {
     /// how many there is. They are a gamble: nobody is preempted for them, and a block is left for
     /// each running sequence to grow into.
     fn reserve_drafts(&mut self, id: SeqId, end: usize, most: usize) -> usize {
-        let seq = known(&mut self.sequences, id);
+        let seq = known(&mut self.active, id);
         let num_drafts = seq.num_useful_drafts().min(most);
         seq.num_wanted_drafts = 0;
         while seq.blocks.len() < self.limits.blocks_for(end + num_drafts)
@@ -105,14 +105,15 @@ impl Scheduler {
         let Some(&(_, id)) = self.running.last() else {
             return false;
         };
-        let seq = known(&mut self.sequences, id);
-        if seq.num_in_flight > 0 {
+        if known(&mut self.active, id).num_in_flight > 0 {
             return false;
         }
         self.running.pop();
+        let mut seq = self.active.remove(&id).expect("it was found");
         release_all(&mut self.pool, &std::mem::take(&mut seq.blocks));
         seq.preempt();
         self.queue.push(seq.place(), id);
+        self.waiting.insert(id, seq);
         self.preempted.push(id);
         self.counters.num_preemptions += 1;
         true
@@ -124,7 +125,7 @@ impl Scheduler {
             if !self.admit(id) {
                 return;
             }
-            let len = self.sequences[&id].chunk_len(making.chunk_budget);
+            let len = self.active[&id].chunk_len(making.chunk_budget);
             making.chunk_budget -= len;
             making.entries.push(self.plan_entry(id, len, 0));
         }
@@ -140,7 +141,7 @@ impl Scheduler {
             return false;
         }
         let hits = self.find_prefix(id);
-        let seq = known(&mut self.sequences, id);
+        let seq = known(&mut self.waiting, id);
         let num_new = self.limits.blocks_for(seq.tokens.len()) - hits.len();
         let num_free_hits = hits.iter().filter(|block| self.pool.is_free(**block)).count();
         // Each running sequence may soon need a block; with none running the head always fits.
@@ -149,6 +150,7 @@ impl Scheduler {
             return false;
         }
         self.refusal = None;
+        let mut seq = self.waiting.remove(&id).expect("it was found");
         self.queue.admit(seq.place());
         seq.state = State::Running;
         seq.num_registered = hits.len();
@@ -171,6 +173,7 @@ impl Scheduler {
         }
         let at = self.running.partition_point(|other| *other < (seq.rank(), id));
         self.running.insert(at, (seq.rank(), id));
+        self.active.insert(id, seq);
         true
     }
 
@@ -180,7 +183,7 @@ impl Scheduler {
         if !self.limits.enable_prefix_caching {
             return hits;
         }
-        let seq = known(&mut self.sequences, id);
+        let seq = known(&mut self.waiting, id);
         let block_size = self.limits.block_size;
         while hits.len() < seq.max_cached_tokens() / block_size {
             let content = seq.content(hits.len(), hits.last().copied(), block_size);
@@ -193,7 +196,7 @@ impl Scheduler {
     }
 
     fn plan_entry(&mut self, id: SeqId, len: usize, num_drafts: usize) -> Entry {
-        let seq = known(&mut self.sequences, id);
+        let seq = known(&mut self.active, id);
         let (start, end) = (seq.num_planned, seq.num_planned + len);
         let num_new = seq.count_new_prompt_tokens(start, end);
         self.queue.charge(seq.tenant, num_new as u64 * PROMPT_TOKEN_COST);
