@@ -1,10 +1,9 @@
-//! The micro-kernel: a tile of rows times a panel, written once over what a processor can do.
+//! The micro-kernel of vectors: a tile of rows times a panel, written once over what a processor can do.
 
 use super::cpu::{Job, Part};
 use super::element::Words;
-use super::pack::{PANEL, Panel, Step};
+use super::pack::{PANEL, Panel, Step, WIDENED};
 use crate::simd;
-use std::cell::RefCell;
 
 /// f32 sums of one register group: output features abreast.
 pub(super) const LANES: usize = 16;
@@ -12,8 +11,7 @@ pub(super) const LANES: usize = 16;
 /// Most rows of a tile on any path.
 pub(super) const MAX_ROWS: usize = 12;
 
-/// One way of multiplying. All but [`Multiply::run`] must be `#[inline(always)]`: only below `run`
-/// are the vector instructions enabled.
+/// One way of multiplying.
 pub(super) trait Multiply: Sized {
     /// Of x.
     type Element: Words;
@@ -21,52 +19,52 @@ pub(super) trait Multiply: Sized {
     type Input: Copy + Send + Sync;
     /// What is known of a row's elements in a block of steps.
     type Block: Copy + Send + Sync;
+
+    /// Elements of x in a step.
+    const PER_STEP: usize = Self::Element::PER_WORD;
+    /// Steps whose products are summed before their scales are applied.
+    const BLOCK: usize = usize::MAX;
+    /// Rows of the largest tile: as many as there are registers for.
+    const ROWS: usize;
+
+    /// [`PER_STEP`](Multiply::PER_STEP) elements, or fewer at the end of a row.
+    fn input(elements: &[Self::Element]) -> Self::Input;
+
+    /// Computes a part, with the instructions enabled.
+    fn run<O: simd::Element>(job: &Job<'_, Self, O>, part: &Part);
+}
+
+/// One that multiplies vectors of lanes, a word each, in [`run_part`]. All must be `#[inline(always)]`: only
+/// below [`Multiply::run`] are the vector instructions enabled.
+pub(super) trait InLanes: Multiply {
     /// Sixteen words of a panel.
     type Weights: Copy;
     /// Sixteen sums.
     type Sums: Copy;
 
-    /// Elements of x in a step.
-    const PER_STEP: usize = Self::Element::PER_WORD;
-    /// Steps whose products are summed before they are [finished](Multiply::finish).
-    const BLOCK: usize = usize::MAX;
     /// Steps before those of a block, with the scales of its weights: one or none.
     const SCALES: usize = 0;
-    /// Rows of the largest tile: as many as there are registers for.
-    const ROWS: usize;
     /// Rows up to which a tile takes the whole panel at once, not half after half.
     const ROWS_OF_WHOLE_PANEL: usize;
 
-    /// [`PER_STEP`](Multiply::PER_STEP) elements, or fewer at the end of a row.
-    fn input(elements: &[Self::Element]) -> Self::Input;
     /// What the sums of a block begin with.
     fn begin(block: Self::Block) -> Self::Sums;
     fn load(words: &[u32; LANES]) -> Self::Weights;
     /// `sums + weights * input`, along `in` in ascending order.
     fn mul_add(sums: Self::Sums, weights: Self::Weights, input: Self::Input) -> Self::Sums;
     /// Adds the sums of a block to those of the blocks before it. The scales of its weights are there, as
-    /// bits, if it has [any](Multiply::SCALES).
+    /// bits, if it has [any](InLanes::SCALES).
     fn finish(
         sums: Self::Sums,
         block: Self::Block,
         scales: Option<&[u32; LANES]>,
         total: &mut [f32; LANES],
     );
-    /// Asks for a line that will be wanted soon. The address need not be one of a step.
-    fn prefetch(address: *const Step);
-
-    /// [`run_part`] with the instructions enabled.
-    fn run<O: simd::Element>(job: &Job<'_, Self, O>, part: &Part);
-}
-
-thread_local! {
-    /// A panel that was widened, kept from part to part.
-    static WIDENED: RefCell<Vec<Step>> = RefCell::default();
 }
 
 /// Multiplies the part's tiles of rows with its panels; a panel stays in L2 while the tiles pass.
 #[inline(always)]
-pub(super) fn run_part<M: Multiply, O: simd::Element>(job: &Job<'_, M, O>, part: &Part) {
+pub(super) fn run_part<M: InLanes, O: simd::Element>(job: &Job<'_, M, O>, part: &Part) {
     let mut widened = WIDENED.take();
     let last_panel = job.weight.num_panels() - 1;
     for panel in part.panels.clone() {
@@ -124,14 +122,27 @@ impl Ahead {
 
     /// Asks for the next line.
     #[inline(always)]
-    fn fetch<M: Multiply>(&mut self) {
-        M::prefetch(self.address);
+    fn fetch(&mut self) {
+        prefetch(self.address);
         self.address = self.address.wrapping_byte_add(self.stride);
     }
 }
 
+/// Asks for a line that will be wanted soon. The address need not be one of a step.
 #[inline(always)]
-fn tile_of<M: Multiply, O: simd::Element, const R: usize>(
+fn prefetch(address: *const Step) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads nothing that the program sees and never faults.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
+#[inline(always)]
+fn tile_of<M: InLanes, O: simd::Element, const R: usize>(
     job: &Job<'_, M, O>,
     at: Place<'_>,
     ahead: Ahead,
@@ -151,7 +162,7 @@ fn tile_of<M: Multiply, O: simd::Element, const R: usize>(
 
 /// Sums of `R` rows and `C` groups of output features from group `first`, over all blocks.
 #[inline(always)]
-fn totals<M: Multiply, O: simd::Element, const R: usize, const C: usize>(
+fn totals<M: InLanes, O: simd::Element, const R: usize, const C: usize>(
     job: &Job<'_, M, O>,
     Place { steps, first_row, .. }: Place<'_>,
     first: usize,
@@ -165,7 +176,7 @@ fn totals<M: Multiply, O: simd::Element, const R: usize, const C: usize>(
     for ((steps, x), blocks) in pairs.zip(blocks) {
         let (scales, steps) = steps.split_at(M::SCALES);
         for _ in scales {
-            ahead.fetch::<M>();
+            ahead.fetch();
         }
         let sums = accumulate::<M, R, C>(steps, x, blocks, first, &mut ahead);
         let scales = scales.first().map(|scales| scales.0.as_chunks::<LANES>().0);
@@ -181,7 +192,7 @@ fn totals<M: Multiply, O: simd::Element, const R: usize, const C: usize>(
 
 /// The same of one block.
 #[inline(always)]
-fn accumulate<M: Multiply, const R: usize, const C: usize>(
+fn accumulate<M: InLanes, const R: usize, const C: usize>(
     steps: &[Step],
     x: &[[M::Input; R]],
     blocks: &[M::Block; R],
@@ -194,7 +205,7 @@ fn accumulate<M: Multiply, const R: usize, const C: usize>(
         sums[r] = [M::begin(blocks[r]); C];
     }
     for (step, x) in steps.iter().zip(x) {
-        ahead.fetch::<M>();
+        ahead.fetch();
         let groups = step.0.as_chunks::<LANES>().0;
         let mut weights = [M::load(&groups[first]); C];
         for c in 1..C {

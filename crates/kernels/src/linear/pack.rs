@@ -6,6 +6,7 @@ use crate::disjoint::DisjointMut;
 use crate::pages::advise_huge_pages;
 use crate::pool::{for_each_row, for_each_task};
 use float8::F8E4M3;
+use std::cell::RefCell;
 use std::mem::MaybeUninit;
 
 /// Output features of a panel.
@@ -37,6 +38,11 @@ enum Steps {
     Narrow(Box<[NarrowStep]>, Box<[f32]>),
     /// Before those of each block of inputs one with the scales of the panel's output features.
     Integers(Integers, Box<[Step]>),
+}
+
+thread_local! {
+    /// A panel that was widened, kept from part to part.
+    pub(super) static WIDENED: RefCell<Vec<Step>> = RefCell::default();
 }
 
 /// The steps of one panel.

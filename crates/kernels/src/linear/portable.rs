@@ -3,8 +3,7 @@
 use super::cpu::{Job, Part};
 use super::element::Words;
 use super::integers::{BLOCK, Block, halves, words_of_eight};
-use super::multiply::{LANES, Multiply, run_part};
-use super::pack::Step;
+use super::multiply::{InLanes, LANES, Multiply, run_part};
 use crate::simd;
 use half::bf16;
 
@@ -32,16 +31,24 @@ impl Multiply for PortableF32 {
     type Element = f32;
     type Input = f32;
     type Block = ();
-    type Weights = [f32; LANES];
-    type Sums = [f32; LANES];
 
     const ROWS: usize = if cfg!(target_arch = "aarch64") { 4 } else { 2 };
-    const ROWS_OF_WHOLE_PANEL: usize = 1;
 
     #[inline(always)]
     fn input(elements: &[f32]) -> f32 {
         elements[0]
     }
+    fn run<O: simd::Element>(job: &Job<'_, Self, O>, part: &Part) {
+        run_part(job, part);
+    }
+}
+
+impl InLanes for PortableF32 {
+    type Weights = [f32; LANES];
+    type Sums = [f32; LANES];
+
+    const ROWS_OF_WHOLE_PANEL: usize = 1;
+
     #[inline(always)]
     fn begin((): ()) -> [f32; LANES] {
         [0.0; LANES]
@@ -66,28 +73,30 @@ impl Multiply for PortableF32 {
     ) {
         *total = sums;
     }
-    #[inline(always)]
-    fn prefetch(_address: *const Step) {}
-
-    fn run<O: simd::Element>(job: &Job<'_, Self, O>, part: &Part) {
-        run_part(job, part);
-    }
 }
 
 impl Multiply for PortableBf16 {
     type Element = bf16;
     type Input = [f32; 2];
     type Block = ();
-    type Weights = [u32; LANES];
-    type Sums = [f32; LANES];
 
     const ROWS: usize = PortableF32::ROWS;
-    const ROWS_OF_WHOLE_PANEL: usize = 1;
 
     #[inline(always)]
     fn input(elements: &[bf16]) -> [f32; 2] {
         widen(bf16::word(elements))
     }
+    fn run<O: simd::Element>(job: &Job<'_, Self, O>, part: &Part) {
+        run_part(job, part);
+    }
+}
+
+impl InLanes for PortableBf16 {
+    type Weights = [u32; LANES];
+    type Sums = [f32; LANES];
+
+    const ROWS_OF_WHOLE_PANEL: usize = 1;
+
     #[inline(always)]
     fn begin((): ()) -> [f32; LANES] {
         [0.0; LANES]
@@ -113,12 +122,6 @@ impl Multiply for PortableBf16 {
     ) {
         *total = sums;
     }
-    #[inline(always)]
-    fn prefetch(_address: *const Step) {}
-
-    fn run<O: simd::Element>(job: &Job<'_, Self, O>, part: &Part) {
-        run_part(job, part);
-    }
 }
 
 /// Products of the bytes of two words.
@@ -134,13 +137,10 @@ fn dot(weights: [i8; 4], x: u32) -> i32 {
 /// What is the same for both widths of integers.
 macro_rules! portable_block {
     () => {
-        type Block = Block;
         type Weights = [u32; LANES];
         type Sums = [i32; LANES];
 
-        const BLOCK: usize = BLOCK / Self::PER_STEP;
         const SCALES: usize = 1;
-        const ROWS: usize = PortableF32::ROWS;
         const ROWS_OF_WHOLE_PANEL: usize = 1;
 
         #[inline(always)]
@@ -159,24 +159,29 @@ macro_rules! portable_block {
                 *total = mul_add(*total, sum as f32, f32::from_bits(*scale) * block.scale);
             }
         }
-        #[inline(always)]
-        fn prefetch(_address: *const Step) {}
-
-        fn run<O: simd::Element>(job: &Job<'_, Self, O>, part: &Part) {
-            run_part(job, part);
-        }
     };
 }
 
 impl Multiply for PortableInt8 {
     type Element = i8;
     type Input = u32;
-    portable_block!();
+    type Block = Block;
+
+    const BLOCK: usize = BLOCK / Self::PER_STEP;
+    const ROWS: usize = PortableF32::ROWS;
 
     #[inline(always)]
     fn input(elements: &[i8]) -> u32 {
         i8::word(elements)
     }
+    fn run<O: simd::Element>(job: &Job<'_, Self, O>, part: &Part) {
+        run_part(job, part);
+    }
+}
+
+impl InLanes for PortableInt8 {
+    portable_block!();
+
     #[inline(always)]
     fn begin(_block: Block) -> [i32; LANES] {
         [0; LANES]
@@ -193,13 +198,24 @@ impl Multiply for PortableInt8 {
 impl Multiply for PortableInt4 {
     type Element = i8;
     type Input = [u32; 2];
+    type Block = Block;
+
     const PER_STEP: usize = 8;
-    portable_block!();
+    const BLOCK: usize = BLOCK / Self::PER_STEP;
+    const ROWS: usize = PortableF32::ROWS;
 
     #[inline(always)]
     fn input(elements: &[i8]) -> [u32; 2] {
         words_of_eight(elements)
     }
+    fn run<O: simd::Element>(job: &Job<'_, Self, O>, part: &Part) {
+        run_part(job, part);
+    }
+}
+
+impl InLanes for PortableInt4 {
+    portable_block!();
+
     #[inline(always)]
     fn begin(block: Block) -> [i32; LANES] {
         [-8 * block.sum; LANES]

@@ -5,8 +5,7 @@
 use super::super::cpu::{Job, Part};
 use super::super::element::Words;
 use super::super::integers::{BLOCK, Block, words_of_eight};
-use super::super::multiply::{LANES, Multiply, run_part};
-use super::super::pack::Step;
+use super::super::multiply::{InLanes, LANES, Multiply, run_part};
 use super::run_with;
 use crate::simd;
 use std::arch::x86_64::*;
@@ -69,7 +68,6 @@ macro_rules! avx512_block {
                 _mm512_storeu_ps(total.as_mut_ptr(), sums);
             }
         }
-        run_with!("avx512f,avx512bw,avx512vnni,avx2,fma");
     };
 }
 
@@ -77,18 +75,24 @@ impl Multiply for Avx512VnniInt8 {
     type Element = i8;
     type Input = u32;
     type Block = Block;
-    type Weights = __m512i;
-    type Sums = __m512i;
 
     const BLOCK: usize = BLOCK / Self::PER_STEP;
-    const SCALES: usize = 1;
     const ROWS: usize = 12;
-    const ROWS_OF_WHOLE_PANEL: usize = 12;
 
     #[inline(always)]
     fn input(elements: &[i8]) -> u32 {
         i8::word(elements)
     }
+    run_with!("avx512f,avx512bw,avx512vnni,avx2,fma");
+}
+
+impl InLanes for Avx512VnniInt8 {
+    type Weights = __m512i;
+    type Sums = __m512i;
+
+    const SCALES: usize = 1;
+    const ROWS_OF_WHOLE_PANEL: usize = 12;
+
     #[inline(always)]
     fn load(words: &[u32; LANES]) -> __m512i {
         // SAFETY: AVX-512 is there, and the array has 64 readable bytes.
@@ -108,19 +112,25 @@ impl Multiply for Avx512VnniInt4 {
     type Element = i8;
     type Input = [u32; 2];
     type Block = Block;
-    type Weights = [__m512i; 2];
-    type Sums = __m512i;
 
     const PER_STEP: usize = 8;
     const BLOCK: usize = BLOCK / Self::PER_STEP;
-    const SCALES: usize = 1;
     const ROWS: usize = 12;
-    const ROWS_OF_WHOLE_PANEL: usize = 12;
 
     #[inline(always)]
     fn input(elements: &[i8]) -> [u32; 2] {
         words_of_eight(elements)
     }
+    run_with!("avx512f,avx512bw,avx512vnni,avx2,fma");
+}
+
+impl InLanes for Avx512VnniInt4 {
+    type Weights = [__m512i; 2];
+    type Sums = __m512i;
+
+    const SCALES: usize = 1;
+    const ROWS_OF_WHOLE_PANEL: usize = 12;
+
     #[inline(always)]
     fn load(words: &[u32; LANES]) -> [__m512i; 2] {
         // SAFETY: AVX-512 is there, and the array has 64 readable bytes.
@@ -165,7 +175,6 @@ macro_rules! avx2_block {
                 }
             }
         }
-        run_with!("avx2,fma");
     };
 }
 
@@ -181,18 +190,24 @@ impl Multiply for Avx2Int8 {
     type Element = i8;
     type Input = u32;
     type Block = Block;
-    type Weights = [__m256i; 2];
-    type Sums = [__m256i; 2];
 
     const BLOCK: usize = BLOCK / Self::PER_STEP;
-    const SCALES: usize = 1;
     const ROWS: usize = 4;
-    const ROWS_OF_WHOLE_PANEL: usize = 1;
 
     #[inline(always)]
     fn input(elements: &[i8]) -> u32 {
         i8::word(elements)
     }
+    run_with!("avx2,fma");
+}
+
+impl InLanes for Avx2Int8 {
+    type Weights = [__m256i; 2];
+    type Sums = [__m256i; 2];
+
+    const SCALES: usize = 1;
+    const ROWS_OF_WHOLE_PANEL: usize = 1;
+
     #[inline(always)]
     fn load(words: &[u32; LANES]) -> [__m256i; 2] {
         load_avx2(words)
@@ -216,19 +231,25 @@ impl Multiply for Avx2Int4 {
     type Element = i8;
     type Input = [u32; 2];
     type Block = Block;
-    type Weights = [[__m256i; 2]; 2];
-    type Sums = [__m256i; 2];
 
     const PER_STEP: usize = 8;
     const BLOCK: usize = BLOCK / Self::PER_STEP;
-    const SCALES: usize = 1;
     const ROWS: usize = 4;
-    const ROWS_OF_WHOLE_PANEL: usize = 1;
 
     #[inline(always)]
     fn input(elements: &[i8]) -> [u32; 2] {
         words_of_eight(elements)
     }
+    run_with!("avx2,fma");
+}
+
+impl InLanes for Avx2Int4 {
+    type Weights = [[__m256i; 2]; 2];
+    type Sums = [__m256i; 2];
+
+    const SCALES: usize = 1;
+    const ROWS_OF_WHOLE_PANEL: usize = 1;
+
     #[inline(always)]
     fn load(words: &[u32; LANES]) -> [[__m256i; 2]; 2] {
         let [first, second] = load_avx2(words);

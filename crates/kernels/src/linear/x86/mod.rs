@@ -9,8 +9,7 @@ pub(super) use integers::{Avx2Int4, Avx2Int8, Avx512VnniInt4, Avx512VnniInt8};
 
 use super::cpu::{Job, Part};
 use super::element::Words;
-use super::multiply::{LANES, Multiply, run_part};
-use super::pack::Step;
+use super::multiply::{InLanes, LANES, Multiply, run_part};
 use super::portable::widen;
 use crate::simd;
 use half::bf16;
@@ -31,9 +30,9 @@ pub(super) struct Avx2F32;
 /// bf16 widened to f32 as it is read.
 pub(super) struct Avx2Bf16;
 
-/// The functions that are the same for all, given the features and the registers of the sums.
-macro_rules! sums_and_run {
-    ($sums:ty, $zero:expr, $store:expr, $features:literal) => {
+/// What the sums begin as and where they end, given their registers.
+macro_rules! sums {
+    ($sums:ty, $zero:expr, $store:expr) => {
         #[inline(always)]
         fn begin((): ()) -> $sums {
             // SAFETY: the instructions are there: see the head of the file.
@@ -44,21 +43,15 @@ macro_rules! sums_and_run {
             // SAFETY: the instructions are there, and the array has room for all lanes.
             unsafe { $store(sums, total.as_mut_ptr()) };
         }
-        run_with!($features);
     };
 }
 
-/// What every way of multiplying has, given the features.
+/// Runs a part with the features enabled.
 macro_rules! run_with {
     ($features:literal) => {
-        #[inline(always)]
-        fn prefetch(address: *const Step) {
-            // SAFETY: a prefetch reads nothing that the program sees and never faults.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
-        }
         fn run<O: simd::Element>(job: &Job<'_, Self, O>, part: &Part) {
             #[target_feature(enable = $features)]
-            fn enabled<M: Multiply, O: simd::Element>(job: &Job<'_, M, O>, part: &Part) {
+            fn enabled<M: InLanes, O: simd::Element>(job: &Job<'_, M, O>, part: &Part) {
                 run_part(job, part);
             }
             // SAFETY: the features are there: see the head of the file.
@@ -73,16 +66,22 @@ impl Multiply for Avx512F32 {
     type Element = f32;
     type Input = f32;
     type Block = ();
-    type Weights = __m512;
-    type Sums = __m512;
 
     const ROWS: usize = 12;
-    const ROWS_OF_WHOLE_PANEL: usize = 12;
 
     #[inline(always)]
     fn input(elements: &[f32]) -> f32 {
         elements[0]
     }
+    run_with!("avx512f,avx2,fma");
+}
+
+impl InLanes for Avx512F32 {
+    type Weights = __m512;
+    type Sums = __m512;
+
+    const ROWS_OF_WHOLE_PANEL: usize = 12;
+
     #[inline(always)]
     fn load(words: &[u32; LANES]) -> __m512 {
         // SAFETY: AVX-512 is there, and the array has 64 readable bytes.
@@ -93,28 +92,29 @@ impl Multiply for Avx512F32 {
         // SAFETY: AVX-512 is there: see the head of the file.
         unsafe { _mm512_fmadd_ps(weights, _mm512_set1_ps(x), sums) }
     }
-    sums_and_run!(
-        __m512,
-        _mm512_setzero_ps(),
-        |sums, out| _mm512_storeu_ps(out, sums),
-        "avx512f,avx2,fma"
-    );
+    sums!(__m512, _mm512_setzero_ps(), |sums, out| _mm512_storeu_ps(out, sums));
 }
 
 impl Multiply for Avx512Bf16 {
     type Element = bf16;
     type Input = u32;
     type Block = ();
-    type Weights = __m512i;
-    type Sums = __m512;
 
     const ROWS: usize = 12;
-    const ROWS_OF_WHOLE_PANEL: usize = 12;
 
     #[inline(always)]
     fn input(elements: &[bf16]) -> u32 {
         bf16::word(elements)
     }
+    run_with!("avx512f,avx512bf16,avx2,fma");
+}
+
+impl InLanes for Avx512Bf16 {
+    type Weights = __m512i;
+    type Sums = __m512;
+
+    const ROWS_OF_WHOLE_PANEL: usize = 12;
+
     #[inline(always)]
     fn load(words: &[u32; LANES]) -> __m512i {
         // SAFETY: AVX-512 is there, and the array has 64 readable bytes.
@@ -132,28 +132,29 @@ impl Multiply for Avx512Bf16 {
             )
         }
     }
-    sums_and_run!(
-        __m512,
-        _mm512_setzero_ps(),
-        |sums, out| _mm512_storeu_ps(out, sums),
-        "avx512f,avx512bf16,avx2,fma"
-    );
+    sums!(__m512, _mm512_setzero_ps(), |sums, out| _mm512_storeu_ps(out, sums));
 }
 
 impl Multiply for Avx512WidenedBf16 {
     type Element = bf16;
     type Input = [f32; 2];
     type Block = ();
-    type Weights = [__m512; 2];
-    type Sums = __m512;
 
     const ROWS: usize = 12;
-    const ROWS_OF_WHOLE_PANEL: usize = 12;
 
     #[inline(always)]
     fn input(elements: &[bf16]) -> [f32; 2] {
         widen(bf16::word(elements))
     }
+    run_with!("avx512f,avx2,fma");
+}
+
+impl InLanes for Avx512WidenedBf16 {
+    type Weights = [__m512; 2];
+    type Sums = __m512;
+
+    const ROWS_OF_WHOLE_PANEL: usize = 12;
+
     #[inline(always)]
     fn load(words: &[u32; LANES]) -> [__m512; 2] {
         // SAFETY: AVX-512 is there, and the array has 64 readable bytes.
@@ -172,28 +173,29 @@ impl Multiply for Avx512WidenedBf16 {
             _mm512_fmadd_ps(weights[1], _mm512_set1_ps(x[1]), sums)
         }
     }
-    sums_and_run!(
-        __m512,
-        _mm512_setzero_ps(),
-        |sums, out| _mm512_storeu_ps(out, sums),
-        "avx512f,avx2,fma"
-    );
+    sums!(__m512, _mm512_setzero_ps(), |sums, out| _mm512_storeu_ps(out, sums));
 }
 
 impl Multiply for Avx2F32 {
     type Element = f32;
     type Input = f32;
     type Block = ();
-    type Weights = [__m256; 2];
-    type Sums = [__m256; 2];
 
     const ROWS: usize = 6;
-    const ROWS_OF_WHOLE_PANEL: usize = 2;
 
     #[inline(always)]
     fn input(elements: &[f32]) -> f32 {
         elements[0]
     }
+    run_with!("avx2,fma");
+}
+
+impl InLanes for Avx2F32 {
+    type Weights = [__m256; 2];
+    type Sums = [__m256; 2];
+
+    const ROWS_OF_WHOLE_PANEL: usize = 2;
+
     #[inline(always)]
     fn load(words: &[u32; LANES]) -> [__m256; 2] {
         let words: *const f32 = words.as_ptr().cast();
@@ -208,23 +210,29 @@ impl Multiply for Avx2F32 {
             [_mm256_fmadd_ps(weights[0], x, sums[0]), _mm256_fmadd_ps(weights[1], x, sums[1])]
         }
     }
-    sums_and_run!([__m256; 2], [_mm256_setzero_ps(); 2], store_avx2, "avx2,fma");
+    sums!([__m256; 2], [_mm256_setzero_ps(); 2], store_avx2);
 }
 
 impl Multiply for Avx2Bf16 {
     type Element = bf16;
     type Input = [f32; 2];
     type Block = ();
-    type Weights = [[__m256; 2]; 2];
-    type Sums = [__m256; 2];
 
     const ROWS: usize = 5;
-    const ROWS_OF_WHOLE_PANEL: usize = 1;
 
     #[inline(always)]
     fn input(elements: &[bf16]) -> [f32; 2] {
         widen(bf16::word(elements))
     }
+    run_with!("avx2,fma");
+}
+
+impl InLanes for Avx2Bf16 {
+    type Weights = [[__m256; 2]; 2];
+    type Sums = [__m256; 2];
+
+    const ROWS_OF_WHOLE_PANEL: usize = 1;
+
     #[inline(always)]
     fn load(words: &[u32; LANES]) -> [[__m256; 2]; 2] {
         // SAFETY: AVX2 is there, and the array has twice 32 readable bytes.
@@ -249,7 +257,7 @@ impl Multiply for Avx2Bf16 {
         let sums = Avx2F32::mul_add(sums, weights[0], x[0]);
         Avx2F32::mul_add(sums, weights[1], x[1])
     }
-    sums_and_run!([__m256; 2], [_mm256_setzero_ps(); 2], store_avx2, "avx2,fma");
+    sums!([__m256; 2], [_mm256_setzero_ps(); 2], store_avx2);
 }
 
 /// # Safety
