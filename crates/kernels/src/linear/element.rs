@@ -3,8 +3,12 @@
 use super::cpu::Product;
 use super::pack::{NarrowStep, Step};
 use super::portable::{PortableBf16, PortableF32};
+#[cfg(any(target_arch = "x86_64", test))]
+use super::tiles::TileBf16;
+#[cfg(test)]
+use super::tiles_described::Described;
 #[cfg(target_arch = "x86_64")]
-use super::x86::{Avx2Bf16, Avx2F32, Avx512Bf16, Avx512F32, Avx512WidenedBf16};
+use super::x86::{Amx, Avx2Bf16, Avx2F32, Avx512Bf16, Avx512F32, Avx512WidenedBf16};
 use crate::simd::{self, Path, widen_e4m3};
 use half::bf16;
 
@@ -71,10 +75,12 @@ impl Element for f32 {
     fn multiply<O: simd::Element>(path: Path, product: Product<'_, Self>) -> Vec<O> {
         match path {
             #[cfg(target_arch = "x86_64")]
-            Path::Avx512 | Path::Avx512Bf16 => product.compute::<Avx512F32, O>(),
+            Path::Amx | Path::Avx512Bf16 | Path::Avx512 => product.compute::<Avx512F32, O>(),
             #[cfg(target_arch = "x86_64")]
             Path::Avx2 => product.compute::<Avx2F32, O>(),
             Path::Portable => product.compute::<PortableF32, O>(),
+            #[cfg(test)]
+            Path::DescribedTiles => product.compute::<PortableF32, O>(),
         }
     }
 }
@@ -111,12 +117,16 @@ impl Element for bf16 {
     fn multiply<O: simd::Element>(path: Path, product: Product<'_, Self>) -> Vec<O> {
         match path {
             #[cfg(target_arch = "x86_64")]
+            Path::Amx => product.compute::<TileBf16<Amx>, O>(),
+            #[cfg(target_arch = "x86_64")]
             Path::Avx512Bf16 => product.compute::<Avx512Bf16, O>(),
             #[cfg(target_arch = "x86_64")]
             Path::Avx512 => product.compute::<Avx512WidenedBf16, O>(),
             #[cfg(target_arch = "x86_64")]
             Path::Avx2 => product.compute::<Avx2Bf16, O>(),
             Path::Portable => product.compute::<PortableBf16, O>(),
+            #[cfg(test)]
+            Path::DescribedTiles => product.compute::<TileBf16<Described>, O>(),
         }
     }
 }

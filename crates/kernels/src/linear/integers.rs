@@ -9,8 +9,12 @@ use super::cpu::Product;
 use super::element::{Element, Words};
 use super::pack::{PANEL, Packed, Step};
 use super::portable::{PortableInt4, PortableInt8};
+#[cfg(any(target_arch = "x86_64", test))]
+use super::tiles::{TileInt4, TileInt8};
+#[cfg(test)]
+use super::tiles_described::Described;
 #[cfg(target_arch = "x86_64")]
-use super::x86::{Avx2Int4, Avx2Int8, Avx512VnniInt4, Avx512VnniInt8};
+use super::x86::{Amx, Avx2Int4, Avx2Int8, Avx512VnniInt4, Avx512VnniInt8};
 use crate::disjoint::DisjointMut;
 use crate::pages::advise_huge_pages;
 use crate::pool::for_each_row;
@@ -72,6 +76,10 @@ pub(super) fn multiply<E: Element, O: simd::Element>(
     let has_vnni = is_x86_feature_detected!("avx512vnni");
     match (path, kind) {
         #[cfg(target_arch = "x86_64")]
+        (Path::Amx, Integers::Int8) => product.compute_blocks::<TileInt8<Amx>, O>(&blocks),
+        #[cfg(target_arch = "x86_64")]
+        (Path::Amx, Integers::Int4) => product.compute_blocks::<TileInt4<Amx>, O>(&blocks),
+        #[cfg(target_arch = "x86_64")]
         (Path::Avx512Bf16 | Path::Avx512, Integers::Int8) if has_vnni => {
             product.compute_blocks::<Avx512VnniInt8, O>(&blocks)
         }
@@ -89,6 +97,14 @@ pub(super) fn multiply<E: Element, O: simd::Element>(
         }
         (Path::Portable, Integers::Int8) => product.compute_blocks::<PortableInt8, O>(&blocks),
         (Path::Portable, Integers::Int4) => product.compute_blocks::<PortableInt4, O>(&blocks),
+        #[cfg(test)]
+        (Path::DescribedTiles, Integers::Int8) => {
+            product.compute_blocks::<TileInt8<Described>, O>(&blocks)
+        }
+        #[cfg(test)]
+        (Path::DescribedTiles, Integers::Int4) => {
+            product.compute_blocks::<TileInt4<Described>, O>(&blocks)
+        }
     }
 }
 

@@ -8,6 +8,9 @@ use super::{PairKernel, x86};
 /// single ones: two paths give slightly different results, one path always the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Path {
+    /// The next one, and tile registers with products of bf16 pairs and of bytes.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
     /// AVX-512 with products of bf16 pairs.
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
@@ -16,6 +19,9 @@ pub(crate) enum Path {
     #[cfg(target_arch = "x86_64")]
     Avx2,
     Portable,
+    /// The portable one, and tile registers as they are described.
+    #[cfg(test)]
+    DescribedTiles,
 }
 
 impl Path {
@@ -27,15 +33,32 @@ impl Path {
             let avx512 =
                 avx2 && is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
             let avx512_bf16 = avx512 && is_x86_feature_detected!("avx512bf16");
-            [(avx512_bf16, Self::Avx512Bf16), (avx512, Self::Avx512), (avx2, Self::Avx2)]
+            let amx = avx512_bf16 && x86::has_amx();
+            [
+                (amx, Self::Amx),
+                (avx512_bf16, Self::Avx512Bf16),
+                (avx512, Self::Avx512),
+                (avx2, Self::Avx2),
+            ]
         };
         #[cfg(not(target_arch = "x86_64"))]
         let vector = [];
         vector
             .into_iter()
             .chain([(true, Self::Portable)])
+            .chain(Self::described())
             .filter(|(there, _)| *there)
             .map(|(_, path)| path)
+    }
+
+    #[cfg(not(test))]
+    fn described() -> [(bool, Self); 0] {
+        []
+    }
+
+    #[cfg(test)]
+    fn described() -> [(bool, Self); 1] {
+        [(true, Self::DescribedTiles)]
     }
 
     #[inline]
@@ -51,11 +74,13 @@ impl Path {
         match self {
             // SAFETY: the path is available.
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Bf16 | Self::Avx512 => unsafe { x86::avx512(kernel) },
+            Self::Amx | Self::Avx512Bf16 | Self::Avx512 => unsafe { x86::avx512(kernel) },
             // SAFETY: the path is available.
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => unsafe { x86::avx2(kernel) },
             Self::Portable => kernel.run::<Portable>(),
+            #[cfg(test)]
+            Self::DescribedTiles => kernel.run::<Portable>(),
         }
     }
 
@@ -65,7 +90,7 @@ impl Path {
     pub(crate) fn run_pairs<K: PairKernel>(self, kernel: K) -> K::Output {
         match self {
             // SAFETY: the path is available.
-            Self::Avx512Bf16 => unsafe { x86::avx512_bf16(kernel) },
+            Self::Amx | Self::Avx512Bf16 => unsafe { x86::avx512_bf16(kernel) },
             _ => self.run(kernel),
         }
     }

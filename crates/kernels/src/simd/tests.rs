@@ -1,6 +1,6 @@
 //! Every form of the lanes against plain arithmetic.
 
-use super::{Element, Kernel, LANES, Lanes, Portable, dispatch};
+use super::{Element, Kernel, LANES, Lanes, Path, Portable, dispatch};
 use half::bf16;
 
 /// exp of every value.
@@ -129,4 +129,14 @@ fn bf16_rounds_as_half_does() {
         let (ours, theirs) = (<bf16 as Element>::from_f32(x), bf16::from_f32(x));
         assert_eq!(ours.to_bits(), theirs.to_bits(), "{bits:x}");
     }
+}
+
+/// What Linux found of the processor, which is in no way how this is found here.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[test]
+fn tiles_are_used_where_there_are_some() {
+    let described = std::fs::read_to_string("/proc/cpuinfo").unwrap();
+    let has = |name: &str| described.split_whitespace().any(|flag| flag == name);
+    let expected = ["amx_tile", "amx_int8", "amx_bf16", "avx512_bf16"].map(has) == [true; 4];
+    assert_eq!(Path::available().any(|path| path == Path::Amx), expected);
 }

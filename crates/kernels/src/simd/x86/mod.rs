@@ -3,7 +3,10 @@
 //! The types are private to `simd`, and only the functions at the top name them, which are called for a
 //! `Path` that the processor has; every `unsafe` here rests on that.
 
+mod amx;
 mod pairs;
+
+pub(super) use amx::has_amx;
 
 use super::pairs::PairKernel;
 use super::{Kernel, LANES, Lanes};
