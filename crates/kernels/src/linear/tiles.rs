@@ -75,11 +75,13 @@ impl<'a> Factors<'a> {
     #[inline(always)]
     fn new(x: &'a [Line], steps: &'a [Step], rest: &'a mut Pair, ahead: Ahead) -> Self {
         let (pairs, left) = steps.as_chunks::<SIDE>();
+        if left.is_empty() {
+            return Self { x, pairs, rest: None, ahead };
+        }
         for (i, step) in rest.iter_mut().enumerate() {
             *step = left.get(i).copied().unwrap_or(Step([0; PANEL]));
         }
-        let rest = if left.is_empty() { None } else { Some(&*rest) };
-        Self { x, pairs, rest, ahead }
+        Self { x, pairs, rest: Some(rest), ahead }
     }
 }
 
@@ -306,12 +308,12 @@ fn totals_of_blocks<U: Unit>(
 ) {
     let num_blocks = steps.len().div_ceil(1 + BLOCK / 4);
     let num_rows = blocks.len() / num_blocks;
+    let mut rest = [Step([0; PANEL]); SIDE];
     let mut sums = Sums::of(0);
-    *totals = Sums::of(0.0);
+    totals.0[..num_rows].fill([[0.0; LANES]; PANEL / LANES]);
     let parts = steps.chunks(1 + BLOCK / 4).zip(x.chunks(LINES_OF_BLOCK * num_rows));
     for (i, ((steps, x), blocks)) in parts.zip(blocks.chunks(num_rows)).enumerate() {
         let (scales, steps) = steps.split_at(1);
-        let mut rest = [Step([0; PANEL]); SIDE];
         let ahead = ahead.after(i * LINES_OF_BLOCK);
         U::multiply_i8(Factors::new(x, steps, &mut rest, ahead), &mut sums);
         let (scales, _) = scales[0].0.as_chunks::<LANES>();
