@@ -32,7 +32,7 @@ pub(super) struct PagedAttentionParams {
     pub(super) partial_out: u64,
     /// `[partials, heads, 2]` f32
     pub(super) partial_softmax: u64,
-    /// `[seqs, row tiles, kv_heads]` u32, zero between launches
+    /// `[seqs, kv_heads, warps]` u32, zero between launches
     pub(super) arrivals: u64,
     /// Of scores, with that of an e4m3 cache's keys.
     pub(super) scale: f32,
@@ -107,13 +107,13 @@ fn dtype_index(heads: &Model) -> Result<Option<usize>> {
 impl SplitForm {
     fn of(head_dim: usize, has_many_rows: bool) -> Option<Self> {
         let (functions, rows, warps, max_blocks) = match (head_dim, has_many_rows) {
-            (64, false) => (functions!("split_64x1"), 16, 4, 4),
-            (64, true) => (functions!("split_64x2"), 32, 4, 3),
-            (96, false) => (functions!("split_96x1"), 16, 4, 3),
-            (96, true) => (functions!("split_96x2"), 32, 4, 2),
-            (128, false) => (functions!("split_128x1"), 16, 4, 3),
-            (128, true) => (functions!("split_128x2"), 32, 4, 2),
-            (256, _) => (functions!("split_256x1"), 16, 2, 3),
+            (64, false) => (functions!("split_64x1"), 8, 4, 3),
+            (64, true) => (functions!("split_64x2"), 16, 4, 3),
+            (96, false) => (functions!("split_96x1"), 8, 4, 3),
+            (96, true) => (functions!("split_96x2"), 16, 4, 2),
+            (128, false) => (functions!("split_128x1"), 8, 4, 3),
+            (128, true) => (functions!("split_128x2"), 16, 4, 2),
+            (256, _) => (functions!("split_256x1"), 8, 2, 3),
             _ => return None,
         };
         Some(Self { functions, rows, warps, max_blocks })
@@ -171,7 +171,7 @@ pub(super) fn plan(
 ) -> Result<Vec<Launch>> {
     let &Model { num_heads, num_kv_heads, head_dim, cache_dtype, .. } = heads;
     let group_size = num_heads / num_kv_heads;
-    let split = SplitForm::of(head_dim, extents.max_split_rows * group_size > 16);
+    let split = SplitForm::of(head_dim, extents.max_split_rows * group_size > 8);
     let tile = TileForm::of(head_dim, cache_dtype);
     let (Some(dtype), Some(split), Some(tile)) = (dtype_index(heads)?, split, tile) else {
         return Ok(vec![plain(heads, tokens)]);

@@ -118,8 +118,8 @@ impl Workspace {
     }
 }
 
-/// Counters: one for each key head and 16 packed rows of a sequence; no more than a row and query
-/// head.
+/// Counters: one for each key head of a sequence, of which there are no more than query heads, and for
+/// each of up to four warps that take its rows.
 pub(super) fn num_arrivals(num_seqs: usize, num_heads: usize) -> usize {
-    num_seqs * SPLIT_ROWS * num_heads
+    num_seqs * num_heads * 4
 }

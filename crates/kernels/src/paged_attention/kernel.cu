@@ -18,13 +18,13 @@ PLAIN(bf16, bf16, bf16)
 PLAIN(f32_e4m3, f32, e4m3)
 PLAIN(bf16_e4m3, bf16, e4m3)
 
-#define SPLIT(head_dim, row_tiles, blocks, name, dtype, cache)                              \
-    KERNEL(paged_attention_split_##head_dim##x##row_tiles##_##name, PagedAttentionParams,   \
-           SplitShape<cache, head_dim, row_tiles>::THREADS, blocks) {                       \
-        attend_splits<dtype, SplitShape<cache, head_dim, row_tiles>>(p);                    \
+#define SPLIT(head_dim, tiles, blocks, name, dtype, cache)                                  \
+    KERNEL(paged_attention_split_##head_dim##x##tiles##_##name, PagedAttentionParams,       \
+           SplitShape<dtype, cache, head_dim, tiles>::THREADS, blocks) {                    \
+        attend_splits<dtype, SplitShape<dtype, cache, head_dim, tiles>>(p);                 \
     }
 #define SPLITS(name, dtype, cache)        \
-    SPLIT(64, 1, 4, name, dtype, cache)   \
+    SPLIT(64, 1, 3, name, dtype, cache)   \
     SPLIT(64, 2, 3, name, dtype, cache)   \
     SPLIT(96, 1, 3, name, dtype, cache)   \
     SPLIT(96, 2, 2, name, dtype, cache)   \

@@ -70,6 +70,12 @@ struct Scores {
         return inner == 0.0f ? x : 1.0f - __fdividef(2.0f, fast_exp2(inner * x) + 1.0f);
     }
 
+    __device__ __forceinline__ void adapt(float (&scores)[4]) const {
+        if (inner == 0.0f) return;
+#pragma unroll
+        for (int i = 0; i < 4; i++) scores[i] = adapted(scores[i]);
+    }
+
     template <int TILES>
     __device__ __forceinline__ void adapt(float (&scores)[TILES][4]) const {
         if (inner == 0.0f) return;
@@ -95,6 +101,20 @@ __device__ __forceinline__ float out_factor(const PagedAttentionParams& p, int h
     return p.value_scale / sum;
 }
 
+// Divides by a number that many are divided by.
+struct Divisor {
+    uint32_t by, reciprocal;  // ceil(2^32 / it)
+
+    Divisor() = default;
+    __device__ __forceinline__ explicit Divisor(int by)
+        : by(by), reciprocal(0xffffffffu / static_cast<uint32_t>(by) + 1) {}
+
+    // Exact while x times the divisor < 2^32.
+    __device__ __forceinline__ uint32_t quotient(uint32_t x) const {
+        return by == 1 ? x : __umulhi(x, reciprocal);  // the reciprocal of 1 does not fit
+    }
+};
+
 // Finds the rows of the cache `[num_blocks * kv_heads * block_size, head_dim]` where the keys of a
 // sequence lie. Blocks hold multiples of 8 keys, so that 8 keys that begin at a multiple of 8 lie
 // together: a group.
@@ -102,21 +122,20 @@ struct KeyGroups {
     const uint32_t* table;
     int num_groups;
     int kv_head;
-    uint32_t reciprocal;  // of the groups of a block: ceil(2^32 / it)
+    Divisor by_groups_of_block;
 
     __device__ __forceinline__ KeyGroups(const PagedAttentionParams& p, const Sequence& sequence,
                                          int kv_head)
         : table(p.block_tables + static_cast<size_t>(sequence.index) * p.table_width),
           num_groups((sequence.context_len + 7) / 8),
           kv_head(kv_head),
-          reciprocal(0xffffffffu / (static_cast<uint32_t>(p.block_size) / 8) + 1) {}
+          by_groups_of_block(p.block_size / 8) {}
     KeyGroups() = default;
 
     // The row of a group's first key; 0 beyond the last.
     __device__ __forceinline__ uint32_t row(const PagedAttentionParams& p, int group) const {
         if (group < 0 || group >= num_groups) return 0;
-        // Exact while group * groups of a block < 2^32; the reciprocal of 1 does not fit.
-        const uint32_t block = p.block_size == 8 ? group : __umulhi(group, reciprocal);
+        const uint32_t block = by_groups_of_block.quotient(group);
         const uint32_t within = 8 * group - block * p.block_size;
         return (__ldg(table + block) * p.num_kv_heads + kv_head) * p.block_size + within;
     }
@@ -152,6 +171,7 @@ __device__ __forceinline__ Place find_unit(int num_seqs, U unit_of, F count) {
     const int lane = threadIdx.x % 32;
     const int segment_len = (num_seqs + 31) / 32;
     Count mine = {0, 0};
+#pragma unroll 4
     for (int i = lane * segment_len; i < min((lane + 1) * segment_len, num_seqs); i++) {
         const Count one = count(i);
         mine = {mine.units + one.units, mine.slots + one.slots};

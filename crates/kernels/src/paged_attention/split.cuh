@@ -1,53 +1,56 @@
 // Attention of the sequences with few rows: decodes and drafts.
 //
-// Keys are cut into splits at fixed positions; a block of threads takes one split of one key head,
-// with the query heads and the rows that share it packed into the 16 rows of a tensor-core tile, so
-// that each key and value is read once. Its warps take the split's tiles of 16 keys in turn, each
-// with a pipeline of asynchronous copies of its own: no barrier stands between the start and the
-// merge. The block that arrives last of a key head's splits merges them, in the order of positions.
+// Keys are cut into splits at fixed positions. A unit of work is one split of one key head, with the
+// query heads and the rows that share it packed as the columns of tensor-core tiles, so that each key and
+// value is read once. The warps of a block take the split's tiles of 16 keys in turn, and add their sums.
+// A block takes units that follow each other, and merges the splits of rows that are all its own, in the
+// order of positions. Of those that it shares with others, who comes last does.
 //
-// Blocks stay and take unit after unit of the work of all sequences, which they count out for
-// themselves: a grid that was chosen for other lengths (a captured graph) costs nothing.
+// Blocks stay until all sequences' units are done, which they count out for themselves: a
+// grid that was chosen for other lengths (a captured graph) costs nothing. Each warp asks
+// for keys and values by asynchronous copies of its own, STAGES tiles ahead, and does not stop at the end of a unit:
+// while sums are added and merged, the first tiles of the next units are on their way.
 //
 // Bound: reading keys and values. Of each 2-byte element every query head makes one multiply-add.
 // With a group of 8 on the ordinary cores those alone are half of the time that 4.3 TB/s take, and
 // the conversions and the sums between lanes the other half and more. On the tensor cores a tile of
-// 16 keys with head_dim 128 (8 KiB) is 32 products of 16 x 8 x 16 and some 250 instructions, for
-// which the memory needs about 440 cycles of a multiprocessor that issues four a cycle: the cores
-// idle, also where 15 of the 16 rows are padding. Bytes in flight: every warp has STAGES tiles on the
-// way, 64 KiB a block, where 20 KiB a multiprocessor hide the latency. An e4m3 cache has half the bytes
-// and 5 instructions more for two elements: 320 for a tile, of the 880 that its time allows.
+// 16 keys with head_dim 128 (8 KiB) is 16 products of 16 x 8 x 16 and some 200 instructions, for
+// which the memory needs about 520 cycles of a multiprocessor that issues four a cycle. An e4m3 cache
+// has half the bytes, and 80 instructions more for them.
 #pragma once
-#include "rows.cuh"
+#include "columns.cuh"
 
-constexpr int KEYS_PER_SPLIT = 256;
+constexpr int LOG_KEYS_PER_SPLIT = 8;
 constexpr int MAX_SPLITS = 64;
 constexpr int MAX_MERGED = MAX_SPLITS + 2;  // a window that begins and ends within splits
 
-// The splits of a sequence: `len` keys each, from number `first`. Longer contexts have longer ones, so
-// that no more than MAX_MERGED are to be merged; `len` depends on the context alone.
+// The splits of a sequence: 2^log_len keys each, from number `first`. Longer contexts have longer ones, so
+// that no more than MAX_MERGED are to be merged; their length depends on the context alone.
 struct Splits {
-    int len, first, count;
+    int log_len, first, count;
 
     static __device__ __forceinline__ Splits of(const PagedAttentionParams& p,
                                                 const Sequence& sequence) {
         const int context = sequence.context_len;
         const int span = p.window > 0 ? min(context, p.window) : context;
-        int len = KEYS_PER_SPLIT;
-        while (span > len * MAX_SPLITS) len *= 2;
-        const int first = sequence.first_key(0, p.window) / len;
-        return {len, first, max((context + len - 1) / len - first, 1)};
+        // The least that no more than MAX_SPLITS splits need: 32 - clz(n - 1) is log2 n, rounded up.
+        const int needed = (span + MAX_SPLITS - 1) / MAX_SPLITS;
+        const int log_len = max(LOG_KEYS_PER_SPLIT, needed > 1 ? 32 - __clz(needed - 1) : 0);
+        const int first = sequence.first_key(0, p.window) >> log_len;
+        return {log_len, first, max(((context + (1 << log_len) - 1) >> log_len) - first, 1)};
     }
 };
 
-// Storage type of the cache, head dim, packed rows a block (16 each), warps and stages of one form of
-// the kernel.
-template <class Cache_, int HEAD_DIM_, int ROW_TILES_>
+// Storage type of the cache and of what the tensor cores multiply, head dim, tiles of eight packed rows.
+template <class T, class Cache_, int HEAD_DIM_, int TILES_>
 struct SplitShape {
     using Cache = Cache_;
+    // f16 holds every e4m3 number, and devices have an instruction to bring them there.
+    using Math = typename std::conditional<sizeof(Cache) == 1, f16, T>::type;
+    static constexpr bool IS_NARROW = sizeof(Cache) == 1;
     static constexpr int HEAD_DIM = HEAD_DIM_;
-    static constexpr int ROW_TILES = ROW_TILES_;
-    static constexpr int ROWS = 16 * ROW_TILES;
+    static constexpr int TILES = TILES_;
+    static constexpr int ROWS = 8 * TILES;
     static constexpr int WARPS = HEAD_DIM > 128 ? 2 : 4;
     static constexpr int THREADS = 32 * WARPS;
     static constexpr int STAGES = 4 / sizeof(Cache);
@@ -55,271 +58,436 @@ struct SplitShape {
     // Elements; with a pack more rows start in different banks.
     static constexpr int STRIDE = HEAD_DIM + Pack<Cache>::LEN;
     static constexpr int TILE = 16 * STRIDE;  // of keys or values
-    static constexpr int WARP_ELEMENTS = STAGES * 2 * TILE;
-    static constexpr int WARP_FLOATS = WARP_ELEMENTS * sizeof(Cache) / 4;
-    static constexpr int SUM_STRIDE = HEAD_DIM + 8;  // floats
-    // More would spill.
-    static constexpr bool IS_LARGEST = HEAD_DIM == 128 && ROW_TILES == 2;
-    static constexpr int MERGED_AT_ONCE = IS_LARGEST ? 2 : 4;
-    static constexpr int ASKED_AT_ONCE = IS_LARGEST ? 1 : STAGES;
-    static_assert(ROWS * SUM_STRIDE <= WARP_FLOATS, "sums take the place of the stages");
+    static constexpr int STAGE = 2 * TILE;
+    static constexpr int WARP_ELEMENTS = STAGES * STAGE;
+    // Sums of a warp take the place of the last tile it has multiplied, so many rows at once.
+    static constexpr int SUM_STRIDE = HEAD_DIM + 4;  // floats; columns of a fragment in different banks
+    static constexpr int FITTING = STAGE * int(sizeof(Cache)) / (SUM_STRIDE * 4) / 8 * 8;
+    static constexpr int ROWS_AT_ONCE = FITTING < ROWS ? FITTING : ROWS;
+    static_assert(FITTING > 0 && ROWS % ROWS_AT_ONCE == 0 && 8 % WARPS == 0, "rows are dealt to warps");
 };
 
-// One row tile of one sequence and key head against one split, by a block.
+// How far a block, or a warp that asks for tiles ahead of it, is with its units: of all sequences their
+// key heads, splits and row tiles. All lanes of a warp have the same.
+template <class Shape>
+struct SplitCursor {
+    uint32_t left;  // units, this one included
+    Sequence sequence;
+    Splits splits;
+    int row_tiles;
+    int kv_head, split, row_tile;
+    uint32_t first_partial;  // of the sequence
+
+    static __device__ __forceinline__ int num_row_tiles(const PagedAttentionParams& p,
+                                                        const Sequence& sequence) {
+        if (sequence.num_rows <= 0 || sequence.num_rows > p.split_rows) return 0;
+        return (sequence.num_rows * (p.num_heads / p.num_kv_heads) + Shape::ROWS - 1) / Shape::ROWS;
+    }
+
+    __device__ __forceinline__ void enter(const PagedAttentionParams& p, int index) {
+        sequence = Sequence::of(p, index);
+        splits = Splits::of(p, sequence);
+        row_tiles = num_row_tiles(p, sequence);
+    }
+
+    // The block's first, found by a whole warp.
+    __device__ __forceinline__ explicit SplitCursor(const PagedAttentionParams& p) {
+        uint32_t unit = 0;
+        const auto unit_of = [&](uint64_t units) {
+            unit = units * blockIdx.x / gridDim.x;
+            left = static_cast<uint32_t>(units * (blockIdx.x + 1) / gridDim.x) - unit;
+            return left > 0 ? unit : units;
+        };
+        // Rows without keys are one unit, to become zero.
+        const Place place = find_unit(p.num_seqs, unit_of, [&](int index) -> Count {
+            const Sequence one = Sequence::of(p, index);
+            const uint32_t row_tiles = num_row_tiles(p, one), splits = Splits::of(p, one).count;
+            return {p.num_kv_heads * row_tiles * splits, row_tiles == 0 ? 0 : one.num_rows * splits};
+        });
+        if (left == 0) return;
+        enter(p, place.sequence);
+        const int within = unit - place.units_before, rest = within / row_tiles;
+        row_tile = within - rest * row_tiles;
+        split = rest % splits.count;
+        kv_head = rest / splits.count;
+        first_partial = place.slots_before;
+    }
+
+    // Whether the next unit is not of the same key head.
+    __device__ __forceinline__ bool is_last_of_head() const {
+        return left == 1 || (row_tile + 1 == row_tiles && split + 1 == splits.count);
+    }
+
+    __device__ __forceinline__ void advance(const PagedAttentionParams& p) {
+        if (--left == 0 || ++row_tile < row_tiles) return;
+        row_tile = 0;
+        if (++split < splits.count) return;
+        split = 0;
+        if (++kv_head < p.num_kv_heads) return;
+        kv_head = 0;
+        first_partial += sequence.num_rows * splits.count;
+        do {
+            enter(p, sequence.index + 1);
+        } while (row_tiles == 0);
+    }
+};
+
+// Query heads of a key head. Packed rows are those of the first row, then of the next.
+struct Group {
+    int size;
+    Divisor by_size;
+
+    __device__ __forceinline__ explicit Group(const PagedAttentionParams& p)
+        : size(p.num_heads / p.num_kv_heads), by_size(size) {}
+
+    __device__ __forceinline__ int row_of(int packed) const { return by_size.quotient(packed); }
+    __device__ __forceinline__ int head_of(int packed) const {
+        return packed - row_of(packed) * size;
+    }
+};
+
+// The packed rows of a row tile.
+template <class Shape>
+struct SplitRows {
+    int first, count;
+    int first_token, last_token;  // rows of the sequence
+
+    SplitRows() = default;
+    __device__ __forceinline__ SplitRows(const Group& group, const SplitCursor<Shape>& at) {
+        first = at.row_tile * Shape::ROWS;
+        count = min(at.sequence.num_rows * group.size - first, Shape::ROWS);
+        first_token = group.row_of(first);
+        last_token = group.row_of(first + count - 1);
+    }
+
+    __device__ __forceinline__ int end() const { return first + count; }
+};
+
+// Which keys of a split any of the rows sees, and which tiles of those are a warp's.
+template <class Shape>
+struct SplitKeys {
+    int first, end;
+    int tile, end_tile;  // every WARPS-th
+
+    SplitKeys() = default;
+    __device__ __forceinline__ SplitKeys(const PagedAttentionParams& p, const SplitCursor<Shape>& at,
+                                         const SplitRows<Shape>& rows) {
+        const int start = (at.splits.first + at.split) << at.splits.log_len;
+        first = max(start, at.sequence.first_key(rows.first_token, p.window));
+        end = min(start + (1 << at.splits.log_len), at.sequence.visible_end(rows.last_token));
+        // They are dealt from the split's start, whatever a window hides of it.
+        const int own = start / 16 + threadIdx.x / 32, step = Shape::WARPS;
+        tile = own + max(first / 16 - own + step - 1, 0) / step * step;
+        end_tile = (end + 15) / 16;
+    }
+};
+
+// Asks for a warp's tiles, of unit after unit.
+template <class Shape>
+struct SplitFeed {
+    using Cache = typename Shape::Cache;
+
+    const PagedAttentionParams& p;
+    const Group& group;
+    Cache* const stages;  // of the warp
+    SplitCursor<Shape> at;
+    SplitKeys<Shape> keys;
+    KeyGroups groups;
+    uint32_t key_rows;  // of group 32 * key_window + lane
+    int key_window;
+    int stage = 0;
+
+    __device__ __forceinline__ SplitFeed(const PagedAttentionParams& p, const Group& group,
+                                         Cache* stages, const SplitCursor<Shape>& first)
+        : p(p), group(group), stages(stages), at(first) {
+        enter();
+        find_rows();
+    }
+
+    // The next tile, or none after the last: a group of copies in any case.
+    __device__ __forceinline__ void ask() {
+        if (at.left > 0) {
+            if (16 * keys.tile >= keys.first && 16 * keys.tile + 16 <= keys.end) {
+                load(std::true_type());
+            } else {
+                load(std::false_type());
+            }
+            keys.tile += Shape::WARPS;
+            find_rows();
+        }
+        commit_copies();
+        stage = (stage + 1) % Shape::STAGES;
+    }
+
+private:
+    __device__ __forceinline__ void enter() {
+        keys = SplitKeys<Shape>(p, at, SplitRows<Shape>(group, at));
+        groups = KeyGroups(p, at.sequence, at.kv_head);
+        key_window = -1;
+    }
+
+    // Goes to the unit that has the next tile, and asks where its keys lie: they are there when it is
+    // the tile's turn.
+    __device__ __forceinline__ void find_rows() {
+        while (keys.tile >= keys.end_tile) {
+            at.advance(p);
+            if (at.left == 0) return;
+            enter();
+        }
+        if (keys.tile / 16 != key_window) {
+            key_window = keys.tile / 16;
+            key_rows = groups.row(p, 32 * key_window + threadIdx.x % 32);
+        }
+    }
+
+    // Keys and values of a tile (keys 16 tile to 16 tile + 15 of the sequence). What no row sees becomes
+    // zero: a weight of 0 times whatever lies there may be no number.
+    template <class IsWhole>
+    __device__ __forceinline__ void load(IsWhole) {
+        constexpr int PACKS = Shape::PACKS, LEN = Pack<Cache>::LEN;
+        const int lane = threadIdx.x % 32, tile = keys.tile;
+        const size_t upper = __shfl_sync(ALL_LANES, key_rows, tile % 16 * 2);
+        const size_t lower = __shfl_sync(ALL_LANES, key_rows, tile % 16 * 2 + 1);
+        Cache* const to = stages + stage * Shape::STAGE;
+#pragma unroll
+        for (int i = 0; i < PACKS / 2; i++) {
+            const int row = (32 * i + lane) / PACKS, pack = (32 * i + lane) % PACKS;
+            const size_t from = ((row < 8 ? upper : lower) + row % 8) * Shape::HEAD_DIM + LEN * pack;
+            const int key = 16 * tile + row;
+            const bool is_seen = IsWhole::value || (key >= keys.first && key < keys.end);
+            Cache* const at = to + row * Shape::STRIDE + LEN * pack;
+            copy_async_16(at, static_cast<const Cache*>(p.key) + from, is_seen);
+            copy_async_16(at + Shape::TILE, static_cast<const Cache*>(p.value) + from, is_seen);
+        }
+    }
+};
+
+// A warp's part of a key head's units. Rows are packed ones.
 template <class T, class Shape>
 struct SplitUnit {
     static constexpr int HEAD_DIM = Shape::HEAD_DIM;
     using Cache = typename Shape::Cache;
-    static constexpr bool IS_NARROW = sizeof(Cache) == 1;
+    using Math = typename Shape::Math;
 
     const PagedAttentionParams& p;
-    const Sequence sequence;
-    const Splits splits;
-    const Scores scores;
-    const KeyGroups groups;
-    const int kv_head, group_size;
-    const int split;      // from 0
-    const int first_row;  // packed: row of the sequence * group_size + head of the group
-    const int num_rows;   // packed, up to Shape::ROWS
-    const uint32_t first_partial;
+    const Group& group;
+    const Scores& scores;
+    const SplitCursor<Shape>& at;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 
-    // Keys, from the first that any row of the tile sees to the last.
-    int first_key, end_key;
-    uint32_t key_rows;  // of group 32 * key_window + lane
-    int key_window = -1;
+    SplitRows<Shape> rows;
+    uint32_t queries[Shape::TILES][HEAD_DIM / 16][2];
+    Columns<HEAD_DIM> columns[Shape::TILES];
 
-    uint32_t queries[Shape::ROW_TILES][HEAD_DIM / 16][4];
-    Rows<T, HEAD_DIM> rows[Shape::ROW_TILES];
-    int visible_end[Shape::ROW_TILES][2];
-
-    __device__ __forceinline__ SplitUnit(const PagedAttentionParams& p, const Sequence& sequence,
-                                         const Splits& splits, int kv_head, int split, int row_tile,
-                                         uint32_t first_partial)
-        : p(p),
-          sequence(sequence),
-          splits(splits),
-          scores(p),
-          groups(p, sequence, kv_head),
-          kv_head(kv_head),
-          group_size(p.num_heads / p.num_kv_heads),
-          split(split),
-          first_row(row_tile * Shape::ROWS),
-          num_rows(min(sequence.num_rows * group_size - first_row, Shape::ROWS)),
-          first_partial(first_partial) {
-        const int start = (splits.first + split) * splits.len;
-        const int last_token = (first_row + num_rows - 1) / group_size;
-        first_key = max(start, sequence.first_key(first_row / group_size, p.window));
-        end_key = min(start + splits.len, sequence.visible_end(last_token));
+    __device__ __forceinline__ SplitUnit(const PagedAttentionParams& p, const Group& group,
+                                         const Scores& scores, const SplitCursor<Shape>& at)
+        : p(p), group(group), scores(scores), at(at) {
+        enter_row_tile();
     }
 
-    // Where a packed row's head begins in q and out.
+    __device__ __forceinline__ void enter_row_tile() {
+        rows = SplitRows<Shape>(group, at);
+#pragma unroll
+        for (int t = 0; t < Shape::TILES; t++) {
+            load_queries(queries[t], rows.first + 8 * t + lane / 4);
+        }
+    }
+
+    __device__ __forceinline__ void clear() {
+#pragma unroll
+        for (int t = 0; t < Shape::TILES; t++) columns[t].clear();
+    }
+
+    // Where a row's head begins in q and out.
     __device__ __forceinline__ size_t head_start(int row) const {
-        const int packed = first_row + row;
-        const size_t token = sequence.first_row + packed / group_size;
+        const size_t token = at.sequence.first_row + group.row_of(row);
         return (token * p.num_heads + head_of(row)) * HEAD_DIM;
     }
 
     __device__ __forceinline__ int head_of(int row) const {
-        return kv_head * group_size + (first_row + row) % group_size;
+        return at.kv_head * group.size + group.head_of(row);
     }
 
-    __device__ __forceinline__ void load_queries() {
+    // The right factors that multiply_keys wants; zeros for a row that is not there.
+    __device__ __forceinline__ void load_queries(uint32_t (&out)[HEAD_DIM / 16][2], int row) const {
+        const bool is_there = row < rows.end();
+        const T* q = static_cast<const T*>(p.q) + (is_there ? head_start(row) : 0);
 #pragma unroll
-        for (int tile = 0; tile < Shape::ROW_TILES; tile++) {
+        for (int k = 0; k < HEAD_DIM / 16; k++) {
 #pragma unroll
-            for (int half = 0; half < 2; half++) {
-                const int row = 16 * tile + 8 * half + lane / 4;
-                const bool is_there = row < num_rows;
-                const T* q = static_cast<const T*>(p.q) + (is_there ? head_start(row) : 0);
-                visible_end[tile][half] =
-                    is_there ? sequence.visible_end((first_row + row) / group_size) : 0;
-#pragma unroll
-                for (int k = 0; k < HEAD_DIM / 16; k++) {
-#pragma unroll
-                    for (int right = 0; right < 2; right++) {
-                        // As multiply_keys wants them.
-                        const int column = IS_NARROW ? 4 * (lane % 4) + 2 * right
-                                                     : 2 * (lane % 4) + 8 * right;
-                        const T* pair = q + 16 * k + column;
-                        queries[tile][k][2 * right + half] =
-                            is_there ? __ldg(reinterpret_cast<const uint32_t*>(pair)) : 0;
-                    }
-                }
+            for (int right = 0; right < 2; right++) {
+                const int column = Shape::IS_NARROW ? 4 * (lane % 4) + 2 * right
+                                                    : 2 * (lane % 4) + 8 * right;
+                const uint32_t* pair = reinterpret_cast<const uint32_t*>(q + 16 * k + column);
+                out[k][right] = is_there ? convert_pair<T, Math>(__ldg(pair)) : 0;
             }
         }
     }
 
-    // Asks for the keys and values of tile `tile` (keys 16 tile to 16 tile + 15 of the sequence). What
-    // no row sees becomes zero: a weight of 0 times whatever lies there may be no number.
-    __device__ __forceinline__ void load_tile(int tile, Cache* stage) {
-        if (tile / 16 != key_window) {
-            key_window = tile / 16;
-            key_rows = groups.row(p, 32 * key_window + lane);
-        }
-        const uint32_t rows[2] = {__shfl_sync(ALL_LANES, key_rows, tile % 16 * 2),
-                                  __shfl_sync(ALL_LANES, key_rows, tile % 16 * 2 + 1)};
-        constexpr int PACKS = Shape::PACKS, LEN = Pack<Cache>::LEN;
+    __device__ __forceinline__ void attend(int tile, const Cache* stage) {
+        float weights[Shape::TILES][4];
+        multiply_keys<Math, HEAD_DIM>(weights, queries, stage, Shape::STRIDE);
+        const bool is_seen_by_all =
+            16 * tile >= at.sequence.first_key(rows.last_token, p.window) &&
+            16 * tile + 16 <= at.sequence.visible_end(rows.first_token);
 #pragma unroll
-        for (int i = 0; i < PACKS / 2; i++) {
-            const int row = (32 * i + lane) / PACKS, pack = (32 * i + lane) % PACKS;
-            const int key = 16 * tile + row;
-            const bool is_seen = key >= first_key && key < end_key;
-            const size_t from =
-                static_cast<size_t>((row < 8 ? rows[0] : rows[1]) + row % 8) * HEAD_DIM + LEN * pack;
-            Cache* to = stage + row * Shape::STRIDE + LEN * pack;
-            copy_async_16(to, static_cast<const Cache*>(p.key) + from, is_seen);
-            copy_async_16(to + Shape::TILE, static_cast<const Cache*>(p.value) + from, is_seen);
-        }
-    }
-
-    __device__ __forceinline__ void attend_tile(int tile, const Cache* stage) {
-        float weights[Shape::ROW_TILES][2][4] = {};
-        multiply_keys<T, HEAD_DIM>(weights, stage, Shape::STRIDE,
-                                   [&](uint32_t (&a)[4], int t, int k) {
-#pragma unroll
-                                       for (int i = 0; i < 4; i++) a[i] = queries[t][k][i];
-                                   });
-#pragma unroll
-        for (int t = 0; t < Shape::ROW_TILES; t++) {
+        for (int t = 0; t < Shape::TILES; t++) {
             scores.adapt(weights[t]);
-            mask(weights[t], visible_end[t], 16 * tile, p.window);
-            rows[t].weigh(weights[t], scores.factor);
+            if (!is_seen_by_all) mask(weights[t], t, 16 * tile);
+            columns[t].weigh(weights[t], scores.factor);
         }
-        multiply_values<T, HEAD_DIM>(rows, weights, stage + Shape::TILE, Shape::STRIDE);
+        multiply_values<Math, HEAD_DIM>(columns, weights, stage + Shape::TILE, Shape::STRIDE);
     }
 
-    // The warp's part of the split: every WARPS-th tile.
-    __device__ __forceinline__ void attend(Cache* stages) {
-        const int end_tile = (end_key + 15) / 16;
-        const int step = Shape::WARPS;
-        // The split's tiles are dealt from its start, whatever a window hides of it.
-        const int start = (splits.first + split) * splits.len / 16 + warp;
-        int tile = start + max(first_key / 16 - start + step - 1, 0) / step * step;
-        int asked = tile;
-#pragma unroll Shape::ASKED_AT_ONCE
-        for (int i = 0; i < Shape::STAGES; i++, asked += step) {
-            if (asked < end_tile) load_tile(asked, stages + i * 2 * Shape::TILE);
-            commit_copies();
-        }
-        load_queries();
+    // Minus infinity for the keys that a row does not see, the first of which is `start`.
+    __device__ __forceinline__ void mask(float (&weights)[4], int t, int start) const {
 #pragma unroll
-        for (int t = 0; t < Shape::ROW_TILES; t++) rows[t].clear();
-        int stage = 0;
-        for (; tile < end_tile; tile += step, asked += step) {
-            wait_copies<Shape::STAGES - 1>();
-            __syncwarp();
-            attend_tile(tile, stages + stage * 2 * Shape::TILE);
-            __syncwarp();
-            if (asked < end_tile) load_tile(asked, stages + stage * 2 * Shape::TILE);
-            commit_copies();
-            stage = (stage + 1) % Shape::STAGES;
+        for (int i = 0; i < 4; i++) {
+            const int row = rows.first + 8 * t + 2 * (lane % 4) + i % 2;
+            const int key = start + lane / 4 + i / 2 * 8, token = group.row_of(row);
+            const bool is_seen = key >= at.sequence.first_key(token, p.window) &&
+                                 key < at.sequence.visible_end(token);
+            weights[i] = is_seen ? weights[i] : NEVER;
         }
-        wait_copies<0>();
     }
 
-    // Leaves the warp's sums in its shared memory, `[rows, SUM_STRIDE]`.
-    __device__ __forceinline__ void leave(float* to, float2* softmax) {
-        __syncwarp();
+    // Leaves sums of the rows from `first` on, in `[rows, SUM_STRIDE]`, and their softmax.
+    __device__ __forceinline__ void leave(int first, float* to, float2* softmax) const {
+        const int g = lane / 4;
 #pragma unroll
-        for (int t = 0; t < Shape::ROW_TILES; t++) {
+        for (int t = 0; t < Shape::TILES; t++) {
+            if (8 * t < first || 8 * t >= first + Shape::ROWS_AT_ONCE) continue;
+            const Columns<HEAD_DIM>& own = columns[t];
 #pragma unroll
-            for (int half = 0; half < 2; half++) {
-                const int row = 16 * t + 8 * half + lane / 4;
-                float* at = to + row * Shape::SUM_STRIDE;
+            for (int j = 0; j < 2; j++) {
+                const int row = 8 * t + 2 * (lane % 4) + j;
+                const float sum = own.whole_total(j);
+                if (g == 0) softmax[row - first] = make_float2(own.maximum[j] * scores.factor, sum);
+                // Without a key there may be no place for sums.
+                if (row >= rows.count || own.maximum[j] == NEVER) continue;
+                float* at = to + (row - first) * Shape::SUM_STRIDE;
 #pragma unroll
-                for (int n = 0; n < HEAD_DIM / 8; n += IS_NARROW ? 2 : 1) {
-                    if constexpr (IS_NARROW) {
-                        *reinterpret_cast<float4*>(at + 8 * n + 4 * (lane % 4)) =
-                            rows[t].four(n, half);
-                    } else {
-                        *reinterpret_cast<float2*>(at + 8 * n + 2 * (lane % 4)) =
-                            make_float2(rows[t].sums[n][2 * half], rows[t].sums[n][2 * half + 1]);
+                for (int m = 0; m < HEAD_DIM / 16; m++) {
+#pragma unroll
+                    for (int i = 0; i < 2; i++) {
+                        const int dim = Shape::IS_NARROW ? m / 2 * 32 + m % 2 + 16 * i + 2 * g
+                                                         : 16 * m + 8 * i + g;
+                        at[dim] = own.sums[m][2 * i + j];
                     }
-                }
-                const float sum = rows[t].whole_total(half);
-                if (lane % 4 == 0) {
-                    softmax[row] = make_float2(rows[t].maximum[half] * scores.factor, sum);
                 }
             }
         }
     }
 
     __device__ __forceinline__ size_t partial(int row, int split) const {
-        const int token = (first_row + row) / group_size;
-        return (first_partial + static_cast<size_t>(token) * splits.count + split) * p.num_heads +
-               head_of(row);
+        const size_t token = group.row_of(row);
+        return (at.first_partial + token * at.splits.count + split) * p.num_heads + head_of(row);
     }
 
-    __device__ __forceinline__ void store(int row, int column, const float4& sum, float factor) {
+    __device__ __forceinline__ void store(int row, int column, const float4& sum, float factor) const {
         T* to = static_cast<T*>(p.out) + head_start(row) + column;
         *reinterpret_cast<uint2*>(to) = make_uint2(pair_of<T>(sum.x * factor, sum.y * factor),
                                                    pair_of<T>(sum.z * factor, sum.w * factor));
     }
 
-    // Adds what the warps left, in their order; the result if there is one split, else a partial.
-    __device__ __forceinline__ void combine(const float* left,
-                                            const float2 (&softmax)[Shape::WARPS][Shape::ROWS]) {
-        for (int i = threadIdx.x; i < num_rows * (HEAD_DIM / 4); i += Shape::THREADS) {
-            const int row = i / (HEAD_DIM / 4), column = i % (HEAD_DIM / 4) * 4;
-            float largest = NEVER;
+    // Adds what the warps left of `row`, in their order; the result if there is one split, else a partial.
+    template <class Left>
+    __device__ __forceinline__ void combine(int row, const float2* softmax, int softmax_stride,
+                                            Left left) const {
+        float largest = NEVER;
 #pragma unroll
-            for (int w = 0; w < Shape::WARPS; w++) largest = fmaxf(largest, softmax[w][row].x);
-            const float base = base_of(largest);
-            float total = 0.0f;
+        for (int w = 0; w < Shape::WARPS; w++) {
+            largest = fmaxf(largest, softmax[w * softmax_stride].x);
+        }
+        const float base = base_of(largest);
+        float total = 0.0f, weights[Shape::WARPS];
+#pragma unroll
+        for (int w = 0; w < Shape::WARPS; w++) {
+            weights[w] = fast_exp2(softmax[w * softmax_stride].x - base);
+            total = fmaf(weights[w], softmax[w * softmax_stride].y, total);
+        }
+        const float factor = out_factor(p, head_of(row), base, total);
+        const size_t to = partial(row, at.split);
+        for (int column = 4 * lane; column < HEAD_DIM; column += 128) {
             float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
 #pragma unroll
             for (int w = 0; w < Shape::WARPS; w++) {
-                const float weight = fast_exp2(softmax[w][row].x - base);
-                total = fmaf(weight, softmax[w][row].y, total);
-                add(sum, weight,
-                    *reinterpret_cast<const float4*>(left + w * Shape::WARP_FLOATS +
-                                                     row * Shape::SUM_STRIDE + column));
+                if (softmax[w * softmax_stride].x != NEVER) {
+                    add(sum, weights[w], *reinterpret_cast<const float4*>(left(w) + column));
+                }
             }
-            if (splits.count == 1) {
-                store(row, column, sum, out_factor(p, head_of(row), base, total));
+            if (at.splits.count == 1) {
+                store(row, column, sum, factor);
             } else {
-                const size_t at = partial(row, split);
-                *reinterpret_cast<float4*>(p.partial_out + at * HEAD_DIM + column) = sum;
-                if (column == 0) p.partial_softmax[at] = make_float2(largest, total);
+                *reinterpret_cast<float4*>(p.partial_out + to * HEAD_DIM + column) = sum;
             }
         }
+        if (at.splits.count > 1 && lane == 0) p.partial_softmax[to] = make_float2(largest, total);
     }
 
-    // Merges the partials of all splits, in the order of positions. weights `[rows, MAX_MERGED]`
-    __device__ __forceinline__ void merge(float* weights, float (&factors)[Shape::ROWS]) {
-        for (int row = warp; row < num_rows; row += Shape::WARPS) {
-            const float2* softmax = p.partial_softmax;
-            // A lane takes the splits whose number from the sequence's start is its own: where a
-            // window begins changes no order.
-            const int own = (lane - splits.first) & 31;
-            float largest = NEVER;
-            for (int s = own; s < splits.count; s += 32) {
-                largest = fmaxf(largest, load_shared_by_blocks(softmax + partial(row, s)).x);
-            }
-            const float base = base_of(warp_reduce(largest, Max()));
-            float total = 0.0f;
-            for (int s = own; s < splits.count; s += 32) {
-                const float2 part = load_shared_by_blocks(softmax + partial(row, s));
-                const float weight = fast_exp2(part.x - base);
-                weights[row * MAX_MERGED + s] = weight;
-                total = fmaf(weight, part.y, total);
-            }
-            total = warp_reduce(total, Sum());
-            if (lane == 0) factors[row] = out_factor(p, head_of(row), base, total);
+    // Whether all units of the key head are there, of which `num_own` are the block's. What others wrote
+    // can then be read, past the L1 cache. The counter of a warp's rows is left at zero.
+    __device__ __forceinline__ bool are_all_there(uint32_t num_own) const {
+        const uint32_t all = at.row_tiles * at.splits.count;
+        __syncwarp();
+        if (num_own == all) return true;
+        const size_t head = static_cast<size_t>(at.sequence.index) * p.num_kv_heads + at.kv_head;
+        uint32_t* counter = p.arrivals + head * Shape::WARPS + warp;
+        int is_last = 0;
+        if (lane == 0) {
+            __threadfence();
+            is_last = atomicAdd(counter, num_own) + num_own == all;
+            if (is_last) *counter = 0;
+            __threadfence();
         }
-        __syncthreads();
-        for (int i = threadIdx.x; i < num_rows * (HEAD_DIM / 4); i += Shape::THREADS) {
-            const int row = i / (HEAD_DIM / 4), column = i % (HEAD_DIM / 4) * 4;
-            const float* from = p.partial_out + partial(row, 0) * HEAD_DIM + column;
-            const size_t step = static_cast<size_t>(p.num_heads) * HEAD_DIM;
-            float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-#pragma unroll Shape::MERGED_AT_ONCE
-            for (int s = 0; s < splits.count; s++) {
-                add(sum, weights[row * MAX_MERGED + s],
-                    load_shared_by_blocks(reinterpret_cast<const float4*>(from + s * step)));
+        return __shfl_sync(ALL_LANES, is_last, 0);
+    }
+
+    // Merges the partials of all splits, in the order of positions.
+    __device__ __forceinline__ void merge(int row) const {
+        constexpr int ROUNDS = (MAX_MERGED + 31) / 32, COLUMNS = (HEAD_DIM + 127) / 128;
+        // A lane takes the splits whose number from the sequence's start is its own: where a
+        // window begins changes no order.
+        const int own = (lane - at.splits.first) & 31;
+        float2 parts[ROUNDS];
+        float largest = NEVER;
+#pragma unroll
+        for (int i = 0; i < ROUNDS; i++) {
+            const int split = own + 32 * i;
+            parts[i] = make_float2(NEVER, 0.0f);
+            if (split < at.splits.count) {
+                parts[i] = load_shared_by_blocks(p.partial_softmax + partial(row, split));
             }
-            store(row, column, sum, factors[row]);
+            largest = fmaxf(largest, parts[i].x);
+        }
+        const float base = base_of(warp_reduce(largest, Max()));
+        float total = 0.0f;
+#pragma unroll
+        for (int i = 0; i < ROUNDS; i++) {
+            parts[i].x = fast_exp2(parts[i].x - base);
+            total = fmaf(parts[i].x, parts[i].y, total);
+        }
+        total = warp_reduce(total, Sum());
+        const float factor = out_factor(p, head_of(row), base, total);
+        const float* from = p.partial_out + partial(row, 0) * HEAD_DIM;
+        const size_t step = static_cast<size_t>(p.num_heads) * HEAD_DIM;
+#pragma unroll
+        for (int c = 0; c < COLUMNS; c++) {
+            const int column = 4 * lane + 128 * c;
+            float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll
+            for (int i = 0; i < ROUNDS; i++) {
+                const int end = min(at.splits.count - 32 * i, 32);
+#pragma unroll 8
+                for (int s = 0; s < end; s++) {
+                    const float weight = __shfl_sync(ALL_LANES, parts[i].x, (at.splits.first + s) & 31);
+                    const float* part = from + (32 * i + s) * step + column;
+                    if (column < HEAD_DIM) {
+                        add(sum, weight, load_shared_by_blocks(reinterpret_cast<const float4*>(part)));
+                    }
+                }
+            }
+            if (column < HEAD_DIM) store(row, column, sum, factor);
         }
     }
 
@@ -331,109 +499,72 @@ struct SplitUnit {
     }
 };
 
-// Whether this block is the last of `count` to arrive. What they all wrote can then be read, past the
-// L1 cache. The counter is left at zero.
-__device__ __forceinline__ bool is_last_to_arrive(uint32_t* arrivals, int count) {
-    SHARED(is_last, bool);
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        is_last = atomicAdd(arrivals, 1u) == static_cast<uint32_t>(count - 1);
-        if (is_last) *arrivals = 0;
-    }
-    __syncthreads();
-    __threadfence();
-    return is_last;
-}
-
-// The units of a sequence: its row tiles times its splits. Rows without keys are one, to become zero.
-template <class Shape>
-__device__ __forceinline__ Count split_count(const PagedAttentionParams& p, int index) {
-    const Sequence sequence = Sequence::of(p, index);
-    if (sequence.num_rows <= 0 || sequence.num_rows > p.split_rows) return {0, 0};
-    const int rows = sequence.num_rows * (p.num_heads / p.num_kv_heads);
-    const uint32_t splits = Splits::of(p, sequence).count;
-    return {(rows + Shape::ROWS - 1) / Shape::ROWS * splits, sequence.num_rows * splits};
-}
-
-// How far a block is with its items: units of all sequences, each for every key head. A block takes
-// those that follow each other, so that it searches once.
-struct SplitCursor {
-    uint32_t item, end;
-    int sequence, within, kv_head;
-    uint32_t slots_before;
-
-    // The block's first, in the hands of a whole warp.
-    template <class Shape>
-    static __device__ __forceinline__ SplitCursor first(const PagedAttentionParams& p) {
-        uint32_t item = 0, end = 0;
-        const auto unit_of = [&](uint32_t units) {
-            const uint64_t items = static_cast<uint64_t>(units) * p.num_kv_heads;
-            item = items * blockIdx.x / gridDim.x;
-            end = items * (blockIdx.x + 1) / gridDim.x;
-            return item < end ? item / p.num_kv_heads : units;
-        };
-        const Place place = find_unit(p.num_seqs, unit_of,
-                                      [&](int index) { return split_count<Shape>(p, index); });
-        const int within = item / p.num_kv_heads - place.units_before;
-        return {item, end, place.sequence, within, static_cast<int>(item % p.num_kv_heads),
-                place.slots_before};
-    }
-
-    template <class Shape>
-    __device__ __forceinline__ void advance(const PagedAttentionParams& p) {
-        item++;
-        if (++kv_head < p.num_kv_heads) return;
-        kv_head = 0;
-        const Count count = split_count<Shape>(p, sequence);
-        if (++within < static_cast<int>(count.units)) return;
-        within = 0;
-        slots_before += count.slots;
-        do {
-            sequence++;
-        } while (sequence < p.num_seqs && split_count<Shape>(p, sequence).units == 0);
-    }
-};
-
 // Grid: any number of blocks, best as many as the device holds at once.
 template <class T, class Shape>
 __device__ __forceinline__ void attend_splits(const PagedAttentionParams& p) {
+    using Cache = typename Shape::Cache;
+    constexpr int WARPS = Shape::WARPS;
     DYNAMIC_SHARED(shared);
-    SHARED(softmax, float2[Shape::WARPS][Shape::ROWS]);
-    SHARED(factors, float[Shape::ROWS]);
-    SHARED(cursor, SplitCursor);
-    auto* stages = reinterpret_cast<typename Shape::Cache*>(shared);
-    const int warp = threadIdx.x / 32;
-    const int group_size = p.num_heads / p.num_kv_heads;
-    if (warp == 0) {
-        const SplitCursor first = SplitCursor::first<Shape>(p);
-        if (threadIdx.x == 0) cursor = first;
-    }
-    __syncthreads();
-    while (cursor.item < cursor.end) {
-        const Sequence sequence = Sequence::of(p, cursor.sequence);
-        const Splits splits = Splits::of(p, sequence);
-        const int row_tiles = (sequence.num_rows * group_size + Shape::ROWS - 1) / Shape::ROWS;
-        // Row tiles of the same keys run side by side.
-        const int split = cursor.within / row_tiles, row_tile = cursor.within % row_tiles;
-        SplitUnit<T, Shape> work(p, sequence, splits, cursor.kv_head, split, row_tile,
-                                 cursor.slots_before);
-        auto* const own = stages + warp * Shape::WARP_ELEMENTS;
-        work.attend(own);
-        work.leave(reinterpret_cast<float*>(own), softmax[warp]);
-        __syncthreads();
-        work.combine(reinterpret_cast<const float*>(stages), softmax);
-        if (splits.count > 1) {
-            const int max_row_tiles = (p.split_rows * group_size + Shape::ROWS - 1) / Shape::ROWS;
-            uint32_t* arrivals =
-                p.arrivals +
-                (static_cast<size_t>(cursor.sequence) * max_row_tiles + row_tile) * p.num_kv_heads +
-                cursor.kv_head;
-            if (is_last_to_arrive(arrivals, splits.count)) {
-                work.merge(reinterpret_cast<float*>(stages), factors);
+    SHARED(softmax, float2[Shape::WARPS][Shape::ROWS_AT_ONCE]);
+    SHARED(left_at, int[Shape::WARPS]);  // stages
+    Cache* const stages = reinterpret_cast<Cache*>(shared);
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const Group group(p);
+    const Scores scores(p);
+    SplitCursor<Shape> at(p);
+    if (at.left == 0) return;
+    Cache* const own = stages + warp * Shape::WARP_ELEMENTS;
+    SplitFeed<Shape> feed(p, group, own, at);
+#pragma unroll 1
+    for (int i = 0; i < Shape::STAGES; i++) feed.ask();
+    int stage = 0;
+    while (at.left > 0) {
+        SplitUnit<T, Shape> unit(p, group, scores, at);
+        uint32_t num_own = 1;
+        while (true) {
+            SplitKeys<Shape> keys(p, at, unit.rows);
+            const bool has_tiles = keys.tile < keys.end_tile;
+            unit.clear();
+            while (has_tiles) {
+                wait_copies<Shape::STAGES - 1>();
+                __syncwarp();
+                unit.attend(keys.tile, own + stage * Shape::STAGE);
+                __syncwarp();
+                keys.tile += WARPS;
+                if (keys.tile >= keys.end_tile) break;
+                feed.ask();
+                stage = (stage + 1) % Shape::STAGES;
             }
+            if (lane == 0) left_at[warp] = warp * Shape::STAGES + stage;
+#pragma unroll
+            for (int first = 0; first < Shape::ROWS; first += Shape::ROWS_AT_ONCE) {
+                unit.leave(first, reinterpret_cast<float*>(own + stage * Shape::STAGE), softmax[warp]);
+                __syncthreads();
+                const int end = min(first + Shape::ROWS_AT_ONCE, unit.rows.count);
+                for (int row = first + warp; row < end; row += WARPS) {
+                    const float2* of_row = &softmax[0][row - first];
+                    unit.combine(unit.rows.first + row, of_row, Shape::ROWS_AT_ONCE, [&](int w) {
+                        return reinterpret_cast<const float*>(stages + left_at[w] * Shape::STAGE) +
+                               (row - first) * Shape::SUM_STRIDE;
+                    });
+                }
+                __syncthreads();
+            }
+            // The tile that had to wait for its place.
+            if (has_tiles) {
+                feed.ask();
+                stage = (stage + 1) % Shape::STAGES;
+            }
+            if (at.is_last_of_head()) break;
+            at.advance(p);
+            num_own++;
+            if (at.row_tiles > 1) unit.enter_row_tile();
         }
-        if (threadIdx.x == 0) cursor.advance<Shape>(p);
-        __syncthreads();
+        if (at.splits.count > 1 && unit.are_all_there(num_own)) {
+            const int num_rows = at.sequence.num_rows * group.size;
+            for (int row = warp; row < num_rows; row += WARPS) unit.merge(row);
+        }
+        at.advance(p);
     }
+    wait_copies<0>();
 }
