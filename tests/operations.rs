@@ -6,18 +6,28 @@ use std::fs;
 use tests::{Folder, KEY, PATIENCE, Server, client_answers, python, root, wait_until};
 
 /// Heads that attention has no kernel for: the model loads, and every step fails. Each request hears
-/// of it, and the process ends, so that whoever started it starts it elsewhere.
+/// of it, and the server begins anew at the same port. When that has not helped three times, the process
+/// ends, so that whoever started it starts it elsewhere.
 #[test]
-fn an_engine_that_only_fails_ends_the_process() {
+fn an_engine_that_only_fails_begins_anew_and_at_last_ends() {
     let folder = Folder::model("broken", |config| config["head_dim"] = json!(12));
     // A delay for load balancers makes no sense where nothing can be served.
     let delay = PATIENCE.as_secs().to_string();
     let args = ["--load-format", "dummy", "--max-model-len", "64", "--drain-delay", &delay];
     let server = Server::start(&[&[folder.as_str()], &args[..]].concat());
-    for _ in 0..5 {
-        let prompt = json!({"model": folder.as_str(), "prompt": [5], "max_tokens": 2});
-        let (status, answer) = server.post("/v1/completions", &prompt);
-        assert_eq!((status, &answer["error"]["code"]), (500, &json!("engine_error")), "{answer}");
+    let mut log = String::new();
+    for num_restarts in 0..4 {
+        wait_until("the server begins anew", || {
+            log += &server.log_so_far();
+            log.matches("begins anew in its place").count() == num_restarts
+        });
+        wait_until("the server is ready", || server.try_get("/ready") == Some(200));
+        for _ in 0..5 {
+            let prompt = json!({"model": folder.as_str(), "prompt": [5], "max_tokens": 2});
+            let (status, answer) = server.post("/v1/completions", &prompt);
+            let code = &answer["error"]["code"];
+            assert_eq!((status, code), (500, &json!("engine_error")), "{answer}");
+        }
     }
     let (status, log) = server.wait_with_log();
     assert_eq!(status.code(), Some(1));

@@ -243,6 +243,12 @@ impl Server {
         read(response)
     }
 
+    /// GET: the status, if a server answers.
+    pub fn try_get(&self, path: &str) -> Option<u16> {
+        let response = agent().get(format!("{}{path}", self.url)).call();
+        response.ok().map(|response| response.status().as_u16())
+    }
+
     /// POST of JSON: status and body as text.
     pub fn post_text(&self, path: &str, body: &str) -> (u16, String) {
         let key = format!("Bearer {KEY}");

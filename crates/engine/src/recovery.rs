@@ -2,7 +2,8 @@
 //!
 //! The thread outlives its panics. Whom it was at work on ends with an error, all others begin
 //! anew: with an empty scheduler, the weights as they are, and the cache's memory. If the device
-//! does not come along, the models are loaded again. An engine that only fails gives up.
+//! does not come along, the models are loaded again. An engine that only fails gives up, and so does one
+//! whose device no longer answers.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -98,13 +99,17 @@ impl Engine {
         self.shared.set_fault(reason);
     }
 
-    /// Ends the sequences of a step that gave an error; an error if there were too many such.
+    /// Ends the sequences of a step that gave an error; an error if there were too many such, or there
+    /// is no use in another.
     pub(crate) fn fail_step(&mut self, plan: &Plan, message: &str) -> Result<(), String> {
         self.scheduler.fail(plan);
         let ids = self.at_hand.clone();
         tracing::error!(sequences = ids.len(), "a step failed: {message}");
         self.shared.counters.failed_steps.add(1);
         self.fail(&ids, &EngineError::Step(message.to_owned()));
+        if let Err(error) = self.runner.check_device() {
+            return Err(format!("the device no longer answers: {error}"));
+        }
         self.faults.record(message, Instant::now())
     }
 
@@ -205,6 +210,7 @@ fn message_of(panic: &(dyn Any + Send)) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc::{Receiver, channel};
@@ -217,7 +223,7 @@ mod tests {
     use crate::model::{ForwardBatch, KvCache, ModelSpec};
     use crate::request::{Request, SamplingParams};
     use crate::resident::Resident;
-    use crate::runner::{Runner, StepRunner};
+    use crate::runner::{Launched, Runner, StepRunner};
     use crate::speculation::Speculation;
 
     /// Says that everything is equally likely.
@@ -233,8 +239,47 @@ mod tests {
         }
     }
 
+    /// Whose context is lost, as after an illegal address on a GPU.
+    struct LostDevice;
+
+    impl StepRunner for LostDevice {
+        fn launch(
+            &mut self,
+            _: &Plan,
+            _: &HashMap<SeqId, Sequence>,
+            _: Option<(&Plan, &Launched)>,
+        ) -> candle_core::Result<Launched> {
+            candle_core::bail!("illegal address")
+        }
+
+        fn check_device(&self) -> candle_core::Result<()> {
+            candle_core::bail!("illegal address, still")
+        }
+
+        fn reset(&mut self) -> candle_core::Result<()> {
+            unreachable!("nothing has panicked")
+        }
+
+        fn reload(&mut self, _: &mut Reload) -> Result<(), String> {
+            unreachable!("nothing has panicked")
+        }
+    }
+
     /// Whose model is gone, as after a reload that did not come to its end.
     fn engine_without_model(reload: Option<Reload>) -> Engine {
+        let mut engine = engine_with(|spec, plan| {
+            let resident = Resident::new(Box::new(Even), spec, plan, &Device::Cpu).unwrap();
+            let mut runner = Runner::new(resident, spec.vocab_size, None).unwrap();
+            runner.resident.unload();
+            Box::new(runner)
+        });
+        engine.reload = reload;
+        engine
+    }
+
+    fn engine_with(
+        runner: impl FnOnce(&ModelSpec, &MemoryPlan) -> Box<dyn StepRunner>,
+    ) -> Engine {
         let spec = ModelSpec {
             architecture: "EvenForCausalLM".into(),
             num_layers: 1,
@@ -257,14 +302,8 @@ mod tests {
         };
         let config = EngineConfig::resolve(&options, &spec).unwrap();
         let plan = MemoryPlan::compute(&spec, &config, 1 << 30);
-        let resident = Resident::new(Box::new(Even), &spec, &plan, &Device::Cpu).unwrap();
-        let mut runner = Runner::new(resident, spec.vocab_size, None).unwrap();
-        runner.resident.unload();
-        let speculation = Speculation::new(&config, false);
-        let runner = (Box::new(runner) as Box<dyn StepRunner>, false);
-        let mut engine = Engine::with(runner, speculation, &spec, &plan, &[]).unwrap();
-        engine.reload = reload;
-        engine
+        let runner = (runner(&spec, &plan), false);
+        Engine::with(runner, Speculation::new(&config, false), &spec, &plan, &[]).unwrap()
     }
 
     fn request() -> (Request, Receiver<Event>) {
@@ -318,6 +357,21 @@ mod tests {
             handle.join();
             assert!(handle.fault().unwrap().contains(why), "{:?}", handle.fault());
         }
+    }
+
+    /// One request is enough to find out; the others need not fail one after the other.
+    #[test]
+    fn a_device_that_no_longer_answers_ends_the_engine_at_once() {
+        let engine = engine_with(|_, _| Box::new(LostDevice));
+        let handle = engine.spawn().unwrap();
+        let ((first, of_first), (second, of_second)) = (request(), request());
+        handle.submit_all(vec![first, second]).unwrap();
+        let Event::Failed(EngineError::Step(text)) = last(&of_first) else { panic!("it is served") };
+        assert!(text.contains("illegal address"), "{text}");
+        assert_eq!(last(&of_second), Event::Failed(EngineError::Stopped));
+        handle.join();
+        let fault = handle.fault().unwrap();
+        assert!(fault.contains("no longer answers") && fault.contains("still"), "{fault}");
     }
 
     #[test]

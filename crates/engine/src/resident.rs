@@ -18,7 +18,7 @@ pub(crate) struct Resident {
     cache: KvCache,
     /// Of attention on a GPU.
     workspace: Option<Arc<Workspace>>,
-    device: Device,
+    pub(crate) device: Device,
     pub(crate) config: EngineConfig,
 }
 

@@ -9,6 +9,7 @@ use std::mem;
 use std::time::{Duration, Instant};
 
 use candle_core::{Result, Tensor};
+use kernels::device::{Readback, upload};
 use kernels::resolve_ids::{pending, resolve_ids};
 use kernels::sample::{PendingRecords, SampledRow, read_records, score};
 use scheduler::{Plan, SeqId};
@@ -128,6 +129,13 @@ pub(crate) trait StepRunner: Send {
     }
     /// Forgets a sequence that has ended or lost its blocks.
     fn forget(&mut self, _id: SeqId) {}
+    /// Whether the device goes on after a step that gave an error.
+    ///
+    /// # Errors
+    /// It does not: whatever it is asked from now on it refuses, as a GPU does after an illegal address.
+    fn check_device(&self) -> Result<()> {
+        Ok(())
+    }
     /// Begins anew after a panic. No step writes to the weights, so they are what they were. The cache
     /// keeps its memory, which may take seconds to get: nothing in it is read before it is written
     /// again, and candle's locks are free once the panic has passed.
@@ -303,6 +311,11 @@ impl StepRunner for Runner {
         if let Some(draft_model) = &mut self.draft_model {
             draft_model.forget(id);
         }
+    }
+
+    fn check_device(&self) -> Result<()> {
+        let word = upload(&[0], &self.resident.device)?;
+        Readback::start(&word)?.wait().map(drop)
     }
 
     fn reset(&mut self) -> Result<()> {

@@ -4,6 +4,7 @@
 use crate::cli::{LogFormat, ServeArgs};
 use crate::listen::Listen;
 use crate::model_choice::ModelChoice;
+use crate::restart::{self, Restarts};
 use anyhow::{Context, Result, bail};
 use engine::device::DeviceKind;
 use server::AccessLogConfig;
@@ -25,6 +26,7 @@ pub(crate) struct Config {
     pub(crate) log_format: LogFormat,
     /// Where systemd wants to hear how far the service is.
     pub(crate) notify_socket: Option<String>,
+    pub(crate) restarts: Restarts,
 }
 
 /// The Hugging Face variables that users already have.
@@ -42,15 +44,18 @@ impl Config {
     pub(crate) fn resolve(typed: ServeArgs) -> Result<Self> {
         let args = merge(typed)?;
         let models = ModelChoice::resolve_all(&args)?;
+        let restarts = variable(restart::VARIABLE).as_deref().map(Restarts::parse).transpose()?;
+        let restarts = restarts.unwrap_or_default();
         Ok(Self {
             device: args.device.unwrap_or_default(),
-            listen: Listen::resolve(&args)?,
+            listen: Listen::resolve(&args)?.at_former(restarts.port),
             server: server_config(&args),
             api_keys_file: args.api_keys_file.clone(),
             access_log: access_log(&args)?,
             log_level: args.log_level.unwrap_or_else(|| "info".to_owned()),
             log_format: args.log_format.unwrap_or(LogFormat::Pretty),
             notify_socket: variable("NOTIFY_SOCKET"),
+            restarts,
             models,
         })
     }

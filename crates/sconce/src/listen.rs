@@ -52,6 +52,16 @@ impl Listen {
         Ok(Self { place, tls: tls_files(args)? })
     }
 
+    /// Where any port will do, the one that the server had before it began anew.
+    pub(crate) fn at_former(mut self, port: Option<u16>) -> Self {
+        if let (Place::Tcp(address), Some(port)) = (&mut self.place, port)
+            && address.port() == 0
+        {
+            address.set_port(port);
+        }
+        self
+    }
+
     /// Whether other machines reach it, and need no certificate for it.
     pub(crate) fn admits_anybody(&self) -> bool {
         let certs = self.tls.as_ref().map(|tls| tls.client_certs);

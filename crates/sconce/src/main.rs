@@ -16,6 +16,7 @@ mod notify;
 mod plan;
 mod pooling;
 mod reload;
+mod restart;
 mod serve;
 mod signals;
 mod telemetry;

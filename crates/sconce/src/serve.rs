@@ -9,7 +9,7 @@ use crate::notify::Notify;
 use crate::reload::Reload;
 use crate::signals::{self, Reloads};
 use crate::telemetry::Telemetry;
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use engine::EngineHandle;
 use server::{App, ServedModel};
 use std::collections::hash_map::RandomState;
@@ -22,7 +22,16 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tracing_subscriber::EnvFilter;
 
-/// Serves until a signal ends the process, or the model cannot be loaded.
+/// An engine has ended though nobody asked it to.
+#[derive(Debug, thiserror::Error)]
+#[error("the engine of {model} ended: {fault}")]
+struct EngineEnded {
+    model: String,
+    fault: String,
+}
+
+/// Serves until a signal ends the process, or the model cannot be loaded. If an engine ends, the process
+/// begins anew.
 pub(crate) fn run(mut config: Config) -> Result<()> {
     start_log(&config)?;
     let telemetry = Telemetry::from_env()?;
@@ -30,6 +39,7 @@ pub(crate) fn run(mut config: Config) -> Result<()> {
     config.server.max_connections = raise_file_limit(config.server.max_connections);
     let bound = Bound::new(&config.listen)?;
     let (url, names) = (bound.url(&config.listen), config.model_names());
+    let (address, restarts) = (bound.address(), std::mem::take(&mut config.restarts));
     let has_keys = !config.server.api_keys.is_empty() || config.api_keys_file.is_some();
     let is_open = config.listen.admits_anybody() && !has_keys;
     let config = Arc::new(config);
@@ -66,6 +76,9 @@ pub(crate) fn run(mut config: Config) -> Result<()> {
     if let Some(telemetry) = telemetry {
         telemetry.shut_down();
     }
+    if done.as_ref().is_err_and(|error| error.is::<EngineEnded>()) {
+        restarts.begin_anew(address);
+    }
     done
 }
 
@@ -100,7 +113,7 @@ fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
 }
 
 /// Listens while a thread loads the models. One that cannot be loaded, or whose engine fails for good,
-/// ends the server: whoever started it starts it again.
+/// ends the server.
 async fn host(
     bound: Bound,
     Reload { app, config, files }: Reload,
@@ -164,7 +177,8 @@ fn watch(
         engine.join();
         drop(running);
         if let Some(fault) = engine.fault() {
-            fail(anyhow!("the engine of {name} ended: {fault}"));
+            let fault = fault.to_owned();
+            fail(EngineEnded { model: name, fault }.into());
         }
     };
     if let Err(error) = thread::Builder::new().name("watch".to_owned()).spawn(wait) {
