@@ -70,18 +70,22 @@ pub fn open(kind: DeviceKind) -> Result<Device> {
     match kind {
         DeviceKind::Cpu => Ok(Device::Cpu),
         DeviceKind::Cuda(ordinal) => open_cuda(ordinal)
-            .map_err(|error| Error::Msg(format!("--device {kind}: {}", first_line(&error)))),
+            .map_err(|error| Error::Msg(format!("--device {kind}: {}", without_backtrace(&error)))),
         DeviceKind::Auto if !HAS_CUDA => Ok(Device::Cpu),
         DeviceKind::Auto => open_cuda(0).or_else(|error| {
-            tracing::warn!("the model runs on the processor: {}", first_line(&error));
+            tracing::warn!("the model runs on the processor: {}", without_backtrace(&error));
             Ok(Device::Cpu)
         }),
     }
 }
 
-/// Without the backtrace that candle appends.
-fn first_line(error: &Error) -> String {
-    error.to_string().lines().next().unwrap_or_default().to_owned()
+/// What went wrong in one line. With `RUST_BACKTRACE` candle appends where, which is nothing to clients.
+pub(crate) fn without_backtrace(error: &Error) -> String {
+    match error {
+        Error::WithBacktrace { inner, .. } => without_backtrace(inner),
+        Error::Context { inner, context } => format!("{context}: {}", without_backtrace(inner)),
+        _ => error.to_string(),
+    }
 }
 
 /// Bytes that an engine may take: of a GPU's memory `gpu_memory_utilization` (of 1) less what is taken
@@ -100,6 +104,15 @@ pub fn available_bytes(device: &Device, gpu_memory_utilization: f64) -> Result<u
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_is_one_line() {
+        let backtrace = Box::new(std::backtrace::Backtrace::force_capture());
+        let inner = Box::new(Error::Msg("illegal address".to_owned()));
+        let error = Error::WithBacktrace { inner, backtrace }.context("attention");
+        assert!(error.to_string().lines().count() > 2);
+        assert_eq!(without_backtrace(&error), "attention: illegal address");
+    }
 
     #[test]
     fn names_are_read_as_they_are_written() {

@@ -195,7 +195,7 @@ impl Engine {
                 self.flight = Some(Flight { plan, launched });
                 if is_pending { Ok(()) } else { self.land() }
             }
-            Err(error) => self.fail_step(&plan, &error.to_string()),
+            Err(error) => self.fail_step(&plan, &error),
         }
     }
 
@@ -205,7 +205,7 @@ impl Engine {
         self.work_on(&plan);
         match self.runner.read(&plan, launched) {
             Ok(output) => self.settle(&plan, output),
-            Err(error) => self.fail_step(&plan, &error.to_string())?,
+            Err(error) => self.fail_step(&plan, &error)?,
         }
         self.at_hand.clear();
         Ok(())

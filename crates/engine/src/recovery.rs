@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use scheduler::{Plan, Scheduler, SeqId};
 
 use crate::backlog::Left;
+use crate::device::without_backtrace;
 use crate::engine::Engine;
 use crate::handle::Phase;
 use crate::model::CausalLm;
@@ -101,16 +102,21 @@ impl Engine {
 
     /// Ends the sequences of a step that gave an error; an error if there were too many such, or there
     /// is no use in another.
-    pub(crate) fn fail_step(&mut self, plan: &Plan, message: &str) -> Result<(), String> {
+    pub(crate) fn fail_step(
+        &mut self,
+        plan: &Plan,
+        error: &candle_core::Error,
+    ) -> Result<(), String> {
+        let message = without_backtrace(error);
         self.scheduler.fail(plan);
         let ids = self.at_hand.clone();
         tracing::error!(sequences = ids.len(), "a step failed: {message}");
         self.shared.counters.failed_steps.add(1);
-        self.fail(&ids, &EngineError::Step(message.to_owned()));
+        self.fail(&ids, &EngineError::Step(message.clone()));
         if let Err(error) = self.runner.check_device() {
-            return Err(format!("the device no longer answers: {error}"));
+            return Err(format!("the device no longer answers: {}", without_backtrace(&error)));
         }
-        self.faults.record(message, Instant::now())
+        self.faults.record(&message, Instant::now())
     }
 
     /// After a panic nothing is known but the weights and what each sequence has. Those at hand
@@ -125,7 +131,7 @@ impl Engine {
         let lost = self.lost();
         self.fail(&lost, &EngineError::Step(panic.to_owned()));
         if let Err(error) = self.runner.reset() {
-            self.reload(&error.to_string())?;
+            self.reload(&without_backtrace(&error))?;
         }
         self.at_hand.clear();
         self.requeue();
@@ -277,9 +283,7 @@ mod tests {
         engine
     }
 
-    fn engine_with(
-        runner: impl FnOnce(&ModelSpec, &MemoryPlan) -> Box<dyn StepRunner>,
-    ) -> Engine {
+    fn engine_with(runner: impl FnOnce(&ModelSpec, &MemoryPlan) -> Box<dyn StepRunner>) -> Engine {
         let spec = ModelSpec {
             architecture: "EvenForCausalLM".into(),
             num_layers: 1,
@@ -366,7 +370,9 @@ mod tests {
         let handle = engine.spawn().unwrap();
         let ((first, of_first), (second, of_second)) = (request(), request());
         handle.submit_all(vec![first, second]).unwrap();
-        let Event::Failed(EngineError::Step(text)) = last(&of_first) else { panic!("it is served") };
+        let Event::Failed(EngineError::Step(text)) = last(&of_first) else {
+            panic!("it is served")
+        };
         assert!(text.contains("illegal address"), "{text}");
         assert_eq!(last(&of_second), Event::Failed(EngineError::Stopped));
         handle.join();
