@@ -22,6 +22,9 @@ fn an_engine_that_only_fails_begins_anew_and_at_last_ends() {
             log.matches("begins anew in its place").count() == num_restarts
         });
         wait_until("the server is ready", || server.try_get("/ready") == Some(200));
+        let has_begun_anew =
+            server.get("/metrics").1.contains("\nsconce:server_restart_time_seconds 1");
+        assert_eq!(has_begun_anew, num_restarts > 0);
         for _ in 0..5 {
             let prompt = json!({"model": folder.as_str(), "prompt": [5], "max_tokens": 2});
             let (status, answer) = server.post("/v1/completions", &prompt);

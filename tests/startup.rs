@@ -174,6 +174,8 @@ fn it_listens_while_it_loads_and_says_so() {
     let body = json!({"prompt": [1, 2, 3], "max_tokens": 2, "ignore_eos": true});
     let answer = server.ok("/v1/completions", &body);
     assert_eq!(answer["usage"]["completion_tokens"], 2);
+    let log = server.log_so_far();
+    assert!(log.contains("the processor computes with "), "{log}");
     assert!(Path::new(folder.as_str()).exists());
 }
 

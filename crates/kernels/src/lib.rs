@@ -37,3 +37,5 @@ mod simd;
 #[cfg(test)]
 mod testing;
 mod views;
+
+pub use simd::instructions;

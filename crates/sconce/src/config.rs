@@ -49,7 +49,7 @@ impl Config {
         Ok(Self {
             device: args.device.unwrap_or_default(),
             listen: Listen::resolve(&args)?.at_former(restarts.port),
-            server: server_config(&args),
+            server: server::ServerConfig { restarted_at: restarts.last(), ..server_config(&args) },
             api_keys_file: args.api_keys_file.clone(),
             access_log: access_log(&args)?,
             log_level: args.log_level.unwrap_or_else(|| "info".to_owned()),

@@ -214,6 +214,9 @@ pub(crate) fn load(config: &Config, mut ready: impl FnMut(usize, Loaded)) -> Res
     for planned in &planned {
         planned.memory.check().with_context(|| format!("model {}", planned.name()))?;
     }
+    if planned.iter().any(|planned| planned.device.is_cpu()) {
+        tracing::info!("the processor computes with {}", engine::instructions());
+    }
     for (index, planned) in planned.into_iter().enumerate() {
         let name = planned.name().to_owned();
         ready(index, Arc::new(planned).load().with_context(|| format!("model {name}"))?);

@@ -40,6 +40,11 @@ impl Restarts {
         Ok(Self { port, times: times.to_vec() })
     }
 
+    /// When the newest began, in seconds since 1970.
+    pub(crate) fn last(&self) -> Option<u64> {
+        self.times.last().copied()
+    }
+
     /// With one more at `now`; none if that is one too many.
     fn with(mut self, now: u64) -> Option<Self> {
         self.times.retain(|time| now.saturating_sub(*time) < WINDOW.as_secs());

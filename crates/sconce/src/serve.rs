@@ -76,7 +76,7 @@ pub(crate) fn run(mut config: Config) -> Result<()> {
     if let Some(telemetry) = telemetry {
         telemetry.shut_down();
     }
-    if done.as_ref().is_err_and(|error| error.is::<EngineEnded>()) {
+    if done.as_ref().is_err_and(anyhow::Error::is::<EngineEnded>) {
         restarts.begin_anew(address);
     }
     done

@@ -37,6 +37,8 @@ pub struct ServerConfig {
     pub num_text_threads: usize,
     /// What `/v1/responses` keeps.
     pub response_store: StoreLimits,
+    /// When the process took the place of a server whose engine had ended, in seconds since 1970.
+    pub restarted_at: Option<u64>,
 }
 
 /// Bounds of the responses that are kept in memory; the longest unused goes first.
@@ -75,6 +77,7 @@ impl Default for ServerConfig {
             trust_request_chat_template: false,
             num_text_threads: 0,
             response_store: StoreLimits::default(),
+            restarted_at: None,
         }
     }
 }

@@ -1,5 +1,6 @@
 // Rows of queries as the columns of tensor-core tiles, eight a tile, on their way through the keys. Keys
-// and values are the left factors, 16 at a time: where there are few rows, no more is padding than must be.
+// and values are the left factors, 16 at a time: where there are few rows, no more is padding than must
+// be.
 #pragma once
 #include "params.cuh"
 

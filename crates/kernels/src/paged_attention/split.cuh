@@ -1,22 +1,23 @@
 // Attention of the sequences with few rows: decodes and drafts.
 //
 // Keys are cut into splits at fixed positions. A unit of work is one split of one key head, with the
-// query heads and the rows that share it packed as the columns of tensor-core tiles, so that each key and
-// value is read once. The warps of a block take the split's tiles of 16 keys in turn, and add their sums.
-// A block takes units that follow each other, and merges the splits of rows that are all its own, in the
-// order of positions. Of those that it shares with others, who comes last does.
+// query heads and the rows that share it packed as the columns of tensor-core tiles, so that each key
+// and value is read once. The warps of a block take the split's tiles of 16 keys in turn, and add their
+// sums. A block takes units that follow each other, and merges the splits of rows that are all its own,
+// in the order of positions. Of those that it shares with others, who comes last does.
 //
-// Blocks stay until all sequences' units are done, which they count out for themselves: a
-// grid that was chosen for other lengths (a captured graph) costs nothing. Each warp asks
-// for keys and values by asynchronous copies of its own, STAGES tiles ahead, and does not stop at the end of a unit:
-// while sums are added and merged, the first tiles of the next units are on their way.
+// Blocks stay until all sequences' units are done, which they count out for themselves: a grid that was
+// chosen for other lengths (a captured graph) costs nothing. Each warp asks for keys and values by
+// asynchronous copies of its own, STAGES tiles ahead, and does not stop at the end of a unit: while sums
+// are added and merged, the first tiles of the next units are on their way.
 //
 // Bound: reading keys and values. Of each 2-byte element every query head makes one multiply-add.
 // With a group of 8 on the ordinary cores those alone are half of the time that 4.3 TB/s take, and
 // the conversions and the sums between lanes the other half and more. On the tensor cores a tile of
-// 16 keys with head_dim 128 (8 KiB) is 16 products of 16 x 8 x 16 and some 200 instructions, for
-// which the memory needs about 520 cycles of a multiprocessor that issues four a cycle. An e4m3 cache
-// has half the bytes, and 80 instructions more for them.
+// 16 keys with head_dim 128 (8 KiB) is 16 products of 16 x 8 x 16 and, with its part of what units
+// begin and end with, some 400 instructions, for which the memory needs about 520 cycles of a
+// multiprocessor that issues four a cycle. An e4m3 cache has half the bytes, and 80 instructions more
+// for them (an H200 counted 470).
 #pragma once
 #include "columns.cuh"
 
@@ -24,8 +25,8 @@ constexpr int LOG_KEYS_PER_SPLIT = 8;
 constexpr int MAX_SPLITS = 64;
 constexpr int MAX_MERGED = MAX_SPLITS + 2;  // a window that begins and ends within splits
 
-// The splits of a sequence: 2^log_len keys each, from number `first`. Longer contexts have longer ones, so
-// that no more than MAX_MERGED are to be merged; their length depends on the context alone.
+// The splits of a sequence: 2^log_len keys each, from number `first`. Longer contexts have longer ones,
+// so that no more than MAX_MERGED are to be merged; their length depends on the context alone.
 struct Splits {
     int log_len, first, count;
 
@@ -390,7 +391,8 @@ struct SplitUnit {
                                                    pair_of<T>(sum.z * factor, sum.w * factor));
     }
 
-    // Adds what the warps left of `row`, in their order; the result if there is one split, else a partial.
+    // Adds what the warps left of `row`, in their order; the result if there is one split, else a
+    // partial.
     template <class Left>
     __device__ __forceinline__ void combine(int row, const float2* softmax, int softmax_stride,
                                             Left left) const {
@@ -425,8 +427,9 @@ struct SplitUnit {
         if (at.splits.count > 1 && lane == 0) p.partial_softmax[to] = make_float2(largest, total);
     }
 
-    // Whether all units of the key head are there, of which `num_own` are the block's. What others wrote
-    // can then be read, past the L1 cache. The counter of a warp's rows is left at zero.
+    // Whether all units of the key head are there, of which `num_own` are the block's. What others
+    // wrote can then be read, past the L1 cache. The counter of a warp's rows is left at zero. A block
+    // seldom has to ask: a fence waits for the tiles that are on their way.
     __device__ __forceinline__ bool are_all_there(uint32_t num_own) const {
         const uint32_t all = at.row_tiles * at.splits.count;
         __syncwarp();

@@ -19,6 +19,7 @@ pub(crate) use element::{Element, load_at, store_at};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use pairs::{PAIRED, PairKernel, PairLanes, load_pairs_at};
 pub(crate) use path::Path;
+pub use path::instructions;
 
 /// 1.5 * 2^23: adding it rounds a small number to an integer, which then is in the lowest bits.
 pub(crate) const ROUND: f32 = 12_582_912.0;

@@ -24,6 +24,23 @@ pub(crate) enum Path {
     DescribedTiles,
 }
 
+/// The instructions that the ops of this processor are computed with, for people.
+pub fn instructions() -> &'static str {
+    match Path::fastest() {
+        #[cfg(target_arch = "x86_64")]
+        Path::Amx => "AMX and AVX-512",
+        #[cfg(target_arch = "x86_64")]
+        Path::Avx512Bf16 => "AVX-512 and its products of bf16",
+        #[cfg(target_arch = "x86_64")]
+        Path::Avx512 => "AVX-512",
+        #[cfg(target_arch = "x86_64")]
+        Path::Avx2 => "AVX2",
+        Path::Portable => "portable instructions",
+        #[cfg(test)]
+        Path::DescribedTiles => "tiles as they are described",
+    }
+}
+
 impl Path {
     /// What this processor can do, the fastest first.
     pub(crate) fn available() -> impl Iterator<Item = Self> {

@@ -8,7 +8,7 @@ use engine::{EngineStats, MAX_DRAFT_PLACES, STEP_TOKEN_BOUNDS};
 
 use super::histogram::{Buckets, Histogram};
 use super::page::{Page, Samples, escape};
-use super::{ENDINGS, Metrics, REJECTIONS, process};
+use super::{ENDINGS, Metrics, REJECTIONS};
 use crate::generator::Load;
 use crate::served_model::ServedModel;
 
@@ -333,7 +333,7 @@ impl<'a> Reading<'a> {
 }
 
 impl Page {
-    /// Adds the families of the models and of the process.
+    /// Adds the families of the models.
     pub(crate) fn models<'a>(&mut self, models: impl Iterator<Item = &'a ServedModel>) {
         let readings: Vec<_> = models.map(Reading::new).collect();
         for (head, value) in NUMBERS {
@@ -369,7 +369,6 @@ impl Page {
                 samples.histogram(&model.labels, &Buckets { bounds: &bounds, counts, sum });
             }
         });
-        process::render(self);
     }
 }
 

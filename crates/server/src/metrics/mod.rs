@@ -6,7 +6,7 @@ mod families;
 mod histogram;
 mod http;
 mod page;
-mod process;
+pub(crate) mod process;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};

@@ -7,8 +7,9 @@ use super::page::Page;
 /// Ticks of `/proc/self/stat`: `USER_HZ`, the same 100 on every architecture that Linux runs on here.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// Adds what `/proc` has; elsewhere than on Linux that is nothing.
-pub(super) fn render(page: &mut Page) {
+/// Adds what `/proc` has; elsewhere than on Linux that is nothing. And when the server took another's
+/// place, if it did, in seconds since 1970.
+pub(crate) fn render(page: &mut Page, restarted_at: Option<u64>) {
     let version = env!("CARGO_PKG_VERSION");
     page.family(("gauge", "sconce:build_info", "The program."), |samples| {
         samples.add(format_args!("version=\"{version}\""), 1.0);
@@ -18,6 +19,9 @@ pub(super) fn render(page: &mut Page) {
             value.inspect(|value| samples.plain(*value));
         });
     };
+    let help = "When the server began anew in its place, in seconds since 1970.";
+    let restarted = restarted_at.map(|seconds| seconds as f64);
+    gauge(("gauge", "sconce:server_restart_time_seconds", help), restarted);
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
     // Fields are counted behind the name, which may hold anything, in brackets: proc_pid_stat(5).
     let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);

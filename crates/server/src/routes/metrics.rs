@@ -3,7 +3,7 @@
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, header};
 
-use crate::metrics::{OPEN_METRICS, Page, TEXT, open_metrics};
+use crate::metrics::{OPEN_METRICS, Page, TEXT, open_metrics, process};
 use crate::state::App;
 
 /// Reads atomics only; never waits for an engine. OpenMetrics for those who say that they read it.
@@ -14,6 +14,7 @@ pub(crate) async fn show(
     let registry = app.registry();
     let mut page = Page::new(registry.loaded().count());
     page.models(registry.loaded().map(|model| &**model));
+    process::render(&mut page, app.config().restarted_at);
     app.http_metrics().render(&mut page);
     app.access().render(page.text());
     let accepted = headers.get_all(header::ACCEPT).iter();
