@@ -19,9 +19,9 @@ pub(crate) fn render(page: &mut Page, restarted_at: Option<u64>) {
             value.inspect(|value| samples.plain(*value));
         });
     };
-    let help = "When the server began anew in its place, in seconds since 1970.";
-    let restarted = restarted_at.map(|seconds| seconds as f64);
-    gauge(("gauge", "sconce:server_restart_time_seconds", help), restarted);
+    let help = "When the server began anew in its place, in seconds since 1970; 0: it did not.";
+    let restarted = restarted_at.unwrap_or(0) as f64;
+    gauge(("gauge", "sconce:server_restart_time_seconds", help), Some(restarted));
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
     // Fields are counted behind the name, which may hold anything, in brackets: proc_pid_stat(5).
     let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
