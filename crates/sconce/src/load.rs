@@ -281,17 +281,16 @@ impl Planned {
             (Arc::clone(&self), self.spec(), &self.memory, &self.device);
         let reload: Reload =
             Box::new(move || planned.load_decoders().map_err(|error| format!("{error:#}")));
-        let reload = Some(reload);
         let pooling = self.pooling_rules();
         let engine = match models {
             Weighty::Encoder(model) => Engine::start_encoder(model, spec, plan, device)?,
             Weighty::Decoder(model, _) if pooling.is_some() => {
-                Engine::start_pooling(model, spec, plan, device, reload)?
+                Engine::start_pooling(model, spec, plan, device, Some(reload))?
             }
             Weighty::Decoder(model, draft) => {
                 let draft = draft.zip(self.draft.as_ref().map(|draft| &draft.spec));
                 let eos = text.eos_token_ids();
-                Engine::start_with_draft((model, spec), draft, plan, device, eos, reload)?
+                Engine::start_with_draft((model, spec), draft, plan, device, eos, Some(reload))?
             }
         };
         tracing::info!("{} is ready after {:.2} s", self.name(), started.elapsed().as_secs_f64());
