@@ -147,6 +147,10 @@ impl StepRunner for Pooler {
         self.sums.remove(&id);
     }
 
+    fn check_device(&self) -> Result<()> {
+        self.resident.check_device()
+    }
+
     fn reset(&mut self) -> Result<()> {
         self.sums.clear();
         self.resident.reset()?;

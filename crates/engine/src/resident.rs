@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor, bail};
+use kernels::device::{Readback, upload};
 
 use crate::batch::BatchLists;
 use crate::config::EngineConfig;
@@ -18,7 +19,7 @@ pub(crate) struct Resident {
     cache: KvCache,
     /// Of attention on a GPU.
     workspace: Option<Arc<Workspace>>,
-    pub(crate) device: Device,
+    device: Device,
     pub(crate) config: EngineConfig,
 }
 
@@ -61,6 +62,15 @@ impl Resident {
         // It holds counters that a panic may have left anywhere.
         self.workspace = self.shape.attention.workspace(&self.device)?;
         Ok(())
+    }
+
+    /// Sends the device a word and waits for it to come back.
+    ///
+    /// # Errors
+    /// A device that refuses everything since a fault.
+    pub(crate) fn check_device(&self) -> Result<()> {
+        let word = upload(&[0], &self.device)?;
+        Readback::start(&word)?.wait().map(drop)
     }
 
     /// Runs the largest step there can be, on a device with memory of its own: what `run` allocates stays

@@ -9,7 +9,6 @@ use std::mem;
 use std::time::{Duration, Instant};
 
 use candle_core::{Result, Tensor};
-use kernels::device::{Readback, upload};
 use kernels::resolve_ids::{pending, resolve_ids};
 use kernels::sample::{PendingRecords, SampledRow, read_records, score};
 use scheduler::{Plan, SeqId};
@@ -314,8 +313,7 @@ impl StepRunner for Runner {
     }
 
     fn check_device(&self) -> Result<()> {
-        let word = upload(&[0], &self.resident.device)?;
-        Readback::start(&word)?.wait().map(drop)
+        self.resident.check_device()
     }
 
     fn reset(&mut self) -> Result<()> {

@@ -133,11 +133,6 @@ __device__ __forceinline__ void multiply_values(Columns<HEAD_DIM> (&columns)[TIL
     }
 }
 
-// Bytes 0, 2, 1, 3.
-__device__ __forceinline__ uint32_t swap_middle_bytes(uint32_t bytes) {
-    return __byte_perm(bytes, 0, 0x3120);
-}
-
 // Of e4m3 values. Then sums[m] with an even m have the dims 16 m + 2 g and 16 m + 16 + 2 g, those of
 // m + 1 the ones behind.
 template <class Math, int HEAD_DIM, int TILES>
@@ -158,7 +153,7 @@ __device__ __forceinline__ void multiply_values(Columns<HEAD_DIM> (&columns)[TIL
         for (int i = 0; i < 4; i++) {
             // Two dims of a key, then of the next: to two keys of a dim, then of the next.
             uint32_t pairs[2];
-            convert_e4m3(pairs, swap_middle_bytes(fours[i]));
+            convert_e4m3(pairs, swap_middle(fours[i]));
             a[0][i] = pairs[0];
             a[1][i] = pairs[1];
         }

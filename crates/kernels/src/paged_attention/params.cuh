@@ -78,12 +78,8 @@ struct Scores {
 
     template <int TILES>
     __device__ __forceinline__ void adapt(float (&scores)[TILES][4]) const {
-        if (inner == 0.0f) return;
 #pragma unroll
-        for (int n = 0; n < TILES; n++) {
-#pragma unroll
-            for (int i = 0; i < 4; i++) scores[n][i] = adapted(scores[n][i]);
-        }
+        for (int n = 0; n < TILES; n++) adapt(scores[n]);
     }
 };
 
@@ -99,6 +95,11 @@ __device__ __forceinline__ float out_factor(const PagedAttentionParams& p, int h
     if (sum == 0.0f) return 0.0f;
     if (p.sinks != nullptr) sum += exp2f(__ldg(p.sinks + head) * LOG2_E - base);
     return p.value_scale / sum;
+}
+
+// Bytes 0, 2, 1, 3: of two neighbours in two rows, to both rows' first, then their second.
+__device__ __forceinline__ uint32_t swap_middle(uint32_t bytes) {
+    return __byte_perm(bytes, 0, 0x3120);
 }
 
 // Divides by a number that many are divided by.

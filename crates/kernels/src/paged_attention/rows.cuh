@@ -120,10 +120,6 @@ __device__ __forceinline__ void weights_to_pairs(uint32_t (&a)[4], const float (
     }
 }
 
-__device__ __forceinline__ uint32_t swap_middle(uint32_t bytes) {
-    return (bytes & 0xff0000ffu) | (bytes & 0xff00u) << 8 | (bytes >> 8 & 0xff00u);
-}
-
 // Adds weights times values, `[keys, stride]` in shared memory, to the sums of row tiles.
 template <class T, int HEAD_DIM, int ROW_TILES, int KEY_TILES>
 __device__ __forceinline__ void multiply_values(Rows<T, HEAD_DIM> (&rows)[ROW_TILES],
