@@ -5,8 +5,10 @@ use super::integers;
 use super::multiply::{LANES, Multiply};
 use super::pack::Packed;
 use crate::disjoint::DisjointMut;
+use crate::pages::Pages;
 use crate::pool::{for_each_task, num_threads};
 use crate::simd::{self, Path};
+use std::cell::RefCell;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
@@ -46,30 +48,47 @@ impl<X> Product<'_, X> {
         blocks: &[M::Block],
     ) -> Vec<O> {
         let weight = self.weight;
-        let num_rows = self.x.len() / weight.in_features();
-        let tiles = Tiles::<M>::new(self.x, blocks, weight.in_features());
+        let in_features = weight.in_features();
+        let num_rows = self.x.len() / in_features;
         let len = num_rows * weight.out_features();
         let mut y = Vec::with_capacity(len);
-        let job = Job {
-            weight,
-            bias: self.bias,
-            y: DisjointMut::new(&mut y.spare_capacity_mut()[..len]),
-            tiles: &tiles,
-        };
-        let parts = job.parts();
-        // A word of the weight arrives from memory as fast as eight or so are multiplied.
-        let num_words = weight.size_in_bytes() / size_of::<u32>();
-        let work = num_words / 2 + num_words * num_rows / 16;
-        for_each_task(parts.len(), work, |i| M::run(&job, &parts[i]));
-        // SAFETY: the parts cover every tile of rows and every panel, so all elements are written.
+        let mut memory = TILES.take();
+        let num_passes = num_rows.div_ceil(ROWS_OF_PASS);
+        let blocks_of_row = blocks.len() / num_rows.max(1);
+        for pass in 0..num_passes {
+            let rows = pass * num_rows / num_passes..(pass + 1) * num_rows / num_passes;
+            let part = |len: usize| rows.start * len..rows.end * len;
+            let (x, blocks) = (&self.x[part(in_features)], &blocks[part(blocks_of_row)]);
+            let tiles = Tiles::<M>::new(x, blocks, in_features, &mut memory);
+            let y = &mut y.spare_capacity_mut()[part(weight.out_features())];
+            let bias = self.bias.as_deref();
+            let job = Job { weight, bias, y: DisjointMut::new(y), tiles: &tiles };
+            let parts = job.parts();
+            // A word of the weight arrives from memory as fast as eight or so are multiplied.
+            let num_words = weight.size_in_bytes() / size_of::<u32>();
+            let work = num_words / 2 + num_words * rows.len() / 16;
+            for_each_task(parts.len(), work, |i| M::run(&job, &parts[i]));
+        }
+        TILES.set(memory);
+        // SAFETY: the passes cover all rows, their parts every tile of rows and every panel, so all
+        // elements are written.
         unsafe { y.set_len(len) };
         y
     }
 }
 
+/// Rows that are multiplied before the next ones are: the memory of their tiles is bounded, and the
+/// weight is read anew so seldom that it does not show.
+const ROWS_OF_PASS: usize = 512;
+
+thread_local! {
+    /// Of the tiles of a pass, kept from product to product.
+    static TILES: RefCell<Option<Pages<MaybeUninit<u8>>>> = const { RefCell::new(None) };
+}
+
 /// x, in tiles of rows whose steps lie beside each other: `[tiles][steps, rows of the tile]`.
-pub(super) struct Tiles<M: Multiply> {
-    pub(super) data: Vec<M::Input>,
+pub(super) struct Tiles<'a, M: Multiply> {
+    pub(super) data: &'a [M::Input],
     /// `[tiles][blocks, rows of the tile]`
     pub(super) blocks: Vec<M::Block>,
     /// Of a row.
@@ -80,21 +99,26 @@ pub(super) struct Tiles<M: Multiply> {
     len: usize,
 }
 
-impl<M: Multiply> Tiles<M> {
-    fn new(x: &[M::Element], blocks: &[M::Block], in_features: usize) -> Self {
+impl<'a, M: Multiply> Tiles<'a, M> {
+    fn new(
+        x: &[M::Element],
+        blocks: &[M::Block],
+        in_features: usize,
+        memory: &'a mut Option<Pages<MaybeUninit<u8>>>,
+    ) -> Self {
         let num_rows = x.len() / in_features;
         let num_steps = in_features.div_ceil(M::PER_STEP);
         let len = num_rows * num_steps;
-        let mut data = Vec::with_capacity(len);
+        let data = room_for::<M::Input>(len, memory);
         let mut tiles = Self {
-            data: Vec::new(),
+            data: &[],
             blocks: Vec::with_capacity(blocks.len()),
             num_steps,
             num_blocks: num_steps.div_ceil(M::BLOCK),
             num_rows,
             len: num_rows.div_ceil(M::ROWS),
         };
-        let disjoint = DisjointMut::new(&mut data.spare_capacity_mut()[..len]);
+        let disjoint = DisjointMut::new(data);
         for_each_task(tiles.len, len, |tile| {
             let rows = tiles.rows(tile);
             // SAFETY: each task writes its own tile.
@@ -102,8 +126,7 @@ impl<M: Multiply> Tiles<M> {
             interleave::<M>(&x[rows.start * in_features..rows.end * in_features], rows.len(), out);
         });
         // SAFETY: the tiles cover all rows, and `interleave` writes all steps of a tile.
-        unsafe { data.set_len(len) };
-        tiles.data = data;
+        tiles.data = unsafe { data.assume_init_ref() };
         for tile in 0..tiles.len {
             let rows = tiles.rows(tile);
             for block in 0..tiles.num_blocks {
@@ -120,6 +143,16 @@ impl<M: Multiply> Tiles<M> {
         let start = |tile: usize| tile * self.num_rows / self.len;
         start(tile)..start(tile + 1)
     }
+}
+
+fn room_for<T>(len: usize, memory: &mut Option<Pages<MaybeUninit<u8>>>) -> &mut [MaybeUninit<T>] {
+    let num_bytes = len * size_of::<T>();
+    let fitting = memory.take().filter(|memory| memory.len() >= num_bytes);
+    let memory = memory.insert(fitting.unwrap_or_else(|| Pages::new(num_bytes)));
+    // SAFETY: bytes that may be anything are as good as elements that may be.
+    let (before, elements, _) = unsafe { memory.align_to_mut() };
+    assert!(before.is_empty(), "pages are aligned to everything");
+    &mut elements[..len]
 }
 
 /// x `[rows, in]` to `[steps, rows]`.
@@ -139,8 +172,8 @@ fn interleave<M: Multiply>(x: &[M::Element], num_rows: usize, out: &mut [MaybeUn
 /// A product under way.
 pub(super) struct Job<'a, M: Multiply, O> {
     pub(super) weight: &'a Packed,
-    pub(super) tiles: &'a Tiles<M>,
-    bias: Option<Vec<f32>>,
+    pub(super) tiles: &'a Tiles<'a, M>,
+    bias: Option<&'a [f32]>,
     y: DisjointMut<'a, MaybeUninit<O>>,
 }
 
@@ -154,15 +187,15 @@ pub(super) struct Part {
 const MIN_PART_BYTES: usize = 64 << 10;
 
 impl<M: Multiply, O: simd::Element> Job<'_, M, O> {
-    /// Several parts a thread, as threads may be slowed down by others: runs of panels, and where
-    /// there are few panels of tiles as well.
+    /// Several parts a thread, as threads may be slowed down by others: runs of panels, and of tiles as
+    /// well where a part has as many of either, so that it reads least.
     fn parts(&self) -> Vec<Part> {
         let wanted = (8 * num_threads())
             .min(self.weight.size_in_bytes() / MIN_PART_BYTES)
             .max(num_threads());
         let (num_panels, num_tiles) = (self.weight.num_panels(), self.tiles.len);
-        let num_runs = num_panels.min(wanted);
-        let num_splits = (wanted / num_runs).clamp(1, num_tiles.max(1));
+        let num_splits = (wanted * num_tiles / num_panels).isqrt().clamp(1, num_tiles.max(1));
+        let num_runs = num_panels.min(wanted / num_splits).max(1);
         let range = |i: usize, num: usize, len: usize| i * len / num..(i + 1) * len / num;
         (0..num_runs * num_splits)
             .map(|i| Part {
@@ -196,7 +229,7 @@ impl<M: Multiply, O: simd::Element> Job<'_, M, O> {
             let start = (first_row + r) * out_features + first_feature;
             // SAFETY: no other tile has these rows and output features.
             let y = unsafe { self.y.slice(start..start + width) };
-            match &self.bias {
+            match self.bias {
                 None => {
                     for (y, sum) in y.iter_mut().zip(sums) {
                         y.write(O::from_f32(*sum));

@@ -16,7 +16,7 @@ use super::tiles_described::Described;
 #[cfg(target_arch = "x86_64")]
 use super::x86::{Amx, Avx2Int4, Avx2Int8, Avx512VnniInt4, Avx512VnniInt8};
 use crate::disjoint::DisjointMut;
-use crate::pages::advise_huge_pages;
+use crate::pages::Pages;
 use crate::pool::for_each_row;
 use crate::simd::{self, Kernel, LANES, Lanes, Path, ROUND, dispatch, load_at};
 use std::mem::MaybeUninit;
@@ -62,6 +62,10 @@ pub(super) struct Block {
     pub(super) sum: i32,
 }
 
+/// Where registers of tiles would hold fewer rows, vectors are faster.
+#[cfg(target_arch = "x86_64")]
+const MIN_ROWS_OF_TILES: usize = 24;
+
 /// `y = x W^T + b` of a weight that [`Packed::rounded`] made.
 pub(super) fn multiply<E: Element, O: simd::Element>(
     path: Path,
@@ -71,9 +75,17 @@ pub(super) fn multiply<E: Element, O: simd::Element>(
     bias: Option<Vec<f32>>,
 ) -> Vec<O> {
     let (x, blocks) = round_inputs(x, weight.in_features());
+    let num_rows = x.len() / weight.in_features();
     let product = Product { weight, x: &x, bias };
     #[cfg(target_arch = "x86_64")]
     let has_vnni = is_x86_feature_detected!("avx512vnni");
+    // The sums are exact and scaled alike, so that a row's bits are the same in either.
+    #[cfg(target_arch = "x86_64")]
+    let path = if path == Path::Amx && num_rows < MIN_ROWS_OF_TILES && has_vnni {
+        Path::Avx512Bf16
+    } else {
+        path
+    };
     match (path, kind) {
         #[cfg(target_arch = "x86_64")]
         (Path::Amx, Integers::Int8) => product.compute_blocks::<TileInt8<Amx>, O>(&blocks),
@@ -252,8 +264,7 @@ impl Packed {
     pub(super) fn rounded<E: Element>(rows: &[E], in_features: usize, kind: Integers) -> Self {
         let num_panels = (rows.len() / in_features).div_ceil(PANEL);
         let steps_per_panel = kind.steps_per_panel(in_features);
-        let mut steps = Box::<[Step]>::new_uninit_slice(num_panels * steps_per_panel);
-        advise_huge_pages(&steps);
+        let mut steps = Pages::new(num_panels * steps_per_panel);
         for_each_row(&mut steps, steps_per_panel, rows.len(), |panel, steps| {
             let len = PANEL * in_features;
             let rows = &rows[panel * len..rows.len().min((panel + 1) * len)];

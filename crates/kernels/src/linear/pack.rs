@@ -3,11 +3,12 @@
 use super::element::{Element, Words};
 use super::integers::{BLOCK, Integers};
 use crate::disjoint::DisjointMut;
-use crate::pages::advise_huge_pages;
+use crate::pages::Pages;
 use crate::pool::{for_each_row, for_each_task};
 use float8::F8E4M3;
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 /// Output features of a panel.
 pub(super) const PANEL: usize = 32;
@@ -33,11 +34,11 @@ pub(super) struct Packed {
 
 /// The steps of all panels.
 enum Steps {
-    Wide(Box<[Step]>),
+    Wide(Pages<Step>),
     /// One an input feature, with a scale an output feature: widened panel by panel where they are used.
-    Narrow(Box<[NarrowStep]>, Box<[f32]>),
+    Narrow(Pages<NarrowStep>, Box<[f32]>),
     /// Before those of each block of inputs one with the scales of the panel's output features.
-    Integers(Integers, Box<[Step]>),
+    Integers(Integers, Pages<Step>),
 }
 
 thread_local! {
@@ -68,6 +69,15 @@ impl<'a> Panel<'a> {
         }
     }
 
+    /// Some steps of it, up to its end.
+    #[inline(always)]
+    pub(super) fn part(self, range: Range<usize>) -> Self {
+        match self {
+            Self::Wide(steps) => Self::Wide(&steps[range.start..range.end.min(steps.len())]),
+            Self::Narrow(steps) => Self::Narrow(&steps[range.start..range.end.min(steps.len())]),
+        }
+    }
+
     /// Where it begins, and how many bytes it has.
     #[inline(always)]
     pub(super) fn bytes(self) -> (*const u8, usize) {
@@ -84,8 +94,7 @@ impl Packed {
         let out_features = rows.len() / in_features;
         let steps_per_panel = in_features.div_ceil(E::PER_WORD);
         let num_panels = out_features.div_ceil(PANEL);
-        let mut steps = Box::<[Step]>::new_uninit_slice(num_panels * steps_per_panel);
-        advise_huge_pages(&steps);
+        let mut steps = Pages::new(num_panels * steps_per_panel);
         let disjoint = DisjointMut::new(&mut steps);
         for_each_task(num_panels, rows.len(), |panel| {
             let start = panel * steps_per_panel;
@@ -104,8 +113,7 @@ impl Packed {
     pub(super) fn narrow(rows: &[F8E4M3], scales: &[f32], in_features: usize) -> Self {
         let out_features = scales.len();
         let num_panels = out_features.div_ceil(PANEL);
-        let mut steps = Box::<[NarrowStep]>::new_uninit_slice(num_panels * in_features);
-        advise_huge_pages(&steps);
+        let mut steps = Pages::new(num_panels * in_features);
         for_each_row(&mut steps, in_features, rows.len(), |panel, steps| {
             let first = panel * PANEL * in_features;
             let end = rows.len().min(first + PANEL * in_features);
@@ -127,7 +135,7 @@ impl Packed {
     /// As [`Packed::rounded`] makes them.
     pub(super) fn of_integers(
         kind: Integers,
-        steps: Box<[Step]>,
+        steps: Pages<Step>,
         [out_features, in_features]: [usize; 2],
     ) -> Self {
         let steps_per_panel = kind.steps_per_panel(in_features);

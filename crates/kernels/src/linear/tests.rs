@@ -280,29 +280,30 @@ fn rows_are_quantized_to_the_nearest() -> Result<()> {
     Ok(())
 }
 
-/// Large enough for several threads, with tiles of every size.
+/// Large enough for several threads, with tiles of every size; longer than a run; more rows than a pass.
 #[test]
 fn a_row_has_the_same_bits_in_every_batch() -> Result<()> {
-    let (out, inner) = (523, 517);
     let dtypes = [DType::F32, DType::BF16, DType::BF16, DType::F32, DType::BF16];
-    for (form, dtype) in dtypes.into_iter().enumerate() {
-        let source = tensor(4, &[out, inner], dtype, &Device::Cpu)?;
-        let weight = match form {
-            2 => quantized(&source)?.0,
-            3 => Matrix::rounded(&source, Integers::Int8)?,
-            4 => Matrix::rounded(&source, Integers::Int4)?,
-            _ => Matrix::new(&source)?,
-        };
-        let x = tensor(5, &[129, inner], dtype, &Device::Cpu)?;
-        for path in Path::available() {
-            let mut alone = Vec::new();
-            for row in 0..129 {
-                let y = forward(path, &weight, &x.narrow(0, row, 1)?, None, DType::F32)?;
-                alone.extend(to_bits(&y)?);
-            }
-            for rows in (1..=40).chain([129]) {
-                let y = forward(path, &weight, &x.narrow(0, 0, rows)?, None, DType::F32)?;
-                assert!(to_bits(&y)? == alone[..rows * out], "{path:?} {weight:?} {rows} rows");
+    for (out, inner, most) in [(523, 517, 129), (33, 2200, 97), (33, 33, 1030)] {
+        for (form, dtype) in dtypes.into_iter().enumerate() {
+            let source = tensor(4, &[out, inner], dtype, &Device::Cpu)?;
+            let weight = match form {
+                2 => quantized(&source)?.0,
+                3 => Matrix::rounded(&source, Integers::Int8)?,
+                4 => Matrix::rounded(&source, Integers::Int4)?,
+                _ => Matrix::new(&source)?,
+            };
+            let x = tensor(5, &[most, inner], dtype, &Device::Cpu)?;
+            for path in Path::available() {
+                let mut alone = Vec::new();
+                for row in 0..most {
+                    let y = forward(path, &weight, &x.narrow(0, row, 1)?, None, DType::F32)?;
+                    alone.extend(to_bits(&y)?);
+                }
+                for rows in (1..=40).chain([most]) {
+                    let y = forward(path, &weight, &x.narrow(0, 0, rows)?, None, DType::F32)?;
+                    assert!(to_bits(&y)? == alone[..rows * out], "{path:?} {weight:?} {rows} rows");
+                }
             }
         }
     }

@@ -3,15 +3,21 @@
 //! A panel lies in memory as such registers want it: sixteen words along `in`, each of sixteen output
 //! features, are one. A register has sixteen rows; one step takes two of x and two of weights, and
 //! adds to the four sums between them.
+//!
+//! Four registers are read for four products, as fast as the second cache gives them at best. So many
+//! rows are taken in runs along `in` (Goto and van de Geijn 2008): a run of a panel stays in the first cache,
+//! those of the rows in the second, and sums wait in memory, which changes none of them.
 
-use super::cpu::{Job, Part};
+use super::cpu::{Job, Part, Tiles};
 use super::element::Words;
 use super::integers::{BLOCK, Block, halves};
-use super::multiply::{LANES, Multiply};
+use super::multiply::Multiply;
 use super::pack::{PANEL, Panel, Step, WIDENED};
-use crate::simd;
+use crate::simd::{self, LANES, Lanes};
 use half::bf16;
+use std::cell::RefCell;
 use std::marker::PhantomData;
+use std::ops::Range;
 
 /// Rows of a register, and words of one of its rows.
 pub(super) const SIDE: usize = 16;
@@ -52,10 +58,10 @@ pub(super) type Pair = [Step; SIDE];
 #[repr(align(64))]
 pub(super) struct Sums<T>(pub(super) [[[T; LANES]; PANEL / LANES]; MAX_ROWS]);
 
-impl<T: Copy> Sums<T> {
+impl<T: Copy + Default> Default for Sums<T> {
     #[inline(always)]
-    fn of(value: T) -> Self {
-        Self([[[value; LANES]; PANEL / LANES]; MAX_ROWS])
+    fn default() -> Self {
+        Self([[[T::default(); LANES]; PANEL / LANES]; MAX_ROWS])
     }
 }
 
@@ -85,7 +91,7 @@ impl<'a> Factors<'a> {
     }
 }
 
-/// Where to read ahead, [so many](Ahead::LINES) lines a pair, while tiles of rows pass over one panel.
+/// Where to read ahead, [so many](Ahead::LINES) lines a pair, while tiles of rows pass over a run of a panel.
 #[derive(Clone, Copy)]
 pub(super) struct Ahead {
     pub(super) address: *const u8,
@@ -93,14 +99,14 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
-    /// Few tiles bring less than the next panel, which then is read in order, as processors expect.
+    /// Few tiles bring less than the next run, which then is read in order, as processors expect.
     pub(super) const LINES: usize = 4;
 
-    /// Share `index` of `count` of a panel, while `num_steps` pass.
+    /// Share `index` of `count` of a panel, while `num_pairs` pass.
     #[inline(always)]
-    fn new(panel: Panel<'_>, num_steps: usize, index: usize, count: usize) -> Self {
+    fn new(panel: Panel<'_>, num_pairs: usize, index: usize, count: usize) -> Self {
         let (start, num_bytes) = panel.bytes();
-        let num_lines = num_steps.div_ceil(SIDE) * Self::LINES;
+        let num_lines = num_pairs * Self::LINES;
         let stride = num_bytes / num_lines / count;
         Self { address: start.wrapping_add(index * num_lines * stride), stride }
     }
@@ -115,6 +121,9 @@ impl Ahead {
 
 /// What multiplies registers of tiles.
 pub(super) trait Unit: Sized {
+    /// What is done besides is done with.
+    type Lanes: Lanes;
+
     /// Calls [`run_part`] with all the instructions enabled that go with it.
     fn run<M: InTiles<Unit = Self>, O: simd::Element>(job: &Job<'_, M, O>, part: &Part);
 
@@ -125,8 +134,8 @@ pub(super) trait Unit: Sized {
     fn release();
 
     /// Sums of products of bf16 in f32: of both elements of the words of a register each, in ascending order,
-    /// which are added to those of the registers before it.
-    fn multiply_bf16(factors: Factors<'_>, sums: &mut Sums<f32>);
+    /// which are added to those of the registers before it, and to the sums unless they are to begin.
+    fn multiply_bf16(factors: Factors<'_>, sums: &mut Sums<f32>, begin: bool);
 
     /// Sums of products of i8, exactly.
     fn multiply_i8(factors: Factors<'_>, sums: &mut Sums<i32>);
@@ -136,49 +145,107 @@ pub(super) trait Unit: Sized {
 pub(super) trait InTiles: Multiply<Input = Line> {
     type Unit: Unit;
 
-    /// A panel as it is multiplied.
-    fn steps<'a>(panel: Panel<'a>, scratch: &'a mut Vec<Step>) -> &'a [Step];
+    /// What of a panel goes with some lines of x.
+    fn run_of<'a>(panel: Panel<'a>, lines: &Range<usize>) -> Panel<'a>;
 
-    /// The sums of a tile of x, `[lines][rows]`, and a panel, with the scales of blocks.
-    fn totals(
-        x: &[Line],
-        blocks: &[Self::Block],
-        steps: &[Step],
-        ahead: Ahead,
-        totals: &mut Sums<f32>,
-    );
+    /// It, as it is multiplied.
+    fn steps<'a>(run: Panel<'a>, scratch: &'a mut Vec<Step>) -> &'a [Step];
+
+    /// Adds the products of a tile of x and a run of a panel to the sums, unless they are to begin.
+    fn add(x: Tile<'_, Self::Block>, steps: &[Step], sums: &mut Sums<f32>, begin: bool);
 }
 
-/// Multiplies the part's tiles of rows with its panels; a panel stays in L2 while the tiles pass.
+/// Lines of some rows of x.
+#[derive(Clone, Copy)]
+pub(super) struct Tile<'a, B> {
+    /// `[lines][rows]`
+    lines: &'a [Line],
+    /// `[blocks][rows]`
+    blocks: &'a [B],
+    ahead: Ahead,
+}
+
+/// Lines of a run: with a panel's they fill half of a first cache of 48 kB.
+const RUN: usize = 32;
+
+/// Panels that the rows' runs pass over before the next ones do.
+const PANELS: usize = 8;
+
+thread_local! {
+    /// Of the tiles of a part and [`PANELS`] panels, between runs.
+    static SUMS: RefCell<Vec<Sums<f32>>> = RefCell::default();
+}
+
+/// Multiplies the part's tiles of rows with its panels.
 #[inline(always)]
 pub(super) fn run_part<M: InTiles, O: simd::Element>(job: &Job<'_, M, O>, part: &Part) {
+    let mut sums = SUMS.take();
+    let num_tiles = part.tiles.len();
+    // Where nothing is read again, nothing is gained by runs.
+    let run = if num_tiles > 2 { RUN } else { job.tiles.num_steps };
+    let num_sums = if job.tiles.num_steps > run { PANELS * num_tiles } else { 1 };
+    sums.resize_with(num_sums.max(sums.len()), Sums::default);
+    for first in part.panels.clone().step_by(PANELS) {
+        let panels = first..part.panels.end.min(first + PANELS);
+        run_panels(job, panels, part.tiles.clone(), run, &mut sums[..num_sums]);
+    }
+    M::Unit::release();
+    SUMS.set(sums);
+}
+
+/// The sums of a tile and a panel are `[panels][tiles]`, or the only ones.
+#[inline(always)]
+fn run_panels<M: InTiles, O: simd::Element>(
+    job: &Job<'_, M, O>,
+    panels: Range<usize>,
+    tiles: Range<usize>,
+    run: usize,
+    sums: &mut [Sums<f32>],
+) {
     let mut scratch = WIDENED.take();
-    let (num_lines, num_blocks) = (job.tiles.num_steps, job.tiles.num_blocks);
+    let num_lines = job.tiles.num_steps;
     let last_panel = job.weight.num_panels() - 1;
-    let mut totals = Sums::of(0.0);
     let mut configured = 0;
-    for panel in part.panels.clone() {
-        let next_panel = job.weight.panel(last_panel.min(panel + 1));
-        let steps = M::steps(job.weight.panel(panel), &mut scratch);
-        for (i, tile) in part.tiles.clone().enumerate() {
-            let rows = job.tiles.rows(tile);
-            if rows.len() != configured {
-                configured = rows.len();
-                M::Unit::configure(configured);
-            }
-            let ahead = Ahead::new(next_panel, steps.len(), i, part.tiles.len());
-            let x = &job.tiles.data[rows.start * num_lines..rows.end * num_lines];
-            let blocks = &job.tiles.blocks[rows.start * num_blocks..rows.end * num_blocks];
-            M::totals(x, blocks, steps, ahead, &mut totals);
-            for (row, totals) in rows.zip(&mut totals.0) {
-                job.finish(row, panel * PANEL, std::array::from_mut(totals));
+    for start in (0..num_lines).step_by(run) {
+        let lines = start..num_lines.min(start + run);
+        for panel in panels.clone() {
+            let next = M::run_of(job.weight.panel(last_panel.min(panel + 1)), &lines);
+            let steps = M::steps(M::run_of(job.weight.panel(panel), &lines), &mut scratch);
+            for (i, tile) in tiles.clone().enumerate() {
+                let rows = job.tiles.rows(tile);
+                if rows.len() != configured {
+                    configured = rows.len();
+                    M::Unit::configure(configured);
+                }
+                let at = ((panel - panels.start) * tiles.len() + i).min(sums.len() - 1);
+                let ahead = Ahead::new(next, lines.len(), i, tiles.len());
+                let x = job.tiles.part(tile, &lines, ahead);
+                M::add(x, steps, &mut sums[at], start == 0);
+                if lines.end == num_lines {
+                    for (row, sums) in rows.zip(&mut sums[at].0) {
+                        job.finish(row, panel * PANEL, std::array::from_mut(sums));
+                    }
+                }
             }
         }
     }
-    if configured > 0 {
-        M::Unit::release();
-    }
     WIDENED.set(scratch);
+}
+
+impl<M: InTiles> Tiles<'_, M> {
+    /// Lines of a tile.
+    #[inline(always)]
+    fn part(&self, tile: usize, lines: &Range<usize>, ahead: Ahead) -> Tile<'_, M::Block> {
+        let rows = self.rows(tile);
+        let (first_line, first_block) = (rows.start * self.num_steps, rows.start * self.num_blocks);
+        let lines_of_block = M::BLOCK.min(self.num_steps);
+        let blocks = lines.start / lines_of_block..lines.end.div_ceil(lines_of_block);
+        Tile {
+            lines: &self.data[first_line..][lines.start * rows.len()..lines.end * rows.len()],
+            blocks: &self.blocks[first_block..][blocks.start * rows.len()..blocks.end * rows.len()],
+            ahead,
+        }
+    }
 }
 
 /// bf16, and e4m3 widened to it.
@@ -206,14 +273,23 @@ impl<U: Unit> InTiles for TileBf16<U> {
     type Unit = U;
 
     #[inline(always)]
-    fn steps<'a>(panel: Panel<'a>, scratch: &'a mut Vec<Step>) -> &'a [Step] {
-        panel.steps::<bf16>(scratch)
+    fn run_of<'a>(panel: Panel<'a>, lines: &Range<usize>) -> Panel<'a> {
+        let steps_of_line = match panel {
+            Panel::Wide(_) => SIDE,
+            Panel::Narrow(_) => 2 * SIDE,
+        };
+        panel.part(lines.start * steps_of_line..lines.end * steps_of_line)
     }
 
     #[inline(always)]
-    fn totals(x: &[Line], _: &[()], steps: &[Step], ahead: Ahead, totals: &mut Sums<f32>) {
+    fn steps<'a>(run: Panel<'a>, scratch: &'a mut Vec<Step>) -> &'a [Step] {
+        run.steps::<bf16>(scratch)
+    }
+
+    #[inline(always)]
+    fn add(x: Tile<'_, ()>, steps: &[Step], sums: &mut Sums<f32>, begin: bool) {
         let mut rest = [Step([0; PANEL]); SIDE];
-        U::multiply_bf16(Factors::new(x, steps, &mut rest, ahead), totals);
+        U::multiply_bf16(Factors::new(x.lines, steps, &mut rest, x.ahead), sums, begin);
     }
 }
 
@@ -224,7 +300,7 @@ pub(super) struct TileInt8<U>(PhantomData<U>);
 pub(super) struct TileInt4<U>(PhantomData<U>);
 
 macro_rules! integers {
-    ($way:ident, $steps:ident) => {
+    ($way:ident, $steps_of_block:expr, $steps:ident) => {
         impl<U: Unit> Multiply for $way<U> {
             type Element = i8;
             type Input = Line;
@@ -248,38 +324,38 @@ macro_rules! integers {
             type Unit = U;
 
             #[inline(always)]
-            fn steps<'a>(panel: Panel<'a>, scratch: &'a mut Vec<Step>) -> &'a [Step] {
-                $steps(panel, scratch)
+            fn run_of<'a>(panel: Panel<'a>, lines: &Range<usize>) -> Panel<'a> {
+                let blocks = lines.start / LINES_OF_BLOCK..lines.end.div_ceil(LINES_OF_BLOCK);
+                panel.part(blocks.start * $steps_of_block..blocks.end * $steps_of_block)
             }
 
             #[inline(always)]
-            fn totals(
-                x: &[Line],
-                blocks: &[Block],
-                steps: &[Step],
-                ahead: Ahead,
-                totals: &mut Sums<f32>,
-            ) {
-                totals_of_blocks::<U>(x, blocks, steps, ahead, totals);
+            fn steps<'a>(run: Panel<'a>, scratch: &'a mut Vec<Step>) -> &'a [Step] {
+                $steps(run, scratch)
+            }
+
+            #[inline(always)]
+            fn add(x: Tile<'_, Block>, steps: &[Step], sums: &mut Sums<f32>, begin: bool) {
+                add_blocks::<U>(x, steps, sums, begin);
             }
         }
     };
 }
 
-integers!(TileInt8, as_they_are);
-integers!(TileInt4, widened);
+integers!(TileInt8, 1 + BLOCK / 4, as_they_are);
+integers!(TileInt4, 1 + BLOCK / 8, widened);
 
 const LINES_OF_BLOCK: usize = BLOCK / (4 * SIDE);
 
 #[inline(always)]
-fn as_they_are<'a>(panel: Panel<'a>, scratch: &'a mut Vec<Step>) -> &'a [Step] {
-    panel.steps::<i8>(scratch)
+fn as_they_are<'a>(run: Panel<'a>, scratch: &'a mut Vec<Step>) -> &'a [Step] {
+    run.steps::<i8>(scratch)
 }
 
 /// Each block's scales, and two words for each of its words.
 #[inline(always)]
-fn widened<'a>(panel: Panel<'a>, scratch: &'a mut Vec<Step>) -> &'a [Step] {
-    let Panel::Wide(narrow) = panel else { unreachable!("integers are not e4m3") };
+fn widened<'a>(run: Panel<'a>, scratch: &'a mut Vec<Step>) -> &'a [Step] {
+    let Panel::Wide(narrow) = run else { unreachable!("integers are not e4m3") };
     scratch.clear();
     for block in narrow.chunks(1 + BLOCK / 8) {
         let (scales, words) = block.split_at(1);
@@ -299,30 +375,26 @@ fn widened<'a>(panel: Panel<'a>, scratch: &'a mut Vec<Step>) -> &'a [Step] {
 }
 
 #[inline(always)]
-fn totals_of_blocks<U: Unit>(
-    x: &[Line],
-    blocks: &[Block],
-    steps: &[Step],
-    ahead: Ahead,
-    totals: &mut Sums<f32>,
-) {
-    let num_blocks = steps.len().div_ceil(1 + BLOCK / 4);
-    let num_rows = blocks.len() / num_blocks;
+fn add_blocks<U: Unit>(x: Tile<'_, Block>, steps: &[Step], totals: &mut Sums<f32>, begin: bool) {
+    let num_rows = x.blocks.len() / steps.len().div_ceil(1 + BLOCK / 4);
     let mut rest = [Step([0; PANEL]); SIDE];
-    let mut sums = Sums::of(0);
-    totals.0[..num_rows].fill([[0.0; LANES]; PANEL / LANES]);
-    let parts = steps.chunks(1 + BLOCK / 4).zip(x.chunks(LINES_OF_BLOCK * num_rows));
-    for (i, ((steps, x), blocks)) in parts.zip(blocks.chunks(num_rows)).enumerate() {
+    let mut sums = Sums::default();
+    if begin {
+        totals.0[..num_rows].fill([[0.0; LANES]; PANEL / LANES]);
+    }
+    let parts = steps.chunks(1 + BLOCK / 4).zip(x.lines.chunks(LINES_OF_BLOCK * num_rows));
+    for (i, ((steps, lines), blocks)) in parts.zip(x.blocks.chunks(num_rows)).enumerate() {
         let (scales, steps) = steps.split_at(1);
-        let ahead = ahead.after(i * LINES_OF_BLOCK);
-        U::multiply_i8(Factors::new(x, steps, &mut rest, ahead), &mut sums);
-        let (scales, _) = scales[0].0.as_chunks::<LANES>();
+        let ahead = x.ahead.after(i * LINES_OF_BLOCK);
+        U::multiply_i8(Factors::new(lines, steps, &mut rest, ahead), &mut sums);
+        let scales = scales[0].0.map(f32::from_bits);
+        let (scales, _) = scales.as_chunks::<LANES>();
         for ((totals, sums), block) in totals.0.iter_mut().zip(&sums.0).zip(blocks) {
-            for ((totals, sums), scales) in totals.iter_mut().zip(sums).zip(scales) {
-                for ((total, sum), scale) in totals.iter_mut().zip(sums).zip(scales) {
-                    let scale = f32::from_bits(*scale) * block.scale;
-                    *total = (*sum as f32).mul_add(scale, *total);
-                }
+            let of_x = U::Lanes::splat(block.scale);
+            for ((total, sum), scales) in totals.iter_mut().zip(sums).zip(scales) {
+                let scale = U::Lanes::load(scales).mul(of_x);
+                let sum = U::Lanes::of_integers(sum);
+                sum.mul_add(scale, U::Lanes::load(total)).store(total);
             }
         }
     }

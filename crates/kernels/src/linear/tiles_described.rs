@@ -13,11 +13,12 @@ thread_local! {
     static CONFIGURED: Cell<usize> = const { Cell::new(0) };
 }
 
-/// The sum of the products of a register's words; `sums = add(sums, register)` for each.
+/// The sum of the products of a register's words; `sums = add(sums, register)` for each, from `begin` on if
+/// there is one.
 fn multiply<T: Copy>(
     factors: Factors<'_>,
     sums: &mut Sums<T>,
-    zero: T,
+    begin: Option<T>,
     add: impl Fn(T, [u32; SIDE], [u32; SIDE]) -> T,
 ) {
     let num_rows = CONFIGURED.get();
@@ -26,7 +27,7 @@ fn multiply<T: Copy>(
     assert_eq!(factors.x.len(), num_rows * pairs.len(), "x has another number of rows");
     for (row, sums) in sums.0.iter_mut().take(num_rows).enumerate() {
         for (feature, sum) in sums.as_flattened_mut().iter_mut().enumerate() {
-            *sum = zero;
+            *sum = begin.unwrap_or(*sum);
             for (x, pair) in factors.x.chunks(num_rows).zip(&pairs) {
                 *sum = add(*sum, x[row].0, pair.map(|step| step.0[feature]));
             }
@@ -35,6 +36,8 @@ fn multiply<T: Copy>(
 }
 
 impl Unit for Described {
+    type Lanes = simd::Portable;
+
     fn run<M: InTiles<Unit = Self>, O: simd::Element>(job: &Job<'_, M, O>, part: &Part) {
         run_part(job, part);
     }
@@ -47,8 +50,8 @@ impl Unit for Described {
         CONFIGURED.set(0);
     }
 
-    fn multiply_bf16(factors: Factors<'_>, sums: &mut Sums<f32>) {
-        multiply(factors, sums, 0.0, |sum, x, weights| {
+    fn multiply_bf16(factors: Factors<'_>, sums: &mut Sums<f32>, begin: bool) {
+        multiply(factors, sums, begin.then_some(0.0), |sum, x, weights| {
             let mut both = [0f32; 2];
             for (x, weights) in x.into_iter().zip(weights) {
                 let (x, weights) = (widen(x), widen(weights));
@@ -62,7 +65,7 @@ impl Unit for Described {
 
     fn multiply_i8(factors: Factors<'_>, sums: &mut Sums<i32>) {
         let bytes = |word: u32| word.to_le_bytes().map(|byte| i32::from(byte.cast_signed()));
-        multiply(factors, sums, 0, |mut sum, x, weights| {
+        multiply(factors, sums, Some(0), |mut sum, x, weights| {
             for (x, weights) in x.into_iter().zip(weights) {
                 for (x, weight) in bytes(x).into_iter().zip(bytes(weights)) {
                     sum += x * weight;

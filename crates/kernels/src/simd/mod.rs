@@ -20,6 +20,8 @@ pub(crate) use element::{Element, load_at, store_at};
 pub(crate) use pairs::{PAIRED, PairKernel, PairLanes, load_pairs_at};
 pub(crate) use path::Path;
 pub use path::instructions;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86::Avx512;
 
 /// 1.5 * 2^23: adding it rounds a small number to an integer, which then is in the lowest bits.
 pub(crate) const ROUND: f32 = 12_582_912.0;
@@ -52,6 +54,16 @@ pub(crate) trait Lanes: Copy {
 
     /// Asks for the cache lines of `x`, which will be wanted soon.
     fn prefetch<T>(x: &[T]);
+
+    /// Rounded to the nearest, ties to even.
+    #[inline(always)]
+    fn of_integers(x: &[i32; LANES]) -> Self {
+        let mut wide = [0.0; LANES];
+        for (wide, x) in wide.iter_mut().zip(x) {
+            *wide = *x as f32;
+        }
+        Self::load(&wide)
+    }
 
     /// Widens bf16, which is the upper half of an f32.
     #[inline(always)]
@@ -146,7 +158,7 @@ pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
 /// Plain arrays, for the compiler to do with what it can.
 #[derive(Clone, Copy)]
 #[repr(align(64))]
-struct Portable([f32; LANES]);
+pub(crate) struct Portable([f32; LANES]);
 
 impl Portable {
     #[inline(always)]

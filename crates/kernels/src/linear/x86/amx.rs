@@ -25,9 +25,17 @@ struct Config {
 
 /// The product with one register of x or two.
 macro_rules! multiply {
-    ($factors:ident, $sums:ident, $num_rows:expr, [$($zero:expr),*], [$($step:expr),*], [$($store:expr),*]) => {
+    (
+        $factors:ident, $sums:ident, $begin:ident, $num_rows:expr,
+        [$($zero:expr),*], [$($load:expr),*], [$($step:expr),*], [$($store:expr),*]
+    ) => {
         asm!(
+            "test {begin:e}, {begin:e}",
+            "jz 5f",
             $($zero,)*
+            "jmp 2f",
+            "5:",
+            $($load,)*
             "2:",
             "test {pairs_left}, {pairs_left}",
             "jz 4f",
@@ -65,6 +73,7 @@ macro_rules! multiply {
             ahead = inout(reg) $factors.ahead.address => _,
             stride = in(reg) $factors.ahead.stride,
             sums = in(reg) std::ptr::from_mut($sums),
+            begin = in(reg) u32::from($begin),
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
             options(nostack),
@@ -72,11 +81,11 @@ macro_rules! multiply {
     };
 }
 
-/// The function with an instruction.
+/// A function with an instruction, which begins the sums or adds to them.
 macro_rules! multiply_with {
     ($name:ident, $dot:literal, $sum:ty) => {
         #[inline(always)]
-        fn $name(factors: Factors<'_>, sums: &mut Sums<$sum>) {
+        fn $name(factors: Factors<'_>, sums: &mut Sums<$sum>, begin: bool) {
             let num_pairs = factors.pairs.len() + usize::from(factors.rest.is_some());
             let num_rows = factors.x.len() / num_pairs;
             assert!(num_rows <= MAX_ROWS && num_rows * num_pairs == factors.x.len());
@@ -87,8 +96,13 @@ macro_rules! multiply_with {
                     multiply!(
                         factors,
                         sums,
+                        begin,
                         num_rows,
                         ["tilezero tmm0", "tilezero tmm1"],
+                        [
+                            "tileloadd tmm0, [{sums} + {line_of_weights}*1]",
+                            "tileloadd tmm1, [{sums} + {line_of_weights}*1 + 64]"
+                        ],
                         [
                             "tileloadd tmm4, [{x} + {line_of_x}*1]",
                             concat!($dot, " tmm0, tmm4, tmm6"),
@@ -106,8 +120,15 @@ macro_rules! multiply_with {
                     multiply!(
                         factors,
                         sums,
+                        begin,
                         num_rows,
                         ["tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3"],
+                        [
+                            "tileloadd tmm0, [{sums} + {line_of_weights}*1]",
+                            "tileloadd tmm1, [{sums} + {line_of_weights}*1 + 64]",
+                            "tileloadd tmm2, [{sums} + {line_of_weights}*1 + 2048]",
+                            "tileloadd tmm3, [{sums} + {line_of_weights}*1 + 2112]"
+                        ],
                         [
                             "tileloadd tmm4, [{x} + {line_of_x}*1]",
                             concat!($dot, " tmm0, tmm4, tmm6"),
@@ -129,10 +150,15 @@ macro_rules! multiply_with {
     };
 }
 
+multiply_with!(add_bf16, "tdpbf16ps", f32);
+multiply_with!(add_i8, "tdpbssd", i32);
+
 /// As many as `multiply` reads ahead.
 const _: () = assert!(Ahead::LINES == 4);
 
 impl Unit for Amx {
+    type Lanes = simd::Avx512;
+
     fn run<M: InTiles<Unit = Self>, O: simd::Element>(job: &Job<'_, M, O>, part: &Part) {
         #[target_feature(enable = "avx512f,avx512bw,avx2,fma")]
         fn enabled<M: InTiles, O: simd::Element>(job: &Job<'_, M, O>, part: &Part) {
@@ -165,6 +191,13 @@ impl Unit for Amx {
         unsafe { asm!("tilerelease", options(nostack, nomem)) };
     }
 
-    multiply_with!(multiply_bf16, "tdpbf16ps", f32);
-    multiply_with!(multiply_i8, "tdpbssd", i32);
+    #[inline(always)]
+    fn multiply_bf16(factors: Factors<'_>, sums: &mut Sums<f32>, begin: bool) {
+        add_bf16(factors, sums, begin);
+    }
+
+    #[inline(always)]
+    fn multiply_i8(factors: Factors<'_>, sums: &mut Sums<i32>) {
+        add_i8(factors, sums, true);
+    }
 }

@@ -1,7 +1,7 @@
 //! The lanes of x86-64: one AVX-512 register or two AVX2 registers.
 //!
-//! The types are private to `simd`, and only the functions at the top name them, which are called for a
-//! `Path` that the processor has; every `unsafe` here rests on that.
+//! Only the functions at the top name the types, and what multiplies in tile registers, which are called for
+//! a `Path` that the processor has; every `unsafe` here rests on that.
 
 mod amx;
 mod pairs;
@@ -28,7 +28,7 @@ pub(super) fn avx2<K: Kernel>(kernel: K) -> K::Output {
 }
 
 #[derive(Clone, Copy)]
-pub(super) struct Avx512(__m512);
+pub(crate) struct Avx512(__m512);
 
 #[derive(Clone, Copy)]
 pub(super) struct Avx2([__m256; 2]);
@@ -118,6 +118,11 @@ impl Lanes for Avx512 {
             let n = _mm512_slli_epi32::<23>(_mm512_castps_si512(self.0));
             _mm512_castsi512_ps(_mm512_add_epi32(n, _mm512_set1_epi32(0x3f80_0000)))
         })
+    }
+    #[inline(always)]
+    fn of_integers(x: &[i32; LANES]) -> Self {
+        // SAFETY: AVX-512 is there, and the array has 64 readable bytes.
+        Self(unsafe { _mm512_cvtepi32_ps(_mm512_loadu_si512(x.as_ptr().cast())) })
     }
     #[inline(always)]
     fn load_bf16(x: &[half::bf16; LANES]) -> Self {
