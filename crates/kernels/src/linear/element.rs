@@ -5,10 +5,12 @@ use super::pack::{NarrowStep, Step};
 use super::portable::{PortableBf16, PortableF32};
 #[cfg(any(target_arch = "x86_64", test))]
 use super::tiles::TileBf16;
-#[cfg(test)]
-use super::tiles_described::Described;
 #[cfg(target_arch = "x86_64")]
-use super::x86::{Amx, Avx2Bf16, Avx2F32, Avx512Bf16, Avx512F32, Avx512WidenedBf16};
+use super::x86::{Avx2Bf16, Avx2F32, Avx512Bf16, Avx512F32, Avx512WidenedBf16};
+#[cfg(target_arch = "x86_64")]
+use crate::simd::Amx;
+#[cfg(test)]
+use crate::simd::Described;
 use crate::simd::{self, Path, widen_e4m3};
 use half::bf16;
 

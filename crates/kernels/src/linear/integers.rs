@@ -11,13 +11,15 @@ use super::pack::{PANEL, Packed, Step};
 use super::portable::{PortableInt4, PortableInt8};
 #[cfg(any(target_arch = "x86_64", test))]
 use super::tiles::{TileInt4, TileInt8};
-#[cfg(test)]
-use super::tiles_described::Described;
 #[cfg(target_arch = "x86_64")]
-use super::x86::{Amx, Avx2Int4, Avx2Int8, Avx512VnniInt4, Avx512VnniInt8};
+use super::x86::{Avx2Int4, Avx2Int8, Avx512VnniInt4, Avx512VnniInt8};
 use crate::disjoint::DisjointMut;
 use crate::pages::Pages;
 use crate::pool::for_each_row;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::Amx;
+#[cfg(test)]
+use crate::simd::Described;
 use crate::simd::{self, Kernel, LANES, Lanes, Path, ROUND, dispatch, load_at};
 use std::mem::MaybeUninit;
 

@@ -28,8 +28,6 @@ mod quantize;
 mod tests;
 #[cfg(any(target_arch = "x86_64", test))]
 mod tiles;
-#[cfg(test)]
-mod tiles_described;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 

@@ -10,13 +10,8 @@ use std::cell::RefCell;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-/// Output features of a panel.
-pub(super) const PANEL: usize = 32;
-
-/// One word of every output feature of a panel: two cache lines.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-pub(super) struct Step(pub(super) [u32; PANEL]);
+/// A panel has [`PANEL`] output features, a step one word of each: two cache lines.
+pub(super) use crate::simd::tiles::{PANEL, Step};
 
 /// An e4m3 element of every output feature of a panel.
 #[derive(Clone, Copy)]

@@ -13,132 +13,28 @@ use super::element::Words;
 use super::integers::{BLOCK, Block, halves};
 use super::multiply::Multiply;
 use super::pack::{PANEL, Panel, Step, WIDENED};
+use crate::simd::tiles::{Ahead, Factors, Line, MAX_ROWS, SIDE, Sums, TileKernel, Unit};
 use crate::simd::{self, LANES, Lanes};
 use half::bf16;
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// Rows of a register, and words of one of its rows.
-pub(super) const SIDE: usize = 16;
-
-/// Rows of x that two registers hold.
-pub(super) const MAX_ROWS: usize = 2 * SIDE;
-
-/// A row of a register of x: 64 bytes along `in`.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-pub(super) struct Line(
-    #[cfg_attr(not(test), expect(dead_code, reason = "assembly reads it"))] pub(super) [u32; SIDE],
-);
-
-impl Line {
-    /// Of as many elements as a line has, or of fewer and zeros.
-    #[inline(always)]
-    fn new<E: Words>(elements: &[E]) -> Self {
-        let mut words = [0; SIDE];
-        // Not the loop below, so that all lengths are known and it becomes a copy.
-        if elements.len() == SIDE * E::PER_WORD {
-            for i in 0..SIDE {
-                words[i] = E::word(&elements[i * E::PER_WORD..][..E::PER_WORD]);
-            }
-        } else {
-            for (word, elements) in words.iter_mut().zip(elements.chunks(E::PER_WORD)) {
-                *word = E::word(elements);
-            }
-        }
-        Self(words)
-    }
+/// Where to read ahead while tiles of rows pass over a run of a panel. Few tiles bring less than the next
+/// run, which then is read in order, as processors expect.
+#[inline(always)]
+fn ahead(run: Panel<'_>, num_pairs: usize, index: usize, count: usize) -> Ahead {
+    let (start, num_bytes) = run.bytes();
+    let num_lines = num_pairs * Ahead::LINES;
+    let stride = num_bytes / num_lines / count;
+    Ahead { address: start.wrapping_add(index * num_lines * stride), stride }
 }
 
-/// A register of weights and the one beside it: both halves of a panel.
-pub(super) type Pair = [Step; SIDE];
-
-/// Sums of rows of x and the output features of a panel.
-#[repr(align(64))]
-pub(super) struct Sums<T>(pub(super) [[[T; LANES]; PANEL / LANES]; MAX_ROWS]);
-
-impl<T: Copy + Default> Default for Sums<T> {
-    #[inline(always)]
-    fn default() -> Self {
-        Self([[[T::default(); LANES]; PANEL / LANES]; MAX_ROWS])
-    }
-}
-
-/// What is multiplied at once.
-#[derive(Clone, Copy)]
-pub(super) struct Factors<'a> {
-    /// `[pairs][rows]`, as many rows as were [configured](Unit::configure).
-    pub(super) x: &'a [Line],
-    pub(super) pairs: &'a [Pair],
-    /// The pair behind them, if `in` ends within one.
-    pub(super) rest: Option<&'a Pair>,
-    pub(super) ahead: Ahead,
-}
-
-impl<'a> Factors<'a> {
-    /// `rest` gets what is left of the steps, and zeros.
-    #[inline(always)]
-    fn new(x: &'a [Line], steps: &'a [Step], rest: &'a mut Pair, ahead: Ahead) -> Self {
-        let (pairs, left) = steps.as_chunks::<SIDE>();
-        if left.is_empty() {
-            return Self { x, pairs, rest: None, ahead };
-        }
-        for (i, step) in rest.iter_mut().enumerate() {
-            *step = left.get(i).copied().unwrap_or(Step([0; PANEL]));
-        }
-        Self { x, pairs, rest: Some(rest), ahead }
-    }
-}
-
-/// Where to read ahead, [so many](Ahead::LINES) lines a pair, while tiles of rows pass over a run of a panel.
-#[derive(Clone, Copy)]
-pub(super) struct Ahead {
-    pub(super) address: *const u8,
-    pub(super) stride: usize,
-}
-
-impl Ahead {
-    /// Few tiles bring less than the next run, which then is read in order, as processors expect.
-    pub(super) const LINES: usize = 4;
-
-    /// Share `index` of `count` of a panel, while `num_pairs` pass.
-    #[inline(always)]
-    fn new(panel: Panel<'_>, num_pairs: usize, index: usize, count: usize) -> Self {
-        let (start, num_bytes) = panel.bytes();
-        let num_lines = num_pairs * Self::LINES;
-        let stride = num_bytes / num_lines / count;
-        Self { address: start.wrapping_add(index * num_lines * stride), stride }
-    }
-
-    /// Behind so many lines of x.
-    #[inline(always)]
-    fn after(self, num_pairs: usize) -> Self {
-        let address = self.address.wrapping_add(num_pairs * Self::LINES * self.stride);
-        Self { address, ..self }
-    }
-}
-
-/// What multiplies registers of tiles.
-pub(super) trait Unit: Sized {
-    /// What is done besides is done with.
-    type Lanes: Lanes;
-
-    /// Calls [`run_part`] with all the instructions enabled that go with it.
-    fn run<M: InTiles<Unit = Self>, O: simd::Element>(job: &Job<'_, M, O>, part: &Part);
-
-    /// For so many rows of x, up to [`MAX_ROWS`].
-    fn configure(num_rows: usize);
-
-    /// Lets go of the registers, so that nobody saves them when the thread sleeps.
-    fn release();
-
-    /// Sums of products of bf16 in f32: of both elements of the words of a register each, in ascending order,
-    /// which are added to those of the registers before it, and to the sums unless they are to begin.
-    fn multiply_bf16(factors: Factors<'_>, sums: &mut Sums<f32>, begin: bool);
-
-    /// Sums of products of i8, exactly.
-    fn multiply_i8(factors: Factors<'_>, sums: &mut Sums<i32>);
+/// Behind so many lines of x.
+#[inline(always)]
+fn after(ahead: Ahead, num_pairs: usize) -> Ahead {
+    let address = ahead.address.wrapping_add(num_pairs * Ahead::LINES * ahead.stride);
+    Ahead { address, ..ahead }
 }
 
 /// One way of multiplying in tile registers.
@@ -165,6 +61,23 @@ pub(super) struct Tile<'a, B> {
     ahead: Ahead,
 }
 
+/// A line of as many elements as a line has, or of fewer and zeros.
+#[inline(always)]
+fn line<E: Words>(elements: &[E]) -> Line {
+    let mut words = [0; SIDE];
+    // Not the loop below, so that all lengths are known and it becomes a copy.
+    if elements.len() == SIDE * E::PER_WORD {
+        for i in 0..SIDE {
+            words[i] = E::word(&elements[i * E::PER_WORD..][..E::PER_WORD]);
+        }
+    } else {
+        for (word, elements) in words.iter_mut().zip(elements.chunks(E::PER_WORD)) {
+            *word = E::word(elements);
+        }
+    }
+    Line(words)
+}
+
 /// Lines of a run: with a panel's they fill half of a first cache of 48 kB.
 const RUN: usize = 32;
 
@@ -176,9 +89,22 @@ thread_local! {
     static SUMS: RefCell<Vec<Sums<f32>>> = RefCell::default();
 }
 
+/// One of a job's parts, to be computed.
+struct RunPart<'a, M: Multiply, O> {
+    job: &'a Job<'a, M, O>,
+    part: &'a Part,
+}
+
+impl<M: InTiles, O: simd::Element> TileKernel<M::Unit> for RunPart<'_, M, O> {
+    #[inline(always)]
+    fn run(self) {
+        run_part(self.job, self.part);
+    }
+}
+
 /// Multiplies the part's tiles of rows with its panels.
 #[inline(always)]
-pub(super) fn run_part<M: InTiles, O: simd::Element>(job: &Job<'_, M, O>, part: &Part) {
+fn run_part<M: InTiles, O: simd::Element>(job: &Job<'_, M, O>, part: &Part) {
     let mut sums = SUMS.take();
     let num_tiles = part.tiles.len();
     // Where nothing is read again, nothing is gained by runs.
@@ -218,7 +144,7 @@ fn run_panels<M: InTiles, O: simd::Element>(
                     M::Unit::configure(configured);
                 }
                 let at = ((panel - panels.start) * tiles.len() + i).min(sums.len() - 1);
-                let ahead = Ahead::new(next, lines.len(), i, tiles.len());
+                let ahead = ahead(next, lines.len(), i, tiles.len());
                 let x = job.tiles.part(tile, &lines, ahead);
                 M::add(x, steps, &mut sums[at], start == 0);
                 if lines.end == num_lines {
@@ -261,11 +187,11 @@ impl<U: Unit> Multiply for TileBf16<U> {
 
     #[inline(always)]
     fn input(elements: &[bf16]) -> Line {
-        Line::new(elements)
+        line(elements)
     }
 
     fn run<O: simd::Element>(job: &Job<'_, Self, O>, part: &Part) {
-        U::run(job, part);
+        U::enable(RunPart { job, part });
     }
 }
 
@@ -312,11 +238,11 @@ macro_rules! integers {
 
             #[inline(always)]
             fn input(elements: &[i8]) -> Line {
-                Line::new(elements)
+                line(elements)
             }
 
             fn run<O: simd::Element>(job: &Job<'_, Self, O>, part: &Part) {
-                U::run(job, part);
+                U::enable(RunPart { job, part });
             }
         }
 
@@ -385,7 +311,7 @@ fn add_blocks<U: Unit>(x: Tile<'_, Block>, steps: &[Step], totals: &mut Sums<f32
     let parts = steps.chunks(1 + BLOCK / 4).zip(x.lines.chunks(LINES_OF_BLOCK * num_rows));
     for (i, ((steps, lines), blocks)) in parts.zip(x.blocks.chunks(num_rows)).enumerate() {
         let (scales, steps) = steps.split_at(1);
-        let ahead = x.ahead.after(i * LINES_OF_BLOCK);
+        let ahead = after(x.ahead, i * LINES_OF_BLOCK);
         U::multiply_i8(Factors::new(lines, steps, &mut rest, ahead), &mut sums);
         let scales = scales[0].0.map(f32::from_bits);
         let (scales, _) = scales.as_chunks::<LANES>();

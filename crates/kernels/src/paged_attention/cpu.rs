@@ -4,6 +4,12 @@ use super::PagedAttention;
 use super::tile::{AttendTile, Inputs, Tile};
 use crate::disjoint::DisjointMut;
 use crate::pool::for_each_task;
+#[cfg(target_arch = "x86_64")]
+use crate::simd::Amx;
+#[cfg(test)]
+use crate::simd::Described;
+#[cfg(any(target_arch = "x86_64", test))]
+use crate::simd::tiles::Unit;
 use crate::simd::{Element, Path};
 use crate::views::{cpu_slice, slice};
 use candle_core::{CpuStorage, Layout, Result, Tensor, bail};
@@ -13,8 +19,16 @@ use half::bf16;
 /// Query rows (tokens times grouped heads) that share each key loaded.
 const ROWS_PER_TILE: usize = 64;
 
+/// The same in tile registers, for which keys and values must be brought into another order.
+const ROWS_IN_TILES: usize = 128;
+
 /// What a cache may hold for queries of a type.
 pub(super) trait CacheOf<E: Element>: Element {
+    /// Whether there are products in tile registers.
+    fn is_in_tiles(_path: Path) -> bool {
+        false
+    }
+
     /// Computes a tile.
     fn attend(path: Path, tile: AttendTile<'_, E, Self>) {
         path.run(tile);
@@ -23,12 +37,39 @@ pub(super) trait CacheOf<E: Element>: Element {
 
 impl CacheOf<f32> for f32 {}
 
-impl<E: Element> CacheOf<E> for F8E4M3 {}
+impl CacheOf<f32> for F8E4M3 {}
+
+impl CacheOf<bf16> for F8E4M3 {
+    fn is_in_tiles(path: Path) -> bool {
+        path.has_tiles()
+    }
+
+    fn attend(path: Path, tile: AttendTile<'_, bf16, Self>) {
+        match path {
+            #[cfg(target_arch = "x86_64")]
+            Path::Amx => Amx::enable(tile),
+            #[cfg(test)]
+            Path::DescribedTiles => Described::enable(tile),
+            _ => path.run(tile),
+        }
+    }
+}
 
 impl CacheOf<bf16> for bf16 {
-    #[cfg(target_arch = "x86_64")]
-    fn attend(path: Path, tile: AttendTile<'_, bf16, bf16>) {
-        path.run_pairs(tile);
+    fn is_in_tiles(path: Path) -> bool {
+        path.has_tiles()
+    }
+
+    fn attend(path: Path, tile: AttendTile<'_, bf16, Self>) {
+        match path {
+            #[cfg(target_arch = "x86_64")]
+            Path::Amx => Amx::enable(tile),
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512Bf16 => path.run_pairs(tile),
+            #[cfg(test)]
+            Path::DescribedTiles => Described::enable(tile),
+            _ => path.run(tile),
+        }
     }
 }
 
@@ -69,7 +110,9 @@ pub(super) fn paged_attention<E: Element, C: CacheOf<E>>(
         sequence.check(i, num_blocks, block_size)?;
     }
 
-    let tiles = tiles(&sequences, num_kv_heads, num_heads / num_kv_heads);
+    let group_size = num_heads / num_kv_heads;
+    let rows = if C::is_in_tiles(path) { ROWS_IN_TILES } else { ROWS_PER_TILE };
+    let tiles = tiles(&sequences, num_kv_heads, (rows / group_size).max(1));
     let mut out = vec![E::default(); inputs.q.len()];
     let shared = DisjointMut::new(&mut out);
     let pairs: usize = sequences.iter().map(|s| s.num_rows * s.context_len).sum();
@@ -132,8 +175,11 @@ impl Sequence<'_> {
 }
 
 /// Tiles of all sequences and key heads. Each has its own rows and heads of the output.
-fn tiles<'a>(sequences: &[Sequence<'a>], num_kv_heads: usize, group_size: usize) -> Vec<Tile<'a>> {
-    let tokens_per_tile = (ROWS_PER_TILE / group_size).max(1);
+fn tiles<'a>(
+    sequences: &[Sequence<'a>],
+    num_kv_heads: usize,
+    tokens_per_tile: usize,
+) -> Vec<Tile<'a>> {
     let mut tiles = Vec::new();
     for sequence in sequences.iter().filter(|sequence| sequence.context_len > 0) {
         for kv_head in 0..num_kv_heads {

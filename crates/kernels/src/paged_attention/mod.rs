@@ -16,6 +16,7 @@
 //! groups that start at multiples of a constant position, whatever the chunk, the batch, the block
 //! size or the blocks.
 
+mod by_rows;
 mod cpu;
 #[cfg(any(feature = "cuda", test))]
 mod cuda;
@@ -29,6 +30,8 @@ mod softmax;
 #[cfg(test)]
 mod tests;
 mod tile;
+#[cfg(any(target_arch = "x86_64", test))]
+mod tiles;
 mod widened;
 
 pub use extents::{Extents, SPLIT_ROWS, Workspace};

@@ -4,9 +4,9 @@
 //! are then added in a fixed order; four rows and four keys at a time. Weights are not rounded to bf16,
 //! which values in pairs would need: logits would then be farther from those of transformers.
 
-use super::products::{Group, Products};
+use super::products::{ByRows, Group, Products};
 use super::softmax::VECTORS;
-use super::tile::{Queries, Scratch};
+use super::tile::{AttendTile, Queries, Rows, Scratch};
 use super::widened::Widened;
 use crate::simd::{LANES, PAIRED, PairLanes, load_pairs_at};
 use half::bf16;
@@ -31,7 +31,7 @@ impl<V: PairLanes> Products<bf16, bf16> for Pairs<V> {
     #[inline(always)]
     fn load_queries(queries: &Queries<'_, bf16>, scratch: &mut Scratch) {
         let Queries { head_dim, scale, num_rows, .. } = *queries;
-        scratch.widened.make_room_for_weights(num_rows);
+        scratch.make_room(num_rows, head_dim);
         let memory = &mut scratch.pairs;
         let steps = head_dim.div_ceil(PAIRED);
         memory.scale = scale;
@@ -45,7 +45,7 @@ impl<V: PairLanes> Products<bf16, bf16> for Pairs<V> {
     }
 
     #[inline(always)]
-    fn load_keys(_group: &Group<'_, bf16>, _scratch: &mut Scratch) {}
+    fn load_keys(_group: &Group<'_, bf16>, _rows: &Rows<'_>, _scratch: &mut Scratch) {}
 
     #[inline(always)]
     fn scores<const R: usize>(
@@ -91,14 +91,31 @@ impl<V: PairLanes> Products<bf16, bf16> for Pairs<V> {
     }
 
     #[inline(always)]
-    fn add_values<const R: usize>(
+    fn add_values(
+        tile: &AttendTile<'_, bf16, bf16>,
+        group: &Group<'_, bf16>,
+        rows: &Rows<'_>,
+        scratch: &mut Scratch,
+    ) {
+        tile.add_by_rows::<Self>(group, rows, scratch);
+    }
+
+    #[inline(always)]
+    fn sums(row: usize, i: usize, scratch: &Scratch) -> V {
+        <Widened<V> as Products<bf16, bf16>>::sums(row, i, scratch)
+    }
+}
+
+impl<V: PairLanes> ByRows<bf16, bf16> for Pairs<V> {
+    #[inline(always)]
+    fn add_values_of<const R: usize>(
         group: &Group<'_, bf16>,
         row: usize,
         keys: Range<usize>,
         ahead: &[usize],
         scratch: &mut Scratch,
     ) {
-        <Widened<V> as Products<bf16, bf16>>::add_values::<R>(group, row, keys, ahead, scratch);
+        <Widened<V> as ByRows<bf16, bf16>>::add_values_of::<R>(group, row, keys, ahead, scratch);
     }
 }
 

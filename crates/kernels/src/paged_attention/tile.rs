@@ -3,20 +3,26 @@
 //! Keys come in groups of [`GROUP`] that start at multiples of it. For each, four query rows at a time
 //! take their scores and update their running softmax; then all of them, again by four, add their part
 //! of the values, so that only keys or only values need be in L1. The number of rows taken together
-//! changes no row's arithmetic. How it is multiplied is in `widened.rs` and `pairs.rs`.
+//! changes no row's arithmetic. How it is multiplied is in `widened.rs`, `pairs.rs` and `tiles.rs`, which
+//! takes all rows at once.
 
 #[cfg(target_arch = "x86_64")]
 use super::pairs::{self, Pairs};
 use super::products::{Group, Products};
-use super::softmax::{GROUP, Softmax, cap, mask};
+use super::softmax::{GROUP, Softmax};
+#[cfg(any(target_arch = "x86_64", test))]
+use super::tiles::{self, CacheInTiles, InTiles};
 use super::widened::{self, Widened};
 use crate::disjoint::DisjointMut;
+#[cfg(any(target_arch = "x86_64", test))]
+use crate::simd::tiles::{TileKernel, Unit};
 use crate::simd::{Element, Kernel, LANES, Lanes, load_at, store_at};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{PairKernel, PairLanes};
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", test))]
 use half::bf16;
 use std::cell::RefCell;
+use std::ops::Range;
 
 /// What all tiles read.
 pub(super) struct Inputs<'a, E, C> {
@@ -61,8 +67,10 @@ pub(super) struct Scratch {
     pub(super) widened: widened::Memory,
     #[cfg(target_arch = "x86_64")]
     pub(super) pairs: pairs::Memory,
-    pub(super) acc: Vec<f32>, // [rows, padded head_dim]
-    softmax: Vec<Softmax>,    // [rows]
+    #[cfg(any(target_arch = "x86_64", test))]
+    pub(super) tiles: tiles::Memory,
+    pub(super) acc: Vec<f32>,         // [rows, padded head_dim]
+    pub(super) softmax: Vec<Softmax>, // [rows]
 }
 
 /// Elements of a row of sums.
@@ -75,7 +83,7 @@ pub(super) fn padded(head_dim: usize) -> usize {
 pub(super) struct Queries<'a, E> {
     q: &'a [E], // from the first on
     pub(super) num_rows: usize,
-    group_size: usize,
+    pub(super) group_size: usize,
     token_stride: usize,
     pub(super) head_dim: usize,
     /// Factor on the scores.
@@ -107,11 +115,13 @@ impl PairKernel for AttendTile<'_, bf16, bf16> {
     }
 }
 
-/// What is done to the rows of a tile with a group of keys, one after the other.
-#[derive(Clone, Copy)]
-enum Step {
-    Weigh,
-    AddValues,
+#[cfg(any(target_arch = "x86_64", test))]
+impl<U: Unit, C: CacheInTiles> TileKernel<U> for AttendTile<'_, bf16, C> {
+    #[inline(always)]
+    fn run(self) {
+        self.attend::<InTiles<U>>();
+        U::release();
+    }
 }
 
 impl<E: Element, C: Element> AttendTile<'_, E, C> {
@@ -120,12 +130,9 @@ impl<E: Element, C: Element> AttendTile<'_, E, C> {
     #[inline(always)]
     fn attend<P: Products<E, C>>(&self) {
         let mut scratch = SCRATCH.take();
-        let Inputs { head_dim, .. } = *self.inputs;
         let queries = self.queries();
         let num_rows = queries.num_rows;
         P::load_queries(&queries, &mut scratch);
-        scratch.acc.clear();
-        scratch.acc.resize(num_rows * padded(head_dim), 0.0);
         scratch.softmax.clear();
         scratch.softmax.resize(num_rows, Softmax::new());
         let mut start = self.first_seen(0) / GROUP * GROUP;
@@ -133,7 +140,7 @@ impl<E: Element, C: Element> AttendTile<'_, E, C> {
             self.attend_group::<P>(start, &mut scratch);
             start += GROUP;
         }
-        self.store::<P::Lanes>(&scratch);
+        self.store::<P>(&scratch);
         SCRATCH.set(scratch);
     }
 
@@ -152,7 +159,7 @@ impl<E: Element, C: Element> AttendTile<'_, E, C> {
 
     /// Query heads that share the key head.
     #[inline(always)]
-    fn group_size(&self) -> usize {
+    pub(super) fn group_size(&self) -> usize {
         self.inputs.num_heads / self.inputs.num_kv_heads
     }
 
@@ -170,7 +177,8 @@ impl<E: Element, C: Element> AttendTile<'_, E, C> {
 
     /// Which keys of the group a row sees.
     #[inline(always)]
-    fn seen(&self, row: usize, Rows { start, see_all, .. }: Rows<'_>) -> (usize, usize) {
+    pub(super) fn seen(&self, row: usize, rows: &Rows<'_>) -> (usize, usize) {
+        let Rows { start, see_all, .. } = *rows;
         if see_all {
             return (0, GROUP);
         }
@@ -199,32 +207,21 @@ impl<E: Element, C: Element> AttendTile<'_, E, C> {
         let offsets = self.key_offsets(start, num_keys);
         let num_next = GROUP.min(self.visible(num_rows - 1).saturating_sub(start + GROUP));
         let next = self.key_offsets(start + GROUP, num_next);
-        let group = Group { key, value, head_dim, offsets };
-        P::load_keys(&group, scratch);
-        let see_all = start + GROUP <= self.tile.visible && self.first_seen(num_rows - 1) <= start;
+        let group = Group { key, value, head_dim, offsets, num_keys };
         // Rows of the first tokens may not see any key of the last group, and with a window those of
         // the last tokens none of the first.
         let first_row = (start + 1).saturating_sub(self.tile.visible) * self.group_size();
         let last_token = (start + GROUP).saturating_add(self.inputs.window) - self.tile.visible;
-        let num_rows = num_rows.min(last_token.saturating_mul(self.group_size()));
-        for step in [Step::Weigh, Step::AddValues] {
-            let mut ahead = &next[..num_next];
-            let mut row = first_row;
-            while row < num_rows {
-                let rows = Rows { row, start, see_all, ahead };
-                ahead = &[];
-                if P::Lanes::TILE_ROWS >= 4 && row + 4 <= num_rows {
-                    self.take::<P, 4>(step, &group, rows, scratch);
-                    row += 4;
-                } else if P::Lanes::TILE_ROWS >= 2 && row + 2 <= num_rows {
-                    self.take::<P, 2>(step, &group, rows, scratch);
-                    row += 2;
-                } else {
-                    self.take::<P, 1>(step, &group, rows, scratch);
-                    row += 1;
-                }
-            }
-        }
+        let end = num_rows.min(last_token.saturating_mul(self.group_size()));
+        let rows = Rows {
+            range: first_row..end,
+            start,
+            see_all: start + GROUP <= self.tile.visible && self.first_seen(num_rows - 1) <= start,
+            ahead: &next[..num_next],
+        };
+        P::load_keys(&group, &rows, scratch);
+        self.weigh::<P>(&group, &rows, scratch);
+        P::add_values(self, &group, &rows, scratch);
     }
 
     /// Where the keys and values of a group begin; past the last key, where the first does.
@@ -247,98 +244,40 @@ impl<E: Element, C: Element> AttendTile<'_, E, C> {
         offsets
     }
 
-    /// A step of `R` rows.
-    #[inline(always)]
-    fn take<P: Products<E, C>, const R: usize>(
-        &self,
-        step: Step,
-        group: &Group<'_, C>,
-        rows: Rows<'_>,
-        scratch: &mut Scratch,
-    ) {
-        match step {
-            Step::Weigh => self.weigh::<P, R>(group, rows, scratch),
-            Step::AddValues => self.add_values::<P, R>(group, rows, scratch),
-        }
-    }
-
-    /// Scores and softmax.
-    #[inline(always)]
-    fn weigh<P: Products<E, C>, const R: usize>(
-        &self,
-        group: &Group<'_, C>,
-        rows: Rows<'_>,
-        scratch: &mut Scratch,
-    ) {
-        let scores = P::scores::<R>(group, rows.row, rows.ahead, scratch);
-        for (r, mut scores) in scores.into_iter().enumerate() {
-            let row = rows.row + r;
-            if let Some(limit) = self.inputs.soft_cap {
-                scores = cap(scores, limit);
-            }
-            let weights = scratch.softmax[row].add(mask(scores, self.seen(row, rows)));
-            P::keep_weights(row, weights, scratch);
-        }
-    }
-
-    /// Rescales what was added and adds the values. No row may read a value it does not see: even times
-    /// 0 it would show if not finite. So what all see is taken together, the rest row by row.
-    #[inline(always)]
-    fn add_values<P: Products<E, C>, const R: usize>(
-        &self,
-        group: &Group<'_, C>,
-        rows: Rows<'_>,
-        scratch: &mut Scratch,
-    ) {
-        let Rows { row, ahead, .. } = rows;
-        for row in row..row + R {
-            scratch.rescale::<P::Lanes>(row, group.head_dim);
-        }
-        let (first, end) = (self.seen(row + R - 1, rows).0, self.seen(row, rows).1);
-        let together = first..end.max(first);
-        for part in 0..3 {
-            if part == 1 {
-                if !together.is_empty() {
-                    P::add_values::<R>(group, row, together.clone(), ahead, scratch);
-                }
-                continue;
-            }
-            for row in row..row + R {
-                let (first, end) = self.seen(row, rows);
-                let keys = if part == 0 {
-                    first..together.start.min(end)
-                } else {
-                    together.end.max(first)..end
-                };
-                if !keys.is_empty() {
-                    P::add_values::<1>(group, row, keys, &[], scratch);
-                }
-            }
-        }
-    }
-
     /// Divides by the sums and rounds.
     #[inline(always)]
-    fn store<V: Lanes>(&self, scratch: &Scratch) {
+    fn store<P: Products<E, C>>(&self, scratch: &Scratch) {
         let head_dim = self.inputs.head_dim;
-        let rows = scratch.acc.chunks_exact(padded(head_dim));
-        for (row, (acc, softmax)) in rows.zip(&scratch.softmax).enumerate() {
+        for (row, softmax) in scratch.softmax.iter().enumerate() {
             let start = self.head_start(row);
             // SAFETY: no other tile has this token and query head.
             let out = unsafe { self.out.slice(start..start + head_dim) };
             let sink = self.inputs.sinks.map_or(f32::NEG_INFINITY, |sinks| sinks[self.head(row)]);
-            let sum = V::splat(softmax.total::<V>(sink));
+            let sum = P::Lanes::splat(softmax.total::<P::Lanes>(sink));
             for i in (0..head_dim).step_by(LANES) {
-                store_at(load_at::<V, f32>(acc, i).div(sum), out, i);
+                store_at(P::sums(row, i, scratch).div(sum), out, i);
             }
         }
     }
 }
 
 impl Scratch {
+    /// Makes sums of 0.
+    #[inline(always)]
+    pub(super) fn begin_sums(&mut self, num_rows: usize, head_dim: usize) {
+        self.acc.clear();
+        self.acc.resize(num_rows * padded(head_dim), 0.0);
+    }
+
+    /// Sums of a row from element `i` on.
+    #[inline(always)]
+    pub(super) fn sums<V: Lanes>(&self, row: usize, i: usize, head_dim: usize) -> V {
+        load_at(&self.acc[row * padded(head_dim)..][..padded(head_dim)], i)
+    }
+
     /// Multiplies the sums of a row by what its maximum has grown by.
     #[inline(always)]
-    fn rescale<V: Lanes>(&mut self, row: usize, head_dim: usize) {
+    pub(super) fn rescale<V: Lanes>(&mut self, row: usize, head_dim: usize) {
         let rescale = self.softmax[row].rescale;
         // Most groups do not raise it.
         if rescale.to_bits() != 1f32.to_bits() {
@@ -351,13 +290,13 @@ impl Scratch {
 }
 
 /// Rows of a tile against one group of keys.
-#[derive(Clone, Copy)]
-struct Rows<'a> {
-    row: usize,
+pub(super) struct Rows<'a> {
+    /// Those that see any of them.
+    pub(super) range: Range<usize>,
     start: usize,
     /// Whether all of the tile see all of the keys.
-    see_all: bool,
+    pub(super) see_all: bool,
     /// Keys or values of the next group, to ask for meanwhile: blocks lie anywhere, where the processor
     /// does not look ahead by itself.
-    ahead: &'a [usize],
+    pub(super) ahead: &'a [usize],
 }

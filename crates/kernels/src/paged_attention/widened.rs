@@ -3,9 +3,9 @@
 //! The keys of a group are transposed to columns once, then each score is summed in the order of the
 //! head's elements. Registers: 4 rows by 4 vectors of keys, then 4 rows by 4 vectors of values.
 
-use super::products::{Group, Products};
+use super::products::{ByRows, Group, Products};
 use super::softmax::VECTORS;
-use super::tile::{Queries, Scratch, padded};
+use super::tile::{AttendTile, Queries, Rows, Scratch, padded};
 use crate::simd::{Element, LANES, Lanes, load_at, store_at};
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -16,11 +16,15 @@ pub(super) struct Memory {
     q: Vec<f32>,                           // [rows, head_dim], scaled
     keys: Vec<[[f32; LANES]; VECTORS]>,    // [padded head_dim][GROUP]
     weights: Vec<[[f32; LANES]; VECTORS]>, // [rows][GROUP]: exp(score - max)
+    head_dim: usize,
 }
 
-impl Memory {
-    pub(super) fn make_room_for_weights(&mut self, num_rows: usize) {
-        self.weights.resize(num_rows, [[0.0; LANES]; VECTORS]);
+impl Scratch {
+    /// For the weights and the sums of so many rows.
+    pub(super) fn make_room(&mut self, num_rows: usize, head_dim: usize) {
+        self.widened.weights.resize(num_rows, [[0.0; LANES]; VECTORS]);
+        self.widened.head_dim = head_dim;
+        self.begin_sums(num_rows, head_dim);
     }
 }
 
@@ -32,10 +36,10 @@ impl<V: Lanes, E: Element, C: Element> Products<E, C> for Widened<V> {
     #[inline(always)]
     fn load_queries(queries: &Queries<'_, E>, scratch: &mut Scratch) {
         let Queries { head_dim, scale, num_rows, .. } = *queries;
+        scratch.make_room(num_rows, head_dim);
         let memory = &mut scratch.widened;
         memory.q.resize(num_rows * head_dim, 0.0);
         memory.keys.resize(padded(head_dim), [[0.0; LANES]; VECTORS]);
-        memory.make_room_for_weights(num_rows);
         for (row, out) in memory.q.chunks_exact_mut(head_dim).enumerate() {
             let x = queries.row(row);
             for i in (0..head_dim).step_by(LANES) {
@@ -45,7 +49,7 @@ impl<V: Lanes, E: Element, C: Element> Products<E, C> for Widened<V> {
     }
 
     #[inline(always)]
-    fn load_keys(group: &Group<'_, C>, scratch: &mut Scratch) {
+    fn load_keys(group: &Group<'_, C>, _rows: &Rows<'_>, scratch: &mut Scratch) {
         let Group { key, head_dim, ref offsets, .. } = *group;
         let keys = &mut scratch.widened.keys;
         let (vectors, _) = offsets.as_chunks::<LANES>();
@@ -101,7 +105,24 @@ impl<V: Lanes, E: Element, C: Element> Products<E, C> for Widened<V> {
     }
 
     #[inline(always)]
-    fn add_values<const R: usize>(
+    fn add_values(
+        tile: &AttendTile<'_, E, C>,
+        group: &Group<'_, C>,
+        rows: &Rows<'_>,
+        scratch: &mut Scratch,
+    ) {
+        tile.add_by_rows::<Self>(group, rows, scratch);
+    }
+
+    #[inline(always)]
+    fn sums(row: usize, i: usize, scratch: &Scratch) -> V {
+        scratch.sums(row, i, scratch.widened.head_dim)
+    }
+}
+
+impl<V: Lanes, E: Element, C: Element> ByRows<E, C> for Widened<V> {
+    #[inline(always)]
+    fn add_values_of<const R: usize>(
         group: &Group<'_, C>,
         row: usize,
         keys: Range<usize>,

@@ -10,10 +10,10 @@ pub(crate) const MAX: f32 = 448.0;
 
 /// The exact value; what is no number becomes 480, as the CUDA kernels have it.
 #[inline(always)]
-pub(crate) fn widen(bits: u8) -> f32 {
+pub(crate) const fn widen(bits: u8) -> f32 {
     /// Of the biases of the exponents: 127 - 7.
     const DIFFERENCE: f32 = (1u128 << 120) as f32;
-    let bits = u32::from(bits);
+    let bits = bits as u32;
     f32::from_bits((bits & 0x80) << 24 | (bits & 0x7f) << 20) * DIFFERENCE
 }
 

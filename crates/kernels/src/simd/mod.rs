@@ -11,6 +11,9 @@ mod pairs;
 mod path;
 #[cfg(test)]
 mod tests;
+pub(crate) mod tiles;
+#[cfg(test)]
+mod tiles_described;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -20,8 +23,10 @@ pub(crate) use element::{Element, load_at, store_at};
 pub(crate) use pairs::{PAIRED, PairKernel, PairLanes, load_pairs_at};
 pub(crate) use path::Path;
 pub use path::instructions;
+#[cfg(test)]
+pub(crate) use tiles_described::Described;
 #[cfg(target_arch = "x86_64")]
-pub(crate) use x86::Avx512;
+pub(crate) use x86::Amx;
 
 /// 1.5 * 2^23: adding it rounds a small number to an integer, which then is in the lowest bits.
 pub(crate) const ROUND: f32 = 12_582_912.0;
@@ -55,7 +60,17 @@ pub(crate) trait Lanes: Copy {
     /// Asks for the cache lines of `x`, which will be wanted soon.
     fn prefetch<T>(x: &[T]);
 
+    /// As bits.
+    #[cfg(any(target_arch = "x86_64", test))]
+    #[inline(always)]
+    fn store_words(self, out: &mut [u32; LANES]) {
+        let mut x = [0.0; LANES];
+        self.store(&mut x);
+        *out = x.map(f32::to_bits);
+    }
+
     /// Rounded to the nearest, ties to even.
+    #[cfg(any(target_arch = "x86_64", test))]
     #[inline(always)]
     fn of_integers(x: &[i32; LANES]) -> Self {
         let mut wide = [0.0; LANES];

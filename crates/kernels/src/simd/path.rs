@@ -83,6 +83,17 @@ impl Path {
         Self::available().next().expect("the portable path is always there")
     }
 
+    /// Whether there are tile registers.
+    pub(crate) fn has_tiles(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => true,
+            #[cfg(test)]
+            Self::DescribedTiles => true,
+            _ => false,
+        }
+    }
+
     /// Runs a kernel, which has no use for pairs.
     ///
     /// The path must be [available](Self::available).

@@ -3,10 +3,8 @@
 //! Only `Element::multiply` names the types, for a `Path` that the processor has: every `unsafe`
 //! here rests on that.
 
-mod amx;
 mod integers;
 
-pub(super) use amx::Amx;
 pub(super) use integers::{Avx2Int4, Avx2Int8, Avx512VnniInt4, Avx512VnniInt8};
 
 use super::cpu::{Job, Part};

@@ -5,8 +5,10 @@
 
 mod amx;
 mod pairs;
+mod tiles;
 
 pub(super) use amx::has_amx;
+pub(crate) use tiles::Amx;
 
 use super::pairs::PairKernel;
 use super::{Kernel, LANES, Lanes};
@@ -118,6 +120,11 @@ impl Lanes for Avx512 {
             let n = _mm512_slli_epi32::<23>(_mm512_castps_si512(self.0));
             _mm512_castsi512_ps(_mm512_add_epi32(n, _mm512_set1_epi32(0x3f80_0000)))
         })
+    }
+    #[inline(always)]
+    fn store_words(self, out: &mut [u32; LANES]) {
+        // SAFETY: AVX-512 is there, and the array has 64 writable bytes.
+        unsafe { _mm512_storeu_si512(out.as_mut_ptr().cast(), _mm512_castps_si512(self.0)) }
     }
     #[inline(always)]
     fn of_integers(x: &[i32; LANES]) -> Self {

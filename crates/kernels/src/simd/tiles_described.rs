@@ -1,12 +1,12 @@
 //! Tile registers element by element, as their instructions are described: for tests on any processor.
 
-use super::cpu::{Job, Part};
-use super::portable::widen;
-use super::tiles::{Factors, InTiles, MAX_ROWS, SIDE, Sums, Unit, run_part};
-use crate::simd;
+use super::tiles::{Factors, MAX_ROWS, SIDE, Sums, TileKernel, Unit};
+use super::{Portable, widen_e4m3};
+use float8::F8E4M3;
+use half::bf16;
 use std::cell::Cell;
 
-pub(super) struct Described;
+pub(crate) struct Described;
 
 thread_local! {
     /// Rows of x, if any are configured.
@@ -36,10 +36,10 @@ fn multiply<T: Copy>(
 }
 
 impl Unit for Described {
-    type Lanes = simd::Portable;
+    type Lanes = Portable;
 
-    fn run<M: InTiles<Unit = Self>, O: simd::Element>(job: &Job<'_, M, O>, part: &Part) {
-        run_part(job, part);
+    fn enable<K: TileKernel<Self>>(kernel: K) {
+        kernel.run();
     }
 
     fn configure(num_rows: usize) {
@@ -74,4 +74,48 @@ impl Unit for Described {
             sum
         });
     }
+
+    fn load(row: &[bf16; 2 * SIDE]) -> Portable {
+        let (pairs, _) = row.as_chunks::<2>();
+        Portable(std::array::from_fn(|i| word(pairs[i].map(bf16::to_bits))))
+    }
+
+    fn load_e4m3(row: &[F8E4M3; 2 * SIDE]) -> Portable {
+        Self::load(&row.map(|x| bf16::from_f32(widen_e4m3(x.to_bits()))))
+    }
+
+    fn round(x: Portable, y: Portable) -> Portable {
+        let rounded = [x.0, y.0].map(|x| x.map(|x| bf16::from_f32(x).to_bits()));
+        let elements = rounded.as_flattened();
+        Portable(std::array::from_fn(|i| word([elements[2 * i], elements[2 * i + 1]])))
+    }
+
+    fn widen(row: Portable) -> [Portable; 2] {
+        let wide = elements(row).map(|x| f32::from_bits(u32::from(x) << 16));
+        [0, SIDE].map(|first| Portable(std::array::from_fn(|i| wide[first + i])))
+    }
+
+    fn interleave(x: Portable, y: Portable) -> [Portable; 2] {
+        let (x, y) = (elements(x), elements(y));
+        [0, SIDE].map(|first| Portable(std::array::from_fn(|i| word([x[first + i], y[first + i]]))))
+    }
+
+    fn is_finite(x: Portable) -> bool {
+        elements(x).iter().all(|&x| bf16::from_bits(x).is_finite())
+    }
+}
+
+/// Two elements, the first in the lowest bits.
+fn word([low, high]: [u16; 2]) -> f32 {
+    f32::from_bits(u32::from(low) | u32::from(high) << 16)
+}
+
+/// The bits of a row's elements.
+fn elements(row: Portable) -> [u16; 2 * SIDE] {
+    std::array::from_fn(|i| (row.0[i / 2].to_bits() >> (16 * (i % 2))) as u16)
+}
+
+/// The two elements of a word, as f32.
+fn widen(word: u32) -> [f32; 2] {
+    [f32::from_bits(word << 16), f32::from_bits(word & 0xffff_0000)]
 }

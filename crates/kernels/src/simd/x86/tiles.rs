@@ -5,13 +5,17 @@
 //! not stable yet; each block leaves nothing in the registers that another one needs, but how they are
 //! configured, of which the compiler knows nothing.
 
-use super::super::cpu::{Job, Part};
-use super::super::tiles::{Ahead, Factors, InTiles, MAX_ROWS, SIDE, Sums, Unit, run_part};
-use crate::simd;
+use super::Avx512;
+use crate::simd::tiles::{Ahead, Factors, Line, MAX_ROWS, Pair, SIDE, Sums, TileKernel, Unit};
+use crate::simd::widen_e4m3;
+use float8::F8E4M3;
+use half::bf16;
 use std::arch::asm;
+use std::arch::x86_64::*;
+use std::mem::transmute;
 
 /// Registers 0 to 3 have sums, 4 and 5 rows of x, 6 and 7 the halves of a panel.
-pub(in super::super) struct Amx;
+pub(crate) struct Amx;
 
 /// What `ldtilecfg` reads: Intel's manual, volume 1, 18.3.
 #[repr(C, align(64))]
@@ -157,20 +161,22 @@ multiply_with!(add_i8, "tdpbssd", i32);
 const _: () = assert!(Ahead::LINES == 4);
 
 impl Unit for Amx {
-    type Lanes = simd::Avx512;
+    type Lanes = Avx512;
 
-    fn run<M: InTiles<Unit = Self>, O: simd::Element>(job: &Job<'_, M, O>, part: &Part) {
-        #[target_feature(enable = "avx512f,avx512bw,avx2,fma")]
-        fn enabled<M: InTiles, O: simd::Element>(job: &Job<'_, M, O>, part: &Part) {
-            run_part(job, part);
+    fn enable<K: TileKernel<Self>>(kernel: K) {
+        #[target_feature(enable = "avx512f,avx512bw,avx512bf16,avx2,fma")]
+        fn enabled<K: TileKernel<Amx>>(kernel: K) {
+            kernel.run();
         }
         // SAFETY: the features are there: see the head of the file.
-        unsafe { enabled(job, part) }
+        unsafe { enabled(kernel) }
     }
 
     fn configure(num_rows: usize) {
         let rows = [num_rows.min(SIDE) as u8, num_rows.saturating_sub(SIDE) as u8];
-        let rows = [rows[0], rows[0], rows[1], rows[1], rows[0], rows[1], SIDE as u8, SIDE as u8];
+        // Of few rows 2 and 3 have the sums of a second panel.
+        let second = if num_rows > SIDE { rows[1] } else { rows[0] };
+        let rows = [rows[0], rows[0], second, second, rows[0], rows[1], SIDE as u8, SIDE as u8];
         let mut config = Config {
             palette: 1,
             start_row: 0,
@@ -197,7 +203,157 @@ impl Unit for Amx {
     }
 
     #[inline(always)]
+    fn multiply_two(x: &[Line], pairs: [&[Pair]; 2], sums: &mut [Sums<f32>; 2], begin: bool) {
+        let num_pairs = pairs[0].len();
+        let num_rows = x.len() / num_pairs;
+        assert!(num_rows <= MAX_ROWS && num_rows * num_pairs == x.len());
+        assert!(pairs[1].len() == num_pairs && num_pairs > 0);
+        if num_rows > SIDE {
+            for (pairs, sums) in pairs.into_iter().zip(sums) {
+                add_bf16(Factors::of(x, pairs), sums, begin);
+            }
+            return;
+        }
+        // SAFETY: the instructions are there. x has a line for each row and pair, a pair has two registers,
+        // sums have room for twice four.
+        unsafe {
+            asm!(
+                "test {begin:e}, {begin:e}",
+                "jz 2f",
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
+                "tilezero tmm3",
+                "jmp 3f",
+                "2:",
+                "tileloadd tmm0, [{sums} + {line_of_pair}*1]",
+                "tileloadd tmm1, [{sums} + {line_of_pair}*1 + 64]",
+                "tileloadd tmm2, [{sums} + {line_of_pair}*1 + 4096]",
+                "tileloadd tmm3, [{sums} + {line_of_pair}*1 + 4160]",
+                "3:",
+                "tileloadd tmm4, [{x} + {line_of_x}*1]",
+                "tileloadd tmm6, [{first} + {line_of_pair}*1]",
+                "tileloadd tmm7, [{first} + {line_of_pair}*1 + 64]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tileloadd tmm6, [{second} + {line_of_pair}*1]",
+                "tileloadd tmm7, [{second} + {line_of_pair}*1 + 64]",
+                "tdpbf16ps tmm2, tmm4, tmm6",
+                "tdpbf16ps tmm3, tmm4, tmm7",
+                "add {x}, {lines_of_step}",
+                "add {first}, 2048",
+                "add {second}, 2048",
+                "dec {pairs_left}",
+                "jnz 3b",
+                "tilestored [{sums} + {line_of_pair}*1], tmm0",
+                "tilestored [{sums} + {line_of_pair}*1 + 64], tmm1",
+                "tilestored [{sums} + {line_of_pair}*1 + 4096], tmm2",
+                "tilestored [{sums} + {line_of_pair}*1 + 4160], tmm3",
+                x = inout(reg) x.as_ptr() => _,
+                lines_of_step = in(reg) num_rows * 64,
+                line_of_x = in(reg) 64usize,
+                first = inout(reg) pairs[0].as_ptr() => _,
+                second = inout(reg) pairs[1].as_ptr() => _,
+                line_of_pair = in(reg) 128usize,
+                pairs_left = inout(reg) num_pairs => _,
+                sums = in(reg) std::ptr::from_mut(sums),
+                begin = in(reg) u32::from(begin),
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack),
+            );
+        }
+    }
+
+    #[inline(always)]
     fn multiply_i8(factors: Factors<'_>, sums: &mut Sums<i32>) {
         add_i8(factors, sums, true);
+    }
+
+    #[inline(always)]
+    fn load(row: &[bf16; 2 * SIDE]) -> Avx512 {
+        // SAFETY: AVX-512 is there, and the array has 64 readable bytes.
+        Avx512(unsafe { _mm512_castsi512_ps(_mm512_loadu_si512(row.as_ptr().cast())) })
+    }
+
+    #[inline(always)]
+    fn load_e4m3(row: &[F8E4M3; 2 * SIDE]) -> Avx512 {
+        /// Of every number without its sign.
+        static WIDE: [[u16; 2 * SIDE]; 4] = {
+            let mut wide = [[0; 2 * SIDE]; 4];
+            let mut bits = 0;
+            while bits < 128 {
+                let of_f32 = widen_e4m3(bits as u8).to_bits();
+                wide[bits / 32][bits % 32] = (of_f32 >> 16) as u16;
+                bits += 1;
+            }
+            wide
+        };
+        // SAFETY: AVX-512 is there, and the arrays have 32 and 64 readable bytes.
+        unsafe {
+            let bits = _mm512_cvtepu8_epi16(_mm256_loadu_si256(row.as_ptr().cast()));
+            let table = |i: usize| _mm512_loadu_si512(WIDE[i].as_ptr().cast());
+            // The lowest six bits say which of two registers' elements.
+            let small = _mm512_permutex2var_epi16(table(0), bits, table(1));
+            let large = _mm512_permutex2var_epi16(table(2), bits, table(3));
+            let is_large = _mm512_test_epi16_mask(bits, _mm512_set1_epi16(0x40));
+            let wide = _mm512_mask_blend_epi16(is_large, small, large);
+            let signs = _mm512_slli_epi16::<8>(_mm512_and_si512(bits, _mm512_set1_epi16(0x80)));
+            Avx512(_mm512_castsi512_ps(_mm512_or_si512(wide, signs)))
+        }
+    }
+
+    #[inline(always)]
+    fn round(x: Avx512, y: Avx512) -> Avx512 {
+        // SAFETY: AVX-512 with bf16 is there, and the two register types are the same 512 bits.
+        Avx512(unsafe { transmute::<__m512bh, __m512>(_mm512_cvtne2ps_pbh(y.0, x.0)) })
+    }
+
+    #[inline(always)]
+    fn widen(row: Avx512) -> [Avx512; 2] {
+        // SAFETY: AVX-512 is there: see the head of the file.
+        unsafe {
+            let row = _mm512_castps_si512(row.0);
+            let halves = [_mm512_castsi512_si256(row), _mm512_extracti64x4_epi64::<1>(row)];
+            let wide =
+                |half| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(half)));
+            [Avx512(wide(halves[0])), Avx512(wide(halves[1]))]
+        }
+    }
+
+    #[inline(always)]
+    fn interleave(x: Avx512, y: Avx512) -> [Avx512; 2] {
+        /// Element i of the first, then of the second, from element `FIRST` on.
+        const fn index<const FIRST: i16>() -> [i16; 32] {
+            let mut index = [0; 32];
+            let mut i = 0;
+            while i < 32 {
+                index[i] = FIRST + i as i16 / 2 + 32 * (i as i16 % 2);
+                i += 1;
+            }
+            index
+        }
+        // SAFETY: AVX-512 is there, and the arrays have 64 readable bytes.
+        unsafe {
+            let (x, y) = (_mm512_castps_si512(x.0), _mm512_castps_si512(y.0));
+            let mut halves = [x; 2];
+            for (half, index) in
+                halves.iter_mut().zip([const { index::<0>() }, const { index::<16>() }])
+            {
+                let index = _mm512_loadu_si512(index.as_ptr().cast());
+                *half = _mm512_permutex2var_epi16(x, index, y);
+            }
+            [Avx512(_mm512_castsi512_ps(halves[0])), Avx512(_mm512_castsi512_ps(halves[1]))]
+        }
+    }
+
+    #[inline(always)]
+    fn is_finite(x: Avx512) -> bool {
+        // SAFETY: AVX-512 is there: see the head of the file.
+        unsafe {
+            let exponents = _mm512_set1_epi16(0x7f80);
+            let of_x = _mm512_and_si512(_mm512_castps_si512(x.0), exponents);
+            _mm512_cmpeq_epi16_mask(of_x, exponents) == 0
+        }
     }
 }

@@ -1,0 +1,387 @@
+//! Attention of bf16 queries in tile registers, all rows of a tile at once.
+//!
+//! Of a group, keys become columns, values pairs of keys, both once for all rows; a cache of e4m3 is widened
+//! exactly on the way. A weight is the sum of two bf16, one of them what the other leaves over: values
+//! then are multiplied by sixteen bits of it, where one alone would put logits farther from those of
+//! transformers than its own bf16 does.
+
+use super::products::{Group, Products};
+use super::softmax::{GROUP, VECTORS};
+use super::tile::{AttendTile, Queries, Rows, Scratch};
+use crate::simd::tiles::{Factors, Line, MAX_ROWS, PANEL, Pair, SIDE, Step, Sums, Unit};
+use crate::simd::{Element, LANES, Lanes};
+use float8::F8E4M3;
+use half::bf16;
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// Elements of a line.
+const LINE: usize = 2 * SIDE;
+
+/// Panels of a group.
+const PANELS: usize = GROUP / PANEL;
+
+/// Lines of a row of weights: of each half of the group what is rounded, then what is left over.
+const LINES_OF_WEIGHTS: usize = 2 * GROUP / LINE;
+
+/// What a cache may hold to be multiplied in tiles.
+pub(super) trait CacheInTiles: Element {
+    /// As a line of bf16.
+    fn line<U: Unit>(elements: &[Self; LINE]) -> U::Lanes;
+}
+
+impl CacheInTiles for bf16 {
+    #[inline(always)]
+    fn line<U: Unit>(elements: &[Self; LINE]) -> U::Lanes {
+        U::load(elements)
+    }
+}
+
+impl CacheInTiles for F8E4M3 {
+    #[inline(always)]
+    fn line<U: Unit>(elements: &[Self; LINE]) -> U::Lanes {
+        U::load_e4m3(elements)
+    }
+}
+
+/// A row of a head, in lines.
+#[derive(Clone, Copy)]
+struct Lines<'a, C> {
+    whole: &'a [[C; LINE]],
+    rest: &'a [C],
+}
+
+impl<'a, C: CacheInTiles> Lines<'a, C> {
+    #[inline(always)]
+    fn new(row: &'a [C]) -> Self {
+        let (whole, rest) = row.as_chunks();
+        Self { whole, rest }
+    }
+
+    /// Line `i`, with zeros past the end of the row.
+    #[inline(always)]
+    fn line<U: Unit>(&self, i: usize) -> U::Lanes {
+        match self.whole.get(i) {
+            Some(elements) => C::line::<U>(elements),
+            None => C::line::<U>(&filled_up(self.rest)),
+        }
+    }
+}
+
+/// Apart, so that the loops around it stay small.
+#[cold]
+#[inline(never)]
+fn filled_up<C: Element>(rest: &[C]) -> [C; LINE] {
+    let mut elements = [C::default(); LINE];
+    elements[..rest.len()].copy_from_slice(rest);
+    elements
+}
+
+/// Working memory. Rows come in blocks of [`MAX_ROWS`].
+#[derive(Default)]
+pub(super) struct Memory {
+    q: Vec<Line>,           // [blocks][lines of a head][rows of the block]
+    keys: Vec<Pair>,        // [panels of a group][lines of a head]
+    scores: Vec<Sums<f32>>, // [blocks][panels of a group]
+    weights: Vec<Line>,     // [blocks][LINES_OF_WEIGHTS][rows of the block]: exp(score - max)
+    values: Vec<Pair>,      // [panels of a head][LINES_OF_WEIGHTS]
+    sums: Vec<Sums<f32>>,   // [blocks][panels of a head]
+    num_rows: usize,
+    lines_of_head: usize, // and panels
+    scale: f32,           // of the scores
+    configured: usize,
+}
+
+impl Memory {
+    /// Rows of a block.
+    #[inline(always)]
+    fn rows(&self, block: usize) -> usize {
+        MAX_ROWS.min(self.num_rows - block * MAX_ROWS)
+    }
+
+    /// Of those that have rows of the range.
+    #[inline(always)]
+    fn blocks(rows: &Rows<'_>) -> Range<usize> {
+        rows.range.start / MAX_ROWS..rows.range.end.div_ceil(MAX_ROWS)
+    }
+
+    #[inline(always)]
+    fn configure<U: Unit>(&mut self, num_rows: usize) {
+        if self.configured != num_rows {
+            U::configure(num_rows);
+            self.configured = num_rows;
+        }
+    }
+
+    /// The line of a row's weights.
+    #[inline(always)]
+    fn weights_mut(&mut self, row: usize, line: usize) -> &mut Line {
+        let (block, num_rows) = (row / MAX_ROWS, self.rows(row / MAX_ROWS));
+        let first = block * MAX_ROWS * LINES_OF_WEIGHTS;
+        &mut self.weights[first + line * num_rows + row % MAX_ROWS]
+    }
+
+    /// Makes pairs of the values that are to be seen, zeros of others, while the keys ahead are asked for.
+    /// Whether all values are finite is told if it is asked.
+    #[inline(always)]
+    fn load_values<U: Unit, C: CacheInTiles>(
+        &mut self,
+        group: &Group<'_, C>,
+        seen: Range<usize>,
+        ahead: &[usize],
+        ask: bool,
+    ) -> bool {
+        let Group { key, value, head_dim, ref offsets, .. } = *group;
+        let mut finite = true;
+        let num_pairs = group.num_keys.next_multiple_of(LINE) / 2;
+        let (panels, _) = self.values.as_chunks_mut::<LINES_OF_WEIGHTS>();
+        for (pair, keys) in offsets.as_chunks::<2>().0.iter().take(num_pairs).enumerate() {
+            ask_for::<U, C>(key, head_dim, ahead.chunks(2).nth(pair).unwrap_or_default());
+            let rows = keys.map(|offset| Lines::new(&value[offset..][..head_dim]));
+            let seen = [seen.contains(&(2 * pair)), seen.contains(&(2 * pair + 1))];
+            let (half, word) = (pair / SIDE, pair % SIDE);
+            for (panel, pairs) in panels.iter_mut().enumerate() {
+                let nothing = U::Lanes::splat(0.0);
+                let first = if seen[0] { rows[0].line::<U>(panel) } else { nothing };
+                let second = if seen[1] { rows[1].line::<U>(panel) } else { nothing };
+                if ask {
+                    finite &= U::is_finite(first) & U::is_finite(second);
+                }
+                let words = U::interleave(first, second);
+                let (_, pairs) = pairs.split_at_mut(2 * half);
+                for pair in &mut pairs[..2] {
+                    let step = pair[word].0.as_chunks_mut::<LANES>().0;
+                    words[0].store_words(&mut step[0]);
+                    words[1].store_words(&mut step[1]);
+                }
+            }
+        }
+        finite
+    }
+
+    /// Adds the weighted values to the sums of a block.
+    #[inline(always)]
+    fn add_to_block<U: Unit>(&mut self, block: usize, num_lines: usize) {
+        let (num_rows, panels) = (self.rows(block), self.lines_of_head);
+        self.configure::<U>(num_rows);
+        let Self { weights, values, sums, .. } = self;
+        let weights = &weights[block * MAX_ROWS * LINES_OF_WEIGHTS..][..num_rows * num_lines];
+        multiply::<U>(
+            weights,
+            values,
+            (LINES_OF_WEIGHTS, num_lines),
+            &mut sums[block * panels..][..panels],
+            false,
+        );
+    }
+
+    /// Adds them to rows of one block, whose weights are copied.
+    #[inline(always)]
+    fn add_to_rows<U: Unit>(&mut self, rows: Range<usize>, num_lines: usize) {
+        let (block, num_rows) = (rows.start / MAX_ROWS, rows.len());
+        let mut weights = [Line([0; SIDE]); LINES_OF_WEIGHTS * MAX_ROWS];
+        for (line, weights) in weights.chunks_mut(num_rows).take(num_lines).enumerate() {
+            for (weights, row) in weights.iter_mut().zip(rows.clone()) {
+                *weights = *self.weights_mut(row, line);
+            }
+        }
+        self.configure::<U>(num_rows);
+        let first = rows.start % MAX_ROWS;
+        for panel in 0..self.lines_of_head {
+            let at = block * self.lines_of_head + panel;
+            let mut sums = Sums::default();
+            sums.0[..num_rows].copy_from_slice(&self.sums[at].0[first..first + num_rows]);
+            let values = &self.values[panel * LINES_OF_WEIGHTS..][..num_lines];
+            let weights = &weights[..num_lines * num_rows];
+            U::multiply_bf16(Factors::of(weights, values), &mut sums, false);
+            self.sums[at].0[first..first + num_rows].copy_from_slice(&sums.0[..num_rows]);
+        }
+    }
+}
+
+/// Multiplies by panels, of which so many pairs each are there and so many are wanted.
+#[inline(always)]
+fn multiply<U: Unit>(
+    x: &[Line],
+    panels: &[Pair],
+    (len, wanted): (usize, usize),
+    sums: &mut [Sums<f32>],
+    begin: bool,
+) {
+    let panel = |i: usize| &panels[i * len..][..wanted];
+    let (twos, rest) = sums.as_chunks_mut::<2>();
+    let last = 2 * twos.len();
+    for (i, sums) in twos.iter_mut().enumerate() {
+        U::multiply_two(x, [panel(2 * i), panel(2 * i + 1)], sums, begin);
+    }
+    for sums in rest {
+        U::multiply_bf16(Factors::of(x, panel(last)), sums, begin);
+    }
+}
+
+/// Lines of weights that belong to so many keys.
+#[inline(always)]
+fn lines_of(num_keys: usize) -> usize {
+    2 * num_keys.div_ceil(LINE)
+}
+
+/// Asks for keys or values that will be wanted soon: one of two lines, as processors bring both.
+#[inline(always)]
+fn ask_for<U: Unit, C>(cache: &[C], head_dim: usize, offsets: &[usize]) {
+    for &offset in offsets {
+        for elements in cache[offset..][..head_dim].chunks(2 * size_of::<Line>() / size_of::<C>()) {
+            U::Lanes::prefetch(&elements[..1]);
+        }
+    }
+}
+
+pub(super) struct InTiles<U>(PhantomData<U>);
+
+impl<U: Unit, C: CacheInTiles> Products<bf16, C> for InTiles<U> {
+    type Lanes = U::Lanes;
+
+    #[inline(always)]
+    fn load_queries(queries: &Queries<'_, bf16>, scratch: &mut Scratch) {
+        let Queries { head_dim, scale, num_rows, .. } = *queries;
+        let memory = &mut scratch.tiles;
+        let (lines, blocks) = (head_dim.div_ceil(LINE), num_rows.div_ceil(MAX_ROWS));
+        memory.num_rows = num_rows;
+        memory.lines_of_head = lines;
+        memory.scale = scale;
+        memory.configured = 0;
+        memory.q.resize(num_rows * lines, Line([0; SIDE]));
+        memory.keys.resize(PANELS * lines, [Step([0; PANEL]); SIDE]);
+        memory.scores.resize_with(blocks * PANELS, Sums::default);
+        memory.weights.resize(num_rows * LINES_OF_WEIGHTS, Line([0; SIDE]));
+        memory.values.resize(lines * LINES_OF_WEIGHTS, [Step([0; PANEL]); SIDE]);
+        memory.sums.clear();
+        memory.sums.resize_with(blocks * lines, Sums::default);
+        for row in 0..num_rows {
+            let rows = memory.rows(row / MAX_ROWS);
+            let first = row / MAX_ROWS * MAX_ROWS * lines + row % MAX_ROWS;
+            for line in 0..lines {
+                let words = Lines::new(queries.row(row)).line::<U>(line);
+                words.store_words(&mut memory.q[first + line * rows].0);
+            }
+        }
+    }
+
+    /// While the values of the group are asked for. And computes all scores of the rows.
+    #[inline(always)]
+    fn load_keys(group: &Group<'_, C>, rows: &Rows<'_>, scratch: &mut Scratch) {
+        let Group { key, value, head_dim, ref offsets, .. } = *group;
+        let memory = &mut scratch.tiles;
+        let lines = memory.lines_of_head;
+        let num_squares = group.num_keys.div_ceil(LANES);
+        for (at, offsets) in offsets.as_chunks::<LANES>().0.iter().take(num_squares).enumerate() {
+            let (panel, half) = (at / 2, at % 2);
+            let row = |offset: usize| Lines::new(&key[offset..][..head_dim]);
+            let rows: [Lines<'_, C>; LANES] = std::array::from_fn(|i| row(offsets[i]));
+            for (line, pair) in memory.keys[panel * lines..][..lines].iter_mut().enumerate() {
+                let ahead = offsets.chunks(LANES.div_ceil(lines)).nth(line);
+                ask_for::<U, C>(value, head_dim, ahead.unwrap_or_default());
+                let mut square = [U::Lanes::splat(0.0); LANES];
+                for (square, row) in square.iter_mut().zip(&rows) {
+                    *square = row.line::<U>(line);
+                }
+                U::Lanes::transpose(&mut square);
+                for (column, step) in square.into_iter().zip(pair) {
+                    column.store_words(&mut step.0.as_chunks_mut().0[half]);
+                }
+            }
+        }
+        for block in Memory::blocks(rows) {
+            let num_rows = memory.rows(block);
+            memory.configure::<U>(num_rows);
+            let q = &memory.q[block * MAX_ROWS * lines..][..num_rows * lines];
+            let scores = &mut memory.scores[block * PANELS..][..group.num_keys.div_ceil(PANEL)];
+            multiply::<U>(q, &memory.keys, (lines, lines), scores, true);
+        }
+    }
+
+    #[inline(always)]
+    fn scores<const R: usize>(
+        _group: &Group<'_, C>,
+        row: usize,
+        _ahead: &[usize],
+        scratch: &Scratch,
+    ) -> [[U::Lanes; VECTORS]; R] {
+        let memory = &scratch.tiles;
+        let scale = U::Lanes::splat(memory.scale);
+        let mut scores = [[scale; VECTORS]; R];
+        for (r, scores) in scores.iter_mut().enumerate() {
+            let (block, row) = ((row + r) / MAX_ROWS, (row + r) % MAX_ROWS);
+            for (i, scores) in scores.iter_mut().enumerate() {
+                let panel = &memory.scores[block * PANELS + i / 2];
+                *scores = U::Lanes::load(&panel.0[row][i % 2]).mul(scale);
+            }
+        }
+        scores
+    }
+
+    #[inline(always)]
+    fn keep_weights(row: usize, weights: [U::Lanes; VECTORS], scratch: &mut Scratch) {
+        for half in 0..2 {
+            let (x, y) = (weights[2 * half], weights[2 * half + 1]);
+            let rounded = U::round(x, y);
+            let wide = U::widen(rounded);
+            let left = U::round(x.sub(wide[0]), y.sub(wide[1]));
+            rounded.store_words(&mut scratch.tiles.weights_mut(row, 2 * half).0);
+            left.store_words(&mut scratch.tiles.weights_mut(row, 2 * half + 1).0);
+        }
+    }
+
+    /// A weight of a value that is not seen is 0. Where one may be no number, the rows of a token are
+    /// multiplied by what they see, and zeros.
+    #[inline(always)]
+    fn add_values(
+        tile: &AttendTile<'_, bf16, C>,
+        group: &Group<'_, C>,
+        rows: &Rows<'_>,
+        scratch: &mut Scratch,
+    ) {
+        let Scratch { tiles: memory, softmax, .. } = scratch;
+        let (lines, num_lines) = (memory.lines_of_head, lines_of(group.num_keys));
+        for row in rows.range.clone() {
+            let rescale = softmax[row].rescale;
+            // Most groups do not raise the maximum.
+            if rescale.to_bits() != 1f32.to_bits() {
+                let rescale = U::Lanes::splat(rescale);
+                for sums in &mut memory.sums[row / MAX_ROWS * lines..][..lines] {
+                    for sums in &mut sums.0[row % MAX_ROWS] {
+                        U::Lanes::load(sums).mul(rescale).store(sums);
+                    }
+                }
+            }
+        }
+        if memory.load_values::<U, C>(group, 0..group.num_keys, rows.ahead, !rows.see_all) {
+            let blocks = Memory::blocks(rows);
+            let all = blocks.start * MAX_ROWS..memory.num_rows.min(blocks.end * MAX_ROWS);
+            for row in (all.start..rows.range.start).chain(rows.range.end..all.end) {
+                for line in 0..LINES_OF_WEIGHTS {
+                    *memory.weights_mut(row, line) = Line([0; SIDE]);
+                }
+            }
+            for block in blocks {
+                memory.add_to_block::<U>(block, num_lines);
+            }
+        } else {
+            let mut row = rows.range.start;
+            while row < rows.range.end {
+                let next = (row / tile.group_size() + 1) * tile.group_size();
+                let end = next.min((row / MAX_ROWS + 1) * MAX_ROWS);
+                let (first, last) = tile.seen(row, rows);
+                memory.load_values::<U, C>(group, first..last, &[], false);
+                memory.add_to_rows::<U>(row..end, num_lines);
+                row = end;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn sums(row: usize, i: usize, scratch: &Scratch) -> U::Lanes {
+        let memory = &scratch.tiles;
+        let panel = &memory.sums[row / MAX_ROWS * memory.lines_of_head + i / PANEL];
+        U::Lanes::load(&panel.0[row % MAX_ROWS][i % PANEL / LANES])
+    }
+}

@@ -1,0 +1,143 @@
+//! Tile registers: a product of up to 32 rows with 32 columns, 64 bytes of a row at a time.
+
+#![cfg_attr(
+    not(any(target_arch = "x86_64", test)),
+    allow(dead_code, reason = "other processors only share the form of weights")
+)]
+
+use super::{LANES, Lanes};
+use float8::F8E4M3;
+use half::bf16;
+
+/// Rows of a register, and words of one of its rows.
+pub(crate) const SIDE: usize = 16;
+
+/// Rows of x that two registers hold.
+pub(crate) const MAX_ROWS: usize = 2 * SIDE;
+
+/// A row of a register of x: 64 bytes along `in`.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(crate) struct Line(pub(crate) [u32; SIDE]);
+
+/// Columns that two registers hold side by side.
+pub(crate) const PANEL: usize = 2 * SIDE;
+
+/// A row of two registers of weights: a word of every column of a panel.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(crate) struct Step(pub(crate) [u32; PANEL]);
+
+/// Two registers of weights: `[words along in][columns of a panel]`.
+pub(crate) type Pair = [Step; SIDE];
+
+/// Sums of rows of x and the columns of a panel.
+#[repr(align(64))]
+pub(crate) struct Sums<T>(pub(crate) [[[T; LANES]; PANEL / LANES]; MAX_ROWS]);
+
+impl<T: Copy + Default> Default for Sums<T> {
+    #[inline(always)]
+    fn default() -> Self {
+        Self([[[T::default(); LANES]; PANEL / LANES]; MAX_ROWS])
+    }
+}
+
+/// What is multiplied at once.
+#[derive(Clone, Copy)]
+pub(crate) struct Factors<'a> {
+    /// `[pairs][rows]`, as many rows as were [configured](Unit::configure).
+    pub(crate) x: &'a [Line],
+    pub(crate) pairs: &'a [Pair],
+    /// The pair behind them, if `in` ends within one.
+    pub(crate) rest: Option<&'a Pair>,
+    pub(crate) ahead: Ahead,
+}
+
+impl<'a> Factors<'a> {
+    /// Of whole pairs. What comes next is not asked for.
+    #[inline(always)]
+    pub(crate) fn of(x: &'a [Line], pairs: &'a [Pair]) -> Self {
+        let ahead = Ahead { address: x.as_ptr().cast(), stride: 0 };
+        Self { x, pairs, rest: None, ahead }
+    }
+
+    /// `rest` gets what is left of the steps, and zeros.
+    #[inline(always)]
+    pub(crate) fn new(x: &'a [Line], steps: &'a [Step], rest: &'a mut Pair, ahead: Ahead) -> Self {
+        let (pairs, left) = steps.as_chunks::<SIDE>();
+        if left.is_empty() {
+            return Self { x, pairs, rest: None, ahead };
+        }
+        for (i, step) in rest.iter_mut().enumerate() {
+            *step = left.get(i).copied().unwrap_or(Step([0; PANEL]));
+        }
+        Self { x, pairs, rest: Some(rest), ahead }
+    }
+}
+
+/// Where to read ahead meanwhile, [so many](Ahead::LINES) lines a pair.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead {
+    pub(crate) address: *const u8,
+    pub(crate) stride: usize,
+}
+
+impl Ahead {
+    pub(crate) const LINES: usize = 4;
+}
+
+/// What multiplies registers of tiles.
+pub(crate) trait Unit: Sized {
+    /// What is done besides is done with; as bits they are rows of a register, too.
+    type Lanes: Lanes;
+
+    /// Runs a kernel with all the instructions enabled that go with it.
+    fn enable<K: TileKernel<Self>>(kernel: K);
+
+    /// For so many rows of x, up to [`MAX_ROWS`].
+    fn configure(num_rows: usize);
+
+    /// Lets go of the registers, so that nobody saves them when the thread sleeps.
+    fn release();
+
+    /// Sums of products of bf16 in f32: of both elements of the words of a register each, in ascending order,
+    /// which are added to those of the registers before it, and to the sums unless they are to begin.
+    fn multiply_bf16(factors: Factors<'_>, sums: &mut Sums<f32>, begin: bool);
+
+    /// The same of two panels; of few rows products of both are under way at once.
+    #[inline(always)]
+    fn multiply_two(x: &[Line], pairs: [&[Pair]; 2], sums: &mut [Sums<f32>; 2], begin: bool) {
+        for (pairs, sums) in pairs.into_iter().zip(sums) {
+            Self::multiply_bf16(Factors::of(x, pairs), sums, begin);
+        }
+    }
+
+    /// Sums of products of i8, exactly.
+    fn multiply_i8(factors: Factors<'_>, sums: &mut Sums<i32>);
+
+    /// A row of bf16.
+    fn load(row: &[bf16; PANEL]) -> Self::Lanes;
+
+    /// A row of e4m3 as one of bf16, exactly.
+    fn load_e4m3(row: &[F8E4M3; PANEL]) -> Self::Lanes;
+
+    /// Two vectors as a row of bf16, rounded to the nearest, ties to even; what is less than the smallest
+    /// normal number may become 0.
+    fn round(x: Self::Lanes, y: Self::Lanes) -> Self::Lanes;
+
+    /// The other way round, exactly.
+    fn widen(row: Self::Lanes) -> [Self::Lanes; 2];
+
+    /// Two rows of bf16 as words of one element of each, the first in the lowest bits: those of the first
+    /// half, then of the second.
+    fn interleave(x: Self::Lanes, y: Self::Lanes) -> [Self::Lanes; 2];
+
+    /// Whether all elements of a row of bf16 are finite.
+    fn is_finite(x: Self::Lanes) -> bool;
+}
+
+/// A computation with tile registers.
+pub(crate) trait TileKernel<U> {
+    /// Must be `#[inline(always)]`.
+    fn run(self);
+}
