@@ -59,4 +59,6 @@ pub(super) struct Group<'a, C> {
     /// Where keys and values begin; past the last key, where the first does.
     pub(super) offsets: [usize; GROUP],
     pub(super) num_keys: usize,
+    /// Keys that lie behind each other, from a multiple of it on.
+    pub(super) block_size: usize,
 }

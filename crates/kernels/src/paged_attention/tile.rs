@@ -201,13 +201,13 @@ impl<E: Element, C: Element> AttendTile<'_, E, C> {
     /// Adds what the keys `start..start + GROUP` give to every row that sees any of them.
     #[inline(always)]
     fn attend_group<P: Products<E, C>>(&self, start: usize, scratch: &mut Scratch) {
-        let Inputs { key, value, head_dim, .. } = *self.inputs;
+        let Inputs { key, value, head_dim, block_size, .. } = *self.inputs;
         let num_rows = scratch.softmax.len();
         let num_keys = GROUP.min(self.visible(num_rows - 1) - start);
         let offsets = self.key_offsets(start, num_keys);
         let num_next = GROUP.min(self.visible(num_rows - 1).saturating_sub(start + GROUP));
         let next = self.key_offsets(start + GROUP, num_next);
-        let group = Group { key, value, head_dim, offsets, num_keys };
+        let group = Group { key, value, head_dim, offsets, num_keys, block_size };
         // Rows of the first tokens may not see any key of the last group, and with a window those of
         // the last tokens none of the first.
         let first_row = (start + 1).saturating_sub(self.tile.visible) * self.group_size();

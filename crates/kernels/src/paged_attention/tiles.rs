@@ -1,7 +1,8 @@
 //! Attention of bf16 queries in tile registers, all rows of a tile at once.
 //!
 //! Of a group, keys become columns, values pairs of keys, both once for all rows; a cache of e4m3 is widened
-//! exactly on the way. A weight is the sum of two bf16, one of them what the other leaves over: values
+//! exactly on the way. Where rows are few, they become the columns instead, and keys are multiplied as they
+//! lie: the products and the order of their sums are the same, and so are the bits. A weight is the sum of two bf16, one of them what the other leaves over: values
 //! then are multiplied by sixteen bits of it, where one alone would put logits farther from those of
 //! transformers than its own bf16 does.
 
@@ -28,6 +29,9 @@ const LINES_OF_WEIGHTS: usize = 2 * GROUP / LINE;
 pub(super) trait CacheInTiles: Element {
     /// As a line of bf16.
     fn line<U: Unit>(elements: &[Self; LINE]) -> U::Lanes;
+
+    /// As they are, if they are bf16.
+    fn as_bf16(elements: &[Self]) -> Option<&[bf16]>;
 }
 
 impl CacheInTiles for bf16 {
@@ -35,12 +39,22 @@ impl CacheInTiles for bf16 {
     fn line<U: Unit>(elements: &[Self; LINE]) -> U::Lanes {
         U::load(elements)
     }
+
+    #[inline(always)]
+    fn as_bf16(elements: &[Self]) -> Option<&[bf16]> {
+        Some(elements)
+    }
 }
 
 impl CacheInTiles for F8E4M3 {
     #[inline(always)]
     fn line<U: Unit>(elements: &[Self; LINE]) -> U::Lanes {
         U::load_e4m3(elements)
+    }
+
+    #[inline(always)]
+    fn as_bf16(_elements: &[Self]) -> Option<&[bf16]> {
+        None
     }
 }
 
@@ -77,15 +91,17 @@ fn filled_up<C: Element>(rest: &[C]) -> [C; LINE] {
     elements
 }
 
-/// Working memory. Rows come in blocks of [`MAX_ROWS`].
+/// Working memory. Rows come in blocks of [`MAX_ROWS`]; few are filled up to [`SIDE`], with anything.
 #[derive(Default)]
 pub(super) struct Memory {
-    q: Vec<Line>,           // [blocks][lines of a head][rows of the block]
-    keys: Vec<Pair>,        // [panels of a group][lines of a head]
-    scores: Vec<Sums<f32>>, // [blocks][panels of a group]
-    weights: Vec<Line>,     // [blocks][LINES_OF_WEIGHTS][rows of the block]: exp(score - max)
-    values: Vec<Pair>,      // [panels of a head][LINES_OF_WEIGHTS]
-    sums: Vec<Sums<f32>>,   // [blocks][panels of a head]
+    q: Vec<Line>,               // [blocks][lines of a head][rows of the block]
+    columns: Vec<[Line; SIDE]>, // [lines of a head][words][rows], of few rows
+    copies: Vec<Line>,          // [GROUP][lines of a head]
+    keys: Vec<Pair>,            // [panels of a group][lines of a head]
+    scores: Vec<Sums<f32>>,     // [blocks][panels of a group]
+    weights: Vec<Line>,         // [blocks][LINES_OF_WEIGHTS][rows of the block]: exp(score - max)
+    values: Vec<Pair>,          // [panels of a head][LINES_OF_WEIGHTS]
+    sums: Vec<Sums<f32>>,       // [blocks][panels of a head]
     num_rows: usize,
     lines_of_head: usize, // and panels
     scale: f32,           // of the scores
@@ -121,8 +137,49 @@ impl Memory {
         &mut self.weights[first + line * num_rows + row % MAX_ROWS]
     }
 
-    /// Makes pairs of the values that are to be seen, zeros of others, while the keys ahead are asked for.
-    /// Whether all values are finite is told if it is asked.
+    /// Computes all scores of few rows. Keys that are not bf16, or do not lie by sixteen in whole lines, are
+    /// copied.
+    #[inline(always)]
+    fn score_few<U: Unit, C: CacheInTiles>(&mut self, group: &Group<'_, C>) {
+        let Group { key, head_dim, ref offsets, block_size, num_keys, .. } = *group;
+        self.configure::<U>(SIDE);
+        let in_place = head_dim.is_multiple_of(LINE) && block_size.is_multiple_of(SIDE);
+        let in_place = C::as_bf16(key).filter(|_| in_place);
+        if in_place.is_none() {
+            for (copy, &offset) in self.copies.chunks_mut(self.lines_of_head).zip(offsets) {
+                let row = Lines::new(&key[offset..][..head_dim]);
+                for (line, copy) in copy.iter_mut().enumerate() {
+                    row.line::<U>(line).store_words(&mut copy.0);
+                }
+            }
+        }
+        let mut rows = [&[][..]; GROUP / SIDE];
+        let copies = self.copies.chunks(SIDE * self.lines_of_head);
+        for ((rows, copies), keys) in rows.iter_mut().zip(copies).zip(offsets.as_chunks::<SIDE>().0)
+        {
+            *rows = match in_place {
+                // Those past the last key are in the block, too, or are the first again.
+                Some(key) => &key[keys[0]..][..SIDE * head_dim],
+                None => Line::elements(copies),
+            };
+        }
+        let mut scores = [[[0.0; SIDE]; SIDE]; GROUP / SIDE];
+        U::multiply_rows(rows, &self.columns, &mut scores);
+        for (at, scores) in scores.iter().take(num_keys.div_ceil(SIDE)).enumerate() {
+            let mut square = [U::Lanes::splat(0.0); SIDE];
+            for (square, scores) in square.iter_mut().zip(scores) {
+                *square = U::Lanes::load(scores);
+            }
+            U::Lanes::transpose(&mut square);
+            for (square, rows) in square.into_iter().zip(&mut self.scores[at / 2].0) {
+                square.store(&mut rows[at % 2]);
+            }
+        }
+    }
+
+    /// Makes pairs of the values that are to be seen, zeros of others, while keys and values ahead are asked
+    /// for, some with each pair: all at once they would keep everything else from memory. Whether all
+    /// values are finite is told if it is asked.
     #[inline(always)]
     fn load_values<U: Unit, C: CacheInTiles>(
         &mut self,
@@ -136,7 +193,10 @@ impl Memory {
         let num_pairs = group.num_keys.next_multiple_of(LINE) / 2;
         let (panels, _) = self.values.as_chunks_mut::<LINES_OF_WEIGHTS>();
         for (pair, keys) in offsets.as_chunks::<2>().0.iter().take(num_pairs).enumerate() {
-            ask_for::<U, C>(key, head_dim, ahead.chunks(2).nth(pair).unwrap_or_default());
+            for &next in ahead.chunks(2).nth(pair).unwrap_or_default() {
+                U::Lanes::prefetch(&key[next..][..head_dim]);
+                U::Lanes::prefetch(&value[next..][..head_dim]);
+            }
             let rows = keys.map(|offset| Lines::new(&value[offset..][..head_dim]));
             let seen = [seen.contains(&(2 * pair)), seen.contains(&(2 * pair + 1))];
             let (half, word) = (pair / SIDE, pair % SIDE);
@@ -225,16 +285,6 @@ fn lines_of(num_keys: usize) -> usize {
     2 * num_keys.div_ceil(LINE)
 }
 
-/// Asks for keys or values that will be wanted soon: one of two lines, as processors bring both.
-#[inline(always)]
-fn ask_for<U: Unit, C>(cache: &[C], head_dim: usize, offsets: &[usize]) {
-    for &offset in offsets {
-        for elements in cache[offset..][..head_dim].chunks(2 * size_of::<Line>() / size_of::<C>()) {
-            U::Lanes::prefetch(&elements[..1]);
-        }
-    }
-}
-
 pub(super) struct InTiles<U>(PhantomData<U>);
 
 impl<U: Unit, C: CacheInTiles> Products<bf16, C> for InTiles<U> {
@@ -245,14 +295,15 @@ impl<U: Unit, C: CacheInTiles> Products<bf16, C> for InTiles<U> {
         let Queries { head_dim, scale, num_rows, .. } = *queries;
         let memory = &mut scratch.tiles;
         let (lines, blocks) = (head_dim.div_ceil(LINE), num_rows.div_ceil(MAX_ROWS));
-        memory.num_rows = num_rows;
+        memory.num_rows = num_rows.max(SIDE);
         memory.lines_of_head = lines;
         memory.scale = scale;
         memory.configured = 0;
-        memory.q.resize(num_rows * lines, Line([0; SIDE]));
+        memory.q.resize(memory.num_rows * lines, Line([0; SIDE]));
+        memory.copies.resize(GROUP * lines, Line([0; SIDE]));
         memory.keys.resize(PANELS * lines, [Step([0; PANEL]); SIDE]);
         memory.scores.resize_with(blocks * PANELS, Sums::default);
-        memory.weights.resize(num_rows * LINES_OF_WEIGHTS, Line([0; SIDE]));
+        memory.weights.resize(memory.num_rows * LINES_OF_WEIGHTS, Line([0; SIDE]));
         memory.values.resize(lines * LINES_OF_WEIGHTS, [Step([0; PANEL]); SIDE]);
         memory.sums.clear();
         memory.sums.resize_with(blocks * lines, Sums::default);
@@ -264,22 +315,39 @@ impl<U: Unit, C: CacheInTiles> Products<bf16, C> for InTiles<U> {
                 words.store_words(&mut memory.q[first + line * rows].0);
             }
         }
+        memory.columns.clear();
+        if num_rows <= SIDE {
+            for line in 0..lines {
+                let mut square = [U::Lanes::splat(0.0); SIDE];
+                for (row, square) in square.iter_mut().take(num_rows).enumerate() {
+                    *square = Lines::new(queries.row(row)).line::<U>(line);
+                }
+                U::Lanes::transpose(&mut square);
+                let mut columns = [Line([0; SIDE]); SIDE];
+                for (words, columns) in square.into_iter().zip(&mut columns) {
+                    words.store_words(&mut columns.0);
+                }
+                memory.columns.push(columns);
+            }
+        }
     }
 
-    /// While the values of the group are asked for. And computes all scores of the rows.
+    /// And computes all scores of the rows.
     #[inline(always)]
     fn load_keys(group: &Group<'_, C>, rows: &Rows<'_>, scratch: &mut Scratch) {
-        let Group { key, value, head_dim, ref offsets, .. } = *group;
+        let Group { key, head_dim, ref offsets, .. } = *group;
         let memory = &mut scratch.tiles;
         let lines = memory.lines_of_head;
         let num_squares = group.num_keys.div_ceil(LANES);
+        if !memory.columns.is_empty() {
+            memory.score_few::<U, C>(group);
+            return;
+        }
         for (at, offsets) in offsets.as_chunks::<LANES>().0.iter().take(num_squares).enumerate() {
             let (panel, half) = (at / 2, at % 2);
             let row = |offset: usize| Lines::new(&key[offset..][..head_dim]);
             let rows: [Lines<'_, C>; LANES] = std::array::from_fn(|i| row(offsets[i]));
             for (line, pair) in memory.keys[panel * lines..][..lines].iter_mut().enumerate() {
-                let ahead = offsets.chunks(LANES.div_ceil(lines)).nth(line);
-                ask_for::<U, C>(value, head_dim, ahead.unwrap_or_default());
                 let mut square = [U::Lanes::splat(0.0); LANES];
                 for (square, row) in square.iter_mut().zip(&rows) {
                     *square = row.line::<U>(line);
@@ -356,7 +424,7 @@ impl<U: Unit, C: CacheInTiles> Products<bf16, C> for InTiles<U> {
         }
         if memory.load_values::<U, C>(group, 0..group.num_keys, rows.ahead, !rows.see_all) {
             let blocks = Memory::blocks(rows);
-            let all = blocks.start * MAX_ROWS..memory.num_rows.min(blocks.end * MAX_ROWS);
+            let all = blocks.start * MAX_ROWS..softmax.len().min(blocks.end * MAX_ROWS);
             for row in (all.start..rows.range.start).chain(rows.range.end..all.end) {
                 for line in 0..LINES_OF_WEIGHTS {
                     *memory.weights_mut(row, line) = Line([0; SIDE]);

@@ -20,6 +20,14 @@ pub(crate) const MAX_ROWS: usize = 2 * SIDE;
 #[repr(align(64))]
 pub(crate) struct Line(pub(crate) [u32; SIDE]);
 
+impl Line {
+    /// Of bf16, one line after the other.
+    pub(crate) fn elements(lines: &[Self]) -> &[bf16] {
+        // SAFETY: a line is 64 bytes and aligned to more than an element is, which may be any two of them.
+        unsafe { std::slice::from_raw_parts(lines.as_ptr().cast(), lines.len() * PANEL) }
+    }
+}
+
 /// Columns that two registers hold side by side.
 pub(crate) const PANEL: usize = 2 * SIDE;
 
@@ -111,6 +119,14 @@ pub(crate) trait Unit: Sized {
             Self::multiply_bf16(Factors::of(x, pairs), sums, begin);
         }
     }
+
+    /// The same of rows of bf16 as they lie in memory, four times [`SIDE`] of them, with sixteen columns,
+    /// `[lines][words][columns]`. For [`SIDE`] rows.
+    fn multiply_rows(
+        rows: [&[bf16]; 4],
+        columns: &[[Line; SIDE]],
+        sums: &mut [[[f32; SIDE]; SIDE]; 4],
+    );
 
     /// Sums of products of i8, exactly.
     fn multiply_i8(factors: Factors<'_>, sums: &mut Sums<i32>);

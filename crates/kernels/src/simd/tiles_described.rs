@@ -1,6 +1,6 @@
 //! Tile registers element by element, as their instructions are described: for tests on any processor.
 
-use super::tiles::{Factors, MAX_ROWS, SIDE, Sums, TileKernel, Unit};
+use super::tiles::{Factors, Line, MAX_ROWS, PANEL, SIDE, Step, Sums, TileKernel, Unit};
 use super::{Portable, widen_e4m3};
 use float8::F8E4M3;
 use half::bf16;
@@ -61,6 +61,37 @@ impl Unit for Described {
             }
             sum + (both[0] + both[1])
         });
+    }
+
+    fn multiply_rows(
+        rows: [&[bf16]; 4],
+        columns: &[[Line; SIDE]],
+        sums: &mut [[[f32; SIDE]; SIDE]; 4],
+    ) {
+        let empty = Step([0; PANEL]);
+        let mut pairs = vec![[empty; SIDE]; columns.len()];
+        for (pair, columns) in pairs.iter_mut().zip(columns) {
+            for (step, columns) in pair.iter_mut().zip(columns) {
+                step.0[..SIDE].copy_from_slice(&columns.0);
+            }
+        }
+        for (rows, sums) in rows.into_iter().zip(sums) {
+            let len = rows.len() / SIDE;
+            assert_eq!(len, columns.len() * PANEL, "rows have another number of lines");
+            let mut x = Vec::new();
+            for line in 0..columns.len() {
+                for row in rows.chunks(len) {
+                    let row: &[bf16; PANEL] =
+                        row.as_chunks().0[line..].first().expect("in the row");
+                    x.push(Line(Self::load(row).0.map(f32::to_bits)));
+                }
+            }
+            let mut wide = Sums::default();
+            Self::multiply_bf16(Factors::of(&x, &pairs), &mut wide, true);
+            for (sums, wide) in sums.iter_mut().zip(wide.0) {
+                *sums = wide[0];
+            }
+        }
     }
 
     fn multiply_i8(factors: Factors<'_>, sums: &mut Sums<i32>) {

@@ -266,6 +266,58 @@ impl Unit for Amx {
     }
 
     #[inline(always)]
+    fn multiply_rows(
+        rows: [&[bf16]; 4],
+        columns: &[[Line; SIDE]],
+        sums: &mut [[[f32; SIDE]; SIDE]; 4],
+    ) {
+        let num_lines = columns.len();
+        assert!(num_lines > 0 && rows.iter().all(|rows| rows.len() == SIDE * num_lines * 2 * SIDE));
+        // SAFETY: the instructions are there, and each of the rows has as many lines as the columns.
+        unsafe {
+            asm!(
+                "tilezero tmm0",
+                "tilezero tmm1",
+                "tilezero tmm2",
+                "tilezero tmm3",
+                "2:",
+                "tileloadd tmm7, [{columns} + {line}*1]",
+                "tileloadd tmm4, [{first} + {row}*1]",
+                "tdpbf16ps tmm0, tmm4, tmm7",
+                "tileloadd tmm6, [{second} + {row}*1]",
+                "tdpbf16ps tmm1, tmm6, tmm7",
+                "tileloadd tmm4, [{third} + {row}*1]",
+                "tdpbf16ps tmm2, tmm4, tmm7",
+                "tileloadd tmm6, [{fourth} + {row}*1]",
+                "tdpbf16ps tmm3, tmm6, tmm7",
+                "add {first}, {line}",
+                "add {second}, {line}",
+                "add {third}, {line}",
+                "add {fourth}, {line}",
+                "add {columns}, 1024",
+                "dec {lines_left}",
+                "jnz 2b",
+                "tilestored [{sums} + {line}*1], tmm0",
+                "tilestored [{sums} + {line}*1 + 1024], tmm1",
+                "tilestored [{sums} + {line}*1 + 2048], tmm2",
+                "tilestored [{sums} + {line}*1 + 3072], tmm3",
+                first = inout(reg) rows[0].as_ptr() => _,
+                second = inout(reg) rows[1].as_ptr() => _,
+                third = inout(reg) rows[2].as_ptr() => _,
+                fourth = inout(reg) rows[3].as_ptr() => _,
+                row = in(reg) num_lines * 64,
+                columns = inout(reg) columns.as_ptr() => _,
+                line = in(reg) 64usize,
+                lines_left = inout(reg) num_lines => _,
+                sums = in(reg) std::ptr::from_mut(sums),
+                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                options(nostack),
+            );
+        }
+    }
+
+    #[inline(always)]
     fn multiply_i8(factors: Factors<'_>, sums: &mut Sums<i32>) {
         add_i8(factors, sums, true);
     }
