@@ -222,17 +222,14 @@ impl Memory {
     /// Adds the weighted values to the sums of a block.
     #[inline(always)]
     fn add_to_block<U: Unit>(&mut self, block: usize, num_lines: usize) {
-        let (num_rows, panels) = (self.rows(block), self.lines_of_head);
+        let num_rows = self.rows(block);
         self.configure::<U>(num_rows);
-        let Self { weights, values, sums, .. } = self;
+        let Self { weights, values, sums, lines_of_head, .. } = self;
         let weights = &weights[block * MAX_ROWS * LINES_OF_WEIGHTS..][..num_rows * num_lines];
-        multiply::<U>(
-            weights,
-            values,
-            (LINES_OF_WEIGHTS, num_lines),
-            &mut sums[block * panels..][..panels],
-            false,
-        );
+        let panels = values.chunks(LINES_OF_WEIGHTS);
+        for (values, sums) in panels.zip(&mut sums[block * *lines_of_head..]) {
+            U::multiply_bf16(Factors::of(weights, &values[..num_lines]), sums, false);
+        }
     }
 
     /// Adds them to rows of one block, whose weights are copied.
@@ -256,26 +253,6 @@ impl Memory {
             U::multiply_bf16(Factors::of(weights, values), &mut sums, false);
             self.sums[at].0[first..first + num_rows].copy_from_slice(&sums.0[..num_rows]);
         }
-    }
-}
-
-/// Multiplies by panels, of which so many pairs each are there and so many are wanted.
-#[inline(always)]
-fn multiply<U: Unit>(
-    x: &[Line],
-    panels: &[Pair],
-    (len, wanted): (usize, usize),
-    sums: &mut [Sums<f32>],
-    begin: bool,
-) {
-    let panel = |i: usize| &panels[i * len..][..wanted];
-    let (twos, rest) = sums.as_chunks_mut::<2>();
-    let last = 2 * twos.len();
-    for (i, sums) in twos.iter_mut().enumerate() {
-        U::multiply_two(x, [panel(2 * i), panel(2 * i + 1)], sums, begin);
-    }
-    for sums in rest {
-        U::multiply_bf16(Factors::of(x, panel(last)), sums, begin);
     }
 }
 
@@ -363,7 +340,9 @@ impl<U: Unit, C: CacheInTiles> Products<bf16, C> for InTiles<U> {
             memory.configure::<U>(num_rows);
             let q = &memory.q[block * MAX_ROWS * lines..][..num_rows * lines];
             let scores = &mut memory.scores[block * PANELS..][..group.num_keys.div_ceil(PANEL)];
-            multiply::<U>(q, &memory.keys, (lines, lines), scores, true);
+            for (keys, scores) in memory.keys.chunks(lines).zip(scores) {
+                U::multiply_bf16(Factors::of(q, keys), scores, true);
+            }
         }
     }
 

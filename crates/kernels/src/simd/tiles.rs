@@ -112,14 +112,6 @@ pub(crate) trait Unit: Sized {
     /// which are added to those of the registers before it, and to the sums unless they are to begin.
     fn multiply_bf16(factors: Factors<'_>, sums: &mut Sums<f32>, begin: bool);
 
-    /// The same of two panels; of few rows products of both are under way at once.
-    #[inline(always)]
-    fn multiply_two(x: &[Line], pairs: [&[Pair]; 2], sums: &mut [Sums<f32>; 2], begin: bool) {
-        for (pairs, sums) in pairs.into_iter().zip(sums) {
-            Self::multiply_bf16(Factors::of(x, pairs), sums, begin);
-        }
-    }
-
     /// The same of rows of bf16 as they lie in memory, four times [`SIDE`] of them, with sixteen columns,
     /// `[lines][words][columns]`. For [`SIDE`] rows.
     fn multiply_rows(

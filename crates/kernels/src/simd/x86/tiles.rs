@@ -6,7 +6,7 @@
 //! configured, of which the compiler knows nothing.
 
 use super::Avx512;
-use crate::simd::tiles::{Ahead, Factors, Line, MAX_ROWS, Pair, SIDE, Sums, TileKernel, Unit};
+use crate::simd::tiles::{Ahead, Factors, Line, MAX_ROWS, SIDE, Sums, TileKernel, Unit};
 use crate::simd::widen_e4m3;
 use float8::F8E4M3;
 use half::bf16;
@@ -174,7 +174,7 @@ impl Unit for Amx {
 
     fn configure(num_rows: usize) {
         let rows = [num_rows.min(SIDE) as u8, num_rows.saturating_sub(SIDE) as u8];
-        // Of few rows 2 and 3 have the sums of a second panel.
+        // Of few rows 2 and 3 have sums, too, where rows are multiplied as they lie.
         let second = if num_rows > SIDE { rows[1] } else { rows[0] };
         let rows = [rows[0], rows[0], second, second, rows[0], rows[1], SIDE as u8, SIDE as u8];
         let mut config = Config {
@@ -200,69 +200,6 @@ impl Unit for Amx {
     #[inline(always)]
     fn multiply_bf16(factors: Factors<'_>, sums: &mut Sums<f32>, begin: bool) {
         add_bf16(factors, sums, begin);
-    }
-
-    #[inline(always)]
-    fn multiply_two(x: &[Line], pairs: [&[Pair]; 2], sums: &mut [Sums<f32>; 2], begin: bool) {
-        let num_pairs = pairs[0].len();
-        let num_rows = x.len() / num_pairs;
-        assert!(num_rows <= MAX_ROWS && num_rows * num_pairs == x.len());
-        assert!(pairs[1].len() == num_pairs && num_pairs > 0);
-        if num_rows > SIDE {
-            for (pairs, sums) in pairs.into_iter().zip(sums) {
-                add_bf16(Factors::of(x, pairs), sums, begin);
-            }
-            return;
-        }
-        // SAFETY: the instructions are there. x has a line for each row and pair, a pair has two registers,
-        // sums have room for twice four.
-        unsafe {
-            asm!(
-                "test {begin:e}, {begin:e}",
-                "jz 2f",
-                "tilezero tmm0",
-                "tilezero tmm1",
-                "tilezero tmm2",
-                "tilezero tmm3",
-                "jmp 3f",
-                "2:",
-                "tileloadd tmm0, [{sums} + {line_of_pair}*1]",
-                "tileloadd tmm1, [{sums} + {line_of_pair}*1 + 64]",
-                "tileloadd tmm2, [{sums} + {line_of_pair}*1 + 4096]",
-                "tileloadd tmm3, [{sums} + {line_of_pair}*1 + 4160]",
-                "3:",
-                "tileloadd tmm4, [{x} + {line_of_x}*1]",
-                "tileloadd tmm6, [{first} + {line_of_pair}*1]",
-                "tileloadd tmm7, [{first} + {line_of_pair}*1 + 64]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tileloadd tmm6, [{second} + {line_of_pair}*1]",
-                "tileloadd tmm7, [{second} + {line_of_pair}*1 + 64]",
-                "tdpbf16ps tmm2, tmm4, tmm6",
-                "tdpbf16ps tmm3, tmm4, tmm7",
-                "add {x}, {lines_of_step}",
-                "add {first}, 2048",
-                "add {second}, 2048",
-                "dec {pairs_left}",
-                "jnz 3b",
-                "tilestored [{sums} + {line_of_pair}*1], tmm0",
-                "tilestored [{sums} + {line_of_pair}*1 + 64], tmm1",
-                "tilestored [{sums} + {line_of_pair}*1 + 4096], tmm2",
-                "tilestored [{sums} + {line_of_pair}*1 + 4160], tmm3",
-                x = inout(reg) x.as_ptr() => _,
-                lines_of_step = in(reg) num_rows * 64,
-                line_of_x = in(reg) 64usize,
-                first = inout(reg) pairs[0].as_ptr() => _,
-                second = inout(reg) pairs[1].as_ptr() => _,
-                line_of_pair = in(reg) 128usize,
-                pairs_left = inout(reg) num_pairs => _,
-                sums = in(reg) std::ptr::from_mut(sums),
-                begin = in(reg) u32::from(begin),
-                out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
-                out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-                options(nostack),
-            );
-        }
     }
 
     #[inline(always)]
