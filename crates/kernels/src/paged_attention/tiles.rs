@@ -2,9 +2,11 @@
 //!
 //! Of a group, keys become columns, values pairs of keys, both once for all rows; a cache of e4m3 is widened
 //! exactly on the way. Where rows are few, they become the columns instead, and keys are multiplied as they
-//! lie: the products and the order of their sums are the same, and so are the bits. A weight is the sum of two bf16, one of them what the other leaves over: values
-//! then are multiplied by sixteen bits of it, where one alone would put logits farther from those of
-//! transformers than its own bf16 does.
+//! lie: the products and the order of their sums are the same, and so are the bits.
+//!
+//! A weight is the sum of two bf16, one of them what the other leaves over: values then are multiplied by
+//! sixteen bits of it, where one alone would put logits farther from those of transformers than its own
+//! bf16 does.
 
 use super::products::{Group, Products};
 use super::softmax::{GROUP, VECTORS};
