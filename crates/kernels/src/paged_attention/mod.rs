@@ -23,6 +23,8 @@ mod cuda;
 #[cfg(test)]
 mod cuda_tests;
 mod extents;
+#[cfg(any(target_arch = "x86_64", test))]
+mod lines;
 #[cfg(target_arch = "x86_64")]
 mod pairs;
 mod products;

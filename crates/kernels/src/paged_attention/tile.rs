@@ -6,12 +6,14 @@
 //! changes no row's arithmetic. How it is multiplied is in `widened.rs`, `pairs.rs` and `tiles.rs`, which
 //! takes all rows at once.
 
+#[cfg(any(target_arch = "x86_64", test))]
+use super::lines::CacheInTiles;
 #[cfg(target_arch = "x86_64")]
 use super::pairs::{self, Pairs};
 use super::products::{Group, Products};
 use super::softmax::{GROUP, Softmax};
 #[cfg(any(target_arch = "x86_64", test))]
-use super::tiles::{self, CacheInTiles, InTiles};
+use super::tiles::{self, InTiles};
 use super::widened::{self, Widened};
 use crate::disjoint::DisjointMut;
 #[cfg(any(target_arch = "x86_64", test))]

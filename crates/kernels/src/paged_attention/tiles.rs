@@ -8,90 +8,21 @@
 //! sixteen bits of it, where one alone would put logits farther from those of transformers than its own
 //! bf16 does.
 
+use super::lines::{CacheInTiles, LINE, Lines};
 use super::products::{Group, Products};
 use super::softmax::{GROUP, VECTORS};
 use super::tile::{AttendTile, Queries, Rows, Scratch};
 use crate::simd::tiles::{Factors, Line, MAX_ROWS, PANEL, Pair, SIDE, Step, Sums, Unit};
-use crate::simd::{Element, LANES, Lanes};
-use float8::F8E4M3;
+use crate::simd::{LANES, Lanes};
 use half::bf16;
 use std::marker::PhantomData;
 use std::ops::Range;
-
-/// Elements of a line.
-const LINE: usize = 2 * SIDE;
 
 /// Panels of a group.
 const PANELS: usize = GROUP / PANEL;
 
 /// Lines of a row of weights: of each half of the group what is rounded, then what is left over.
 const LINES_OF_WEIGHTS: usize = 2 * GROUP / LINE;
-
-/// What a cache may hold to be multiplied in tiles.
-pub(super) trait CacheInTiles: Element {
-    /// As a line of bf16.
-    fn line<U: Unit>(elements: &[Self; LINE]) -> U::Lanes;
-
-    /// As they are, if they are bf16.
-    fn as_bf16(elements: &[Self]) -> Option<&[bf16]>;
-}
-
-impl CacheInTiles for bf16 {
-    #[inline(always)]
-    fn line<U: Unit>(elements: &[Self; LINE]) -> U::Lanes {
-        U::load(elements)
-    }
-
-    #[inline(always)]
-    fn as_bf16(elements: &[Self]) -> Option<&[bf16]> {
-        Some(elements)
-    }
-}
-
-impl CacheInTiles for F8E4M3 {
-    #[inline(always)]
-    fn line<U: Unit>(elements: &[Self; LINE]) -> U::Lanes {
-        U::load_e4m3(elements)
-    }
-
-    #[inline(always)]
-    fn as_bf16(_elements: &[Self]) -> Option<&[bf16]> {
-        None
-    }
-}
-
-/// A row of a head, in lines.
-#[derive(Clone, Copy)]
-struct Lines<'a, C> {
-    whole: &'a [[C; LINE]],
-    rest: &'a [C],
-}
-
-impl<'a, C: CacheInTiles> Lines<'a, C> {
-    #[inline(always)]
-    fn new(row: &'a [C]) -> Self {
-        let (whole, rest) = row.as_chunks();
-        Self { whole, rest }
-    }
-
-    /// Line `i`, with zeros past the end of the row.
-    #[inline(always)]
-    fn line<U: Unit>(&self, i: usize) -> U::Lanes {
-        match self.whole.get(i) {
-            Some(elements) => C::line::<U>(elements),
-            None => C::line::<U>(&filled_up(self.rest)),
-        }
-    }
-}
-
-/// Apart, so that the loops around it stay small.
-#[cold]
-#[inline(never)]
-fn filled_up<C: Element>(rest: &[C]) -> [C; LINE] {
-    let mut elements = [C::default(); LINE];
-    elements[..rest.len()].copy_from_slice(rest);
-    elements
-}
 
 /// Working memory. Rows come in blocks of [`MAX_ROWS`]; few are filled up to [`SIDE`], with anything.
 #[derive(Default)]
