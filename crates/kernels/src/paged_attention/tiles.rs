@@ -217,14 +217,6 @@ impl<U: Unit, C: CacheInTiles> Products<bf16, C> for InTiles<U> {
         memory.values.resize(lines * LINES_OF_WEIGHTS, [Step([0; PANEL]); SIDE]);
         memory.sums.clear();
         memory.sums.resize_with(blocks * lines, Sums::default);
-        for row in 0..num_rows {
-            let rows = memory.rows(row / MAX_ROWS);
-            let first = row / MAX_ROWS * MAX_ROWS * lines + row % MAX_ROWS;
-            for line in 0..lines {
-                let words = Lines::new(queries.row(row)).line::<U>(line);
-                words.store_words(&mut memory.q[first + line * rows].0);
-            }
-        }
         memory.columns.clear();
         if num_rows <= SIDE {
             for line in 0..lines {
@@ -238,6 +230,15 @@ impl<U: Unit, C: CacheInTiles> Products<bf16, C> for InTiles<U> {
                     words.store_words(&mut columns.0);
                 }
                 memory.columns.push(columns);
+            }
+        } else {
+            for row in 0..num_rows {
+                let rows = memory.rows(row / MAX_ROWS);
+                let first = row / MAX_ROWS * MAX_ROWS * lines + row % MAX_ROWS;
+                for line in 0..lines {
+                    let words = Lines::new(queries.row(row)).line::<U>(line);
+                    words.store_words(&mut memory.q[first + line * rows].0);
+                }
             }
         }
     }
