@@ -183,6 +183,15 @@ impl Packed {
         }
     }
 
+    /// All steps from a panel on, if they are multiplied as they lie.
+    #[inline(always)]
+    pub(super) fn in_order(&self, panel: usize) -> Option<&[Step]> {
+        match &self.steps {
+            Steps::Wide(steps) => Some(&steps[panel * self.steps_per_panel..]),
+            Steps::Narrow(..) | Steps::Integers(..) => None,
+        }
+    }
+
     /// Rows of the weight as they were, or as they were rounded: `[ids, in]`; none of an e4m3 weight.
     pub(super) fn gather<E: Element>(&self, ids: &[u32]) -> Option<Vec<E>> {
         /// A step is a cache line that no other step of the row shares.

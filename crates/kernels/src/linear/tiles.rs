@@ -20,21 +20,25 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-/// Where to read ahead while tiles of rows pass over a run of a panel. Few tiles bring less than the next
-/// run, which then is read in order, as processors expect.
+/// What to ask for while tiles of rows pass over a run of a panel: their part of the next one.
 #[inline(always)]
-fn ahead(run: Panel<'_>, num_pairs: usize, index: usize, count: usize) -> Ahead {
+fn ahead<'a>(run: Panel<'_>, num_pairs: usize, index: usize, count: usize) -> Ahead<'a> {
     let (start, num_bytes) = run.bytes();
     let num_lines = num_pairs * Ahead::LINES;
     let stride = num_bytes / num_lines / count;
-    Ahead { address: start.wrapping_add(index * num_lines * stride), stride }
+    Ahead::Ask { address: start.wrapping_add(index * num_lines * stride), stride }
 }
 
-/// Behind so many lines of x.
+/// Behind so many lines of x, of what is asked for.
 #[inline(always)]
-fn after(ahead: Ahead, num_pairs: usize) -> Ahead {
-    let address = ahead.address.wrapping_add(num_pairs * Ahead::LINES * ahead.stride);
-    Ahead { address, ..ahead }
+fn after(ahead: Ahead<'_>, num_pairs: usize) -> Ahead<'_> {
+    match ahead {
+        Ahead::Ask { address, stride } => {
+            let address = address.wrapping_add(num_pairs * Ahead::LINES * stride);
+            Ahead::Ask { address, stride }
+        }
+        Ahead::Nothing | Ahead::Read(_) => Ahead::Nothing,
+    }
 }
 
 /// One way of multiplying in tile registers.
@@ -58,7 +62,7 @@ pub(super) struct Tile<'a, B> {
     lines: &'a [Line],
     /// `[blocks][rows]`
     blocks: &'a [B],
-    ahead: Ahead,
+    ahead: Ahead<'a>,
 }
 
 /// A line of as many elements as a line has, or of fewer and zeros.
@@ -137,6 +141,7 @@ fn run_panels<M: InTiles, O: simd::Element>(
         for panel in panels.clone() {
             let next = M::run_of(job.weight.panel(last_panel.min(panel + 1)), &lines);
             let steps = M::steps(M::run_of(job.weight.panel(panel), &lines), &mut scratch);
+            let in_order = job.weight.in_order(panel);
             for (i, tile) in tiles.clone().enumerate() {
                 let rows = job.tiles.rows(tile);
                 if rows.len() != configured {
@@ -144,7 +149,11 @@ fn run_panels<M: InTiles, O: simd::Element>(
                     M::Unit::configure(configured);
                 }
                 let at = ((panel - panels.start) * tiles.len() + i).min(sums.len() - 1);
-                let ahead = ahead(next, lines.len(), i, tiles.len());
+                let ahead = match in_order.filter(|_| lines.len() == num_lines) {
+                    Some(steps) if i == 0 => Ahead::Read(steps),
+                    Some(_) => Ahead::Nothing,
+                    None => ahead(next, lines.len(), i, tiles.len()),
+                };
                 let x = job.tiles.part(tile, &lines, ahead);
                 M::add(x, steps, &mut sums[at], start == 0);
                 if lines.end == num_lines {
@@ -161,7 +170,12 @@ fn run_panels<M: InTiles, O: simd::Element>(
 impl<M: InTiles> Tiles<'_, M> {
     /// Lines of a tile.
     #[inline(always)]
-    fn part(&self, tile: usize, lines: &Range<usize>, ahead: Ahead) -> Tile<'_, M::Block> {
+    fn part<'b>(
+        &'b self,
+        tile: usize,
+        lines: &Range<usize>,
+        ahead: Ahead<'b>,
+    ) -> Tile<'b, M::Block> {
         let rows = self.rows(tile);
         let (first_line, first_block) = (rows.start * self.num_steps, rows.start * self.num_blocks);
         let lines_of_block = M::BLOCK.min(self.num_steps);

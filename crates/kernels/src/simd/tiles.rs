@@ -58,20 +58,24 @@ pub(crate) struct Factors<'a> {
     pub(crate) pairs: &'a [Pair],
     /// The pair behind them, if `in` ends within one.
     pub(crate) rest: Option<&'a Pair>,
-    pub(crate) ahead: Ahead,
+    pub(crate) ahead: Ahead<'a>,
 }
 
 impl<'a> Factors<'a> {
-    /// Of whole pairs. What comes next is not asked for.
+    /// Of whole pairs. What comes next is left where it is.
     #[inline(always)]
     pub(crate) fn of(x: &'a [Line], pairs: &'a [Pair]) -> Self {
-        let ahead = Ahead { address: x.as_ptr().cast(), stride: 0 };
-        Self { x, pairs, rest: None, ahead }
+        Self { x, pairs, rest: None, ahead: Ahead::Nothing }
     }
 
     /// `rest` gets what is left of the steps, and zeros.
     #[inline(always)]
-    pub(crate) fn new(x: &'a [Line], steps: &'a [Step], rest: &'a mut Pair, ahead: Ahead) -> Self {
+    pub(crate) fn new(
+        x: &'a [Line],
+        steps: &'a [Step],
+        rest: &'a mut Pair,
+        ahead: Ahead<'a>,
+    ) -> Self {
         let (pairs, left) = steps.as_chunks::<SIDE>();
         if left.is_empty() {
             return Self { x, pairs, rest: None, ahead };
@@ -83,15 +87,31 @@ impl<'a> Factors<'a> {
     }
 }
 
-/// Where to read ahead meanwhile, [so many](Ahead::LINES) lines a pair.
+/// What is brought near meanwhile.
 #[derive(Clone, Copy)]
-pub(crate) struct Ahead {
-    pub(crate) address: *const u8,
-    pub(crate) stride: usize,
+pub(crate) enum Ahead<'a> {
+    Nothing,
+    /// Lines are asked for, [so many](Ahead::LINES) a pair.
+    Ask {
+        address: *const u8,
+        stride: usize,
+    },
+    /// The pairs and what lies behind them, to be read by vectors half a pair ahead. Of what comes from
+    /// memory tile loads alone do not have as much on its way as the processor could; asking for it is no
+    /// help where there is no time left to fetch it.
+    Read(&'a [Step]),
 }
 
-impl Ahead {
+impl<'a> Ahead<'a> {
     pub(crate) const LINES: usize = 4;
+
+    /// Where the first pair to be read is, and the last one that may be.
+    #[inline(always)]
+    pub(crate) fn bounds(steps: &'a [Step]) -> Option<[*const Step; 2]> {
+        let last = steps.len().checked_sub(SIDE)?;
+        let first = last.min(SIDE / 2);
+        Some([first, last].map(|step| std::ptr::from_ref(&steps[step])))
+    }
 }
 
 /// What multiplies registers of tiles.

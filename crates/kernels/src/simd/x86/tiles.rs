@@ -27,11 +27,13 @@ struct Config {
     rows: [u8; 16],
 }
 
-/// The product with one register of x or two.
+/// The product with one register of x or two, and what is done with each pair besides, for which there are
+/// an address and another number.
 macro_rules! multiply {
     (
         $factors:ident, $sums:ident, $begin:ident, $num_rows:expr,
-        [$($zero:expr),*], [$($load:expr),*], [$($step:expr),*], [$($store:expr),*]
+        [$($zero:expr),*], [$($load:expr),*], [$($step:expr),*], [$($store:expr),*],
+        $address:expr, $number:expr, [$($besides:expr),*]
     ) => {
         asm!(
             "test {begin:e}, {begin:e}",
@@ -47,14 +49,7 @@ macro_rules! multiply {
             "tileloadd tmm6, [{weights} + {line_of_weights}*1]",
             "tileloadd tmm7, [{weights} + {line_of_weights}*1 + 64]",
             $($step,)*
-            "prefetcht1 [{ahead}]",
-            "add {ahead}, {stride}",
-            "prefetcht1 [{ahead}]",
-            "add {ahead}, {stride}",
-            "prefetcht1 [{ahead}]",
-            "add {ahead}, {stride}",
-            "prefetcht1 [{ahead}]",
-            "add {ahead}, {stride}",
+            $($besides,)*
             "add {x}, {lines_of_step}",
             "add {weights}, 2048",
             "dec {pairs_left}",
@@ -74,14 +69,57 @@ macro_rules! multiply {
             line_of_weights = in(reg) 128usize,
             pairs_left = inout(reg) $factors.pairs.len() => _,
             rest = inout(reg) $factors.rest.map_or(std::ptr::null(), std::ptr::from_ref) => _,
-            ahead = inout(reg) $factors.ahead.address => _,
-            stride = in(reg) $factors.ahead.stride,
+            address = inout(reg) $address => _,
+            number = in(reg) $number,
             sums = in(reg) std::ptr::from_mut($sums),
             begin = in(reg) u32::from($begin),
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            out("zmm0") _,
             options(nostack),
         )
+    };
+}
+
+/// The product, with what is to be brought near.
+macro_rules! multiply_ahead {
+    ($factors:ident, $($product:tt)*) => {
+        match $factors.ahead {
+            Ahead::Ask { address, stride } => multiply!(
+                $factors,
+                $($product)*,
+                address,
+                stride,
+                [
+                    "prefetcht1 [{address}]",
+                    "add {address}, {number}",
+                    "prefetcht1 [{address}]",
+                    "add {address}, {number}",
+                    "prefetcht1 [{address}]",
+                    "add {address}, {number}",
+                    "prefetcht1 [{address}]",
+                    "add {address}, {number}"
+                ]
+            ),
+            Ahead::Read(steps) if let Some([first, last]) = Ahead::bounds(steps) => multiply!(
+                $factors,
+                $($product)*,
+                first,
+                last,
+                [
+                    ".irp line,0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31",
+                    "vmovdqa64 zmm0, [{address} + 64*\\line]",
+                    ".endr",
+                    "add {address}, 2048",
+                    "cmp {address}, {number}",
+                    "cmova {address}, {number}"
+                ]
+            ),
+            Ahead::Nothing | Ahead::Read(_) => {
+                let nothing = std::ptr::null::<u8>();
+                multiply!($factors, $($product)*, nothing, 0usize, ["/* {address} {number} */"])
+            }
+        }
     };
 }
 
@@ -95,9 +133,10 @@ macro_rules! multiply_with {
             assert!(num_rows <= MAX_ROWS && num_rows * num_pairs == factors.x.len());
             if num_rows <= SIDE {
                 // SAFETY: the instructions are there. x has a line for each row and pair, a pair has two
-                // registers, sums have room for four; a prefetch reads nothing that the program sees.
+                // registers, sums have room for four; what is read ahead is within its steps, and a prefetch
+                // reads nothing that the program sees.
                 unsafe {
-                    multiply!(
+                    multiply_ahead!(
                         factors,
                         sums,
                         begin,
@@ -121,7 +160,7 @@ macro_rules! multiply_with {
             } else {
                 // SAFETY: as above.
                 unsafe {
-                    multiply!(
+                    multiply_ahead!(
                         factors,
                         sums,
                         begin,
