@@ -22,8 +22,8 @@ const BUDGET: Duration = Duration::from_millis(500);
 /// Sequences, rows of each, and keys that the last of them sees.
 type Case = (usize, usize, usize);
 
-const CPU_CASES: [Case; 5] =
-    [(1, 1, 128), (1, 1, 1024), (1, 1, 4096), (1, 512, 512), (1, 512, 4096)];
+const CPU_CASES: [Case; 6] =
+    [(1, 1, 128), (32, 1, 96), (1, 1, 1024), (1, 1, 4096), (1, 512, 512), (1, 512, 4096)];
 const GPU_CASES: [Case; 8] = [
     (1, 1, 128),
     (1, 1, 4096),

@@ -21,8 +21,11 @@ use std::ops::Range;
 /// Panels of a group.
 const PANELS: usize = GROUP / PANEL;
 
-/// Lines of a row of weights: of each half of the group what is rounded, then what is left over.
-const LINES_OF_WEIGHTS: usize = 2 * GROUP / LINE;
+/// Parts of a group whose values are pairs of registers.
+const PARTS: usize = GROUP / LINE;
+
+/// Lines of a row of weights: of each part of the group what is rounded, then what is left over.
+const LINES_OF_WEIGHTS: usize = 2 * PARTS;
 
 /// Working memory. Rows come in blocks of [`MAX_ROWS`]; few are filled up to [`SIDE`], with anything.
 #[derive(Default)]
@@ -33,7 +36,7 @@ pub(super) struct Memory {
     keys: Vec<Pair>,            // [panels of a group][lines of a head]
     scores: Vec<Sums<f32>>,     // [blocks][panels of a group]
     weights: Vec<Line>,         // [blocks][LINES_OF_WEIGHTS][rows of the block]: exp(score - max)
-    values: Vec<Pair>,          // [panels of a head][LINES_OF_WEIGHTS]
+    values: Vec<Pair>,          // [panels of a head][PARTS]
     sums: Vec<Sums<f32>>,       // [blocks][panels of a head]
     num_rows: usize,
     lines_of_head: usize, // and panels
@@ -124,7 +127,7 @@ impl Memory {
         let Group { key, value, head_dim, ref offsets, .. } = *group;
         let mut finite = true;
         let num_pairs = group.num_keys.next_multiple_of(LINE) / 2;
-        let (panels, _) = self.values.as_chunks_mut::<LINES_OF_WEIGHTS>();
+        let (panels, _) = self.values.as_chunks_mut::<PARTS>();
         for (pair, keys) in offsets.as_chunks::<2>().0.iter().take(num_pairs).enumerate() {
             for &next in ahead.chunks(2).nth(pair).unwrap_or_default() {
                 U::Lanes::prefetch(&key[next..][..head_dim]);
@@ -132,7 +135,6 @@ impl Memory {
             }
             let rows = keys.map(|offset| Lines::new(&value[offset..][..head_dim]));
             let seen = [seen.contains(&(2 * pair)), seen.contains(&(2 * pair + 1))];
-            let (half, word) = (pair / SIDE, pair % SIDE);
             for (panel, pairs) in panels.iter_mut().enumerate() {
                 let nothing = U::Lanes::splat(0.0);
                 let first = if seen[0] { rows[0].line::<U>(panel) } else { nothing };
@@ -141,12 +143,9 @@ impl Memory {
                     finite &= U::is_finite(first) & U::is_finite(second);
                 }
                 let words = U::interleave(first, second);
-                let (_, pairs) = pairs.split_at_mut(2 * half);
-                for pair in &mut pairs[..2] {
-                    let step = pair[word].0.as_chunks_mut::<LANES>().0;
-                    words[0].store_words(&mut step[0]);
-                    words[1].store_words(&mut step[1]);
-                }
+                let step = pairs[pair / SIDE][pair % SIDE].0.as_chunks_mut::<LANES>().0;
+                words[0].store_words(&mut step[0]);
+                words[1].store_words(&mut step[1]);
             }
         }
         finite
@@ -154,21 +153,21 @@ impl Memory {
 
     /// Adds the weighted values to the sums of a block.
     #[inline(always)]
-    fn add_to_block<U: Unit>(&mut self, block: usize, num_lines: usize) {
+    fn add_to_block<U: Unit>(&mut self, block: usize, num_parts: usize) {
         let num_rows = self.rows(block);
         self.configure::<U>(num_rows);
         let Self { weights, values, sums, lines_of_head, .. } = self;
-        let weights = &weights[block * MAX_ROWS * LINES_OF_WEIGHTS..][..num_rows * num_lines];
-        let panels = values.chunks(LINES_OF_WEIGHTS);
+        let weights = &weights[block * MAX_ROWS * LINES_OF_WEIGHTS..][..num_rows * 2 * num_parts];
+        let panels = values.chunks(PARTS);
         for (values, sums) in panels.zip(&mut sums[block * *lines_of_head..]) {
-            U::multiply_bf16(Factors::of(weights, &values[..num_lines]), sums, false);
+            U::multiply_twice(weights, &values[..num_parts], sums);
         }
     }
 
     /// Adds them to rows of one block, whose weights are copied.
     #[inline(always)]
-    fn add_to_rows<U: Unit>(&mut self, rows: Range<usize>, num_lines: usize) {
-        let (block, num_rows) = (rows.start / MAX_ROWS, rows.len());
+    fn add_to_rows<U: Unit>(&mut self, rows: Range<usize>, num_parts: usize) {
+        let (block, num_rows, num_lines) = (rows.start / MAX_ROWS, rows.len(), 2 * num_parts);
         let mut weights = [Line([0; SIDE]); LINES_OF_WEIGHTS * MAX_ROWS];
         for (line, weights) in weights.chunks_mut(num_rows).take(num_lines).enumerate() {
             for (weights, row) in weights.iter_mut().zip(rows.clone()) {
@@ -181,18 +180,11 @@ impl Memory {
             let at = block * self.lines_of_head + panel;
             let mut sums = Sums::default();
             sums.0[..num_rows].copy_from_slice(&self.sums[at].0[first..first + num_rows]);
-            let values = &self.values[panel * LINES_OF_WEIGHTS..][..num_lines];
-            let weights = &weights[..num_lines * num_rows];
-            U::multiply_bf16(Factors::of(weights, values), &mut sums, false);
+            let values = &self.values[panel * PARTS..][..num_parts];
+            U::multiply_twice(&weights[..num_lines * num_rows], values, &mut sums);
             self.sums[at].0[first..first + num_rows].copy_from_slice(&sums.0[..num_rows]);
         }
     }
-}
-
-/// Lines of weights that belong to so many keys.
-#[inline(always)]
-fn lines_of(num_keys: usize) -> usize {
-    2 * num_keys.div_ceil(LINE)
 }
 
 pub(super) struct InTiles<U>(PhantomData<U>);
@@ -214,7 +206,7 @@ impl<U: Unit, C: CacheInTiles> Products<bf16, C> for InTiles<U> {
         memory.keys.resize(PANELS * lines, [Step([0; PANEL]); SIDE]);
         memory.scores.resize_with(blocks * PANELS, Sums::default);
         memory.weights.resize(memory.num_rows * LINES_OF_WEIGHTS, Line([0; SIDE]));
-        memory.values.resize(lines * LINES_OF_WEIGHTS, [Step([0; PANEL]); SIDE]);
+        memory.values.resize(lines * PARTS, [Step([0; PANEL]); SIDE]);
         memory.sums.clear();
         memory.sums.resize_with(blocks * lines, Sums::default);
         memory.columns.clear();
@@ -322,7 +314,7 @@ impl<U: Unit, C: CacheInTiles> Products<bf16, C> for InTiles<U> {
         scratch: &mut Scratch,
     ) {
         let Scratch { tiles: memory, softmax, .. } = scratch;
-        let (lines, num_lines) = (memory.lines_of_head, lines_of(group.num_keys));
+        let (lines, num_parts) = (memory.lines_of_head, group.num_keys.div_ceil(LINE));
         for row in rows.range.clone() {
             let rescale = softmax[row].rescale;
             // Most groups do not raise the maximum.
@@ -344,7 +336,7 @@ impl<U: Unit, C: CacheInTiles> Products<bf16, C> for InTiles<U> {
                 }
             }
             for block in blocks {
-                memory.add_to_block::<U>(block, num_lines);
+                memory.add_to_block::<U>(block, num_parts);
             }
         } else {
             let mut row = rows.range.start;
@@ -353,7 +345,7 @@ impl<U: Unit, C: CacheInTiles> Products<bf16, C> for InTiles<U> {
                 let end = next.min((row / MAX_ROWS + 1) * MAX_ROWS);
                 let (first, last) = tile.seen(row, rows);
                 memory.load_values::<U, C>(group, first..last, &[], false);
-                memory.add_to_rows::<U>(row..end, num_lines);
+                memory.add_to_rows::<U>(row..end, num_parts);
                 row = end;
             }
         }

@@ -74,11 +74,7 @@ impl Element for bf16 {
     }
     #[inline(always)]
     fn store<V: Lanes>(x: V, out: &mut [Self; LANES]) {
-        let mut values = [0.0; LANES];
-        x.store(&mut values);
-        for (out, value) in out.iter_mut().zip(values) {
-            *out = Self::from_f32(value);
-        }
+        x.store_bf16(out);
     }
 }
 

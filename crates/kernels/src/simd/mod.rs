@@ -90,6 +90,16 @@ pub(crate) trait Lanes: Copy {
         Self::load(&wide)
     }
 
+    /// Rounds to bf16, to the nearest, ties to even.
+    #[inline(always)]
+    fn store_bf16(self, out: &mut [half::bf16; LANES]) {
+        let mut wide = [0.0; LANES];
+        self.store(&mut wide);
+        for (out, wide) in out.iter_mut().zip(wide) {
+            *out = Element::from_f32(wide);
+        }
+    }
+
     /// Turns sixteen rows into sixteen columns.
     #[inline(always)]
     fn transpose(rows: &mut [Self; LANES]) {

@@ -131,6 +131,30 @@ fn bf16_rounds_as_half_does() {
     }
 }
 
+#[test]
+fn lanes_are_rounded_as_elements_are() {
+    struct Round(u32);
+    impl Kernel for Round {
+        type Output = ();
+
+        #[inline(always)]
+        fn run<V: Lanes>(self) {
+            let special = [0x7f80_0000, 0xff80_0001, 0x7fff_ffff, 0x7f7f_ffff, 0x0000_8000, 1];
+            let x: [f32; LANES] = std::array::from_fn(|i| {
+                let any = (self.0 * LANES as u32 + i as u32).wrapping_mul(0x9e37_79b9);
+                f32::from_bits(if i < special.len() { special[i] } else { any })
+            });
+            let mut rounded = [bf16::ZERO; LANES];
+            <bf16 as Element>::store(V::load(&x), &mut rounded);
+            let expected = x.map(|x| <bf16 as Element>::from_f32(x).to_bits());
+            assert_eq!(rounded.map(bf16::to_bits), expected);
+        }
+    }
+    for path in Path::available() {
+        (0..1000).for_each(|seed| path.run(Round(seed)));
+    }
+}
+
 /// What Linux found of the processor, which is in no way how this is found here.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 #[test]

@@ -132,6 +132,9 @@ pub(crate) trait Unit: Sized {
     /// which are added to those of the registers before it, and to the sums unless they are to begin.
     fn multiply_bf16(factors: Factors<'_>, sums: &mut Sums<f32>, begin: bool);
 
+    /// The same of two lines of each row with the same pair, one after the other: x is `[pairs][2][rows]`.
+    fn multiply_twice(x: &[Line], pairs: &[Pair], sums: &mut Sums<f32>);
+
     /// The same of rows of bf16 as they lie in memory, four times [`SIDE`] of them, with sixteen columns,
     /// `[lines][words][columns]`. For [`SIDE`] rows.
     fn multiply_rows(

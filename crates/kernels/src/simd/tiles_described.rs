@@ -1,6 +1,6 @@
 //! Tile registers element by element, as their instructions are described: for tests on any processor.
 
-use super::tiles::{Factors, Line, MAX_ROWS, PANEL, SIDE, Step, Sums, TileKernel, Unit};
+use super::tiles::{Factors, Line, MAX_ROWS, PANEL, Pair, SIDE, Step, Sums, TileKernel, Unit};
 use super::{Portable, widen_e4m3};
 use float8::F8E4M3;
 use half::bf16;
@@ -61,6 +61,11 @@ impl Unit for Described {
             }
             sum + (both[0] + both[1])
         });
+    }
+
+    fn multiply_twice(x: &[Line], pairs: &[Pair], sums: &mut Sums<f32>) {
+        let pairs: Vec<_> = pairs.iter().flat_map(|pair| [*pair; 2]).collect();
+        Self::multiply_bf16(Factors::of(x, &pairs), sums, false);
     }
 
     fn multiply_rows(

@@ -139,6 +139,22 @@ impl Lanes for Avx512 {
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(x))
         })
     }
+    #[inline(always)]
+    fn store_bf16(self, out: &mut [half::bf16; LANES]) {
+        // SAFETY: AVX-512 is there, and the array has 32 writable bytes.
+        unsafe {
+            let bits = _mm512_castps_si512(self.0);
+            let upper = _mm512_srli_epi32::<16>(bits);
+            let odd = _mm512_and_si512(upper, _mm512_set1_epi32(1));
+            let half = _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff));
+            let rounded = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, half));
+            // Rounding could carry a NaN into infinity: keep its head and make it quiet.
+            let quiet = _mm512_or_si512(upper, _mm512_set1_epi32(0x40));
+            let is_nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(self.0, self.0);
+            let narrow = _mm512_cvtepi32_epi16(_mm512_mask_blend_epi32(is_nan, rounded, quiet));
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), narrow);
+        }
+    }
 
     #[inline(always)]
     fn reduce_max(self) -> f32 {

@@ -6,7 +6,7 @@
 //! configured, of which the compiler knows nothing.
 
 use super::Avx512;
-use crate::simd::tiles::{Ahead, Factors, Line, MAX_ROWS, SIDE, Sums, TileKernel, Unit};
+use crate::simd::tiles::{Ahead, Factors, Line, MAX_ROWS, Pair, SIDE, Sums, TileKernel, Unit};
 use crate::simd::widen_e4m3;
 use float8::F8E4M3;
 use half::bf16;
@@ -123,16 +123,44 @@ macro_rules! multiply_ahead {
     };
 }
 
-/// A function with an instruction, which begins the sums or adds to them.
+/// A line of each row, of which there are no more than [`SIDE`], times a pair.
+macro_rules! few {
+    ($dot:literal) => {
+        concat!(
+            "tileloadd tmm4, [{x} + {line_of_x}*1]\n",
+            $dot,
+            " tmm0, tmm4, tmm6\n",
+            $dot,
+            " tmm1, tmm4, tmm7\n"
+        )
+    };
+}
+
+/// A line of each of more rows.
+macro_rules! many {
+    ($dot:literal) => {
+        concat!(
+            few!($dot),
+            "tileloadd tmm5, [{x} + {line_of_x}*1 + 1024]\n",
+            $dot,
+            " tmm2, tmm5, tmm6\n",
+            $dot,
+            " tmm3, tmm5, tmm7\n"
+        )
+    };
+}
+
+/// A function with what is done to a pair: with few rows and with many, so many lines of each.
 macro_rules! multiply_with {
-    ($name:ident, $dot:literal, $sum:ty) => {
+    ($name:ident, $sum:ty, $lines_of_pair:literal, $few:expr, $many:expr) => {
         #[inline(always)]
         fn $name(factors: Factors<'_>, sums: &mut Sums<$sum>, begin: bool) {
             let num_pairs = factors.pairs.len() + usize::from(factors.rest.is_some());
-            let num_rows = factors.x.len() / num_pairs;
-            assert!(num_rows <= MAX_ROWS && num_rows * num_pairs == factors.x.len());
+            let num_lines = num_pairs * $lines_of_pair;
+            let num_rows = factors.x.len() / num_lines;
+            assert!(num_rows <= MAX_ROWS && num_rows * num_lines == factors.x.len());
             if num_rows <= SIDE {
-                // SAFETY: the instructions are there. x has a line for each row and pair, a pair has two
+                // SAFETY: the instructions are there. x has its lines for each row and pair, a pair has two
                 // registers, sums have room for four; what is read ahead is within its steps, and a prefetch
                 // reads nothing that the program sees.
                 unsafe {
@@ -146,11 +174,7 @@ macro_rules! multiply_with {
                             "tileloadd tmm0, [{sums} + {line_of_weights}*1]",
                             "tileloadd tmm1, [{sums} + {line_of_weights}*1 + 64]"
                         ],
-                        [
-                            "tileloadd tmm4, [{x} + {line_of_x}*1]",
-                            concat!($dot, " tmm0, tmm4, tmm6"),
-                            concat!($dot, " tmm1, tmm4, tmm7")
-                        ],
+                        [$few],
                         [
                             "tilestored [{sums} + {line_of_weights}*1], tmm0",
                             "tilestored [{sums} + {line_of_weights}*1 + 64], tmm1"
@@ -172,14 +196,7 @@ macro_rules! multiply_with {
                             "tileloadd tmm2, [{sums} + {line_of_weights}*1 + 2048]",
                             "tileloadd tmm3, [{sums} + {line_of_weights}*1 + 2112]"
                         ],
-                        [
-                            "tileloadd tmm4, [{x} + {line_of_x}*1]",
-                            concat!($dot, " tmm0, tmm4, tmm6"),
-                            concat!($dot, " tmm1, tmm4, tmm7"),
-                            "tileloadd tmm5, [{x} + {line_of_x}*1 + 1024]",
-                            concat!($dot, " tmm2, tmm5, tmm6"),
-                            concat!($dot, " tmm3, tmm5, tmm7")
-                        ],
+                        [$many],
                         [
                             "tilestored [{sums} + {line_of_weights}*1], tmm0",
                             "tilestored [{sums} + {line_of_weights}*1 + 64], tmm1",
@@ -193,8 +210,15 @@ macro_rules! multiply_with {
     };
 }
 
-multiply_with!(add_bf16, "tdpbf16ps", f32);
-multiply_with!(add_i8, "tdpbssd", i32);
+multiply_with!(add_bf16, f32, 1, few!("tdpbf16ps"), many!("tdpbf16ps"));
+multiply_with!(add_i8, i32, 1, few!("tdpbssd"), many!("tdpbssd"));
+multiply_with!(
+    add_bf16_twice,
+    f32,
+    2,
+    concat!(few!("tdpbf16ps"), "add {x}, {lines_of_step}\n", few!("tdpbf16ps")),
+    concat!(many!("tdpbf16ps"), "add {x}, {lines_of_step}\n", many!("tdpbf16ps"))
+);
 
 /// As many as `multiply` reads ahead.
 const _: () = assert!(Ahead::LINES == 4);
@@ -239,6 +263,11 @@ impl Unit for Amx {
     #[inline(always)]
     fn multiply_bf16(factors: Factors<'_>, sums: &mut Sums<f32>, begin: bool) {
         add_bf16(factors, sums, begin);
+    }
+
+    #[inline(always)]
+    fn multiply_twice(x: &[Line], pairs: &[Pair], sums: &mut Sums<f32>) {
+        add_bf16_twice(Factors::of(x, pairs), sums, false);
     }
 
     #[inline(always)]
