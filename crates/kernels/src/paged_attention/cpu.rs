@@ -3,7 +3,7 @@
 use super::PagedAttention;
 use super::tile::{AttendTile, Inputs, Tile};
 use crate::disjoint::DisjointMut;
-use crate::pool::for_each_task;
+use crate::pool::{for_each_task, num_threads};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::Amx;
 #[cfg(test)]
@@ -21,6 +21,9 @@ const ROWS_PER_TILE: usize = 64;
 
 /// The same in tile registers, for which keys and values must be brought into another order.
 const ROWS_IN_TILES: usize = 128;
+
+/// Tiles that one task computes in a row at most: while it is busy with one it asks for the next one's keys.
+const MAX_RUN: usize = 8;
 
 /// What a cache may hold for queries of a type.
 pub(super) trait CacheOf<E: Element>: Element {
@@ -116,8 +119,13 @@ pub(super) fn paged_attention<E: Element, C: CacheOf<E>>(
     let mut out = vec![E::default(); inputs.q.len()];
     let shared = DisjointMut::new(&mut out);
     let pairs: usize = sequences.iter().map(|s| s.num_rows * s.context_len).sum();
-    for_each_task(tiles.len(), pairs * num_heads * head_dim, |i| {
-        C::attend(path, AttendTile { inputs: &inputs, tile: &tiles[i], out: &shared });
+    let run = (tiles.len() / (8 * num_threads())).clamp(1, MAX_RUN);
+    for_each_task(tiles.len().div_ceil(run), pairs * num_heads * head_dim, |i| {
+        let run = &tiles[i * run..tiles.len().min((i + 1) * run)];
+        for (i, tile) in run.iter().enumerate() {
+            let (inputs, next, out) = (&inputs, run.get(i + 1), &shared);
+            C::attend(path, AttendTile { inputs, tile, next, out });
+        }
     });
     Ok(E::to_cpu_storage_owned(out))
 }

@@ -52,10 +52,60 @@ pub(super) struct Tile<'a> {
     pub(super) table: &'a [u32],
 }
 
+impl Tile<'_> {
+    /// Keys that its last token sees.
+    #[inline(always)]
+    fn end(&self) -> usize {
+        self.visible + self.num_tokens - 1
+    }
+}
+
+impl<E, C> Inputs<'_, E, C> {
+    /// Those of a tile's group, of which there may be none.
+    #[inline(always)]
+    fn keys(&self, tile: &Tile<'_>, start: usize) -> Keys {
+        let Inputs { num_kv_heads, head_dim, block_size, .. } = *self;
+        let end = tile.end().min(start + GROUP);
+        let num = end.saturating_sub(start);
+        let mut offsets = [0; GROUP];
+        let mut position = start;
+        while position < end {
+            let (block, row) = (position / block_size, position % block_size);
+            let first = (tile.table[block] as usize * num_kv_heads + tile.kv_head) * block_size;
+            let next = end.min((block + 1) * block_size);
+            let mut offset = (first + row) * head_dim;
+            for at in &mut offsets[position - start..next - start] {
+                *at = offset;
+                offset += head_dim;
+            }
+            position = next;
+        }
+        let first = offsets[0];
+        offsets[num..].fill(first);
+        Keys { offsets, num }
+    }
+}
+
+/// Where the keys and values of a group begin.
+pub(super) struct Keys {
+    /// Past the last key, where the first does.
+    offsets: [usize; GROUP],
+    num: usize,
+}
+
+impl Keys {
+    #[inline(always)]
+    fn offsets(&self) -> &[usize] {
+        &self.offsets[..self.num]
+    }
+}
+
 /// A tile to be computed.
 pub(super) struct AttendTile<'a, E, C> {
     pub(super) inputs: &'a Inputs<'a, E, C>,
     pub(super) tile: &'a Tile<'a>,
+    /// The one that is computed next, if any is.
+    pub(super) next: Option<&'a Tile<'a>>,
     pub(super) out: &'a DisjointMut<'a, E>, // [tokens, heads, head_dim]
 }
 
@@ -138,8 +188,11 @@ impl<E: Element, C: Element> AttendTile<'_, E, C> {
         scratch.softmax.clear();
         scratch.softmax.resize(num_rows, Softmax::new());
         let mut start = self.first_seen(0) / GROUP * GROUP;
-        while start < self.visible(num_rows - 1) {
-            self.attend_group::<P>(start, &mut scratch);
+        let mut keys = self.inputs.keys(self.tile, start);
+        while start < self.tile.end() {
+            let next = self.keys_ahead(start + GROUP);
+            self.attend_group::<P>(start, &keys, next.offsets(), &mut scratch);
+            keys = next;
             start += GROUP;
         }
         self.store::<P>(&scratch);
@@ -202,13 +255,16 @@ impl<E: Element, C: Element> AttendTile<'_, E, C> {
 
     /// Adds what the keys `start..start + GROUP` give to every row that sees any of them.
     #[inline(always)]
-    fn attend_group<P: Products<E, C>>(&self, start: usize, scratch: &mut Scratch) {
+    fn attend_group<P: Products<E, C>>(
+        &self,
+        start: usize,
+        keys: &Keys,
+        ahead: &[usize],
+        scratch: &mut Scratch,
+    ) {
         let Inputs { key, value, head_dim, block_size, .. } = *self.inputs;
         let num_rows = scratch.softmax.len();
-        let num_keys = GROUP.min(self.visible(num_rows - 1) - start);
-        let offsets = self.key_offsets(start, num_keys);
-        let num_next = GROUP.min(self.visible(num_rows - 1).saturating_sub(start + GROUP));
-        let next = self.key_offsets(start + GROUP, num_next);
+        let Keys { offsets, num: num_keys } = *keys;
         let group = Group { key, value, head_dim, offsets, num_keys, block_size };
         // Rows of the first tokens may not see any key of the last group, and with a window those of
         // the last tokens none of the first.
@@ -219,31 +275,23 @@ impl<E: Element, C: Element> AttendTile<'_, E, C> {
             range: first_row..end,
             start,
             see_all: start + GROUP <= self.tile.visible && self.first_seen(num_rows - 1) <= start,
-            ahead: &next[..num_next],
+            ahead,
         };
         P::load_keys(&group, &rows, scratch);
         self.weigh::<P>(&group, &rows, scratch);
         P::add_values(self, &group, &rows, scratch);
     }
 
-    /// Where the keys and values of a group begin; past the last key, where the first does.
+    /// Those of the group from `start` on, or of the next tile's first one.
     #[inline(always)]
-    fn key_offsets(&self, start: usize, num_keys: usize) -> [usize; GROUP] {
-        let Inputs { num_kv_heads, head_dim, block_size, .. } = *self.inputs;
-        let mut offsets = [0; GROUP];
-        let mut position = start;
-        while position < start + num_keys {
-            let block = self.tile.table[position / block_size] as usize;
-            let row = (block * num_kv_heads + self.tile.kv_head) * block_size;
-            let next = (position / block_size + 1) * block_size;
-            for p in position..next.min(start + num_keys) {
-                offsets[p - start] = (row + p % block_size) * head_dim;
+    fn keys_ahead(&self, start: usize) -> Keys {
+        match self.next {
+            Some(next) if start >= self.tile.end() => {
+                let first = next.visible.saturating_sub(self.inputs.window) / GROUP * GROUP;
+                self.inputs.keys(next, first)
             }
-            position = next;
+            _ => self.inputs.keys(self.tile, start),
         }
-        let first = offsets[0];
-        offsets[num_keys..].fill(first);
-        offsets
     }
 
     /// Divides by the sums and rounds.

@@ -135,20 +135,28 @@ impl Memory {
             }
             let rows = keys.map(|offset| Lines::new(&value[offset..][..head_dim]));
             let seen = [seen.contains(&(2 * pair)), seen.contains(&(2 * pair + 1))];
+            let nothing = U::Lanes::splat(0.0);
             for (panel, pairs) in panels.iter_mut().enumerate() {
-                let nothing = U::Lanes::splat(0.0);
-                let first = if seen[0] { rows[0].line::<U>(panel) } else { nothing };
-                let second = if seen[1] { rows[1].line::<U>(panel) } else { nothing };
-                if ask {
-                    finite &= U::is_finite(first) & U::is_finite(second);
+                let step = &mut pairs[pair / SIDE][pair % SIDE];
+                if seen == [true; 2] && !ask {
+                    Self::keep_pair::<U>(rows[0].line::<U>(panel), rows[1].line::<U>(panel), step);
+                } else {
+                    let first = if seen[0] { rows[0].line::<U>(panel) } else { nothing };
+                    let second = if seen[1] { rows[1].line::<U>(panel) } else { nothing };
+                    finite &= !ask || (U::is_finite(first) & U::is_finite(second));
+                    Self::keep_pair::<U>(first, second, step);
                 }
-                let words = U::interleave(first, second);
-                let step = pairs[pair / SIDE][pair % SIDE].0.as_chunks_mut::<LANES>().0;
-                words[0].store_words(&mut step[0]);
-                words[1].store_words(&mut step[1]);
             }
         }
         finite
+    }
+
+    #[inline(always)]
+    fn keep_pair<U: Unit>(first: U::Lanes, second: U::Lanes, step: &mut Step) {
+        let words = U::interleave(first, second);
+        for (words, half) in words.into_iter().zip(step.0.as_chunks_mut().0) {
+            words.store_words(half);
+        }
     }
 
     /// Adds the weighted values to the sums of a block.
