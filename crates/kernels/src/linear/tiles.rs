@@ -149,7 +149,7 @@ fn run_panels<M: InTiles, O: simd::Element>(
                     M::Unit::configure(configured);
                 }
                 let at = ((panel - panels.start) * tiles.len() + i).min(sums.len() - 1);
-                let ahead = match in_order.filter(|_| lines.len() == num_lines) {
+                let ahead = match in_order.filter(|_| tiles.len() <= 2) {
                     Some(steps) if i == 0 => Ahead::Read(steps),
                     Some(_) => Ahead::Nothing,
                     None => ahead(next, lines.len(), i, tiles.len()),
