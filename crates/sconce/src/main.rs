@@ -12,6 +12,7 @@ mod load;
 mod manual;
 mod measure;
 mod model_choice;
+mod model_files;
 mod notify;
 mod plan;
 mod pooling;

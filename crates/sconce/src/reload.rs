@@ -4,7 +4,7 @@
 
 use crate::config::Config;
 use crate::keys;
-use crate::load::ModelFiles;
+use crate::model_files::ModelFiles;
 use crate::signals::Reloads;
 use anyhow::{Context, Result, anyhow};
 use server::App;

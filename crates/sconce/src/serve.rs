@@ -3,8 +3,9 @@
 use crate::cli::LogFormat;
 use crate::config::Config;
 use crate::listen::{Bound, Listen, Place, raise_file_limit};
-use crate::load::{self, Loaded, ModelFiles};
+use crate::load::{self, Loaded};
 use crate::model_choice::ModelChoice;
+use crate::model_files::ModelFiles;
 use crate::notify::Notify;
 use crate::reload::Reload;
 use crate::signals::{self, Reloads};
