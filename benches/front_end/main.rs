@@ -1,5 +1,5 @@
 //! What the front end costs, with an engine that has no model: `cargo bench --workspace --bench
-//! front_end [-- --only NAME]`. Processor time is of the server's threads alone, of which the text
+//! front_end [-- --only NAME] [--tokenizer FILE]`. Processor time is of the server's threads alone, of which the text
 //! pool's are part; clients are processes of their own. Times of single rounds are worth little on a
 //! machine that others use: the least of several is told.
 
@@ -25,10 +25,11 @@ fn main() -> Result<()> {
     // A line a request is written as in production, to nowhere.
     tracing_subscriber::fmt().with_writer(std::io::sink).init();
     let only = arguments.skip_while(|argument| argument != "--only").nth(1);
-    let parts: [(&str, Part); 5] = [
+    let parts: [(&str, Part); 6] = [
         ("chunks", chunks::run),
         ("requests", requests::run),
         ("tokenising", tokenising::run),
+        ("encoders", tokenising::run_encoders),
         ("long-prompt", long_prompt::run),
         ("idle", idle::run),
     ];

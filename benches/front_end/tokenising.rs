@@ -5,7 +5,7 @@ use crate::load::{ROUNDS, micros, words};
 use benches::{Result, stand_in};
 use serde_json::json;
 use std::fmt::Write;
-use text::ChatInput;
+use text::{ChatInput, SpecialTokens, Tokenizer};
 
 /// What it costs to tokenise a chat at each of its turns: as a whole, and as a server does that has
 /// read its earlier turns before.
@@ -37,6 +37,42 @@ pub(crate) fn run() -> Result<String> {
         let of_turn = || rows.iter().filter(|row| row[0] == turn);
         let least = |column: usize| of_turn().map(|row| row[column]).fold(f64::MAX, f64::min);
         writeln!(text, "| {turn} | {} | {:.0} | {:.0} |", least(1), least(2), least(3))?;
+    }
+    Ok(text)
+}
+
+/// What both encoders cost of the tokenizer.json that `--tokenizer` names.
+pub(crate) fn run_encoders() -> Result<String> {
+    let mut arguments = std::env::args().skip_while(|argument| argument != "--tokenizer");
+    let Some(path) = arguments.nth(1) else {
+        return Ok("--tokenizer FILE compares the two encoders of a tokenizer.json".to_owned());
+    };
+    let file = std::fs::read(&path)?;
+    let load = || Tokenizer::from_bytes(&file, SpecialTokens::default());
+    let [slow, fast] = [load()?, load()?];
+    let begun = Cpu::of_this_thread()?;
+    let is_prepared = fast.prepare_fast_encoder();
+    let prepared = micros(Cpu::of_this_thread()?.since(begun).total, 1) / 1e3;
+    let mut text = format!(
+        "Processor time of a text to ids, least of {ROUNDS}; the fast encoder was made in \
+         {prepared:.0} ms: {is_prepared}\n\n| bytes | tokens | 0.23, µs | 1.0, µs |\n|---|---|---|---|\n"
+    );
+    for num_words in [20, 200, 2000, 20_000] {
+        let mut least = [f64::MAX; 2];
+        let mut num_tokens = 0;
+        for round in 0..ROUNDS {
+            let input = words(round * num_words, num_words);
+            let mut ids = Vec::new();
+            for (tokenizer, least) in [&slow, &fast].into_iter().zip(&mut least) {
+                let begun = Cpu::of_this_thread()?;
+                ids.push(tokenizer.encode(&input, false)?);
+                *least = least.min(micros(Cpu::of_this_thread()?.since(begun).total, 1));
+            }
+            assert_eq!(ids[0], ids[1], "the same text");
+            num_tokens = ids[0].len();
+        }
+        let num_bytes = words(0, num_words).len();
+        writeln!(text, "| {num_bytes} | {num_tokens} | {:.0} | {:.1} |", least[0], least[1])?;
     }
     Ok(text)
 }

@@ -20,7 +20,7 @@ use serde_json::Value;
 use server::PoolingRules;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use text::TextModel;
+use text::{TextModel, Tokenizer};
 
 type Model = Box<dyn CausalLm>;
 
@@ -226,6 +226,7 @@ impl Planned {
         };
         let text = read(&self.model)?;
         text.grammars().prepare();
+        self.prepare_encoder(text.tokenizer().clone())?;
         let Some(draft) = &self.draft else { return Ok(text) };
         if let Some(id) = text.tokenizer().first_difference(read(draft)?.tokenizer()) {
             bail!(
@@ -235,6 +236,21 @@ impl Planned {
             );
         }
         Ok(text)
+    }
+
+    /// Nobody waits for it: of a large vocabulary it takes a second.
+    fn prepare_encoder(&self, tokenizer: Tokenizer) -> Result<()> {
+        let name = self.name().to_owned();
+        let prepare = move || {
+            if !tokenizer.prepare_fast_encoder() {
+                tracing::info!(
+                    "the tokenizer of {name} is one that tokenizers 1.0 reads otherwise: texts take \
+                     about half a microsecond a token"
+                );
+            }
+        };
+        std::thread::Builder::new().name("tokenizer".into()).spawn(prepare)?;
+        Ok(())
     }
 
     fn load_weights(&self) -> Result<Weighty> {

@@ -10,6 +10,7 @@ mod chat_template;
 mod detokenizer;
 mod error;
 mod exit;
+mod fast_encoder;
 mod generation_config;
 mod grammar;
 mod lark;
