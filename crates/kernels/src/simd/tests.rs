@@ -1,5 +1,6 @@
 //! Every form of the lanes against plain arithmetic.
 
+use super::tiles::{Ahead, PANEL, SIDE, Step};
 use super::{Element, Kernel, LANES, Lanes, Path, Portable, dispatch};
 use half::bf16;
 
@@ -152,6 +153,20 @@ fn lanes_are_rounded_as_elements_are() {
     }
     for path in Path::available() {
         (0..1000).for_each(|seed| path.run(Round(seed)));
+    }
+}
+
+#[test]
+fn what_is_read_ahead_is_within_the_steps() {
+    for len in 0..100 {
+        let steps = vec![Step([0; PANEL]); len];
+        let Some([first, last]) = Ahead::bounds(&steps) else {
+            assert!(len < SIDE);
+            continue;
+        };
+        let index = |step: *const Step| (step.addr() - steps.as_ptr().addr()) / size_of::<Step>();
+        assert_eq!(index(last) + SIDE, len);
+        assert_eq!(index(first), index(last).min(SIDE / 2));
     }
 }
 

@@ -115,6 +115,7 @@ macro_rules! multiply_ahead {
                     "cmova {address}, {number}"
                 ]
             ),
+            // Every operand must stand in the text.
             Ahead::Nothing | Ahead::Read(_) => {
                 let nothing = std::ptr::null::<u8>();
                 multiply!($factors, $($product)*, nothing, 0usize, ["/* {address} {number} */"])
