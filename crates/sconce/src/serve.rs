@@ -205,7 +205,8 @@ fn served(choice: &ModelChoice, loaded: Loaded) -> (ServedModel, ModelFiles) {
 }
 
 fn start_log(config: &Config) -> Result<()> {
-    let filter = EnvFilter::try_new(&config.log_level)
+    // How tokenizers 1.0 lays out a vocabulary is news to nobody who does not ask for it.
+    let filter = EnvFilter::try_new(format!("tk_encode=warn,{}", config.log_level))
         .with_context(|| format!("--log-level {}", config.log_level))?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)

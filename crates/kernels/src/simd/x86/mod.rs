@@ -5,6 +5,7 @@
 
 mod amx;
 mod pairs;
+mod products;
 mod tiles;
 
 pub(super) use amx::has_amx;
