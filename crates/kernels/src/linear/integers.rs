@@ -76,8 +76,9 @@ pub(super) fn multiply<E: Element, O: simd::Element>(
     x: &[E],
     bias: Option<Vec<f32>>,
 ) -> Vec<O> {
-    let (x, blocks) = round_inputs(x, weight.in_features());
+    #[cfg(target_arch = "x86_64")]
     let num_rows = x.len() / weight.in_features();
+    let (x, blocks) = round_inputs(x, weight.in_features());
     let product = Product { weight, x: &x, bias };
     #[cfg(target_arch = "x86_64")]
     let has_vnni = is_x86_feature_detected!("avx512vnni");

@@ -1,7 +1,7 @@
 //! Tile registers: a product of up to 32 rows with 32 columns, 64 bytes of a row at a time.
 
 #![cfg_attr(
-    not(any(target_arch = "x86_64", test)),
+    not(target_arch = "x86_64"),
     allow(dead_code, reason = "other processors only share the form of weights")
 )]
 
