@@ -86,7 +86,7 @@ impl Tokenizer {
         Ok(Self(Arc::new(Inner { backend, rule, table, special, cache, fast })))
     }
 
-    /// Makes the encoder of another implementation, which is tens of times as fast and gives the same ids,
+    /// Makes the encoder of another implementation, which is faster, of long texts many times, and gives the same ids,
     /// and tells whether there is one. Until then, and where there is none, texts are encoded all the same.
     /// Takes up to a second of a large vocabulary.
     pub fn prepare_fast_encoder(&self) -> bool {
@@ -105,11 +105,14 @@ impl Tokenizer {
     /// the tokenizer puts around a text (BOS): true for completions, false for a rendered chat.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TextError> {
         check_len(text)?;
-        let fast = self.0.fast.get().and_then(Option::as_ref);
-        match fast.and_then(|fast| fast.encode(text, add_special_tokens)) {
+        match self.encode_fast(text, add_special_tokens) {
             Some(ids) => Ok(ids),
             None => Ok(self.plain(text, add_special_tokens)?.get_ids().to_vec()),
         }
+    }
+
+    fn encode_fast(&self, text: &str, add_special_tokens: bool) -> Option<Vec<u32>> {
+        self.0.fast.get()?.as_ref()?.encode(text, add_special_tokens)
     }
 
     /// Encodes a rendered chat: the same as `encode(text, false)`, but turns that came before, with the
@@ -131,8 +134,10 @@ impl Tokenizer {
         add_special_tokens: bool,
         cut: Cut,
     ) -> Result<Vec<u32>, TextError> {
-        let whole = self.encode(text, add_special_tokens)?;
-        if whole.len() <= cut.max_len {
+        check_len(text)?;
+        // Without it a text that must be cut would be encoded twice.
+        let whole = self.encode_fast(text, add_special_tokens);
+        if let Some(whole) = whole.filter(|whole| whole.len() <= cut.max_len) {
             return Ok(whole);
         }
         let text = kept(&self.plain(text, false)?, cut.max_len, cut.side);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use proptest::prelude::*;
-use text::TextModel;
+use text::{Cut, Side, TextModel};
 
 const NAMES: [&str; 7] =
     ["bos_by_config", "gemma", "gpt2", "llama2", "llama3", "metaspace", "qwen"];
@@ -68,6 +68,11 @@ proptest! {
             for special in [false, true] {
                 let ids = [slow, fast].map(|model| model.encode(&text, special).unwrap());
                 prop_assert_eq!(&ids[0], &ids[1], "{}: {:?}", name, &text);
+                for max_len in [8, ids[0].len()] {
+                    let cut = Cut { max_len, side: Side::Right };
+                    let encode = |model: &TextModel| model.tokenizer().encode_cut(&text, special, cut);
+                    prop_assert_eq!(encode(slow).unwrap(), encode(fast).unwrap(), "{}: {:?}", name, &text);
+                }
             }
         }
     }
