@@ -25,6 +25,7 @@ use engine::architecture::LoadError;
 use engine::encoder::{Encoder, EncoderArchitecture, EncoderBatch};
 use engine::layers::{
     ClassificationHead, Embedding, FeedForward, FullAttention, HeadActivation, LayerNorm, Linear,
+    add,
 };
 use engine::weights::{Weights, WeightsError};
 
@@ -154,12 +155,12 @@ impl Encoder for Bert {
         };
         let first = Tensor::new(self.first_position, batch.ids.device())?;
         let positions = batch.positions.broadcast_add(&first)?;
-        let x = (self.words.forward(&batch.ids)? + self.types.forward(&segments)?)?;
-        let mut x = self.norm.forward(&(x + self.positions.forward(&positions)?)?)?;
+        let x = add(&self.words.forward(&batch.ids)?, &self.types.forward(&segments)?)?;
+        let mut x = self.norm.forward(&add(&x, &self.positions.forward(&positions)?)?)?;
         for layer in &self.layers {
             let attended = layer.attention.forward(&x, batch)?;
-            x = layer.attention_norm.forward(&(attended + x)?)?;
-            x = layer.mlp_norm.forward(&(layer.mlp.forward(&x)? + x)?)?;
+            x = layer.attention_norm.forward(&add(&attended, &x)?)?;
+            x = layer.mlp_norm.forward(&add(&layer.mlp.forward(&x)?, &x)?)?;
         }
         Ok(x)
     }

@@ -32,7 +32,7 @@ use engine::architecture::LoadError;
 use engine::encoder::{Encoder, EncoderArchitecture, EncoderBatch};
 use engine::layers::{
     ClassificationHead, Embedding, FeedForward, FullAttention, HeadActivation, LayerNorm, Linear,
-    RopeConfig, RopeScaling, RotaryEmbedding,
+    RopeConfig, RopeScaling, RotaryEmbedding, add,
 };
 use engine::weights::{Weights, WeightsError};
 
@@ -165,8 +165,8 @@ impl Encoder for ModernBert {
         for layer in &self.layers {
             let normed = layer.attention_norm.as_ref().map(|norm| norm.forward(&x)).transpose()?;
             let attended = layer.attention.forward(normed.as_ref().unwrap_or(&x), batch)?;
-            x = (x + attended)?;
-            x = (&x + layer.mlp.forward(&layer.mlp_norm.forward(&x)?)?)?;
+            x = add(&x, &attended)?;
+            x = add(&x, &layer.mlp.forward(&layer.mlp_norm.forward(&x)?)?)?;
         }
         self.final_norm.forward(&x)
     }

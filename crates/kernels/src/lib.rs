@@ -14,6 +14,7 @@
     reason = "std::arch names say where they come from; not linted in tests"
 )]
 
+pub mod add;
 pub mod device;
 pub mod full_attention;
 pub mod gated_activation;

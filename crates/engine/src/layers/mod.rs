@@ -21,6 +21,7 @@ pub use embedding::{Embedding, LmHead};
 pub use feed_forward::FeedForward;
 pub use full_attention::FullAttention;
 pub use head::{ClassificationHead, HeadActivation};
+pub use kernels::add::add;
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
 pub use mlp::Mlp;

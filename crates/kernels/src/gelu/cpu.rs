@@ -14,12 +14,9 @@ pub(super) fn gelu<E: Element>(x: &CpuStorage, layout: &Layout) -> Result<CpuSto
     let x: &[E] = slice(x, layout, "x")?;
     let mut out = vec![E::default(); x.len()];
     let work = OPERATIONS_PER_ELEMENT * x.len();
-    let whole = x.len() / PIECE * PIECE;
-    let (pieces, rest) = out.split_at_mut(whole);
-    for_each_row(pieces, PIECE, work, |piece, out| {
-        dispatch(GeluPiece { x: &x[piece * PIECE..][..PIECE], out });
+    for_each_row(&mut out, PIECE, work, |piece, out| {
+        dispatch(GeluPiece { x: &x[piece * PIECE..][..out.len()], out });
     });
-    dispatch(GeluPiece { x: &x[whole..], out: rest });
     Ok(E::to_cpu_storage_owned(out))
 }
 

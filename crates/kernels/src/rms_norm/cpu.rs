@@ -1,5 +1,6 @@
 //! RMSNorm on the CPU: two passes over a row, rows in parallel.
 
+use crate::add::AddRow;
 use crate::pool::for_each_row;
 use crate::simd::{Element, Kernel, LANES, Lanes, dispatch, load_at, store_at};
 use crate::views::{cpu_slice, slice};
@@ -38,7 +39,7 @@ pub(super) fn add_rms_norm<E: Element>(
     let (normed, sums) = out.split_at_mut(x.len());
     for_each_row(sums, hidden, x.len(), |row, sum| {
         let range = row * hidden..(row + 1) * hidden;
-        dispatch(AddRow { x: &x[range.clone()], residual: &residual[range], out: sum });
+        dispatch(AddRow { x: &x[range.clone()], y: &residual[range], out: sum });
     });
     let sums = &*sums;
     for_each_row(normed, hidden, 2 * x.len(), |row, out| {
@@ -83,23 +84,5 @@ pub(crate) fn scale_row<V: Lanes, E: Element>(x: &[E], weight: &[E], factor: f32
     for i in (0..out.len()).step_by(LANES) {
         let normed = E::round(load_at::<V, E>(x, i).mul(factor));
         store_at(normed.mul(load_at(weight, i)), out, i);
-    }
-}
-
-struct AddRow<'a, E> {
-    x: &'a [E],
-    residual: &'a [E],
-    out: &'a mut [E],
-}
-
-impl<E: Element> Kernel for AddRow<'_, E> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<V: Lanes>(self) {
-        for i in (0..self.out.len()).step_by(LANES) {
-            let sum = load_at::<V, E>(self.x, i).add(load_at(self.residual, i));
-            store_at(sum, self.out, i);
-        }
     }
 }
