@@ -199,7 +199,9 @@ struct Wait {
 
 impl Wait {
     const SPINNING: u32 = 40;
-    const YIELDING: u32 = 80;
+    /// Some hundred microseconds: what a small model does between two steps, when nothing is to be computed,
+    /// takes less, and waking a worker more than it.
+    const YIELDING: u32 = 440;
 
     fn again(&mut self) {
         if self.rounds < Self::SPINNING {
