@@ -199,8 +199,8 @@ struct Wait {
 
 impl Wait {
     const SPINNING: u32 = 40;
-    /// Some hundred microseconds: what a small model does between two steps, when nothing is to be computed,
-    /// takes less, and waking a worker more than it.
+    /// About a hundred microseconds where no other thread wants the core. What a small model does between two
+    /// steps, when nothing is to be computed, takes less.
     const YIELDING: u32 = 440;
 
     fn again(&mut self) {

@@ -1,12 +1,9 @@
 //! Sums on the CPU: one pass, in parallel.
 
 use crate::pool::for_each_row;
-use crate::simd::{Element, Kernel, LANES, Lanes, dispatch, load_at, store_at};
+use crate::simd::{Element, Kernel, LANES, Lanes, PIECE, dispatch, load_at, store_at};
 use crate::views::slice;
 use candle_core::{CpuStorage, Layout, Result};
-
-/// Elements of a piece that is computed in one go.
-const PIECE: usize = 64 * LANES;
 
 pub(super) fn add<E: Element>(
     (x, x_layout): (&CpuStorage, &Layout),

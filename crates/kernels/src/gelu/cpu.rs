@@ -1,14 +1,12 @@
 //! GELU on the CPU: one pass, in parallel.
 
 use crate::pool::for_each_row;
-use crate::simd::{Element, Kernel, LANES, Lanes, dispatch, load_at, store_at};
+use crate::simd::{Element, Kernel, LANES, Lanes, PIECE, dispatch, load_at, store_at};
 use crate::views::slice;
 use candle_core::{CpuStorage, Layout, Result};
 
 /// Of an exponential and a polynomial, roughly.
 const OPERATIONS_PER_ELEMENT: usize = 32;
-/// Elements of a piece that is computed in one go.
-const PIECE: usize = 64 * LANES;
 
 pub(super) fn gelu<E: Element>(x: &CpuStorage, layout: &Layout) -> Result<CpuStorage> {
     let x: &[E] = slice(x, layout, "x")?;

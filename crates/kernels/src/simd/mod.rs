@@ -33,6 +33,8 @@ pub(crate) const ROUND: f32 = 12_582_912.0;
 
 /// f32 values in one [`Lanes`].
 pub(crate) const LANES: usize = 16;
+/// Elements that are computed in one go, of a tensor whose rows do not matter.
+pub(crate) const PIECE: usize = 64 * LANES;
 
 /// Sixteen f32 values. Everything that uses it must be `#[inline(always)]` up to [`dispatch`]:
 /// only there are the vector instructions enabled. A closure cannot be marked so; one that holds
