@@ -52,7 +52,7 @@ fn pool() -> &'static ForkJoin {
 
 /// Below this many elementary operations sharing work with other threads (some microseconds, if they are
 /// awake) costs more than it saves.
-const MIN_PARALLEL_WORK: usize = 1 << 15;
+const MIN_PARALLEL_WORK: usize = 1 << 14;
 
 /// Calls `f` with 0..num_tasks, in parallel if `work` (elementary operations of all tasks
 /// together, roughly) makes it worth while.
