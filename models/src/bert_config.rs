@@ -89,7 +89,7 @@ impl BertConfig {
                 num_parameters: embeddings + self.num_layers * layer + head,
                 num_gathered: embeddings,
                 dtype: self.dtype,
-                is_fp8: false,
+                quantized: None,
             },
             head: has_head.then_some(head_spec),
         }

@@ -102,7 +102,7 @@ impl Config {
                 num_parameters: self.vocab_size * hidden + layers + if has_head { head } else { 0 },
                 num_gathered: self.vocab_size * hidden,
                 dtype: self.dtype,
-                is_fp8: false,
+                quantized: None,
             },
             head: has_head.then_some(head_spec),
         }

@@ -13,7 +13,7 @@ use candle_core::{DType, Device, Tensor};
 use engine::Quantization;
 use engine::architecture::Architecture;
 use engine::model::ModelSpec;
-use engine::weights::Weights;
+use engine::weights::{Quantized, Weights};
 use paged::{Paged, Sequence, device};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -242,9 +242,8 @@ fn logits_of_integers_are_near_those_of_transformers() {
     }
 }
 
-/// The checkpoint with linear layers in e4m3, with a scale for each row or one for all.
-fn write_fp8(golden: &Golden, folder: &Path, has_scale_of_rows: bool) {
-    fs::create_dir_all(folder).unwrap();
+/// All tensors of the checkpoint, and the names of the linear layers' weights.
+fn tensors_of(golden: &Golden) -> (HashMap<String, Tensor>, Vec<String>) {
     let mut tensors = HashMap::new();
     for entry in fs::read_dir(&golden.folder).unwrap() {
         let path = entry.unwrap().path();
@@ -252,8 +251,14 @@ fn write_fp8(golden: &Golden, folder: &Path, has_scale_of_rows: bool) {
             tensors.extend(candle_core::safetensors::load(path, &Device::Cpu).unwrap());
         }
     }
-    let linears: Vec<String> =
-        tensors.keys().filter(|name| name.ends_with("_proj.weight")).cloned().collect();
+    let linears = tensors.keys().filter(|name| name.ends_with("_proj.weight")).cloned().collect();
+    (tensors, linears)
+}
+
+/// The checkpoint with linear layers in e4m3, with a scale for each row or one for all.
+fn write_fp8(golden: &Golden, folder: &Path, has_scale_of_rows: bool) {
+    fs::create_dir_all(folder).unwrap();
+    let (mut tensors, linears) = tensors_of(golden);
     for name in linears {
         let weight = tensors[&name].to_dtype(DType::F32).unwrap();
         let largest = weight.abs().unwrap().max_keepdim(1).unwrap();
@@ -276,7 +281,7 @@ fn fp8_checkpoints_are_read() {
         let mut online = golden.load_fp8(&golden.folder, DType::F32, DType::F32);
         golden.config["quantization_config"] =
             json!({"quant_method": "fp8", "activation_scheme": "dynamic"});
-        assert!(golden.spec().is_fp8, "{}", golden.name());
+        assert_eq!(golden.spec().quantized, Some(Quantized::Fp8Rows), "{}", golden.name());
         let [rows, whole] = ["rows", "whole"].map(|kind| root.join(golden.name()).join(kind));
         write_fp8(&golden, &rows, true);
         write_fp8(&golden, &whole, false);
@@ -288,6 +293,63 @@ fn fp8_checkpoints_are_read() {
         assert!(stored == online, "{}: other logits", golden.name());
         let (error, bound) = (error(&mut coarse, case), FP8_TOLERANCE * golden.bf16_error);
         assert!(error <= bound, "{}: off by {error}, {bound} allowed", golden.name());
+    }
+    fs::remove_dir_all(root).unwrap();
+}
+
+/// The checkpoint with linear layers as GPTQ packs them, in 8 bits with a scale for each output feature.
+fn write_gptq(golden: &Golden, folder: &Path) {
+    fs::create_dir_all(folder).unwrap();
+    let (mut tensors, linears) = tensors_of(golden);
+    for name in linears {
+        let weight = tensors.remove(&name).unwrap().to_dtype(DType::F32).unwrap();
+        let (outputs, inputs) = weight.dims2().unwrap();
+        let rows: Vec<Vec<f32>> = weight.to_vec2().unwrap();
+        let largest = rows.iter().map(|row| row.iter().fold(0f32, |most, x| most.max(x.abs())));
+        let scales: Vec<f32> = largest.map(|largest| largest / 127.0).collect();
+        let mut words = vec![0i32; inputs / 4 * outputs];
+        for (output, row) in rows.iter().enumerate() {
+            for (input, x) in row.iter().enumerate() {
+                let integer = (x / scales[output]).round() as i32 + 128;
+                words[input / 4 * outputs + output] |= integer << (8 * (input % 4));
+            }
+        }
+        let words = Tensor::from_vec(words, (inputs / 4, outputs), &Device::Cpu).unwrap();
+        // Each of them is 128.
+        let zeros = Tensor::new(vec![vec![0x7f7f_7f7fi32; outputs / 4]], &Device::Cpu).unwrap();
+        let scales = Tensor::from_vec(scales, (1, outputs), &Device::Cpu).unwrap();
+        let layer = name.strip_suffix(".weight").unwrap();
+        for (kind, tensor) in [("qweight", words), ("qzeros", zeros), ("scales", scales)] {
+            tensors.insert(format!("{layer}.{kind}"), tensor);
+        }
+    }
+    candle_core::safetensors::save(&tensors, folder.join("model.safetensors")).unwrap();
+}
+
+/// As they are, and in the integers that weights are brought to here.
+#[test]
+fn checkpoints_of_integers_are_read() {
+    let root = std::env::temp_dir().join(format!("sconce-gptq-{}", std::process::id()));
+    for mut golden in goldens() {
+        golden.config["quantization_config"] = json!({"quant_method": "gptq", "bits": 8});
+        let folder = root.join(golden.name());
+        write_gptq(&golden, &folder);
+        for quantization in
+            [None, Some(Quantization::Int8)].into_iter().take(if device().is_cpu() { 2 } else { 1 })
+        {
+            let weights = Weights::open(&folder, &device(), DType::F32).unwrap();
+            let weights = weights.with_quantized(golden.spec().quantized);
+            let mut weights = weights.with_quantization(quantization);
+            let model = (golden.row.load)(&golden.config, &mut weights, MAX_MODEL_LEN).unwrap();
+            assert_eq!(weights.unused(), [""; 0], "{}", golden.name());
+            assert_eq!(weights.num_parameters(), golden.spec().num_parameters, "{}", golden.name());
+            let mut paged = Paged::new(model, &golden.spec(), DType::F32, 16).unwrap();
+            let bound = INTEGER_TOLERANCES[0].1 * golden.bf16_error;
+            for case in &golden.cases {
+                let error = error(&mut paged, case);
+                assert!(error <= bound, "{}: off by {error}, {bound} allowed", golden.name());
+            }
+        }
     }
     fs::remove_dir_all(root).unwrap();
 }

@@ -190,7 +190,7 @@ mod tests {
             max_position_embeddings: 64,
             num_parameters: 2 * layer + 2 * head,
             num_gathered: head,
-            is_fp8: false,
+            quantized: None,
             dtype: DType::F32,
         }
     }

@@ -70,7 +70,7 @@ mod tests {
             num_parameters: 100_000_000,
             num_gathered: 0,
             dtype: DType::BF16,
-            is_fp8: false,
+            quantized: None,
         }
     }
 

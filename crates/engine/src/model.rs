@@ -6,6 +6,8 @@ use candle_core::{DType, Result, Tensor};
 pub use kernels::paged_attention::{Extents, KvCacheLayer, Workspace};
 pub use kernels::rope_kv_write::NO_SLOT;
 
+use crate::weights::Quantized;
+
 /// What the engine must know of a model before it is loaded; all from `config.json`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelSpec {
@@ -33,8 +35,8 @@ pub struct ModelSpec {
     pub num_gathered: usize,
     /// `torch_dtype` of the checkpoint.
     pub dtype: DType,
-    /// Whether the checkpoint's linear layers are e4m3.
-    pub is_fp8: bool,
+    /// What the checkpoint's linear layers are stored in, if not as they are.
+    pub quantized: Option<Quantized>,
 }
 
 /// One step's input: tokens of several sequences back to back, prefill chunks and decodes mixed.

@@ -5,6 +5,7 @@ use kernels::linear::{Integers, Matrix, quantize_rows};
 
 use crate::config::{EngineConfig, EngineOptions, OptionError};
 use crate::model::ModelSpec;
+use crate::weights::Quantized;
 
 /// What linear layers are brought to while they are loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +62,7 @@ impl Quantization {
 impl EngineConfig {
     /// What a model's linear layers are brought to, or come in; otherwise they are held in `dtype`.
     pub fn quantization_of(&self, spec: &ModelSpec) -> Option<Quantization> {
-        self.quantization.or(spec.is_fp8.then_some(Quantization::Fp8))
+        self.quantization.or(is_fp8(spec).then_some(Quantization::Fp8))
     }
 
     /// Bytes of a model's parameters as they are held, with the scales of those that have any.
@@ -96,6 +97,11 @@ impl EngineConfig {
     }
 }
 
+/// Whether linear layers come as they are multiplied in e4m3.
+fn is_fp8(spec: &ModelSpec) -> bool {
+    spec.quantized == Some(Quantized::Fp8Rows)
+}
+
 /// Refuses for encoders what they do not have.
 pub(crate) fn check_encoder(
     options: &EngineOptions,
@@ -123,13 +129,13 @@ pub(crate) fn resolve_dtype(
         if options.on_gpu {
             return Err(OptionError::Quantization(name, "is for the CPU: use fp8"));
         }
-        if spec.is_fp8 {
+        if is_fp8(spec) {
             let why = "is for wider weights, the checkpoint's are fp8 already: leave it out";
             return Err(OptionError::Quantization(name, why));
         }
     }
     let has_e4m3 = options.quantization.is_some()
-        || spec.is_fp8
+        || is_fp8(spec)
         || options.kv_cache_dtype == Some(DType::F8E4M3);
     let takes_f16 = options.on_gpu && !has_e4m3 && spec.num_layers > 0;
     match (options.dtype, spec.dtype) {

@@ -297,7 +297,7 @@ mod tests {
             num_parameters: 1,
             num_gathered: 0,
             dtype: DType::F32,
-            is_fp8: false,
+            quantized: None,
         };
         let options = EngineOptions {
             num_gpu_blocks_override: Some(8),

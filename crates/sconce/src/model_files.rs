@@ -95,7 +95,8 @@ impl ModelFiles {
             (_, Self::Embedded) => Weights::embedded(SPARK, spark::WEIGHTS, device, dtype)?,
             (_, Self::Folder(folder)) => Weights::open(folder, device, dtype)?,
         };
-        let weights = weights.with_quantization(engine.quantization_of(spec));
+        let weights =
+            weights.with_quantized(spec.quantized).with_quantization(engine.quantization_of(spec));
         Ok(weights.with_batch_invariance(engine.batch_invariant))
     }
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::model::ModelSpec;
+use crate::weights::Quantized;
 
 fn spec() -> ModelSpec {
     ModelSpec {
@@ -17,7 +18,7 @@ fn spec() -> ModelSpec {
         num_parameters: 596_049_920,
         num_gathered: 0,
         dtype: DType::BF16,
-        is_fp8: false,
+        quantized: None,
     }
 }
 
@@ -124,7 +125,7 @@ fn errors_name_the_flag() {
         let message = EngineConfig::resolve(&options, &spec()).unwrap_err().to_string();
         assert!(message.contains(needle), "{message} does not say {needle}");
     }
-    let is_narrow = ModelSpec { is_fp8: true, ..spec() };
+    let is_narrow = ModelSpec { quantized: Some(Quantized::Fp8Rows), ..spec() };
     let options = EngineOptions { quantization: Some(Quantization::Int4), ..none() };
     let message = EngineConfig::resolve(&options, &is_narrow).unwrap_err().to_string();
     assert!(message.starts_with("--quantization int4 is for wider weights"), "{message}");

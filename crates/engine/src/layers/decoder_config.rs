@@ -7,6 +7,7 @@ use super::quantization;
 use super::rope::RopeConfig;
 use crate::architecture::{ConfigError, ConfigReader};
 use crate::model::ModelSpec;
+use crate::weights::Quantized;
 
 /// Everything that decides the tensors and the mathematics of a [`Decoder`](super::Decoder).
 #[derive(Debug, Clone)]
@@ -46,8 +47,8 @@ pub struct DecoderConfig {
     pub qk_norm: bool,
     /// Of the checkpoint.
     pub dtype: DType,
-    /// Whether the checkpoint's linear layers are e4m3.
-    pub is_fp8: bool,
+    /// What the checkpoint's linear layers are stored in, if not as they are.
+    pub quantized: Option<Quantized>,
 }
 
 impl DecoderConfig {
@@ -92,7 +93,7 @@ impl DecoderConfig {
             mlp_bias: false,
             qk_norm: false,
             dtype: config.dtype()?,
-            is_fp8: quantization::is_fp8(config)?,
+            quantized: quantization::quantized(config)?,
         })
     }
 
@@ -111,7 +112,7 @@ impl DecoderConfig {
             num_parameters: self.num_parameters(),
             num_gathered: if self.tied_embeddings { 0 } else { self.vocab_size * self.hidden_size },
             dtype: self.dtype,
-            is_fp8: self.is_fp8,
+            quantized: self.quantized,
         }
     }
 
@@ -199,7 +200,7 @@ mod tests {
     fn what_is_not_supported_is_refused_by_name() {
         for (key, value) in [
             ("hidden_act", json!("relu2")),
-            ("quantization_config", json!({"quant_method": "awq"})),
+            ("quantization_config", json!({"quant_method": "hqq"})),
             ("layer_types", json!(["full_attention", "sliding_attention"])),
             ("num_key_value_heads", json!(4)),
             ("head_dim", json!(7)),

@@ -1,72 +1,165 @@
-//! `quantization_config` of a checkpoint: whether its linear layers are e4m3, in one of the forms that
-//! are read.
+//! `quantization_config` of a checkpoint: in which form its linear layers are stored, of those that are read.
 
 use serde_json::Value;
 
 use crate::architecture::{ConfigError, ConfigReader};
+use crate::weights::Quantized;
 
 /// Layers that are not quantised here either.
 const KEPT: &[&str] = &["lm_head", "model.embed_tokens", "embed_tokens"];
 
-/// Whether the linear layers are stored as e4m3 with a scale a tensor or a row. Rows of activations get
-/// theirs when they are computed, whatever the checkpoint says of them.
-pub(super) fn is_fp8(config: &ConfigReader) -> Result<bool, ConfigError> {
-    let Some(quantization) = config.nested("quantization_config")? else { return Ok(false) };
+/// In what the linear layers are stored, if not as they are. Rows of activations are rounded, if at all, when they
+/// are computed, whatever the checkpoint says of them. Layers that it leaves as they are have tensors that say so,
+/// but for e4m3 by rows, which they would be brought to.
+pub(super) fn quantized(config: &ConfigReader) -> Result<Option<Quantized>, ConfigError> {
+    let Some(quantization) = config.nested("quantization_config")? else { return Ok(None) };
     let method = quantization.text("quant_method")?;
-    match quantization.required("quant_method", method)? {
-        "fp8" => check_fp8(&quantization)?,
-        "compressed-tensors" => check_compressed_tensors(&quantization)?,
+    let quantized = match quantization.required("quant_method", method)? {
+        "fp8" => fp8(&quantization)?,
+        "compressed-tensors" => compressed_tensors(&quantization)?,
+        "gptq" => gptq(&quantization)?,
+        "awq" => awq(&quantization)?,
         other => {
-            return Err(quantization.unsupported("quant_method", other, "fp8, compressed-tensors"));
+            let supported = "awq, compressed-tensors, fp8, gptq";
+            return Err(quantization.unsupported("quant_method", other, supported));
         }
-    }
-    Ok(true)
+    };
+    Ok(Some(quantized))
 }
 
 /// As vLLM and transformers write it.
-fn check_fp8(config: &ConfigReader) -> Result<(), ConfigError> {
+fn fp8(config: &ConfigReader) -> Result<Quantized, ConfigError> {
     one_of(config, "activation_scheme", &["dynamic", "static"])?;
-    if let Some(block) = config.get("weight_block_size") {
-        let supported = "a scale for a tensor or for each of its rows";
-        return Err(config.unsupported("weight_block_size", &block.to_string(), supported));
+    if let Some(blocks) = blocks(config, "weight_block_size")? {
+        return Ok(blocks);
     }
     for key in ["ignored_layers", "modules_to_not_convert"] {
         only_kept(config, key)?;
     }
-    Ok(())
+    Ok(Quantized::Fp8Rows)
+}
+
+/// Output features and inputs that share a scale.
+fn blocks(config: &ConfigReader, key: &str) -> Result<Option<Quantized>, ConfigError> {
+    let Some(value) = config.get(key) else { return Ok(None) };
+    let sizes: Option<Vec<usize>> = value.as_array().and_then(|sizes| {
+        sizes
+            .iter()
+            .map(|size| usize::try_from(size.as_u64()?).ok().filter(|size| *size > 0))
+            .collect()
+    });
+    match sizes.as_deref() {
+        Some(&[rows, columns]) => Ok(Some(Quantized::Fp8Blocks { rows, columns })),
+        _ => Err(config.invalid(key, "two positive integers")),
+    }
+}
+
+/// As AutoGPTQ, GPTQModel and Optimum write it.
+fn gptq(config: &ConfigReader) -> Result<Quantized, ConfigError> {
+    let bits = bits(config, "bits", &[2, 4, 8])?;
+    if let Some(dynamic) =
+        config.nested("dynamic")?.filter(|dynamic| dynamic.keys().next().is_some())
+    {
+        let layers = dynamic.keys().collect::<Vec<_>>().join(", ");
+        return Err(config.unsupported("dynamic", &layers, "layers of one form"));
+    }
+    let zeros_less_one = match config.text("checkpoint_format")? {
+        None | Some("gptq") => true,
+        Some("gptq_v2") => false,
+        Some(other) => return Err(config.unsupported("checkpoint_format", other, "gptq, gptq_v2")),
+    };
+    Ok(Quantized::Gptq { bits, zeros_less_one })
+}
+
+/// As AutoAWQ writes it.
+fn awq(config: &ConfigReader) -> Result<Quantized, ConfigError> {
+    bits(config, "bits", &[4])?;
+    match config.text("version")? {
+        Some(version) if !version.eq_ignore_ascii_case("gemm") => {
+            return Err(config.unsupported("version", version, "gemm"));
+        }
+        _ => {}
+    }
+    if config.get("zero_point") == Some(&Value::Bool(false)) {
+        return Err(config.unsupported("zero_point", "false", "true"));
+    }
+    Ok(Quantized::Awq)
 }
 
 /// As llm-compressor writes it.
-fn check_compressed_tensors(config: &ConfigReader) -> Result<(), ConfigError> {
-    one_of(config, "format", &["float-quantized"])?;
-    only_kept(config, "ignore")?;
+fn compressed_tensors(config: &ConfigReader) -> Result<Quantized, ConfigError> {
+    one_of(config, "format", &["float-quantized", "int-quantized", "pack-quantized"])?;
+    let format = config.text("format")?.unwrap_or_default();
     let sparsity = config.nested("sparsity_config")?;
     if let Some(sparsity) = sparsity.filter(|sparsity| sparsity.keys().next().is_some()) {
         one_of(&sparsity, "format", &["dense"])?;
     }
     let groups = config.nested("config_groups")?;
     let groups = config.required("config_groups", groups)?;
+    let mut quantized = None;
     for name in groups.keys() {
         let Some(group) = groups.nested(name)? else { continue };
         if let Some(targets) = group.get("targets").filter(|targets| **targets != json_linear()) {
             return Err(group.unsupported("targets", &targets.to_string(), "[\"Linear\"]"));
         }
-        for part in ["weights", "input_activations"] {
-            let numbers = group.required(part, group.nested(part)?)?;
-            one_of(&numbers, "type", &["float"])?;
-            let bits = numbers.required("num_bits", numbers.count("num_bits")?)?;
-            if bits != 8 {
-                return Err(numbers.unsupported("num_bits", &bits.to_string(), "8"));
-            }
-            let strategies: &[&str] =
-                if part == "weights" { &["channel", "tensor"] } else { &["token", "tensor"] };
-            one_of(&numbers, "strategy", strategies)?;
-        }
         if let Some(outputs) = group.get("output_activations") {
             return Err(group.unsupported("output_activations", &outputs.to_string(), "null"));
         }
+        let of_group = match format {
+            "float-quantized" => floats(&group)?,
+            format => integers(&group, format)?,
+        };
+        if quantized.is_some_and(|quantized| quantized != of_group) {
+            return Err(groups.unsupported(name, "another form than the others have", "one form"));
+        }
+        quantized = Some(of_group);
     }
-    Ok(())
+    let quantized = config.required("config_groups", quantized)?;
+    if quantized == Quantized::Fp8Rows {
+        only_kept(config, "ignore")?;
+    }
+    Ok(quantized)
+}
+
+fn floats(group: &ConfigReader) -> Result<Quantized, ConfigError> {
+    let mut quantized = Quantized::Fp8Rows;
+    for part in ["weights", "input_activations"] {
+        let numbers = group.required(part, group.nested(part)?)?;
+        one_of(&numbers, "type", &["float"])?;
+        bits(&numbers, "num_bits", &[8])?;
+        if part == "weights" {
+            one_of(&numbers, "strategy", &["channel", "tensor", "block"])?;
+            if numbers.text("strategy")? == Some("block") {
+                let blocks = blocks(&numbers, "block_structure")?;
+                quantized = numbers.required("block_structure", blocks)?;
+            }
+        }
+    }
+    Ok(quantized)
+}
+
+fn integers(group: &ConfigReader, format: &str) -> Result<Quantized, ConfigError> {
+    let numbers = group.required("weights", group.nested("weights")?)?;
+    one_of(&numbers, "type", &["int"])?;
+    if format == "pack-quantized" {
+        one_of(&numbers, "strategy", &["group", "channel"])?;
+        return Ok(Quantized::Packed { bits: bits(&numbers, "num_bits", &[4, 8])? });
+    }
+    bits(&numbers, "num_bits", &[8])?;
+    one_of(&numbers, "strategy", &["channel"])?;
+    if numbers.get("symmetric") == Some(&Value::Bool(false)) {
+        return Err(numbers.unsupported("symmetric", "false", "true"));
+    }
+    Ok(Quantized::Int8)
+}
+
+fn bits(config: &ConfigReader, key: &str, supported: &[usize]) -> Result<usize, ConfigError> {
+    let bits = config.required(key, config.count(key)?)?;
+    if supported.contains(&bits) {
+        return Ok(bits);
+    }
+    let supported: Vec<_> = supported.iter().map(ToString::to_string).collect();
+    Err(config.unsupported(key, &bits.to_string(), &supported.join(", ")))
 }
 
 fn json_linear() -> Value {
@@ -97,9 +190,9 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn read(config: Value) -> Result<bool, ConfigError> {
+    fn read(config: Value) -> Result<Option<Quantized>, ConfigError> {
         let config = Value::from_iter([("quantization_config", config)]);
-        is_fp8(&ConfigReader::new(&config).unwrap())
+        quantized(&ConfigReader::new(&config).unwrap())
     }
 
     fn compressed() -> Value {
@@ -121,14 +214,65 @@ mod tests {
 
     #[test]
     fn what_vllm_and_llm_compressor_write_is_read() {
-        assert_eq!(read(Value::Null), Ok(false));
+        assert_eq!(read(Value::Null), Ok(None));
         for scheme in ["static", "dynamic"] {
             let config = json!({
                 "quant_method": "fp8", "activation_scheme": scheme, "ignored_layers": ["lm_head"],
             });
-            assert_eq!(read(config), Ok(true));
+            assert_eq!(read(config), Ok(Some(Quantized::Fp8Rows)));
         }
-        assert_eq!(read(compressed()), Ok(true));
+        assert_eq!(read(compressed()), Ok(Some(Quantized::Fp8Rows)));
+        let blocks = Quantized::Fp8Blocks { rows: 128, columns: 64 };
+        let config = json!({
+            "quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 64],
+            "modules_to_not_convert": ["model.layers.0.mlp.down_proj"],
+        });
+        assert_eq!(read(config), Ok(Some(blocks)));
+        let mut config = compressed();
+        let weights = &mut config["config_groups"]["group_0"]["weights"];
+        weights["strategy"] = json!("block");
+        weights["block_structure"] = json!([128, 64]);
+        assert_eq!(read(config), Ok(Some(blocks)));
+    }
+
+    #[test]
+    fn integers_are_read_in_the_forms_that_their_tools_write() {
+        let gptq = |format: Value| {
+            json!({
+                "quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": true, "sym": true,
+                "checkpoint_format": format, "dynamic": {}, "lm_head": false,
+            })
+        };
+        for (format, zeros_less_one) in
+            [(Value::Null, true), (json!("gptq"), true), (json!("gptq_v2"), false)]
+        {
+            let quantized = Quantized::Gptq { bits: 4, zeros_less_one };
+            assert_eq!(read(gptq(format)), Ok(Some(quantized)));
+        }
+        let awq = json!({
+            "quant_method": "awq", "bits": 4, "group_size": 128, "version": "GEMM", "zero_point": true,
+            "modules_to_not_convert": null,
+        });
+        assert_eq!(read(awq), Ok(Some(Quantized::Awq)));
+        let compressed = |format: &str, bits: usize, strategy: &str| {
+            let mut config = compressed();
+            config["format"] = json!(format);
+            config["ignore"] = json!(["lm_head", "re:.*down_proj"]);
+            config["config_groups"]["group_0"]["weights"] =
+                json!({"num_bits": bits, "type": "int", "strategy": strategy, "symmetric": true});
+            config["config_groups"]["group_0"]["input_activations"] = Value::Null;
+            config
+        };
+        for (bits, strategy) in [(4, "group"), (8, "channel")] {
+            let config = compressed("pack-quantized", bits, strategy);
+            assert_eq!(read(config), Ok(Some(Quantized::Packed { bits })));
+        }
+        let mut int8 = compressed("int-quantized", 8, "channel");
+        assert_eq!(read(int8.clone()), Ok(Some(Quantized::Int8)));
+        int8["config_groups"]["group_1"] =
+            json!({"weights": {"num_bits": 8, "type": "int", "strategy": "tensor"}});
+        let error = read(int8).unwrap_err().to_string();
+        assert!(error.contains("group_1.weights.strategy` = tensor"), "{error}");
     }
 
     #[test]
@@ -137,19 +281,33 @@ mod tests {
             let error = read(config).unwrap_err().to_string();
             assert!(error.contains(&format!("`quantization_config.{needle}")), "{error}");
         };
-        refused(json!({"quant_method": "awq", "bits": 4}), "quant_method` = awq");
+        refused(json!({"quant_method": "hqq", "bits": 4}), "quant_method` = hqq");
+        refused(json!({"quant_method": "awq", "bits": 3}), "bits` = 3");
+        refused(json!({"quant_method": "awq", "bits": 4, "version": "gemv"}), "version` = gemv");
+        refused(
+            json!({"quant_method": "awq", "bits": 4, "zero_point": false}),
+            "zero_point` = false",
+        );
+        refused(json!({"quant_method": "gptq"}), "bits` is missing");
+        let gptq = |key: &str, value: Value| {
+            let mut config = json!({"quant_method": "gptq", "bits": 4});
+            config[key] = value;
+            config
+        };
+        refused(gptq("dynamic", json!({"-:.*down.*": {}})), "dynamic` = -:.*down.*");
+        refused(gptq("checkpoint_format", json!("marlin")), "checkpoint_format` = marlin");
         refused(json!({"bits": 4}), "quant_method` is missing");
         let fp8 = |key: &str, value: Value| {
             let mut config = json!({"quant_method": "fp8", "activation_scheme": "dynamic"});
             config[key] = value;
             config
         };
-        refused(fp8("weight_block_size", json!([128, 128])), "weight_block_size` = [128,128]");
+        refused(fp8("weight_block_size", json!([128, 0])), "weight_block_size`");
         refused(fp8("activation_scheme", json!("odd")), "activation_scheme` = odd");
         let layer = "model.layers.0.mlp.down_proj";
         refused(fp8("ignored_layers", json!([layer])), "ignored_layers` = \"model.layers.0");
         for (path, value, needle) in [
-            ("/format", json!("pack-quantized"), "format` = pack-quantized"),
+            ("/format", json!("marlin-24"), "format` = marlin-24"),
             ("/ignore", json!(["re:.*mlp.*"]), "ignore` = \"re:.*mlp.*\""),
             ("/config_groups", Value::Null, "config_groups` is missing"),
             ("/config_groups/group_0/targets", json!(["Conv"]), "config_groups.group_0.targets"),
@@ -166,7 +324,7 @@ mod tests {
             (
                 "/config_groups/group_0/weights/strategy",
                 json!("block"),
-                "config_groups.group_0.weights.strategy` = block",
+                "config_groups.group_0.weights.block_structure` is missing",
             ),
             (
                 "/config_groups/group_0/input_activations",

@@ -13,6 +13,7 @@ pub use crate::host_memory::available_bytes;
 use crate::kv_cache::{AttentionShape, bytes_per_token};
 use crate::model::ModelSpec;
 use crate::precision::Quantization;
+use crate::weights::Quantized;
 
 /// Code, thread stacks, allocator slack: the resident size of a server of a 4 M parameter model,
 /// less that model's own lines below (x86-64 Linux, 28 MiB of a debug and 20 of a release build).
@@ -63,6 +64,8 @@ pub struct MemoryPlan {
     pub config: EngineConfig,
     /// What linear layers are held in.
     quantization: Option<Quantization>,
+    /// What they are stored in, if they are widened from it.
+    widened_from: Option<Quantized>,
     model: String,
     num_parameters: usize,
 }
@@ -101,6 +104,7 @@ impl MemoryPlan {
             available_bytes,
             config: config.clone(),
             quantization: config.quantization_of(spec),
+            widened_from: spec.quantized.filter(|quantized| *quantized != Quantized::Fp8Rows),
             model: spec.architecture.clone(),
             num_parameters: spec.num_parameters,
         };
@@ -284,11 +288,15 @@ impl fmt::Display for MemoryPlan {
         let millions = self.num_parameters as f64 / 1e6;
         write!(f, "{}, {millions:.1} M parameters, {}", self.model, config.dtype.as_str())?;
         match self.quantization {
-            None => writeln!(f)?,
-            Some(Quantization::Fp8) => writeln!(f, ", linear layers in fp8")?,
-            Some(Quantization::Int8) => writeln!(f, ", linear layers and head in int8")?,
-            Some(Quantization::Int4) => writeln!(f, ", linear layers in int4, head in int8")?,
+            None => {}
+            Some(Quantization::Fp8) => write!(f, ", linear layers in fp8")?,
+            Some(Quantization::Int8) => write!(f, ", linear layers and head in int8")?,
+            Some(Quantization::Int4) => write!(f, ", linear layers in int4, head in int8")?,
         }
+        if let Some(quantized) = self.widened_from {
+            write!(f, "; the checkpoint has linear layers in {quantized}")?;
+        }
+        writeln!(f)?;
         let mut row = |name: String, bytes| writeln!(f, "  {name:<44}{:>12}", Size(bytes));
         row("weights".into(), self.weight_bytes)?;
         row(format!("position tables, {} positions", config.max_model_len), self.table_bytes)?;

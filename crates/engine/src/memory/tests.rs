@@ -20,7 +20,7 @@ fn spec() -> ModelSpec {
         num_parameters: 596_049_920,
         num_gathered: 0,
         dtype: DType::BF16,
-        is_fp8: false,
+        quantized: None,
     }
 }
 
@@ -64,10 +64,19 @@ fn fp8_takes_a_byte_a_number() {
     let wide = plan(&on_gpu(EngineOptions::default()), 64 * GIB).unwrap();
     let narrow = plan(&on_gpu(options), 64 * GIB).unwrap();
     assert_eq!(narrow.activation_bytes, wide.activation_bytes + 8192 * (3072 + 4));
-    let checkpoint = ModelSpec { is_fp8: true, ..spec() };
+    let checkpoint = ModelSpec { quantized: Some(Quantized::Fp8Rows), ..spec() };
     let config = EngineConfig::resolve(&EngineOptions::default(), &checkpoint).unwrap();
     let as_stored = MemoryPlan::compute(&checkpoint, &config, 64 * GIB);
     assert_eq!(as_stored.weight_bytes, narrow.weight_bytes);
+    // What no product takes is widened.
+    let checkpoint = ModelSpec { quantized: Some(Quantized::Awq), ..spec() };
+    let widened = MemoryPlan::compute(&checkpoint, &config, 64 * GIB);
+    let text = widened.to_string();
+    assert!(text.contains(", bf16; the checkpoint has linear layers in 4 bits (AWQ)\n"), "{text}");
+    assert_eq!(
+        widened.weight_bytes,
+        plan(&EngineOptions::default(), 64 * GIB).unwrap().weight_bytes
+    );
 }
 
 #[test]

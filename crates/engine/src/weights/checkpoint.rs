@@ -121,6 +121,36 @@ impl Checkpoint {
         name: &str,
         shape: &[usize],
     ) -> Result<StoredTensor<'_>, WeightsError> {
+        let (file, entry) = self.find(name, shape)?;
+        let stored = Stored::from_dtype(entry.dtype).filter(|stored| stored.becomes::<T>());
+        let stored = stored.ok_or_else(|| WeightsError::StoredDtype {
+            file: file.name.clone(),
+            name: name.to_owned(),
+            found: format!("{:?}", entry.dtype),
+        })?;
+        Ok(StoredTensor { bytes: &file.bytes, range: entry.range.clone(), stored })
+    }
+
+    /// The bytes of a tensor of just this shape and type.
+    pub(super) fn bytes(
+        &self,
+        name: &str,
+        dtype: safetensors::Dtype,
+        shape: &[usize],
+    ) -> Result<&[u8], WeightsError> {
+        let (file, entry) = self.find(name, shape)?;
+        if entry.dtype != dtype {
+            return Err(WeightsError::QuantizedDtype {
+                file: file.name.clone(),
+                name: name.to_owned(),
+                expected: format!("{dtype:?}"),
+                found: format!("{:?}", entry.dtype),
+            });
+        }
+        Ok(&file.bytes[entry.range.clone()])
+    }
+
+    fn find(&self, name: &str, shape: &[usize]) -> Result<(&ShardFile, &Entry), WeightsError> {
         let entry = self.tensors.get(name).ok_or_else(|| WeightsError::MissingTensor {
             file: self.name.clone(),
             name: name.to_owned(),
@@ -134,13 +164,14 @@ impl Checkpoint {
                 found: entry.shape.clone(),
             });
         }
-        let stored = Stored::from_dtype(entry.dtype).filter(|stored| stored.becomes::<T>());
-        let stored = stored.ok_or_else(|| WeightsError::StoredDtype {
-            file: file.name.clone(),
-            name: name.to_owned(),
-            found: format!("{:?}", entry.dtype),
-        })?;
-        Ok(StoredTensor { bytes: &file.bytes, range: entry.range.clone(), stored })
+        Ok((file, entry))
+    }
+
+    /// Drops a tensor's pages from memory. How many bytes it has.
+    pub(super) fn release(&self, name: &str) -> u64 {
+        let Some(entry) = self.tensors.get(name) else { return 0 };
+        self.files[entry.file].bytes.release(entry.range.clone());
+        entry.range.len() as u64
     }
 
     /// Shape of a tensor, if it is there.
@@ -148,10 +179,9 @@ impl Checkpoint {
         self.tensors.get(name).map(|entry| entry.shape.as_slice())
     }
 
-    /// Whether a tensor is there and stored as e4m3.
-    pub(super) fn is_e4m3(&self, name: &str) -> bool {
-        let stored = self.tensors.get(name).and_then(|entry| Stored::from_dtype(entry.dtype));
-        stored == Some(Stored::E4m3)
+    /// Type of a tensor, if it is there.
+    pub(super) fn dtype(&self, name: &str) -> Option<safetensors::Dtype> {
+        self.tensors.get(name).map(|entry| entry.dtype)
     }
 }
 

@@ -105,6 +105,34 @@ pub enum WeightsError {
         /// The type in the file.
         found: String,
     },
+    /// A tensor of a quantised layer is stored in another type than its format has.
+    #[error(
+        "{file}: tensor `{name}` is stored as {found} where the quantization_config of config.json \
+         implies {expected}; config.json and the weights belong to different models"
+    )]
+    QuantizedDtype {
+        /// The file.
+        file: String,
+        /// The tensor.
+        name: String,
+        /// The type of the format.
+        expected: String,
+        /// The type in the file.
+        found: String,
+    },
+    /// Groups of inputs that do not divide them.
+    #[error(
+        "layer `{layer}` has scales for {groups} groups of its {inputs} inputs, which is no whole number \
+         of inputs for each; take another checkpoint"
+    )]
+    Groups {
+        /// The layer.
+        layer: String,
+        /// Groups that have scales.
+        groups: usize,
+        /// Inputs of the layer.
+        inputs: usize,
+    },
     /// A scale that makes no numbers.
     #[error("tensor `{name}` has the scale {scale}, which is no number above 0; download it again")]
     Scale {

@@ -4,8 +4,9 @@
 use candle_core::{Device, Tensor};
 use float8::F8E4M3;
 use kernels::linear::Matrix;
+use safetensors::Dtype;
 
-use super::{Part, Result, Source, Weights, WeightsError};
+use super::{Part, Quantized, Result, Source, Weights, WeightsError};
 use crate::precision::Quantization;
 
 impl Weights {
@@ -46,10 +47,13 @@ impl Weights {
         Ok(Matrix::new(weight)?.batch_invariant(self.is_batch_invariant))
     }
 
+    /// With scales for rows.
     fn is_e4m3(&self, name: &str) -> bool {
-        match &self.source {
-            Source::Checkpoint(checkpoint) => checkpoint.is_e4m3(name),
-            Source::Dummy(_) => false,
+        match (&self.source, self.quantized) {
+            (Source::Checkpoint(checkpoint), None | Some(Quantized::Fp8Rows)) => {
+                checkpoint.dtype(name) == Some(Dtype::F8_E4M3)
+            }
+            _ => false,
         }
     }
 

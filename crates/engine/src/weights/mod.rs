@@ -9,6 +9,8 @@ mod dummy;
 mod element;
 mod error;
 mod linear;
+mod quantized;
+mod source;
 #[cfg(test)]
 mod tests;
 
@@ -19,14 +21,15 @@ use std::path::Path;
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 use kernels::device::Staging;
-use kernels::pool;
 
-use checkpoint::{Checkpoint, StoredTensor};
-use dummy::{Dummy, DummyTensor};
+use checkpoint::Checkpoint;
+use dummy::Dummy;
 use element::Element;
 
 use crate::precision::Quantization;
 pub use error::WeightsError;
+pub use quantized::Quantized;
+use source::{Part, Source, SourceTensor, fill};
 
 /// Elements decoded by one task; their pages are released together.
 const CHUNK: usize = 1 << 20;
@@ -40,6 +43,8 @@ pub struct Weights {
     dtype: DType,
     /// What linear layers are brought to, if they are.
     quantization: Option<Quantization>,
+    /// What they are stored in, if they are not as they are.
+    quantized: Option<Quantized>,
     used: BTreeSet<String>,
     num_parameters: usize,
     progress: Progress,
@@ -56,11 +61,6 @@ pub struct Progress {
     pub loaded_bytes: u64,
     /// Bytes of the whole checkpoint; 0 for generated weights, whose extent is not known.
     pub total_bytes: u64,
-}
-
-enum Source {
-    Checkpoint(Checkpoint),
-    Dummy(Dummy),
 }
 
 impl Weights {
@@ -101,6 +101,7 @@ impl Weights {
             device: device.clone(),
             dtype,
             quantization: None,
+            quantized: None,
             used: BTreeSet::new(),
             num_parameters: 0,
             progress: Progress { loaded_bytes: 0, total_bytes },
@@ -112,6 +113,13 @@ impl Weights {
     #[must_use]
     pub fn with_quantization(mut self, quantization: Option<Quantization>) -> Self {
         self.quantization = quantization;
+        self
+    }
+
+    /// Reads linear layers as the checkpoint stores them.
+    #[must_use]
+    pub fn with_quantized(mut self, quantized: Option<Quantized>) -> Self {
+        self.quantized = quantized;
         self
     }
 
@@ -161,7 +169,9 @@ impl Weights {
                 .names()
                 .filter(|name| !self.used.contains(*name))
                 .filter(|name| !name.ends_with("rotary_emb.inv_freq"))
-                .filter(|name| !name.ends_with(".input_scale"))
+                .filter(|name| {
+                    ![".input_scale", ".input_zero_point"].iter().any(|end| name.ends_with(end))
+                })
                 .collect(),
             Source::Dummy(_) => Vec::new(),
         }
@@ -226,7 +236,7 @@ impl Weights {
     ) -> Result<Tensor> {
         let len: usize = shape.iter().product();
         assert_eq!(parts.iter().map(|part| part.len).sum::<usize>(), len, "parts of {shape:?}");
-        let sources = parts.iter().map(|part| self.source.tensor::<T>(part));
+        let sources = parts.iter().map(|part| self.source.tensor::<T>(part, self.quantized));
         let sources = sources.collect::<Result<Vec<_>>>()?;
         let tensor = match &mut self.staging {
             Some(staging) if !device.is_cpu() => {
@@ -240,64 +250,15 @@ impl Weights {
         };
         for (part, source) in parts.iter().zip(&sources) {
             self.progress.loaded_bytes += source.release(part.len);
-            self.used.insert(part.name.to_owned());
+            match source {
+                SourceTensor::Unpacked(unpacked) => self.used.extend(unpacked.names.clone()),
+                _ => drop(self.used.insert(part.name.to_owned())),
+            }
         }
         if let Some(on_progress) = &mut self.on_progress {
             on_progress(self.progress);
         }
         Ok(tensor)
-    }
-}
-
-impl Source {
-    fn tensor<T: Element>(&self, part: &Part) -> Result<SourceTensor<'_, T>> {
-        Ok(match self {
-            Self::Checkpoint(checkpoint) => {
-                SourceTensor::Stored(checkpoint.tensor::<T>(part.name, &part.shape)?)
-            }
-            Self::Dummy(dummy) => SourceTensor::Dummy(dummy.tensor(part.name)),
-        })
-    }
-}
-
-/// Where the elements of one tensor come from.
-enum SourceTensor<'a, T> {
-    Stored(StoredTensor<'a>),
-    Dummy(DummyTensor<T>),
-}
-
-impl<T: Element> SourceTensor<'_, T> {
-    /// Gives the elements `first..first + dst.len()` of the flattened tensor.
-    fn read(&self, first: usize, dst: &mut [T]) {
-        match self {
-            Self::Stored(tensor) => tensor.read(first, dst),
-            Self::Dummy(tensor) => tensor.fill(first, dst),
-        }
-    }
-
-    /// Lets go of what lies in memory for it. Bytes of the checkpoint that `len` elements take.
-    fn release(&self, len: usize) -> u64 {
-        match self {
-            Self::Stored(tensor) => {
-                tensor.release();
-                tensor.num_bytes(len)
-            }
-            Self::Dummy(_) => 0,
-        }
-    }
-}
-
-/// Writes the elements from `first` on, of those of the parts one after the other.
-fn fill<T: Element>(parts: &[Part], sources: &[SourceTensor<T>], first: usize, dst: &mut [T]) {
-    let (mut skipped, mut rest) = (first, dst);
-    for (part, source) in parts.iter().zip(sources) {
-        let len = rest.len().min(part.len.saturating_sub(skipped));
-        let (dst, tail) = rest.split_at_mut(len);
-        rest = tail;
-        pool::for_each_row(dst, CHUNK, len, |chunk, dst| {
-            part.read(source, skipped + chunk * CHUNK, dst);
-        });
-        skipped = skipped.saturating_sub(part.len);
     }
 }
 
@@ -329,40 +290,4 @@ fn buffer<T: Element>(len: usize) -> Vec<T> {
     let mut elements = T::zeroed(len.max(UNMAPPED_WHEN_FREED / size_of::<T>()));
     elements.truncate(len);
     elements
-}
-
-/// What is taken of one tensor: rows of `width` elements, `stride` apart, from `first` on.
-struct Part<'a> {
-    name: &'a str,
-    /// Of the whole tensor.
-    shape: Vec<usize>,
-    first: usize,
-    width: usize,
-    stride: usize,
-    len: usize,
-}
-
-impl<'a> Part<'a> {
-    fn whole(name: &'a str, shape: &[usize]) -> Self {
-        Self::shard(name, shape, 0, 0, 1)
-    }
-
-    fn shard(name: &'a str, shape: &[usize], dim: usize, rank: usize, world: usize) -> Self {
-        let stride = shape[dim..].iter().product::<usize>();
-        let width = stride / world;
-        let len = shape[..dim].iter().product::<usize>() * width;
-        Self { name, shape: shape.to_vec(), first: rank * width, width, stride, len }
-    }
-
-    /// The elements from `first` on, of those that are taken.
-    fn read<T: Element>(&self, source: &SourceTensor<T>, first: usize, dst: &mut [T]) {
-        let (mut at, mut rest) = (first, dst);
-        while !rest.is_empty() {
-            let (row, column) = (at / self.width, at % self.width);
-            let (dst, tail) = rest.split_at_mut(rest.len().min(self.width - column));
-            source.read(self.first + row * self.stride + column, dst);
-            at += dst.len();
-            rest = tail;
-        }
-    }
 }

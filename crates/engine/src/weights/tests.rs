@@ -11,7 +11,8 @@ use safetensors::{Dtype, serialize};
 use kernels::linear::Matrix;
 
 use super::dummy::Dummy;
-use super::{CHUNK, Part, Progress, Source, Weights, fill};
+use super::source::{Part, Source, fill};
+use super::{CHUNK, Progress, Quantized, Weights};
 use crate::Quantization;
 
 const CPU: &Device = &Device::Cpu;
@@ -182,7 +183,8 @@ fn pieces_are_the_whole() {
         Part::shard("b", &[4, 6, 10], 1, 1, 2),
         Part::whole("c", &[7]),
     ];
-    let sources: Vec<_> = parts.iter().map(|part| source.tensor::<f32>(part).unwrap()).collect();
+    let sources: Vec<_> =
+        parts.iter().map(|part| source.tensor::<f32>(part, None).unwrap()).collect();
     let mut whole = vec![f32::NAN; 150 + 120 + 7];
     fill(&parts, &sources, 0, &mut whole);
     assert!(whole.iter().all(|x| !x.is_nan()));
@@ -343,6 +345,40 @@ fn e4m3_weights_have_a_scale_for_all_rows_or_for_each() {
     let mut wide = folder.open(DType::F32).unwrap();
     let error = message(wide.linear(&parts(&[("a.weight", 2)]), 3));
     assert_says(&error, &["`a.weight` is stored as F8_E4M3", "quantization_config"]);
+}
+
+/// Layers of a checkpoint may be stored so, and others as they are.
+#[test]
+fn quantised_layers_are_stacked_with_others() {
+    let folder = Folder::new("quantised");
+    folder.write("model.safetensors", include_bytes!("golden/awq.safetensors"));
+    let plain = numbers(&[3, 160]);
+    folder.write("plain.safetensors", &file(&[("plain.weight", &plain)], Dtype::F32));
+    let names = ["layer.qweight", "layer.qzeros", "layer.scales", "expected"];
+    let of_layer = names.map(|name| format!("\"{name}\": \"layer.safetensors\"")).join(", ");
+    let index =
+        format!("{{\"weight_map\": {{{of_layer}, \"plain.weight\": \"plain.safetensors\"}}}}");
+    fs::rename(folder.0.join("model.safetensors"), folder.0.join("layer.safetensors")).unwrap();
+    folder.write("model.safetensors.index.json", index.as_bytes());
+
+    let parts = parts(&[("plain.weight", 3), ("layer.weight", 24)]);
+    let seen = Arc::new(Mutex::new(Progress::default()));
+    let last = Arc::clone(&seen);
+    let mut weights = folder
+        .open(DType::F32)
+        .unwrap()
+        .with_quantized(Some(Quantized::Awq))
+        .with_progress(move |progress| *last.lock().unwrap() = progress);
+    let matrix = weights.linear(&parts, 160).unwrap();
+    assert_eq!(weights.unused(), ["expected"]);
+    // In bytes: f32, then integers of half a byte, their zeros, and scales in f16.
+    let bytes = 3 * 160 * 4 + 160 * 24 / 2 + 5 * 24 / 2 + 5 * 24 * 2;
+    assert_eq!(seen.lock().unwrap().loaded_bytes, bytes);
+    let expected = weights.tensor("expected", &[24, 160]).unwrap();
+    assert_same(&values(&matrix), &Tensor::cat(&[&plain, &expected], 0).unwrap());
+
+    let mut unaware = folder.open(DType::F32).unwrap();
+    assert_says(&message(unaware.linear(&parts, 160)), &["`layer.weight` is missing"]);
 }
 
 #[test]

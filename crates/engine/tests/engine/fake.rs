@@ -224,7 +224,7 @@ pub(crate) fn spec() -> ModelSpec {
         num_parameters: 1,
         num_gathered: 0,
         dtype: DType::F32,
-        is_fp8: false,
+        quantized: None,
     }
 }
 
