@@ -63,6 +63,9 @@ fn gptq(config: &ConfigReader) -> Result<Quantized, ConfigError> {
         let layers = dynamic.keys().collect::<Vec<_>>().join(", ");
         return Err(config.unsupported("dynamic", &layers, "layers of one form"));
     }
+    if config.get("is_marlin_format") == Some(&Value::Bool(true)) {
+        return Err(config.unsupported("is_marlin_format", "true", "false"));
+    }
     let zeros_less_one = match config.text("checkpoint_format")? {
         None | Some("gptq") => true,
         Some("gptq_v2") => false,
@@ -296,6 +299,7 @@ mod tests {
         };
         refused(gptq("dynamic", json!({"-:.*down.*": {}})), "dynamic` = -:.*down.*");
         refused(gptq("checkpoint_format", json!("marlin")), "checkpoint_format` = marlin");
+        refused(gptq("is_marlin_format", json!(true)), "is_marlin_format` = true");
         refused(json!({"bits": 4}), "quant_method` is missing");
         let fp8 = |key: &str, value: Value| {
             let mut config = json!({"quant_method": "fp8", "activation_scheme": "dynamic"});

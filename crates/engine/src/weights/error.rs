@@ -133,6 +133,16 @@ pub enum WeightsError {
         /// Inputs of the layer.
         inputs: usize,
     },
+    /// A group of inputs that has no scales.
+    #[error("tensor `{name}` puts an input into group {group} of {groups}; download it again")]
+    Group {
+        /// The tensor of groups.
+        name: String,
+        /// The first such, from 0.
+        group: usize,
+        /// Groups that have scales.
+        groups: usize,
+    },
     /// A scale that makes no numbers.
     #[error("tensor `{name}` has the scale {scale}, which is no number above 0; download it again")]
     Scale {

@@ -160,6 +160,9 @@ impl<'a> Layer<'a> {
         let stored = self.checkpoint.tensor::<f32>(&name, shape)?;
         let mut floats = vec![0.0; shape.iter().product()];
         stored.read(0, &mut floats);
+        if let Some(&scale) = floats.iter().find(|scale| !scale.is_finite()) {
+            return Err(WeightsError::Scale { name, scale });
+        }
         self.names.push(name);
         Ok(floats)
     }
@@ -181,12 +184,14 @@ impl<'a> Layer<'a> {
             let size = inputs / num_groups;
             return Ok((0..inputs).map(|input| input / size).collect());
         }
-        let words = self.words(tensor, &[inputs])?;
-        // Whatever is no group of the layer is none of its last.
-        Ok(words
-            .iter()
-            .map(|word| (u32::from_le_bytes(*word) as usize).min(num_groups - 1))
-            .collect())
+        let groups = self.words(tensor, &[inputs])?.iter().map(|word| u32::from_le_bytes(*word));
+        let groups: Vec<usize> = groups.map(|group| group as usize).collect();
+        match groups.iter().find(|group| **group >= num_groups) {
+            Some(&group) => {
+                Err(WeightsError::Group { name: self.tensor(tensor), group, groups: num_groups })
+            }
+            None => Ok(groups),
+        }
     }
 
     /// `qweight [in / word, out]`, `qzeros [groups, out / word]`, `scales [groups, out]`, `g_idx [in]`
@@ -382,7 +387,9 @@ impl Grid {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use half::bf16;
+    use half::{bf16, f16};
+    use safetensors::serialize;
+    use safetensors::tensor::TensorView;
 
     const SHAPE: Shape = [24, 160];
 
@@ -457,5 +464,36 @@ mod tests {
         assert!(error.contains("`layer.qweight` has shape [20, 24]"), "{error}");
         let error = message(Quantized::Fp8Blocks { rows: 128, columns: 128 }, "fp8_blocks", SHAPE);
         assert!(error.contains("`layer.weight_scale_inv` has shape [2, 3]"), "{error}");
+        let read = |bytes: Vec<u8>| {
+            let checkpoint = Checkpoint::embedded("damaged", bytes.leak()).unwrap();
+            Quantized::Awq.unpack::<f32>(&checkpoint, "layer.weight", SHAPE).err().unwrap()
+        };
+        let tensors = |scale: f16, num_groups: usize, groups: Option<&[u8]>| {
+            let (words, zeros) = (vec![0; 160 * 3 * 4], vec![0; num_groups * 3 * 4]);
+            let scales: Vec<u8> =
+                std::iter::repeat_n(scale.to_le_bytes(), num_groups * 24).flatten().collect();
+            let view = |dtype, shape: &[usize], bytes| {
+                TensorView::new(dtype, shape.to_vec(), bytes).unwrap()
+            };
+            let mut tensors = vec![
+                ("layer.qweight", view(Dtype::I32, &[160, 3], &words)),
+                ("layer.qzeros", view(Dtype::I32, &[num_groups, 3], &zeros)),
+                ("layer.scales", view(Dtype::F16, &[num_groups, 24], &scales)),
+            ];
+            if let Some(groups) = groups {
+                tensors.push(("layer.g_idx", view(Dtype::I32, &[160], groups)));
+            }
+            serialize(tensors, None).unwrap()
+        };
+        let says = |bytes: Vec<u8>, needle: &str| {
+            let error = read(bytes).to_string();
+            assert!(error.contains(needle), "{error}");
+        };
+        says(tensors(f16::ONE, 7, None), "`layer` has scales for 7 groups of its 160 inputs");
+        says(tensors(f16::INFINITY, 5, None), "`layer.scales` has the scale inf");
+        says(
+            tensors(f16::ONE, 5, Some(&[5; 640])),
+            "`layer.g_idx` puts an input into group 84215045 of 5",
+        );
     }
 }
