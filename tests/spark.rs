@@ -1,11 +1,15 @@
 //! The embedded model: its answers are those of transformers, and they are sensible.
 
+use candle_core::{DType, Device, Tensor};
 use serde_json::{Value, json};
-use tests::{Server, root};
+use tests::{Folder, Server, root};
+
+fn spark_file(name: &str) -> Vec<u8> {
+    std::fs::read(root().join("models/spark").join(name)).expect("it is committed")
+}
 
 fn recorded() -> Vec<Value> {
-    let path = root().join("models/spark/answers.json");
-    serde_json::from_slice(&std::fs::read(path).expect("it is committed")).expect("it is JSON")
+    serde_json::from_slice(&spark_file("answers.json")).expect("it is JSON")
 }
 
 /// Templates take a call's arguments as an object, the API as text.
@@ -94,6 +98,44 @@ fn it_calculates_with_quantized_weights() {
         let found = server.ok("/v1/chat/completions", &body);
         assert_eq!(found["choices"][0]["message"]["content"], "17 + 25 = 42.", "{flags:?}");
     }
+}
+
+/// A checkpoint in a form that nothing multiplies, and brought from it to one that something does.
+#[test]
+fn it_calculates_from_a_quantized_checkpoint() {
+    let folder = Folder::new("fp8-blocks");
+    let files = ["generation_config.json", "tokenizer.json", "tokenizer_config.json"];
+    folder.copy("models/spark", &files);
+    let mut config: Value = serde_json::from_slice(&spark_file("config.json")).expect("JSON");
+    config["quantization_config"] = json!({
+        "quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [1024, 1024],
+    });
+    folder.file("config.json", &config.to_string());
+    let stored = root().join("models/spark/model.safetensors");
+    let mut tensors = candle_core::safetensors::load(stored, &Device::Cpu).expect("spark");
+    let names: Vec<String> =
+        tensors.keys().filter(|name| name.contains("_proj")).cloned().collect();
+    for name in names {
+        let (narrow, scale) = in_a_block(&tensors[&name]).expect("a weight");
+        tensors.insert(format!("{name}_scale_inv"), scale);
+        tensors.insert(name, narrow);
+    }
+    let path = folder.path("model.safetensors");
+    candle_core::safetensors::save(&tensors, path).expect("it can be written");
+    for flags in [&[][..], &["--quantization", "int8"]] {
+        let server = Server::start(&[&[folder.as_str()], flags].concat());
+        let question = json!([{"role": "user", "content": "What is 17 + 25?"}]);
+        let body = json!({"messages": question, "temperature": 0});
+        let found = server.ok("/v1/chat/completions", &body);
+        assert_eq!(found["choices"][0]["message"]["content"], "17 + 25 = 42.", "{flags:?}");
+    }
+}
+
+/// e4m3 with one scale, `[1, 1]`.
+fn in_a_block(weight: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
+    let weight = weight.to_dtype(DType::F32)?;
+    let scale = (weight.abs()?.max_all()? / 448.0)?.reshape((1, 1))?;
+    Ok((weight.broadcast_div(&scale)?.to_dtype(DType::F8E4M3)?, scale))
 }
 
 /// The ids of an answer that thinks first, with `extra` fields.

@@ -206,8 +206,7 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "SCONCE_DTYPE")]
     pub(crate) dtype: Option<DtypeKind>,
 
-    /// What linear layers are brought to while they are loaded: fp8, on the CPU int8 or int4 [default: the dtype, or fp8 where
-    /// the checkpoint has it with scales for tensors or rows]
+    /// What linear layers are brought to while they are loaded: fp8, on the CPU int8 or int4 [default: fp8 if stored so, or the dtype]
     #[arg(long, env = "SCONCE_QUANTIZATION")]
     pub(crate) quantization: Option<QuantizationKind>,
 
