@@ -151,10 +151,7 @@ impl Checkpoint {
     }
 
     fn find(&self, name: &str, shape: &[usize]) -> Result<(&ShardFile, &Entry), WeightsError> {
-        let entry = self.tensors.get(name).ok_or_else(|| WeightsError::MissingTensor {
-            file: self.name.clone(),
-            name: name.to_owned(),
-        })?;
+        let entry = self.tensors.get(name).ok_or_else(|| self.missing(name))?;
         let file = &self.files[entry.file];
         if entry.shape != shape {
             return Err(WeightsError::Shape {
@@ -165,6 +162,16 @@ impl Checkpoint {
             });
         }
         Ok((file, entry))
+    }
+
+    fn missing(&self, name: &str) -> WeightsError {
+        let file = self.name.clone();
+        let layer = name.strip_suffix(".weight").unwrap_or(name);
+        let packed = ["qweight", "weight_packed"].map(|tensor| format!("{layer}.{tensor}"));
+        match packed.into_iter().find(|name| self.contains(name)) {
+            Some(name) => WeightsError::Unexplained { file, name },
+            None => WeightsError::MissingTensor { file, name: name.to_owned() },
+        }
     }
 
     /// Drops a tensor's pages from memory. How many bytes it has.

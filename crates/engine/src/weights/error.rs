@@ -77,6 +77,17 @@ pub enum WeightsError {
         /// The tensor.
         name: String,
     },
+    /// A layer is packed, and nothing says how, or something else.
+    #[error(
+        "{file}: tensor `{name}` is packed in a form that the quantization_config of config.json does not \
+         name; add what the tool wrote (older ones to quantize_config.json) under that key, with its quant_method"
+    )]
+    Unexplained {
+        /// The checkpoint.
+        file: String,
+        /// The packed tensor.
+        name: String,
+    },
     /// A tensor's shape is not the one that `config.json` implies.
     #[error(
         "{file}: tensor `{name}` has shape {found:?} where config.json implies {expected:?}; \

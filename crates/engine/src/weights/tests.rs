@@ -378,7 +378,8 @@ fn quantised_layers_are_stacked_with_others() {
     assert_same(&values(&matrix), &Tensor::cat(&[&plain, &expected], 0).unwrap());
 
     let mut unaware = folder.open(DType::F32).unwrap();
-    assert_says(&message(unaware.linear(&parts, 160)), &["`layer.weight` is missing"]);
+    let needles = ["`layer.qweight` is packed", "quantization_config", "quantize_config.json"];
+    assert_says(&message(unaware.linear(&parts, 160)), &needles);
 }
 
 #[test]
