@@ -1,7 +1,7 @@
 """Makes crates/engine/src/weights/golden/: weights as AWQ, GPTQ and compressed-tensors store them, of random bits,
 with what the reference of each takes them for.
 
-    python scripts/quantized_goldens.py FOLDER      (torch, transformers, compressed-tensors 0.20)
+    python scripts/quantized_goldens.py FOLDER      (torch, transformers 5.24, compressed-tensors 0.20)
 
 FOLDER has autoawq-0.2.9 (its sdist, unpacked) and auto_gptq 0.7.1 (its wheel, unpacked): both are read as files,
 because they ask for versions of torch that are long gone.
@@ -15,6 +15,7 @@ import torch
 from compressed_tensors.compressors import BaseCompressor
 from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 from safetensors.torch import save_file
+from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 
 GOLDEN = Path(__file__).resolve().parent.parent / "crates/engine/src/weights/golden"
 OUT, IN, GROUP = 24, 160, 32
@@ -91,12 +92,22 @@ def int8():
     return compressed("int-quantized", tensors, num_bits=8, symmetric=True, strategy="channel")
 
 
-def fp8_blocks(rows, columns):
-    """As DeepSeek's and Qwen's checkpoints, which transformers multiplies block by block."""
+def fp8(rows, columns):
     weight = torch.randn(OUT, IN).to(torch.float8_e4m3fn)
-    scale = scales(-(-OUT // rows), -(-IN // columns)).float()
-    wide = scale.repeat_interleave(rows, 0)[:OUT].repeat_interleave(columns, 1)[:, :IN]
-    return {"weight": weight, "weight_scale_inv": scale}, weight.float() * wide
+    return weight, scales(-(-OUT // rows), -(-IN // columns)).float()
+
+
+def fp8_blocks(rows, columns):
+    """As DeepSeek's and Qwen's checkpoints, by transformers."""
+    weight, scale = fp8(rows, columns)
+    return {"weight": weight, "weight_scale_inv": scale}, Fp8Dequantize(None)._dequantize_one(weight, scale)
+
+
+def fp8_blocks_compressed(rows, columns):
+    """Blocks that the weight's sides are no multiples of."""
+    weight, scale = fp8(rows, columns)
+    args = {"num_bits": 8, "type": "float", "strategy": "block", "block_structure": [rows, columns]}
+    return compressed("float-quantized", {"weight": weight, "weight_scale": scale}, **args)
 
 
 def main():
@@ -114,7 +125,8 @@ def main():
         "packed_zeros": packed(4, False, "group"),
         "packed_8_bits": packed(8, True, "channel"),
         "int8": int8(),
-        "fp8_blocks": fp8_blocks(16, 64),
+        "fp8_blocks": fp8_blocks(8, 32),
+        "fp8_blocks_compressed": fp8_blocks_compressed(16, 64),
     }
     GOLDEN.mkdir(exist_ok=True)
     for name, (tensors, expected) in goldens.items():

@@ -91,18 +91,19 @@ impl Golden {
 
     /// With linear layers in e4m3, from some folder.
     fn load_fp8(&self, folder: &Path, dtype: DType, cache_dtype: DType) -> Paged {
-        self.load_quantized(Quantization::Fp8, folder, dtype, cache_dtype)
+        self.load_quantized(Some(Quantization::Fp8), folder, dtype, cache_dtype)
     }
 
     fn load_quantized(
         &self,
-        quantization: Quantization,
+        quantization: Option<Quantization>,
         folder: &Path,
         dtype: DType,
         cache_dtype: DType,
     ) -> Paged {
         let weights = Weights::open(folder, &device(), dtype).unwrap();
-        let mut weights = weights.with_quantization(Some(quantization));
+        let weights = weights.with_quantized(self.spec().quantized);
+        let mut weights = weights.with_quantization(quantization);
         let model = (self.row.load)(&self.config, &mut weights, MAX_MODEL_LEN).unwrap();
         assert_eq!(weights.unused(), [""; 0], "{}", self.name());
         assert_eq!(weights.num_parameters(), self.spec().num_parameters, "{}", self.name());
@@ -229,7 +230,7 @@ fn logits_of_integers_are_near_those_of_transformers() {
     for golden in goldens() {
         for (quantization, tolerance) in INTEGER_TOLERANCES {
             let dtype = DType::BF16;
-            let mut paged = golden.load_quantized(quantization, &golden.folder, dtype, dtype);
+            let mut paged = golden.load_quantized(Some(quantization), &golden.folder, dtype, dtype);
             for case in &golden.cases {
                 let error = error(&mut paged, case);
                 let (name, bound) = (golden.name(), tolerance * golden.bf16_error);
@@ -334,16 +335,9 @@ fn checkpoints_of_integers_are_read() {
         golden.config["quantization_config"] = json!({"quant_method": "gptq", "bits": 8});
         let folder = root.join(golden.name());
         write_gptq(&golden, &folder);
-        for quantization in
-            [None, Some(Quantization::Int8)].into_iter().take(if device().is_cpu() { 2 } else { 1 })
-        {
-            let weights = Weights::open(&folder, &device(), DType::F32).unwrap();
-            let weights = weights.with_quantized(golden.spec().quantized);
-            let mut weights = weights.with_quantization(quantization);
-            let model = (golden.row.load)(&golden.config, &mut weights, MAX_MODEL_LEN).unwrap();
-            assert_eq!(weights.unused(), [""; 0], "{}", golden.name());
-            assert_eq!(weights.num_parameters(), golden.spec().num_parameters, "{}", golden.name());
-            let mut paged = Paged::new(model, &golden.spec(), DType::F32, 16).unwrap();
+        let ways = [None, Some(Quantization::Int8)];
+        for quantization in ways.into_iter().filter(|way| way.is_none() || device().is_cpu()) {
+            let mut paged = golden.load_quantized(quantization, &folder, DType::F32, DType::F32);
             let bound = INTEGER_TOLERANCES[0].1 * golden.bf16_error;
             for case in &golden.cases {
                 let error = error(&mut paged, case);

@@ -83,7 +83,7 @@ fn awq(config: &ConfigReader) -> Result<Quantized, ConfigError> {
         }
         _ => {}
     }
-    if config.get("zero_point") == Some(&Value::Bool(false)) {
+    if is_false(config, "zero_point") {
         return Err(config.unsupported("zero_point", "false", "true"));
     }
     Ok(Quantized::Awq)
@@ -125,20 +125,21 @@ fn compressed_tensors(config: &ConfigReader) -> Result<Quantized, ConfigError> {
 }
 
 fn floats(group: &ConfigReader) -> Result<Quantized, ConfigError> {
-    let mut quantized = Quantized::Fp8Rows;
-    for part in ["weights", "input_activations"] {
+    let of_part = |part: &str, strategies: &[&str]| {
         let numbers = group.required(part, group.nested(part)?)?;
         one_of(&numbers, "type", &["float"])?;
         bits(&numbers, "num_bits", &[8])?;
-        if part == "weights" {
-            one_of(&numbers, "strategy", &["channel", "tensor", "block"])?;
-            if numbers.text("strategy")? == Some("block") {
-                let blocks = blocks(&numbers, "block_structure")?;
-                quantized = numbers.required("block_structure", blocks)?;
-            }
-        }
+        one_of(&numbers, "strategy", strategies)?;
+        Ok(numbers)
+    };
+    let weights = of_part("weights", &["channel", "tensor", "block"])?;
+    if weights.text("strategy")? == Some("block") {
+        of_part("input_activations", &["group", "token", "tensor"])?;
+        let blocks = blocks(&weights, "block_structure")?;
+        return weights.required("block_structure", blocks);
     }
-    Ok(quantized)
+    of_part("input_activations", &["token", "tensor"])?;
+    Ok(Quantized::Fp8Rows)
 }
 
 fn integers(group: &ConfigReader, format: &str) -> Result<Quantized, ConfigError> {
@@ -146,14 +147,20 @@ fn integers(group: &ConfigReader, format: &str) -> Result<Quantized, ConfigError
     one_of(&numbers, "type", &["int"])?;
     if format == "pack-quantized" {
         one_of(&numbers, "strategy", &["group", "channel"])?;
-        return Ok(Quantized::Packed { bits: bits(&numbers, "num_bits", &[4, 8])? });
+        let bits = bits(&numbers, "num_bits", &[4, 8])?;
+        return Ok(Quantized::Packed { bits, has_zeros: is_false(&numbers, "symmetric") });
     }
     bits(&numbers, "num_bits", &[8])?;
     one_of(&numbers, "strategy", &["channel"])?;
-    if numbers.get("symmetric") == Some(&Value::Bool(false)) {
+    if is_false(&numbers, "symmetric") {
         return Err(numbers.unsupported("symmetric", "false", "true"));
     }
     Ok(Quantized::Int8)
+}
+
+/// Of what is true where nothing is said.
+fn is_false(config: &ConfigReader, key: &str) -> bool {
+    config.get(key) == Some(&Value::Bool(false))
 }
 
 fn bits(config: &ConfigReader, key: &str, supported: &[usize]) -> Result<usize, ConfigError> {
@@ -267,8 +274,12 @@ mod tests {
             config
         };
         for (bits, strategy) in [(4, "group"), (8, "channel")] {
-            let config = compressed("pack-quantized", bits, strategy);
-            assert_eq!(read(config), Ok(Some(Quantized::Packed { bits })));
+            let mut config = compressed("pack-quantized", bits, strategy);
+            for has_zeros in [false, true] {
+                config["config_groups"]["group_0"]["weights"]["symmetric"] = json!(!has_zeros);
+                let quantized = Quantized::Packed { bits, has_zeros };
+                assert_eq!(read(config.clone()), Ok(Some(quantized)));
+            }
         }
         let mut int8 = compressed("int-quantized", 8, "channel");
         assert_eq!(read(int8.clone()), Ok(Some(Quantized::Int8)));
@@ -329,6 +340,11 @@ mod tests {
                 "/config_groups/group_0/weights/strategy",
                 json!("block"),
                 "config_groups.group_0.weights.block_structure` is missing",
+            ),
+            (
+                "/config_groups/group_0/input_activations/strategy",
+                json!("group"),
+                "config_groups.group_0.input_activations.strategy` = group",
             ),
             (
                 "/config_groups/group_0/input_activations",

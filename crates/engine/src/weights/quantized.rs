@@ -37,6 +37,8 @@ pub enum Quantized {
     Packed {
         /// Of a weight.
         bits: usize,
+        /// Whether groups have zeros; others are in the middle.
+        has_zeros: bool,
     },
     /// Bytes with a scale for each output feature, `int-quantized` of compressed-tensors.
     Int8,
@@ -49,7 +51,7 @@ impl fmt::Display for Quantized {
             Self::Fp8Blocks { rows, columns } => write!(f, "fp8 by blocks of {rows} x {columns}"),
             Self::Gptq { bits, .. } => write!(f, "{bits} bits (GPTQ)"),
             Self::Awq => write!(f, "4 bits (AWQ)"),
-            Self::Packed { bits } => write!(f, "{bits} bits (compressed-tensors)"),
+            Self::Packed { bits, .. } => write!(f, "{bits} bits (compressed-tensors)"),
             Self::Int8 => write!(f, "8 bits (compressed-tensors)"),
         }
     }
@@ -70,12 +72,10 @@ type Shape = [usize; 2];
 /// AWQ's place in a word for each of eight output features.
 const AWQ_PLACES: [usize; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
 
-/// Scales of a weight, and the zeros that belong to them.
+/// Scales of a weight, and the zero that belongs to each.
 struct Grid {
     scales: Vec<f32>,
-    /// None: all are `zero`.
-    zeros: Option<Vec<f32>>,
-    zero: f32,
+    zeros: Vec<f32>,
     /// Of each input.
     groups: Vec<usize>,
     /// From a group to the next.
@@ -111,7 +111,7 @@ impl Quantized {
                 layer.int8()?
             }
             Self::Packed { .. } if !layer.has("weight_packed") => return Ok(None),
-            Self::Packed { bits } => layer.packed(bits)?,
+            Self::Packed { bits, has_zeros } => layer.packed(bits, has_zeros)?,
             Self::Gptq { .. } | Self::Awq if !layer.has("qweight") => return Ok(None),
             Self::Gptq { bits, zeros_less_one } => layer.gptq(bits, zeros_less_one)?,
             Self::Awq => layer.awq()?,
@@ -173,16 +173,22 @@ impl<'a> Layer<'a> {
         shape.and_then(|shape| shape.get(dim)).copied().unwrap_or(1).clamp(1, self.shape[1])
     }
 
-    /// The group of each input: in order, unless the layer says otherwise.
+    /// The group of each input, of which they have as many each.
+    fn groups_in_order(&self, num_groups: usize) -> Result<Vec<usize>> {
+        let [_, inputs] = self.shape;
+        if !inputs.is_multiple_of(num_groups) {
+            let (layer, groups) = (self.name.to_owned(), num_groups);
+            return Err(WeightsError::Groups { layer, groups, inputs });
+        }
+        let size = inputs / num_groups;
+        Ok((0..inputs).map(|input| input / size).collect())
+    }
+
+    /// The same, unless the layer has a tensor that says otherwise.
     fn groups(&mut self, tensor: &str, num_groups: usize) -> Result<Vec<usize>> {
         let [_, inputs] = self.shape;
         if !self.has(tensor) {
-            if !inputs.is_multiple_of(num_groups) {
-                let (layer, groups) = (self.name.to_owned(), num_groups);
-                return Err(WeightsError::Groups { layer, groups, inputs });
-            }
-            let size = inputs / num_groups;
-            return Ok((0..inputs).map(|input| input / size).collect());
+            return self.groups_in_order(num_groups);
         }
         let groups = self.words(tensor, &[inputs])?.iter().map(|word| u32::from_le_bytes(*word));
         let groups: Vec<usize> = groups.map(|group| group as usize).collect();
@@ -202,17 +208,16 @@ impl<'a> Layer<'a> {
         let zeros = self.words("qzeros", &[num_groups, outputs.div_ceil(per_word)])?;
         let grid = Grid {
             scales: self.floats("scales", &[num_groups, outputs])?,
-            zeros: Some(by_outputs(zeros, num_groups, outputs, |words, output| {
-                let zero = field(words[output / per_word], output % per_word, bits);
-                zero + usize::from(zeros_less_one)
-            })),
-            zero: 0.0,
+            zeros: by_outputs(zeros, num_groups, outputs, |words, output| {
+                field(words[output / per_word], output % per_word, bits)
+                    + usize::from(zeros_less_one)
+            }),
             groups: self.groups("g_idx", num_groups)?,
             stride_of_group: outputs,
             stride: 1,
             rows: 1,
         };
-        let word = |output: usize, at: usize| u32::from_le_bytes(words[at * outputs + output]);
+        let word = |output: usize, at: usize| words[at * outputs + output];
         Ok(grid.decode(self.shape, &integers(bits), word))
     }
 
@@ -228,9 +233,8 @@ impl<'a> Layer<'a> {
         };
         let grid = Grid {
             scales: self.floats("scales", &[num_groups, outputs])?,
-            zeros: Some(by_outputs(zeros, num_groups, outputs, of_output)),
-            zero: 0.0,
-            groups: self.groups("g_idx", num_groups)?,
+            zeros: by_outputs(zeros, num_groups, outputs, of_output),
+            groups: self.groups_in_order(num_groups)?,
             stride_of_group: outputs,
             stride: 1,
             rows: 1,
@@ -238,29 +242,29 @@ impl<'a> Layer<'a> {
         // Eight inputs of an output feature, as the other formats have them.
         let word = |output: usize, at: usize| {
             let inputs = words.chunks(width).skip(at * 8).take(8).enumerate();
-            inputs
-                .fold(0, |word, (i, words)| word | (of_output(words, output) as u32) << (BITS * i))
+            let word = inputs
+                .fold(0, |word, (i, words)| word | (of_output(words, output) as u32) << (BITS * i));
+            word.to_le_bytes()
         };
         Ok(grid.decode(self.shape, &integers(BITS), word))
     }
 
     /// `weight_packed [out, in / word]`, `weight_scale [out, groups]`, `weight_zero_point [out / word, groups]`,
     /// `weight_g_idx [in]`
-    fn packed<T: Element>(&mut self, bits: usize) -> Result<Vec<T>> {
+    fn packed<T: Element>(&mut self, bits: usize, has_zeros: bool) -> Result<Vec<T>> {
         let ([outputs, inputs], per_word) = (self.shape, 32 / bits);
         let num_groups = self.num_groups("weight_scale", 1);
         let width = inputs.div_ceil(per_word);
         let words = self.words("weight_packed", &[outputs, width])?;
-        let mut zeros = None;
-        if self.has("weight_zero_point") {
-            let stored =
-                self.words("weight_zero_point", &[outputs.div_ceil(per_word), num_groups])?;
-            let zero = |output: usize, group: usize| {
-                field(stored[output / per_word * num_groups + group], output % per_word, bits)
-                    as f32
-            };
-            let of_output = |output| (0..num_groups).map(move |group| zero(output, group));
-            zeros = Some((0..outputs).flat_map(of_output).collect());
+        let mut zeros = vec![(1 << (bits - 1)) as f32; outputs * num_groups];
+        if has_zeros {
+            let shape = [outputs.div_ceil(per_word), num_groups];
+            let stored = self.words("weight_zero_point", &shape)?;
+            for (at, zero) in zeros.iter_mut().enumerate() {
+                let (output, group) = (at / num_groups, at % num_groups);
+                let word = stored[output / per_word * num_groups + group];
+                *zero = field(word, output % per_word, bits) as f32;
+            }
         }
         if self.has("weight_shape") {
             self.names.push(self.tensor("weight_shape"));
@@ -268,13 +272,12 @@ impl<'a> Layer<'a> {
         let grid = Grid {
             scales: self.floats("weight_scale", &[outputs, num_groups])?,
             zeros,
-            zero: (1 << (bits - 1)) as f32,
             groups: self.groups("weight_g_idx", num_groups)?,
             stride_of_group: 1,
             stride: num_groups,
             rows: 1,
         };
-        let word = |output: usize, at: usize| u32::from_le_bytes(words[output * width + at]);
+        let word = |output: usize, at: usize| words[output * width + at];
         Ok(grid.decode(self.shape, &integers(bits), word))
     }
 
@@ -284,8 +287,7 @@ impl<'a> Layer<'a> {
         let bytes = self.bytes("weight", Dtype::I8, &shape)?;
         let grid = Grid {
             scales: self.floats("weight_scale", &[outputs, 1])?,
-            zeros: None,
-            zero: 0.0,
+            zeros: vec![0.0; outputs],
             groups: vec![0; inputs],
             stride_of_group: 1,
             stride: 1,
@@ -303,8 +305,7 @@ impl<'a> Layer<'a> {
         let name = if self.has("weight_scale") { "weight_scale" } else { "weight_scale_inv" };
         let grid = Grid {
             scales: self.floats(name, &[rows_of_blocks, num_groups])?,
-            zeros: None,
-            zero: 0.0,
+            zeros: vec![0.0; rows_of_blocks * num_groups],
             groups: (0..inputs).map(|input| input / columns).collect(),
             stride_of_group: 1,
             stride: num_groups,
@@ -317,21 +318,18 @@ impl<'a> Layer<'a> {
 }
 
 /// Four inputs of an output feature.
-fn word_of_bytes(bytes: &[u8], inputs: usize) -> impl Fn(usize, usize) -> u32 + Sync {
+fn word_of_bytes(bytes: &[u8], inputs: usize) -> impl Fn(usize, usize) -> [u8; 4] + Sync {
     move |output, at| {
         let row = &bytes[output * inputs..][..inputs];
-        let bytes = row[at * 4..].iter().take(4).enumerate();
-        bytes.fold(0, |word, (i, byte)| word | u32::from(*byte) << (8 * i))
+        let (mut word, bytes) = ([0; 4], &row[at * 4..inputs.min(at * 4 + 4)]);
+        word[..bytes.len()].copy_from_slice(bytes);
+        word
     }
 }
 
-fn mask(bits: usize) -> usize {
-    (1 << bits) - 1
-}
-
-/// What stands at some place of a word.
+/// What stands at some place of a word, little-endian.
 fn field(word: [u8; 4], place: usize, bits: usize) -> usize {
-    (u32::from_le_bytes(word) >> (place * bits)) as usize & mask(bits)
+    (u32::from_le_bytes(word) >> (place * bits)) as usize & ((1 << bits) - 1)
 }
 
 /// All that so many bits may be.
@@ -357,7 +355,7 @@ impl Grid {
         &self,
         [outputs, inputs]: Shape,
         numbers: &[f32],
-        word: impl Fn(usize, usize) -> u32 + Sync,
+        word: impl Fn(usize, usize) -> [u8; 4] + Sync,
     ) -> Vec<T> {
         /// Output features whose words of the same inputs share a line of memory in some formats.
         const ROWS: usize = 16;
@@ -373,9 +371,8 @@ impl Grid {
                         row.iter_mut().zip(&self.groups).skip(at * per_word).take(per_word);
                     for (place, (element, group)) in inputs.enumerate() {
                         let at = of_output + group * self.stride_of_group;
-                        let zero = self.zeros.as_ref().map_or(self.zero, |zeros| zeros[at]);
-                        let number = numbers[field(word.to_le_bytes(), place, bits)];
-                        *element = T::round((number - zero) * self.scales[at]);
+                        let number = numbers[field(word, place, bits)];
+                        *element = T::round((number - self.zeros[at]) * self.scales[at]);
                     }
                 }
             }
@@ -407,32 +404,30 @@ mod tests {
     #[test]
     fn weights_are_what_the_references_of_their_formats_take_them_for() {
         let gptq = |bits, zeros_less_one| Quantized::Gptq { bits, zeros_less_one };
+        let packed = |bits, has_zeros| Quantized::Packed { bits, has_zeros };
         for (name, how, names) in [
             ("gptq", gptq(4, true), &["qweight", "qzeros", "scales", "g_idx"][..]),
             ("gptq_8_bits", gptq(8, true), &["qweight", "qzeros", "scales", "g_idx"]),
             ("gptq_act_order", gptq(4, true), &["qweight", "qzeros", "scales", "g_idx"]),
             ("gptq_v2", gptq(4, false), &["qweight", "qzeros", "scales", "g_idx"]),
             ("awq", Quantized::Awq, &["qweight", "qzeros", "scales"]),
-            (
-                "packed",
-                Quantized::Packed { bits: 4 },
-                &["weight_packed", "weight_shape", "weight_scale"],
-            ),
+            ("packed", packed(4, false), &["weight_packed", "weight_shape", "weight_scale"]),
             (
                 "packed_zeros",
-                Quantized::Packed { bits: 4 },
+                packed(4, true),
                 &["weight_packed", "weight_zero_point", "weight_shape", "weight_scale"],
             ),
-            (
-                "packed_8_bits",
-                Quantized::Packed { bits: 8 },
-                &["weight_packed", "weight_shape", "weight_scale"],
-            ),
+            ("packed_8_bits", packed(8, false), &["weight_packed", "weight_shape", "weight_scale"]),
             ("int8", Quantized::Int8, &["weight", "weight_scale"]),
             (
                 "fp8_blocks",
-                Quantized::Fp8Blocks { rows: 16, columns: 64 },
+                Quantized::Fp8Blocks { rows: 8, columns: 32 },
                 &["weight", "weight_scale_inv"],
+            ),
+            (
+                "fp8_blocks_compressed",
+                Quantized::Fp8Blocks { rows: 16, columns: 64 },
+                &["weight", "weight_scale"],
             ),
         ] {
             let checkpoint = golden(name);
@@ -463,10 +458,13 @@ mod tests {
         let error = message(Quantized::Gptq { bits: 8, zeros_less_one: true }, "gptq", SHAPE);
         assert!(error.contains("`layer.qweight` has shape [20, 24]"), "{error}");
         let error = message(Quantized::Fp8Blocks { rows: 128, columns: 128 }, "fp8_blocks", SHAPE);
-        assert!(error.contains("`layer.weight_scale_inv` has shape [2, 3]"), "{error}");
+        assert!(error.contains("`layer.weight_scale_inv` has shape [3, 5]"), "{error}");
+        let error = message(Quantized::Packed { bits: 4, has_zeros: true }, "packed", SHAPE);
+        assert!(error.contains("`layer.weight_zero_point` is missing"), "{error}");
         let read = |bytes: Vec<u8>| {
             let checkpoint = Checkpoint::embedded("damaged", bytes.leak()).unwrap();
-            Quantized::Awq.unpack::<f32>(&checkpoint, "layer.weight", SHAPE).err().unwrap()
+            let how = Quantized::Gptq { bits: 4, zeros_less_one: true };
+            how.unpack::<f32>(&checkpoint, "layer.weight", SHAPE).err().unwrap()
         };
         let tensors = |scale: f16, num_groups: usize, groups: Option<&[u8]>| {
             let (words, zeros) = (vec![0; 160 * 3 * 4], vec![0; num_groups * 3 * 4]);
@@ -476,7 +474,7 @@ mod tests {
                 TensorView::new(dtype, shape.to_vec(), bytes).unwrap()
             };
             let mut tensors = vec![
-                ("layer.qweight", view(Dtype::I32, &[160, 3], &words)),
+                ("layer.qweight", view(Dtype::I32, &[20, 24], &words)),
                 ("layer.qzeros", view(Dtype::I32, &[num_groups, 3], &zeros)),
                 ("layer.scales", view(Dtype::F16, &[num_groups, 24], &scales)),
             ];
