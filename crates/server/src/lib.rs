@@ -30,6 +30,7 @@ mod request_log;
 mod request_trace;
 mod responses;
 mod routes;
+mod seldom;
 mod served_model;
 mod sse;
 mod state;

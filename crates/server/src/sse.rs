@@ -5,21 +5,24 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::future::Future;
 use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::Response;
-use futures_util::stream;
+use futures_util::Stream;
 use schemars::JsonSchema;
 use serde::Serialize;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::error::ApiError;
 use crate::generation::{Delta, Generation};
 use crate::openai::request_fields::StreamOptions;
 use crate::openai::response::{Head, Usage};
+use crate::seldom::Seldom;
 
 /// One event, ready to be sent: `data: ...` and an empty line.
 pub(crate) type Event = Bytes;
@@ -29,7 +32,7 @@ pub(crate) const DONE: Event = Bytes::from_static(b"data: [DONE]\n\n");
 const PING: Event = Bytes::from_static(b": ping\n\n");
 
 /// Renders the deltas of a stream.
-pub(crate) trait Frames: Send + 'static {
+pub(crate) trait Frames: Send + Unpin + 'static {
     /// The chunks for `delta`, each carrying `usage`.
     fn events(&mut self, delta: Delta, usage: UsageField) -> Vec<Event>;
 
@@ -135,16 +138,11 @@ pub(crate) fn stream_response(
         options,
         heartbeat,
         next_ping: Instant::now() + heartbeat,
-        alarm: Box::pin(sleep(heartbeat)),
+        alarm: Seldom::new(sleep(heartbeat)),
         ready,
         done: false,
     };
-    let frames = stream::unfold(events, |mut events| async move {
-        let frame = events.next().await?;
-        events.next_ping = Instant::now() + events.heartbeat;
-        Some((Ok::<_, Infallible>(frame), events))
-    });
-    let mut response = Response::new(Body::from_stream(frames));
+    let mut response = Response::new(Body::from_stream(events));
     let headers = response.headers_mut();
     for (name, value) in [
         (header::CONTENT_TYPE, "text/event-stream"),
@@ -165,43 +163,49 @@ struct Events<W> {
     /// Counts from the last frame: text that is held back sends none.
     next_ping: Instant,
     /// Rings at some former `next_ping`: to set it anew with every frame would cost more than the frame.
-    alarm: Pin<Box<Sleep>>,
+    alarm: Seldom<'static, ()>,
     ready: VecDeque<Event>,
     done: bool,
 }
 
-impl<W: Frames> Events<W> {
-    /// The next frame; `None` at the end.
-    async fn next(&mut self) -> Option<Event> {
-        loop {
-            if let Some(event) = self.ready.pop_front() {
-                return Some(event);
-            }
-            if self.done {
-                return None;
-            }
-            let delta = tokio::select! {
-                biased;
-                delta = self.generation.next() => delta,
-                () = self.alarm.as_mut() => {
-                    if self.next_ping <= Instant::now() {
-                        return Some(self.wire.ping());
-                    }
-                    self.alarm.as_mut().reset(self.next_ping);
-                    continue;
-                }
-            };
-            match delta {
-                Some(Ok(delta)) => {
-                    let usage = self.usage_field();
-                    self.ready.extend(self.wire.events(delta, usage));
-                }
-                Some(Err(error)) => self.end_with(&error),
-                None => self.end(),
-            }
-        }
-    }
+impl<W: Frames> Stream for Events<W> {
+    type Item = Result<Event, Infallible>;
 
+    /// The next frame; `None` at the end.
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        let frame = loop {
+            if let Some(event) = this.ready.pop_front() {
+                break event;
+            }
+            if this.done {
+                return Poll::Ready(None);
+            }
+            match this.generation.poll_next(cx) {
+                Poll::Ready(Some(Ok(delta))) => {
+                    let usage = this.usage_field();
+                    this.ready.extend(this.wire.events(delta, usage));
+                }
+                Poll::Ready(Some(Err(error))) => this.end_with(&error),
+                Poll::Ready(None) => this.end(),
+                Poll::Pending => {
+                    ready!(Pin::new(&mut this.alarm).poll(cx));
+                    let now = Instant::now();
+                    if now < this.next_ping {
+                        this.alarm = Seldom::new(sleep_until(this.next_ping));
+                    } else {
+                        this.alarm = Seldom::new(sleep_until(now + this.heartbeat));
+                        break this.wire.ping();
+                    }
+                }
+            }
+        };
+        this.next_ping = Instant::now() + this.heartbeat;
+        Poll::Ready(Some(Ok(frame)))
+    }
+}
+
+impl<W: Frames> Events<W> {
     fn usage_field(&self) -> UsageField {
         if self.options.continuous_usage_stats == Some(true) {
             UsageField::Known(self.generation.usage())

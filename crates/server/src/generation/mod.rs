@@ -8,7 +8,10 @@ mod steer;
 mod thinking_budget;
 
 use std::fmt;
+use std::future::{Future, pending, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use axum::http::StatusCode;
@@ -31,6 +34,7 @@ use crate::openai::response::Usage;
 use crate::openai::sampling_fields::Sampling;
 use crate::random::random_u64;
 use crate::request_trace::{Asked, Generated, RequestTrace};
+use crate::seldom::Seldom;
 use crate::served_model::ServedModel;
 use crate::state::{App, InFlight};
 use crate::terms::Terms;
@@ -88,9 +92,10 @@ pub(crate) struct Generation {
     /// Whether a choice was ended before its end.
     is_broken: bool,
     events: UnboundedReceiver<(usize, Instant, Event)>,
-    cut: watch::Receiver<bool>,
-    /// Turns true when somebody cancels it.
-    cancelled: Option<watch::Receiver<bool>>,
+    /// The server does not wait for it any longer.
+    cut: Seldom<'static, ()>,
+    /// Somebody cancels it.
+    cancelled: Option<Seldom<'static, ()>>,
     generator: Arc<dyn Generator>,
     metrics: Arc<Metrics>,
     account: Account,
@@ -173,7 +178,7 @@ impl Generation {
             n,
             is_broken: false,
             events,
-            cut: app.cut_signal(),
+            cut: Seldom::new(said(app.cut_signal())),
             cancelled: None,
             generator,
             metrics: Arc::clone(model.metrics()),
@@ -185,48 +190,51 @@ impl Generation {
     }
 
     /// The next delta of any choice; `None` when all have ended. After an error there is nothing
-    /// more. Dropping the future loses nothing.
-    pub(crate) async fn next(&mut self) -> Option<Result<Delta, ApiError>> {
+    /// more.
+    pub(crate) fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Delta, ApiError>>> {
         loop {
             if self.open.iter().all(Option::is_none) {
-                return None;
+                return Poll::Ready(None);
             }
-            let events = &mut self.events;
-            let cut = async { drop(self.cut.wait_for(|cut| *cut).await) };
-            let cancelled = cancellation(self.cancelled.as_mut());
-            let received = tokio::select! {
-                biased;
-                () = cancelled => {
+            let received = self.events.poll_recv(cx);
+            let Poll::Ready(Some((index, at, event))) = received else {
+                if self.cancelled.as_mut().is_some_and(|end| Pin::new(end).poll(cx).is_ready()) {
                     self.close(Ending::Abort);
                     let message = "The response was cancelled.";
-                    return Some(Err(ApiError::new(StatusCode::BAD_REQUEST, message)));
+                    return Poll::Ready(Some(Err(ApiError::new(StatusCode::BAD_REQUEST, message))));
                 }
-                received = events.recv() => Ok(received),
-                () = cut => Err(ApiError::cut_off()),
-            };
-            let received = match received {
-                Ok(received) => received,
-                Err(error) => return Some(Err(self.fail(error))),
-            };
-            let Some((index, at, event)) = received else {
-                // The engine dropped our sinks without a last event.
-                return Some(Err(self.fail(EngineError::Stopped.into())));
+                let error = if Pin::new(&mut self.cut).poll(cx).is_ready() {
+                    ApiError::cut_off()
+                } else if received.is_ready() {
+                    EngineError::Stopped.into() // It dropped our sinks without a last event.
+                } else {
+                    return Poll::Pending;
+                };
+                return Poll::Ready(Some(Err(self.fail(error))));
             };
             if self.open[index].is_none() {
                 continue; // It sampled on before it heard of the stop string.
             }
             match self.take(index, at, event) {
-                Ok(Some(delta)) => return Some(Ok(delta)),
+                Ok(Some(delta)) => return Poll::Ready(Some(Ok(delta))),
                 Ok(None) => {}
-                Err(error) => return Some(Err(self.fail(error))),
+                Err(error) => return Poll::Ready(Some(Err(self.fail(error)))),
             }
         }
+    }
+
+    /// The same as a future. Dropping it loses nothing.
+    pub(crate) async fn next(&mut self) -> Option<Result<Delta, ApiError>> {
+        poll_fn(|cx| self.poll_next(cx)).await
     }
 
     /// What ends it from elsewhere.
     pub(crate) fn canceller(&mut self) -> Canceller {
         let (cancelled, receiver) = watch::channel(false);
-        self.cancelled = Some(receiver);
+        self.cancelled = Some(Seldom::new(said(receiver)));
         let ids = self.open.iter().copied().flatten().collect();
         Canceller { cancelled, ids, generator: Arc::clone(&self.generator) }
     }
@@ -311,7 +319,7 @@ pub(crate) struct Canceller {
 }
 
 impl Canceller {
-    /// [`Generation::next`] gives an error from now on.
+    /// The generation ends with an error once what has come is read.
     pub(crate) fn cancel(&self) {
         self.cancelled.send_replace(true);
         for &id in &self.ids {
@@ -326,14 +334,11 @@ impl fmt::Debug for Canceller {
     }
 }
 
-/// Resolves once the sender says so; never without one.
-async fn cancellation(signal: Option<&mut watch::Receiver<bool>>) {
-    if let Some(signal) = signal
-        && signal.wait_for(|cancelled| *cancelled).await.is_ok()
-    {
-        return;
+/// Resolves once `signal` is true; never if nobody can say so any more.
+async fn said(mut signal: watch::Receiver<bool>) {
+    if signal.wait_for(|is_so| *is_so).await.is_err() {
+        pending::<()>().await;
     }
-    std::future::pending::<()>().await;
 }
 
 impl Drop for Generation {

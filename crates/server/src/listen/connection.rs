@@ -24,6 +24,7 @@ use super::activity::{Activity, Arriving};
 use super::socket::{Careful, Stream};
 use super::tls::Tls;
 use crate::error::ApiError;
+use crate::seldom::Seldom;
 use crate::state::App;
 
 /// Longest request head, in bytes.
@@ -203,11 +204,17 @@ impl Http {
         });
         let connection = self.builder.serve_connection(TokioIo::new(stream), service);
         let mut connection = pin!(connection);
+        let end = Seldom::new(async {
+            tokio::select! {
+                () = activity.wasted(self.idle_time, self.stall_time) => {}
+                // The sender lives as long as the listener: an error says the same.
+                _ = closing.wait_for(|closing| *closing) => {}
+            }
+        });
         tokio::select! {
+            biased;
             done = connection.as_mut() => return done,
-            () = activity.wasted(self.idle_time, self.stall_time) => {}
-            // The sender lives as long as the listener: an error says the same.
-            _ = closing.wait_for(|closing| *closing) => {}
+            () = end => {}
         }
         connection.as_mut().graceful_shutdown();
         // HTTP/2 asks the client first, which may not answer; a request may have come meanwhile.
