@@ -3,11 +3,13 @@
 usage: python llama_batch.py MODEL.gguf THREADS     see in_process.py for stdin and stdout
 
 Tokens of one pass (`n_ubatch`), and whether sequences share one cache (`kv_unified`), are tried first, and the fastest
-are taken; a line of stdout has them as `settings`. Flash attention is llama.cpp's own choice.
+are taken; a line of stdout has them as `settings`. Flash attention is llama.cpp's own choice. Weights in an order for
+this processor (`use_extra_bufts`) it makes by itself; where that crashes (0.3.36 with AMX), it goes without.
 """
 
 import ctypes
 import json
+import os
 import random
 import sys
 import time
@@ -22,13 +24,16 @@ QUIET = llama.llama_log_callback(lambda level, text, _: level >= 3 and sys.stder
 
 
 class Engine:
-    def __init__(self, path, threads):
+    def __init__(self, path, threads, use_extra_bufts):
         llama.llama_log_set(QUIET, ctypes.c_void_p(0))
         llama.llama_backend_init()
-        self.model = llama.llama_model_load_from_file(path.encode(), llama.llama_model_default_params())
+        params = llama.llama_model_default_params()
+        params.use_extra_bufts = use_extra_bufts
+        self.model = llama.llama_model_load_from_file(path.encode(), params)
         assert self.model, f"{path} cannot be loaded"
         self.threads, self.context, self.batch = threads, None, None
         self.settings = {name: values[0] for name, (values, _) in TRIALS.items()}
+        self.settings["use_extra_bufts"] = use_extra_bufts
         self.num_ids = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(self.model))
 
     def tune(self):
@@ -86,8 +91,18 @@ class Engine:
         return [int(row(at).argmax()) for at in last]
 
 
+def survives(*how):
+    """Whether an engine made like this answers, tried in a process of its own."""
+    child = os.fork()
+    if child == 0:
+        Engine(*how).seconds("n_ubatch", 256, 1, 32, 2)
+        os._exit(0)
+    return os.waitpid(child, 0)[1] == 0
+
+
 if __name__ == "__main__":
-    engine = Engine(sys.argv[1], int(sys.argv[2]))
+    path, threads = sys.argv[1], int(sys.argv[2])
+    engine = Engine(path, threads, use_extra_bufts=survives(path, threads, True))
     engine.tune()
     print(json.dumps({"settings": engine.settings}), flush=True)
     in_process.run(engine.answer, engine.prepare)
