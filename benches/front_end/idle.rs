@@ -12,7 +12,7 @@ const IDLE_TIME: Duration = Duration::from_secs(8);
 
 /// What streams cost that wait for their next token.
 pub(crate) fn run() -> Result<String> {
-    let server = Server::start(2, false)?;
+    let server = Server::start(false)?;
     server.open(STREAMS, 2)?.kill()?;
     let before = resident_bytes()?;
     let client = server.open(IDLE_STREAMS, 2)?;

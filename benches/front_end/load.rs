@@ -7,7 +7,6 @@ use benches::stand_in::{self, MODEL, StandIn};
 use serde_json::json;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -18,10 +17,10 @@ pub(crate) const ROUNDS: usize = 5;
 pub(crate) const STREAMS: usize = 64;
 /// Chunks of each in a round.
 pub(crate) const STEPS: usize = 400;
-/// Of a small model on a large machine.
+/// Of a small model.
 pub(crate) const STEP_TIME: Duration = Duration::from_millis(5);
-/// What the server's threads are called.
-pub(crate) const THREADS: &str = "server";
+/// The server's threads.
+pub(crate) const THREADS: &str = server::CONNECTION_THREADS;
 pub(crate) const CHAT: &str = "/v1/chat/completions";
 
 /// A chat whose only message is `content`.
@@ -33,25 +32,20 @@ pub(crate) fn chat(content: &str, stream: bool, max_tokens: usize) -> String {
 
 /// A server on a port of its own.
 pub(crate) struct Server {
-    pub(crate) runtime: Runtime,
     pub(crate) address: SocketAddr,
     pub(crate) stand_in: Arc<StandIn>,
+    _accepting: Runtime,
 }
 
 impl Server {
-    pub(crate) fn start(num_workers: usize, answers_at_once: bool) -> Result<Self> {
+    pub(crate) fn start(answers_at_once: bool) -> Result<Self> {
         let (app, stand_in) = stand_in::app(answers_at_once)?;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(num_workers)
-            .thread_name(THREADS)
-            // A thread that ends takes its account along.
-            .thread_keep_alive(Duration::from_hours(1))
-            .enable_all()
-            .build()?;
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let runtime = builder.worker_threads(1).enable_all().build()?;
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
         let address = listener.local_addr()?;
         runtime.spawn(server::serve(listener, app, std::future::pending()));
-        Ok(Self { runtime, address, stand_in })
+        Ok(Self { address, stand_in, _accepting: runtime })
     }
 
     /// Streams that have begun and wait for the first step.
@@ -60,13 +54,6 @@ impl Server {
         let mut client = Client::start(Kind::Streams, self.address, num, (CHAT, &body))?;
         client.wait_open()?;
         Ok(client)
-    }
-
-    /// Returns when the one worker has done all that the step before gave it to do.
-    pub(crate) fn catch_up(&self) -> Result<()> {
-        let (sender, receiver) = channel();
-        self.runtime.spawn(async move { sender.send(()) });
-        Ok(receiver.recv()?)
     }
 }
 

@@ -41,7 +41,7 @@ pub(crate) fn run() -> Result<String> {
 
 /// The longest time from a step to its last chunk while a prompt is read, and in as long a time after.
 fn latest_chunks(content: &str) -> Result<[Duration; 2]> {
-    let server = Server::start(2, false)?;
+    let server = Server::start(false)?;
     let client = server.open(STREAMS, STEPS)?;
     let body = chat(content, false, 1);
     let mut other = Client::prepare(Kind::Requests, server.address, 1, CHAT)?;

@@ -12,7 +12,7 @@ const REQUESTS: usize = 2000;
 
 /// What a request costs that is answered with one token.
 pub(crate) fn run() -> Result<String> {
-    let server = Server::start(2, true)?;
+    let server = Server::start(true)?;
     let mut text = format!(
         "Processor time a request with an answer of one token, of {REQUESTS} on one connection, \
          least of {ROUNDS}:\n\n| request | µs | of it the kernel |\n|---|---|---|\n"

@@ -109,8 +109,8 @@ pub(crate) fn start_local(mut config: Config) -> Result<Local> {
 }
 
 fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    runtime.context("the network threads cannot be started")?.block_on(future)
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("the thread that accepts connections cannot be started")?.block_on(future)
 }
 
 /// Listens while a thread loads the models. One that cannot be loaded, or whose engine fails for good,

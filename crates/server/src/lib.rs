@@ -41,7 +41,7 @@ mod trace_context;
 pub use access::{AccessLogConfig, KeySpec, Scope, new_key};
 pub use config::{ServerConfig, StoreLimits};
 pub use generator::{Generator, Load};
-pub use listen::{ClientCerts, Listener, Tls, TlsError, TlsFiles, serve};
+pub use listen::{CONNECTION_THREADS, ClientCerts, Listener, Tls, TlsError, TlsFiles, serve};
 pub use pooling::{HeadRules, Matryoshka, PoolingRules};
 pub use served_model::ServedModel;
 pub use state::App;

@@ -16,13 +16,14 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::CLOSING_TIME;
 use super::activity::{Activity, Arriving};
-use super::socket::{Careful, Stream};
+use super::socket::{Accepted, Careful, Stream};
 use super::tls::Tls;
+use super::workers::Workers;
 use crate::error::ApiError;
 use crate::seldom::Seldom;
 use crate::state::App;
@@ -46,6 +47,7 @@ const REFUSAL_TIME: Duration = Duration::from_secs(1);
 /// Everything that is open.
 #[derive(Debug)]
 pub(super) struct Connections {
+    workers: Workers,
     http: Arc<Http>,
     tls: Option<Arc<Tls>>,
     limit: usize,
@@ -58,9 +60,10 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    pub(super) fn new(app: &App, tls: Option<Arc<Tls>>) -> Self {
+    pub(super) fn start(app: &App, tls: Option<Arc<Tls>>) -> io::Result<Self> {
         let limit = app.config().max_connections;
-        Self {
+        Ok(Self {
+            workers: Workers::start()?,
             http: Arc::new(Http::new(app)),
             tls,
             limit,
@@ -69,25 +72,27 @@ impl Connections {
             num_refused: AtomicU64::new(0),
             last_complaint: Mutex::new(None),
             closing: watch::Sender::new(false),
-        }
+        })
     }
 
-    /// Serves a connection in a task of its own, or refuses it.
-    pub(super) fn spawn(&self, stream: Stream) {
+    /// Serves a connection on a worker, or refuses it.
+    pub(super) fn spawn(&self, accepted: Accepted) {
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-            return self.refuse(stream);
+            return self.refuse(accepted);
         };
         let (http, tls, closing) =
             (Arc::clone(&self.http), self.tls.clone(), self.closing.subscribe());
-        tokio::spawn(async move {
-            if let Err(error) = connect(&http, tls, stream, closing, place).await {
+        let (worker, on_worker) = self.workers.place();
+        worker.spawn(async move {
+            let _places = (place, on_worker);
+            if let Err(error) = connect(&http, tls, accepted, closing).await {
                 // Clients that go away are no fault of ours.
                 tracing::debug!(error, "a connection ended early");
             }
         });
     }
 
-    fn refuse(&self, stream: Stream) {
+    fn refuse(&self, accepted: Accepted) {
         self.num_refused.fetch_add(1, Ordering::Relaxed);
         let mut last = self.last_complaint.lock().unwrap_or_else(PoisonError::into_inner);
         if last.is_none_or(|last| last.elapsed() >= COMPLAINT_INTERVAL) {
@@ -99,9 +104,10 @@ impl Connections {
             return; // It would cost a handshake.
         }
         let Ok(place) = Arc::clone(&self.refusals).try_acquire_owned() else { return };
-        tokio::spawn(async move {
-            let _ = timeout(REFUSAL_TIME, refuse(stream)).await;
-            drop(place);
+        let (worker, on_worker) = self.workers.place();
+        worker.spawn(async move {
+            let _places = (place, on_worker);
+            let _ = timeout(REFUSAL_TIME, refuse(accepted)).await;
         });
     }
 
@@ -119,7 +125,8 @@ impl Connections {
 }
 
 /// Tells a client that there is no place for it. It may be any HTTP; most are 1.1.
-async fn refuse(mut stream: Stream) -> io::Result<()> {
+async fn refuse(accepted: Accepted) -> io::Result<()> {
+    let mut stream = accepted.open()?;
     let message = "The server has as many connections as it may have. Try again later.";
     let body = ApiError::unavailable("too_many_connections", message).body().to_string();
     let head = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\
@@ -135,10 +142,10 @@ async fn refuse(mut stream: Stream) -> io::Result<()> {
 async fn connect(
     http: &Http,
     tls: Option<Arc<Tls>>,
-    stream: Stream,
+    accepted: Accepted,
     closing: watch::Receiver<bool>,
-    _place: OwnedSemaphorePermit,
 ) -> Result<(), String> {
+    let stream = accepted.open().map_err(|error| error.to_string())?;
     let activity = Activity::new();
     let stream = Careful::new(stream, Arc::clone(&activity));
     let stream: Stream = match tls {

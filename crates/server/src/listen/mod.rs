@@ -5,6 +5,7 @@ mod activity;
 mod connection;
 mod socket;
 mod tls;
+mod workers;
 
 use std::future::{Future, pending};
 use std::io;
@@ -18,6 +19,9 @@ use self::connection::Connections;
 use self::socket::Socket;
 pub use self::tls::{ClientCerts, Tls, TlsError, TlsFiles};
 use crate::state::App;
+
+/// What the threads are called that serve connections, and those that they leave long work to.
+pub const CONNECTION_THREADS: &str = "connections";
 
 /// How long connections may take to send their last bytes.
 const CLOSING_TIME: Duration = Duration::from_secs(3);
@@ -56,14 +60,14 @@ impl From<UnixListener> for Listener {
 /// event.
 ///
 /// # Errors
-/// None after the start: a failing accept is tried again.
+/// The threads for connections cannot be started. None after the start: a failing accept is tried again.
 pub async fn serve(
     listener: impl Into<Listener>,
     app: App,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let Listener { socket, tls } = listener.into();
-    let connections = Connections::new(&app, tls.clone());
+    let connections = Connections::start(&app, tls.clone())?;
     let ended = async {
         shutdown.await;
         app.start_stopping();
@@ -97,7 +101,7 @@ pub async fn serve(
 async fn accept(socket: &Socket, connections: &Connections) {
     loop {
         match socket.accept().await {
-            Ok(stream) => connections.spawn(stream),
+            Ok(accepted) => connections.spawn(accepted),
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a connection");
                 sleep(ACCEPT_PAUSE).await;

@@ -2,6 +2,7 @@
 //! lets the client read the answer to a request that it is still sending.
 
 use std::io;
+use std::os::unix;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::time::{Sleep, sleep};
 
 use super::activity::Activity;
@@ -30,18 +31,34 @@ pub(super) enum Socket {
     Unix(UnixListener),
 }
 
+/// A socket that is watched by no runtime yet.
+pub(super) enum Accepted {
+    Tcp(std::net::TcpStream),
+    Unix(unix::net::UnixStream),
+}
+
 impl Socket {
-    pub(super) async fn accept(&self) -> io::Result<Stream> {
+    pub(super) async fn accept(&self) -> io::Result<Accepted> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
                 if let Err(error) = tune(&stream) {
                     tracing::debug!(%error, "cannot set TCP options");
                 }
-                Ok(Box::new(stream))
+                stream.into_std().map(Accepted::Tcp)
             }
-            Self::Unix(listener) => Ok(Box::new(listener.accept().await?.0)),
+            Self::Unix(listener) => listener.accept().await?.0.into_std().map(Accepted::Unix),
         }
+    }
+}
+
+impl Accepted {
+    /// Watched by this task's runtime from now on.
+    pub(super) fn open(self) -> io::Result<Stream> {
+        Ok(match self {
+            Self::Tcp(stream) => Box::new(TcpStream::from_std(stream)?),
+            Self::Unix(stream) => Box::new(UnixStream::from_std(stream)?),
+        })
     }
 }
 
