@@ -41,7 +41,8 @@ impl Server {
     pub(crate) fn start(answers_at_once: bool) -> Result<Self> {
         let (app, stand_in) = stand_in::app(answers_at_once)?;
         let mut builder = tokio::runtime::Builder::new_multi_thread();
-        let runtime = builder.worker_threads(1).enable_all().build()?;
+        // Its blocking threads do what connections leave to others.
+        let runtime = builder.worker_threads(1).thread_name(THREADS).enable_all().build()?;
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
         let address = listener.local_addr()?;
         runtime.spawn(server::serve(listener, app, std::future::pending()));

@@ -1,7 +1,8 @@
 //! Parsing, templating and tokenising, away from the threads that serve connections.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use crate::access::Call;
@@ -11,6 +12,8 @@ use crate::error::ApiError;
 #[derive(Debug)]
 pub(crate) struct TextPool {
     permits: Arc<Semaphore>,
+    /// Whose blocking threads do the work; without one the caller's.
+    runtime: OnceLock<Handle>,
 }
 
 impl TextPool {
@@ -20,7 +23,13 @@ impl TextPool {
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             num_threads => num_threads,
         };
-        Self { permits: Arc::new(Semaphore::new(num_threads)) }
+        Self { permits: Arc::new(Semaphore::new(num_threads)), runtime: OnceLock::new() }
+    }
+
+    /// Has the work of all connections done by the threads of this runtime, the first that is named: each
+    /// worker's own would be as many again, and keep memory.
+    pub(crate) fn run_on(&self, runtime: Handle) {
+        self.runtime.get_or_init(|| runtime);
     }
 
     /// Runs `job` on a blocking thread. A caller that goes away while waiting costs nothing.
@@ -31,7 +40,8 @@ impl TextPool {
         let permit = Arc::clone(&self.permits).acquire_owned().await;
         let permit = permit.expect("the semaphore is never closed");
         let call = Call::current();
-        let job = tokio::task::spawn_blocking(move || {
+        let runtime = self.runtime.get().cloned().unwrap_or_else(Handle::current);
+        let job = runtime.spawn_blocking(move || {
             let _permit = permit;
             call.run_here(job)
         });

@@ -141,22 +141,29 @@ fn a_weight_of_e4m3_equals_the_reference() -> Result<()> {
 }
 
 /// What rows are rounded to, block by block: times its scale. Of two that are equally large the negative
-/// one becomes -8.
-fn rounded(rows: &Tensor, integers: Integers) -> Result<Vec<f64>> {
+/// one becomes the least number.
+fn rounded(rows: &Tensor, least: f32, most: f32) -> Result<Vec<f64>> {
     let len = rows.dims()[1];
     let round_block = |x: &[f32]| -> Vec<f64> {
-        let most = x.iter().copied().fold(0f32, f32::max);
-        let least = x.iter().copied().fold(0f32, f32::min);
-        let (scale, limit) = match integers {
-            Integers::Int8 => (most.max(-least) / 127.0, 127.0),
-            Integers::Int4 => (if most > -least { most } else { least } / -8.0, 7.0),
-        };
-        let integer = |x: f32| (x * (1.0 / scale)).round_ties_even().min(limit);
+        let largest = x.iter().copied().fold(0f32, f32::max);
+        let smallest = x.iter().copied().fold(0f32, f32::min);
+        let extreme = if largest > -smallest { largest } else { smallest };
+        let scale = extreme / least;
+        let integer = |x: f32| (x * (1.0 / scale)).round_ties_even().min(most);
         let value = |x: f32| if scale == 0.0 { 0.0 } else { integer(x) };
         x.iter().map(|&x| f64::from(scale) * f64::from(value(x))).collect()
     };
     let rows: Vec<f32> = to_f64(rows)?.into_iter().map(|x| x as f32).collect();
     Ok(rows.chunks(len).flat_map(|row| row.chunks(128)).flat_map(round_block).collect())
+}
+
+/// A weight as it is held in these integers.
+fn held(source: &Tensor, integers: Integers) -> Result<Vec<f64>> {
+    if integers == Integers::Int8 {
+        return rounded(source, -127.0, 127.0);
+    }
+    let ids = Tensor::arange(0, source.dims()[0] as u32, &Device::Cpu)?;
+    to_f64(&Matrix::rounded(&source.to_dtype(DType::F32)?, integers)?.gather(&ids)?)
 }
 
 const INTEGERS: [Integers; 2] = [Integers::Int8, Integers::Int4];
@@ -172,10 +179,10 @@ fn weights_of_integers_are_multiplied_as_they_were_rounded() -> Result<()> {
             let bias = tensor(2, &[out], dtype, &Device::Cpu)?;
             let weight = Matrix::rounded(&source, integers)?;
             assert_eq!(weight.size_in_bytes(), integers.size_in_bytes(out, inner));
-            let exact = Tensor::from_vec(rounded(&source, integers)?, (out, inner), &Device::Cpu)?;
+            let exact = Tensor::from_vec(held(&source, integers)?, (out, inner), &Device::Cpu)?;
             for rows in [0, 1, 2, 5, 13, 40] {
                 let x = tensor(3, &[rows, inner], dtype, &Device::Cpu)?;
-                let exact_x = rounded(&x, Integers::Int8)?;
+                let exact_x = held(&x, Integers::Int8)?;
                 let exact_x = Tensor::from_vec(exact_x, (rows, inner), &Device::Cpu)?;
                 let expected = reference(&exact, &exact_x, None)?;
                 let with_bias = reference(&exact, &exact_x, Some(&bias))?;
@@ -187,6 +194,48 @@ fn weights_of_integers_are_multiplied_as_they_were_rounded() -> Result<()> {
                     assert_close(&y, &expected, Tolerance { bf16: 0.0, ..TOLERANCE });
                 }
             }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn four_bits_come_nearer_than_with_the_largest_as_the_least_number() -> Result<()> {
+    for (out, inner) in SHAPES_OF_BLOCKS {
+        let source = tensor(1, &[out, inner], DType::F32, &Device::Cpu)?;
+        let squares = |found: Vec<f64>| -> Result<Vec<f64>> {
+            let errors = found.into_iter().zip(to_f64(&source)?).map(|(x, y)| (x - y) * (x - y));
+            let errors: Vec<f64> = errors.collect();
+            let blocks = errors.chunks(inner).flat_map(|row| row.chunks(128));
+            Ok(blocks.map(|block| block.iter().sum()).collect())
+        };
+        let found = squares(held(&source, Integers::Int4)?)?;
+        let plain = squares(rounded(&source, -8.0, 7.0)?)?;
+        for (found, plain) in found.iter().zip(&plain) {
+            assert!(*found <= plain * 1.0001 + 1e-12, "{found} where {plain} was to be had");
+        }
+        let (found, plain): (f64, f64) = (found.iter().sum(), plain.iter().sum());
+        assert!(inner == 1 || found < 0.99 * plain, "{found} where {plain} was to be had");
+    }
+    Ok(())
+}
+
+/// As GPTQ and llm-compressor write symmetric groups, widened to bf16.
+#[test]
+fn numbers_that_were_of_four_bits_before_are_found_again() -> Result<()> {
+    let (out, inner) = (64, 256);
+    let random = to_f64(&tensor(9, &[out, inner], DType::F32, &Device::Cpu)?)?;
+    let largest = random.iter().fold(0f64, |largest, x| largest.max(x.abs()));
+    for most in [5.0, 6.0, 7.0, 8.0] {
+        let numbers =
+            random.iter().map(|x| (x / largest * 9.0).round().clamp(-most, most.min(7.0)));
+        let scale = |at: usize| 0.001 * f64::from(1 + at as u32 / 128 % 37);
+        let grid: Vec<f64> = numbers.enumerate().map(|(at, x)| x * scale(at)).collect();
+        let source = Tensor::from_slice(&grid, (out, inner), &Device::Cpu)?;
+        let source = source.to_dtype(DType::F32)?.to_dtype(DType::BF16)?;
+        for (at, (found, value)) in held(&source, Integers::Int4)?.iter().zip(&grid).enumerate() {
+            let error = (found - value).abs() / scale(at);
+            assert!(error < 0.02, "{found} where {value} was, {error} of a step, up to {most}");
         }
     }
     Ok(())
@@ -363,7 +412,7 @@ fn gather_returns_rows_as_they_were() -> Result<()> {
             for integers in INTEGERS {
                 let weight = Matrix::rounded(&source, integers)?;
                 let rows = weight.gather(&ids(&wanted, &Device::Cpu)?)?;
-                assert_close(&rows, &rounded(&source, integers)?, TOLERANCE);
+                assert_close(&rows, &held(&source, integers)?, TOLERANCE);
             }
         }
     }

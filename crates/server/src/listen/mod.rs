@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
+use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 
 use self::connection::Connections;
@@ -20,7 +21,7 @@ use self::socket::Socket;
 pub use self::tls::{ClientCerts, Tls, TlsError, TlsFiles};
 use crate::state::App;
 
-/// What the threads are called that serve connections, and those that they leave long work to.
+/// What the threads are called that serve connections.
 pub const CONNECTION_THREADS: &str = "connections";
 
 /// How long connections may take to send their last bytes.
@@ -67,6 +68,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let Listener { socket, tls } = listener.into();
+    app.text_pool().run_on(Handle::current());
     let connections = Connections::start(&app, tls.clone())?;
     let ended = async {
         shutdown.await;
