@@ -40,9 +40,14 @@ pub(crate) struct Server {
 impl Server {
     pub(crate) fn start(answers_at_once: bool) -> Result<Self> {
         let (app, stand_in) = stand_in::app(answers_at_once)?;
-        let mut builder = tokio::runtime::Builder::new_multi_thread();
         // Its blocking threads do what connections leave to others.
-        let runtime = builder.worker_threads(1).thread_name(THREADS).enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name(THREADS)
+            // A thread that ends takes its account along.
+            .thread_keep_alive(Duration::from_hours(1))
+            .enable_all()
+            .build()?;
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
         let address = listener.local_addr()?;
         runtime.spawn(server::serve(listener, app, std::future::pending()));

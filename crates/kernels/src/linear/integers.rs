@@ -198,9 +198,10 @@ fn inverse(scale: f32) -> f32 {
     if scale.abs() > 1e-37 { 1.0 / scale } else { 0.0 }
 }
 
-/// What the element of largest magnitude is tried as; the first is taken where no other is better. None cuts it
-/// off: two that do bring random weights nearer by a tenth of the squares, and spoilt more of a model's answers.
-const EXTREMES: [f32; 7] = [-8.0, 7.0, -7.0, 6.0, -6.0, 5.0, -5.0];
+/// What the element of largest magnitude is tried as; the first is taken where no other is better. Another sign
+/// of the others, or a number below 4, which has a multiple among them, would give the same. None cuts it off:
+/// two that do bring random weights nearer by a tenth of the squares, and spoilt more of a model's answers.
+const EXTREMES: [f32; 5] = [-8.0, 7.0, 6.0, 5.0, 4.0];
 
 /// The scale with which a block of four bits comes nearest to what it was, by squares, of those that make
 /// `extreme` one of [`EXTREMES`]: each gives the integers, and these the scale that suits them best (as

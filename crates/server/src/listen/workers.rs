@@ -2,7 +2,6 @@
 
 use std::num::NonZero;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{io, thread};
 
 use tokio::runtime::{Builder, Runtime};
@@ -26,12 +25,12 @@ struct Worker {
     /// Of the flavour for many threads, with one: the other is woken by a call to the system for each event
     /// of a step, on the engine's time, and this one for the first.
     runtime: Runtime,
-    num_connections: Arc<AtomicUsize>,
+    /// Shared with each of its connections.
+    place: Place,
 }
 
 /// A connection's place on a worker, until it is dropped.
-#[derive(Debug)]
-pub(super) struct Place(Arc<AtomicUsize>);
+pub(super) type Place = Arc<()>;
 
 impl Workers {
     pub(super) fn start() -> io::Result<Self> {
@@ -44,24 +43,16 @@ impl Workers {
             let mut builder = Builder::new_multi_thread();
             let builder = builder.worker_threads(1).thread_name(CONNECTION_THREADS);
             let runtime = builder.enable_all().build()?;
-            Ok(Worker { runtime, num_connections: Arc::default() })
+            Ok(Worker { runtime, place: Place::default() })
         };
         (0..num_workers).map(start).collect::<io::Result<_>>().map(Self)
     }
 
     /// The worker that has fewest connections, and a place for one more there.
     pub(super) fn place(&self) -> (&Runtime, Place) {
-        let least =
-            self.0.iter().min_by_key(|worker| worker.num_connections.load(Ordering::Relaxed));
+        let least = self.0.iter().min_by_key(|worker| Arc::strong_count(&worker.place));
         let worker = least.expect("there are workers");
-        worker.num_connections.fetch_add(1, Ordering::Relaxed);
-        (&worker.runtime, Place(Arc::clone(&worker.num_connections)))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        (&worker.runtime, Arc::clone(&worker.place))
     }
 }
 
@@ -82,7 +73,7 @@ mod tests {
     fn a_connection_goes_where_fewest_are_and_gives_its_place_back() {
         let workers = Workers::start_some(3).expect("threads");
         let loads = || -> Vec<_> {
-            workers.0.iter().map(|worker| Arc::strong_count(&worker.num_connections) - 1).collect()
+            workers.0.iter().map(|worker| Arc::strong_count(&worker.place) - 1).collect()
         };
         let mut places: Vec<_> = (0..6).map(|_| workers.place().1).collect();
         assert_eq!(loads(), [2, 2, 2]);
