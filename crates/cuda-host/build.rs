@@ -14,7 +14,13 @@ fn main() -> io::Result<()> {
     println!("cargo:rerun-if-changed={}", shim.display());
     println!("cargo:rerun-if-changed={}", kernels.display());
 
-    let shared = [sources(&shim)?, sources(&kernels.join("cuda"))?].concat();
+    // Kernels include what others are made of.
+    let mut shared = sources(&shim)?;
+    for folder in folders(&kernels)? {
+        shared.extend(
+            sources(&folder)?.into_iter().filter(|file| file.extension() != Some("cu".as_ref())),
+        );
+    }
     let mut objects = Vec::new();
     let mut anchors = Vec::new();
     for folder in [folders(&kernels)?, vec![shim.join("faults"), shim.join("primitives")]].concat()

@@ -30,10 +30,16 @@ fn main() -> Result<()> {
     println!("cargo:rerun-if-changed=src");
 
     let compiler = Compiler::find()?;
-    let shared = sources(Path::new("src/cuda"))?;
-    for folder in entries(Path::new("src"))?.into_iter().filter(|path| path.is_dir()) {
+    let mut folders = entries(Path::new("src"))?;
+    folders.retain(|path| path.is_dir());
+    // Kernels include what others are made of.
+    let mut headers = Vec::new();
+    for folder in &folders {
+        headers.extend(sources(folder, "cuh")?);
+    }
+    for folder in folders {
         if folder.join("kernel.cu").is_file() {
-            let inputs = [&shared[..], &sources(&folder)?].concat();
+            let inputs = [&headers[..], &sources(&folder, "cu")?].concat();
             compiler.compile(&folder, &inputs)?;
         }
     }
@@ -131,10 +137,10 @@ fn knows(listed: &str, arch: &str) -> bool {
     listed.lines().any(|line| line.trim() == format!("sm_{number}"))
 }
 
-/// The CUDA files of a folder.
-fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
+/// The files of a folder that end so.
+fn sources(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
     let mut found = entries(folder)?;
-    found.retain(|path| path.extension().is_some_and(|e| e == "cu" || e == "cuh"));
+    found.retain(|path| path.extension().is_some_and(|e| e == extension));
     Ok(found)
 }
 

@@ -1,5 +1,5 @@
-// The scheduler: runs the blocks of a launch one after the other, the threads of a block as fibers
-// that change only where the kernel waits.
+// The scheduler: runs the blocks of a launch one after the other, or those of a cooperative one side by
+// side, the threads of a block as fibers that change only where the kernel waits.
 #include "shim.h"
 
 #include <csetjmp>
@@ -36,7 +36,10 @@ struct Copy {
     unsigned group;
 };
 
+struct Block;
+
 struct Fiber {
+    Block* block;
     ucontext_t start;
     jmp_buf resume;
     bool is_started = false;
@@ -74,6 +77,28 @@ struct StaticShared {
     size_t size;
 };
 
+// A block that runs, and its shared memory.
+struct Block {
+    Block();
+    ~Block();
+    Block(const Block&) = delete;
+    uint3 index;
+    unsigned char* shared;   // dynamic: ends at a guard page
+    unsigned char* statics;  // variables, with red zones between them
+    size_t statics_used = 0;
+    std::vector<StaticShared> variables;
+    std::vector<Warp> warps;
+    Barrier barriers[MAX_BARRIERS];
+};
+
+// A copy by the device's copy engine, which tells a barrier in shared memory.
+struct BulkCopy {
+    void* to;
+    const void* from;
+    size_t size;
+    shim::ArrivalBarrier* barrier;
+};
+
 struct Launch {
     const shim::Kernel* kernel;
     const void* params;
@@ -84,20 +109,17 @@ struct Launch {
     sigjmp_buf abort;
 };
 
-// A system thread's fibers and shared memory, kept from launch to launch and freed when it ends.
+// A system thread's fibers and blocks, kept from launch to launch and freed when it ends.
 struct Machine {
     Machine();
     ~Machine();
     Machine(const Machine&) = delete;
     Fiber* fibers = nullptr;
     unsigned char* stacks = nullptr;
-    unsigned char* shared = nullptr;   // dynamic: ends at a guard page
-    unsigned char* statics = nullptr;  // variables, with red zones between them
-    size_t dynamic_size = 0, statics_used = 0;
-    std::vector<StaticShared> variables;
-    std::vector<Warp> warps;
-    Barrier barriers[MAX_BARRIERS];
-    unsigned num_threads = 0;
+    std::vector<std::unique_ptr<Block>> blocks;  // that run side by side
+    std::vector<BulkCopy> bulk_copies;           // under way
+    size_t dynamic_size = 0;
+    unsigned num_threads = 0;  // of a block
     Launch* launch = nullptr;
     Fiber* current = nullptr;
     jmp_buf scheduler;
@@ -152,15 +174,20 @@ void start_fibers(Machine* m) {
     }
 }
 
-Machine::Machine() : stacks(map(STACK_SIZE * MAX_THREADS)), statics(map(2 * MAX_SHARED)) {
+Block::Block() : statics(map(2 * MAX_SHARED)) {
     // Dynamic memory ends where the guard page starts.
     shared = map(MAX_SHARED) + whole_pages(MAX_SHARED) - MAX_SHARED;
 }
 
-Machine::~Machine() {
-    unmap(stacks, STACK_SIZE * MAX_THREADS);
+Block::~Block() {
     unmap(statics, 2 * MAX_SHARED);
     unmap(shared + MAX_SHARED - whole_pages(MAX_SHARED), MAX_SHARED);
+}
+
+Machine::Machine() : stacks(map(STACK_SIZE * MAX_THREADS)) {}
+
+Machine::~Machine() {
+    unmap(stacks, STACK_SIZE * MAX_THREADS);
     delete[] fibers;
 }
 
@@ -168,6 +195,7 @@ Machine::~Machine() {
 void resume(Machine* m, Fiber* fiber) {
     m->current = fiber;
     threadIdx = fiber->index;
+    blockIdx = fiber->block->index;
     if (_setjmp(m->scheduler) == 0) {
         if (fiber->is_started) _longjmp(fiber->resume, 1);
         fiber->is_started = true;
@@ -233,20 +261,27 @@ void catch_signals() {
     });
 }
 
-void begin_block(Machine* m) {
+// The block of the launch with this number, as the machine's block `place`.
+void begin_block(Machine* m, size_t number, size_t place) {
     const Launch& launch = *m->launch;
-    memset(m->shared + (MAX_SHARED - m->dynamic_size), launch.poison, m->dynamic_size);
-    memset(m->statics, launch.poison, m->statics_used);
-    m->statics_used = 0;
-    m->variables.clear();
-    memset(m->barriers, 0, sizeof m->barriers);
-    for (unsigned i = 0; i < m->warps.size(); i++) {
+    while (m->blocks.size() <= place) m->blocks.push_back(std::make_unique<Block>());
+    Block& block = *m->blocks[place];
+    block.index = {unsigned(number % gridDim.x), unsigned(number / gridDim.x % gridDim.y),
+                   unsigned(number / gridDim.x / gridDim.y)};
+    memset(block.shared + (MAX_SHARED - m->dynamic_size), launch.poison, m->dynamic_size);
+    memset(block.statics, launch.poison, block.statics_used);
+    block.statics_used = 0;
+    block.variables.clear();
+    memset(block.barriers, 0, sizeof block.barriers);
+    block.warps.resize((m->num_threads + 31) / 32);
+    for (unsigned i = 0; i < block.warps.size(); i++) {
         unsigned in_warp = m->num_threads - 32 * i;
-        m->warps[i].lanes = in_warp >= 32 ? ~0u : (1u << in_warp) - 1;
-        m->warps[i].num_meetings = 0;
+        block.warps[i].lanes = in_warp >= 32 ? ~0u : (1u << in_warp) - 1;
+        block.warps[i].num_meetings = 0;
     }
     for (unsigned i = 0; i < m->num_threads; i++) {
-        Fiber& fiber = m->fibers[i];
+        Fiber& fiber = m->fibers[place * m->num_threads + i];
+        fiber.block = &block;
         fiber.is_done = false;
         fiber.counter = nullptr;
         fiber.linear = i;
@@ -256,21 +291,23 @@ void begin_block(Machine* m) {
     }
 }
 
-void report_deadlock(Machine* m) {
+void report_deadlock(Machine* m, unsigned num_fibers) {
     unsigned num_done = 0;
     const Fiber* waiting = nullptr;
-    for (unsigned i = 0; i < m->num_threads; i++) {
+    for (unsigned i = 0; i < num_fibers; i++) {
         num_done += m->fibers[i].is_done;
         if (!m->fibers[i].is_done && !waiting) waiting = &m->fibers[i];
     }
     char text[200];
     snprintf(text, sizeof text, "deadlock: %u of %u threads have returned, thread %u waits at %s",
-             num_done, m->num_threads, waiting->linear, waiting->waits_for);
+             num_done, num_fibers, waiting->linear, waiting->waits_for);
+    blockIdx = waiting->block->index;
     abort_launch(text);
 }
 
-void end_block(Machine* m) {
-    for (const StaticShared& variable : m->variables) {
+void end_block(Machine* m, const Block& block) {
+    blockIdx = block.index;
+    for (const StaticShared& variable : block.variables) {
         for (size_t i = 0; i < RED_ZONE; i++) {
             if (variable.data[variable.size + i] != m->launch->poison) {
                 abort_launch("it writes behind a shared variable");
@@ -279,22 +316,38 @@ void end_block(Machine* m) {
     }
 }
 
-void run_block(Machine* m) {
-    begin_block(m);
-    unsigned left = m->num_threads;
+// Lets the copies arrive that were asked for until now, the last one first. Returns whether there were
+// any.
+bool perform_bulk_copies(Machine* m) {
+    std::vector<BulkCopy> copies;
+    copies.swap(m->bulk_copies);
+    for (size_t i = copies.size(); i-- > 0;) {
+        const BulkCopy& copy = copies[i];
+        memcpy(copy.to, copy.from, copy.size);
+        copy.barrier->arrive(0, -int(copy.size));
+    }
+    return !copies.empty();
+}
+
+// Runs the blocks of the launch from `first` on side by side, `count` of them.
+void run_blocks(Machine* m, size_t first, size_t count) {
+    for (size_t i = 0; i < count; i++) begin_block(m, first + i, i);
+    const unsigned num_fibers = unsigned(count) * m->num_threads;
+    unsigned left = num_fibers;
     while (left > 0) {
         bool has_progress = false;
-        for (unsigned i = 0; i < m->num_threads; i++) {
-            Fiber* fiber = &m->fibers[m->launch->is_backward ? m->num_threads - 1 - i : i];
+        for (unsigned i = 0; i < num_fibers; i++) {
+            Fiber* fiber = &m->fibers[m->launch->is_backward ? num_fibers - 1 - i : i];
             if (fiber->is_done || (fiber->counter && *fiber->counter == fiber->value)) continue;
             fiber->counter = nullptr;
             resume(m, fiber);
             has_progress = true;
             left -= fiber->is_done;
         }
-        if (!has_progress) report_deadlock(m);
+        has_progress |= perform_bulk_copies(m);
+        if (!has_progress) report_deadlock(m, num_fibers);
     }
-    end_block(m);
+    for (size_t i = 0; i < count; i++) end_block(m, *m->blocks[i]);
 }
 
 void perform(const Copy& copy) {
@@ -323,8 +376,8 @@ void fail(const char* format, ...) {
 unsigned lane() { return machine->current->linear % 32; }
 
 const Slot* exchange(unsigned mask, const void* value, size_t size) {
-    Machine* m = machine;
-    Warp& warp = m->warps[m->current->linear / 32];
+    const Fiber* fiber = machine->current;
+    Warp& warp = fiber->block->warps[fiber->linear / 32];
     unsigned bit = 1u << lane();
     check(mask & bit, "a lane calls a warp function with a mask that it is not in");
     mask &= warp.lanes;
@@ -356,7 +409,7 @@ void barrier(unsigned id, unsigned count) {
     Machine* m = machine;
     check(id < MAX_BARRIERS, "a block has 16 barriers");
     if (count == 0) count = m->num_threads;
-    Barrier& barrier = m->barriers[id];
+    Barrier& barrier = m->current->block->barriers[id];
     if (barrier.arrived == 0) barrier.expected = count;
     check(barrier.expected == count, "threads meet at one barrier with different counts");
     unsigned generation = barrier.generation;
@@ -370,27 +423,30 @@ void barrier(unsigned id, unsigned count) {
 
 void* static_shared(const void* key, size_t size, size_t alignment) {
     Machine* m = machine;
-    for (const StaticShared& variable : m->variables) {
+    Block& block = *m->current->block;
+    for (const StaticShared& variable : block.variables) {
         if (variable.key == key) return variable.data;
     }
     if (alignment < 16) alignment = 16;
-    size_t at = (m->statics_used + alignment - 1) / alignment * alignment;
+    size_t at = (block.statics_used + alignment - 1) / alignment * alignment;
     size_t used = at + size + RED_ZONE;
     check(at + size + m->dynamic_size <= MAX_SHARED, "more shared memory than a block may have");
-    memset(m->statics + m->statics_used, m->launch->poison, used - m->statics_used);
-    m->statics_used = used;
-    m->variables.push_back({key, m->statics + at, size});
-    return m->statics + at;
+    memset(block.statics + block.statics_used, m->launch->poison, used - block.statics_used);
+    block.statics_used = used;
+    block.variables.push_back({key, block.statics + at, size});
+    return block.statics + at;
 }
 
-unsigned char* dynamic_shared() { return machine->shared + (MAX_SHARED - machine->dynamic_size); }
+unsigned char* dynamic_shared() {
+    return machine->current->block->shared + (MAX_SHARED - machine->dynamic_size);
+}
 
 bool is_shared(const void* address, size_t size) {
     const unsigned char* at = static_cast<const unsigned char*>(address);
-    const Machine* m = machine;
+    const Block& block = *machine->current->block;
     const unsigned char* dynamic = dynamic_shared();
-    return (at >= dynamic && at + size <= dynamic + m->dynamic_size) ||
-           (at >= m->statics && at + size <= m->statics + m->statics_used);
+    return (at >= dynamic && at + size <= dynamic + machine->dynamic_size) ||
+           (at >= block.statics && at + size <= block.statics + block.statics_used);
 }
 
 void copy_later(void* to, const void* from, size_t size, size_t valid) {
@@ -399,7 +455,12 @@ void copy_later(void* to, const void* from, size_t size, size_t valid) {
                       (valid == 0 || reinterpret_cast<uintptr_t>(from) % size == 0);
     check(is_aligned, "an asynchronous copy is not aligned");
     Fiber* fiber = machine->current;
-    fiber->copies.push_back({to, from, size, valid, fiber->copy_group});
+    const Copy copy = {to, from, size, valid, fiber->copy_group};
+    if (machine->launch->is_backward) {
+        fiber->copies.push_back(copy);
+    } else {
+        perform(copy);
+    }
 }
 
 void commit_copies() { machine->current->copy_group++; }
@@ -415,6 +476,36 @@ void wait_copies(unsigned newest_left) {
         }
     }
     fiber->copies.resize(num_kept);
+}
+
+void wait_for_change(const unsigned* word, const char* what) { wait_while(word, *word, what); }
+
+void ArrivalBarrier::init(unsigned count) {
+    check(is_shared(this, sizeof *this), "an arrival barrier lies elsewhere than in shared memory");
+    check(count > 0 && count < 1 << 15, "an arrival barrier's count is out of range");
+    state = count << 1 | count << 16;
+    bytes = 0;
+}
+
+void ArrivalBarrier::arrive(unsigned count, int more_bytes) {
+    check(state >> 16 >= count, "more arrive at a barrier than it was made for");
+    state -= count << 16;
+    bytes += more_bytes;
+    // The next phase begins, with as many to arrive again.
+    if (state >> 16 == 0 && bytes == 0) state = (state ^ 1) | (state >> 1 & 0x7fff) << 16;
+}
+
+void ArrivalBarrier::wait(unsigned parity) const {
+    while ((state & 1) == parity) wait_for_change(&state, "an arrival barrier");
+}
+
+void copy_bulk(void* to, const void* from, size_t size, ArrivalBarrier* barrier) {
+    check(is_shared(to, size), "a bulk copy goes elsewhere than to shared memory");
+    bool is_aligned = reinterpret_cast<uintptr_t>(to) % 16 == 0 &&
+                      reinterpret_cast<uintptr_t>(from) % 16 == 0 && size % 16 == 0;
+    check(is_aligned && size > 0, "a bulk copy is not of whole 16 bytes");
+    machine->bulk_copies.push_back({to, from, size, barrier});
+    if (!machine->launch->is_backward) perform_bulk_copies(machine);
 }
 
 }  // namespace shim
@@ -440,7 +531,8 @@ extern "C" {
 // Runs a kernel to its end. Returns 0, or 1 with a message in `error`.
 int sconce_launch(const char* name, const unsigned* grid, const unsigned* block,
                   size_t shared_bytes, const void* params, size_t params_size,
-                  unsigned char poison, bool is_backward, char* error, size_t error_size) {
+                  unsigned char poison, bool is_backward, bool is_cooperative, char* error,
+                  size_t error_size) {
     const shim::Kernel* kernel = kernels;
     while (kernel && strcmp(kernel->name, name) != 0) kernel = kernel->next;
     auto refuse = [&](const char* why) {
@@ -457,6 +549,10 @@ int sconce_launch(const char* name, const unsigned* grid, const unsigned* block,
         if (grid[i] == 0 || (i > 0 && grid[i] > 65535)) return refuse("the grid is out of range");
     }
     if (shared_bytes > MAX_SHARED) return refuse("more shared memory than a block may have");
+    const size_t num_blocks = size_t(grid[0]) * grid[1] * grid[2];
+    if (is_cooperative && num_blocks * num_threads > MAX_THREADS) {
+        return refuse("blocks that are not there at once cannot wait for each other");
+    }
 
     catch_signals();
     if (!machine) {
@@ -469,7 +565,7 @@ int sconce_launch(const char* name, const unsigned* grid, const unsigned* block,
     m->launch = &launch;
     m->dynamic_size = (shared_bytes + 127) / 128 * 128;
     m->num_threads = unsigned(num_threads);
-    m->warps.resize((num_threads + 31) / 32);
+    m->bulk_copies.clear();
     blockDim = {block[0], block[1], block[2]};
     gridDim = {grid[0], grid[1], grid[2]};
     if (sigsetjmp(launch.abort, 1) != 0) {
@@ -479,12 +575,9 @@ int sconce_launch(const char* name, const unsigned* grid, const unsigned* block,
         start_fibers(machine);
         return 1;
     }
-    size_t num_blocks = size_t(grid[0]) * grid[1] * grid[2];
-    for (size_t i = 0; i < num_blocks; i++) {
-        size_t block_id = is_backward ? num_blocks - 1 - i : i;
-        blockIdx = {unsigned(block_id % grid[0]), unsigned(block_id / grid[0] % grid[1]),
-                    unsigned(block_id / grid[0] / grid[1])};
-        run_block(m);
+    const size_t at_once = is_cooperative ? num_blocks : 1;
+    for (size_t i = 0; i < num_blocks; i += at_once) {
+        run_blocks(m, is_backward ? num_blocks - at_once - i : i, at_once);
     }
     m->launch = nullptr;
     return 0;

@@ -79,10 +79,28 @@ void* static_shared(const void* key, size_t size, size_t alignment);
 unsigned char* dynamic_shared();
 bool is_shared(const void* address, size_t size);
 
-// A copy that happens when it is waited for, not before.
+// A copy that happens at once, or in a launch that runs backward when it is waited for, not before.
 void copy_later(void* to, const void* from, size_t size, size_t valid);
 void commit_copies();
 void wait_copies(unsigned newest_left);
+
+// Leaves the thread until somebody writes another value.
+void wait_for_change(const unsigned* word, const char* what);
+
+// A barrier in shared memory (mbarrier): a phase ends when as many have arrived as it was made for, and
+// as many bytes as they announced.
+struct alignas(8) ArrivalBarrier {
+    unsigned state;  // bit 0: the phase's parity; then how many a phase; then how many are missing
+    int bytes;       // announced and not there
+
+    void init(unsigned count);
+    void arrive(unsigned count, int more_bytes);
+    // Until the phase with this parity has ended.
+    void wait(unsigned parity) const;
+};
+
+// A copy that tells the barrier when it is there: at once, or in a launch that runs backward later.
+void copy_bulk(void* to, const void* from, size_t size, ArrivalBarrier* barrier);
 
 template <class T>
 inline T slot_value(const Slot& slot) {

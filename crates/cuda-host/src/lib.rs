@@ -38,6 +38,7 @@ unsafe extern "C" {
         params_size: usize,
         poison: u8,
         is_backward: bool,
+        is_cooperative: bool,
         error: *mut c_char,
         error_size: usize,
     ) -> i32;
@@ -143,7 +144,7 @@ impl Device {
         Buffer { handle, data: data.cast(), len, owner: PhantomData }
     }
 
-    /// Runs a kernel to its end.
+    /// Runs a kernel to its end, block after block.
     ///
     /// # Errors
     /// No such kernel, parameters of another size, a launch that the device would refuse, and
@@ -151,9 +152,34 @@ impl Device {
     pub fn launch<P>(
         &self,
         function: &str,
+        grid_and_block: ([u32; 3], [u32; 3]),
+        shared_bytes: u32,
+        params: &P,
+    ) -> Result<(), LaunchError> {
+        self.run(function, grid_and_block, shared_bytes, params, false)
+    }
+
+    /// Runs a kernel whose blocks wait for each other to its end: up to 1,024 threads in all.
+    ///
+    /// # Errors
+    /// As [`launch`](Self::launch), and more threads.
+    pub fn launch_cooperative<P>(
+        &self,
+        function: &str,
+        grid_and_block: ([u32; 3], [u32; 3]),
+        shared_bytes: u32,
+        params: &P,
+    ) -> Result<(), LaunchError> {
+        self.run(function, grid_and_block, shared_bytes, params, true)
+    }
+
+    fn run<P>(
+        &self,
+        function: &str,
         (grid, block): ([u32; 3], [u32; 3]),
         shared_bytes: u32,
         params: &P,
+        is_cooperative: bool,
     ) -> Result<(), LaunchError> {
         let name = CString::new(function).map_err(|error| LaunchError(error.to_string()))?;
         let mut error = [0u8; 512];
@@ -171,6 +197,7 @@ impl Device {
                 size_of::<P>(),
                 self.mode.poison,
                 self.mode.is_backward,
+                is_cooperative,
                 error.as_mut_ptr().cast(),
                 error.len(),
             )

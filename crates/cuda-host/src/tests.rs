@@ -170,6 +170,72 @@ fn a_copy_that_nobody_awaits_is_not_there() {
 }
 
 #[repr(C)]
+struct RingParams {
+    input: u64,
+    sums: u64,
+    out: u64,
+    arrivals: u64,
+}
+
+const RING_BLOCKS: u32 = 3;
+
+fn row_value(block: u32, row: u32, lane: u32) -> u32 {
+    (block * 8 + row) * 32 + lane + 1
+}
+
+/// Runs a kernel of rows in three blocks of 64 threads.
+fn ring(function: &str, is_cooperative: bool) -> Result<Vec<u32>, LaunchError> {
+    let values: Vec<u32> = (0..RING_BLOCKS * 8 * 32).map(|i| row_value(0, 0, i)).collect();
+    on_device(|device| {
+        let input = device.input(&values);
+        let len = RING_BLOCKS as usize * 32;
+        let (sums, out) = (device.output::<u32>(len), device.output::<u32>(len));
+        let arrivals = device.filled(&[0u32]);
+        let params = RingParams {
+            input: input.address(),
+            sums: sums.address(),
+            out: out.address(),
+            arrivals: arrivals.address(),
+        };
+        let dims = ([RING_BLOCKS, 1, 1], [64, 1, 1]);
+        if is_cooperative {
+            device.launch_cooperative(function, dims, 0, &params)?;
+        } else {
+            device.launch(function, dims, 0, &params)?;
+        }
+        assert_eq!(arrivals.read(), [0]);
+        Ok(out.read())
+    })
+}
+
+#[test]
+fn blocks_of_a_cooperative_launch_wait_for_each_other() {
+    let sums: Vec<u32> = (0..RING_BLOCKS * 32)
+        .map(|i| {
+            let (block, lane) = ((i / 32 + 1) % RING_BLOCKS, i % 32);
+            (0..8).fold(0, |sum, row| 3 * sum + row_value(block, row, lane))
+        })
+        .collect();
+    assert_eq!(ring("ring", true).as_ref(), Ok(&sums));
+    let error = ring("ring", false).expect_err("the others have not begun").to_string();
+    assert!(error.contains("deadlock") && error.contains("the grid's barrier"), "{error}");
+    let many = on_device(|device| {
+        let params = RingParams { input: 0, sums: 0, out: 0, arrivals: 0 };
+        device.launch_cooperative("ring", ([17, 1, 1], [64, 1, 1]), 0, &params)
+    });
+    assert!(many.is_err_and(|error| error.to_string().contains("not there at once")));
+}
+
+#[test]
+fn copies_that_come_too_early_or_too_late_are_found() {
+    for function in ["ring_read_early", "ring_overwritten", "copy_asked_early"] {
+        let run = std::panic::catch_unwind(|| ring(function, true));
+        let is_found = run.map_or(true, |run| run.is_err());
+        assert!(is_found, "{function} gave the same in every mode");
+    }
+}
+
+#[repr(C)]
 struct ConvertParams {
     input: u64,
     output: u64,

@@ -1,5 +1,6 @@
-// The tensor-core and copy functions of device.cuh on matrices of known products: a warp a block.
-#include "../../../kernels/src/cuda/device.cuh"
+// The tensor-core and copy functions of device.cuh on matrices of known products, a warp a block, and the
+// barriers of pipeline.cuh.
+#include "../../../kernels/src/cuda/pipeline.cuh"
 
 struct ProductParams {
     const void* a;         // [16, 16]
@@ -69,4 +70,66 @@ KERNEL(convert, ConvertParams, 256) {
     p.out[i] = round_to<bf16>(p.in[i]);
     p.out[p.len + i] = round_to<f16>(p.in[i]);
     p.out[2 * p.len + i] = round_to<e4m3>(p.in[i]);
+}
+
+struct RingParams {
+    const unsigned* in;  // [blocks, 8, 32]
+    unsigned* sums;      // [blocks, 32]
+    unsigned* out;       // [blocks, 32]: the sums of the next block
+    unsigned* arrivals;
+};
+
+// A warp brings eight rows through a ring of two, another adds them; then blocks read each other's.
+template <bool awaits_full, bool awaits_empty>
+__device__ void add_rows(const RingParams& p) {
+    SHARED(stages, uint4[2][8]);
+    SHARED(full, ArrivalBarrier[2]);
+    SHARED(empty, ArrivalBarrier[2]);
+    const int lane = threadIdx.x % 32;
+    if (threadIdx.x < 2) {
+        init_barrier(full[threadIdx.x], 1);
+        init_barrier(empty[threadIdx.x], 32);
+    }
+    __syncthreads();
+    if (threadIdx.x >= 32) {
+        for (int i = 0; i < 8 && lane == 0; i++) {
+            if (awaits_empty) wait_for(empty[i % 2], i / 2 % 2 ^ 1);
+            arrive_with_bytes(full[i % 2], 128);
+            copy_bulk(stages[i % 2], p.in + (8 * blockIdx.x + i) * 32, 128, full[i % 2]);
+        }
+    } else {
+        unsigned sum = 0;
+        for (int i = 0; i < 8; i++) {
+            if (awaits_full) wait_for(full[i % 2], i / 2 % 2);
+            sum = 3 * sum + reinterpret_cast<const unsigned*>(stages[i % 2])[lane];
+            arrive(empty[i % 2]);
+        }
+        p.sums[32 * blockIdx.x + lane] = sum;
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) wait_for_grid(p.arrivals, 1);
+    __syncthreads();
+    if (threadIdx.x < 32) {
+        const unsigned next = (blockIdx.x + 1) % gridDim.x;
+        p.out[32 * blockIdx.x + lane] = p.sums[32 * next + lane];
+    }
+    if (threadIdx.x == 0) leave_grid(p.arrivals, 2);
+}
+
+KERNEL(ring, RingParams, 64) { add_rows<true, true>(p); }
+KERNEL(ring_read_early, RingParams, 64) { add_rows<false, true>(p); }
+KERNEL(ring_overwritten, RingParams, 64) { add_rows<true, false>(p); }
+
+// The copy is asked for before another thread has written what it brings.
+KERNEL(copy_asked_early, RingParams, 64) {
+    SHARED(copied, uint4[1]);
+    if (threadIdx.x == 0) {
+        copy_async_16(copied, p.sums);
+        commit_copies();
+    } else if (threadIdx.x == 32) {
+        for (int i = 0; i < 4; i++) p.sums[i] = p.in[i];
+    }
+    __syncthreads();
+    wait_copies<0>();
+    if (threadIdx.x == 0) p.out[0] = copied[0].x;
 }
