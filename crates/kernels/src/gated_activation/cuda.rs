@@ -7,18 +7,18 @@ use candle_core::{DType, Result};
 /// `GateParams` of `kernel.cu`; addresses of contiguous rows.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
-pub(super) struct GateParams {
+pub(crate) struct GateParams {
     /// `[rows, 2 * intermediate]`
-    pub(super) gate_up: u64,
+    pub(crate) gate_up: u64,
     /// `[rows, intermediate]`
-    pub(super) out: u64,
-    pub(super) intermediate: i32,
+    pub(crate) out: u64,
+    pub(crate) intermediate: i32,
 }
 
 const MAX_THREADS: usize = 128;
 
 /// A launch for at least one element.
-pub(super) fn plan(
+pub(crate) fn plan(
     rows: usize,
     intermediate: usize,
     dtype: DType,

@@ -4,7 +4,7 @@
 
 mod cpu;
 #[cfg(any(feature = "cuda", test))]
-mod cuda;
+pub(crate) mod cuda;
 #[cfg(test)]
 mod cuda_tests;
 #[cfg(test)]

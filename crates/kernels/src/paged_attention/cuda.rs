@@ -11,44 +11,44 @@ use candle_core::{DType, Result, bail};
 /// `PagedAttentionParams` of `params.cuh`; addresses of contiguous tensors.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
-pub(super) struct PagedAttentionParams {
+pub(crate) struct PagedAttentionParams {
     /// `[tokens, heads, head_dim]`
-    pub(super) q: u64,
+    pub(crate) q: u64,
     /// `[num_blocks, kv_heads, block_size, head_dim]`
-    pub(super) key: u64,
+    pub(crate) key: u64,
     /// As key.
-    pub(super) value: u64,
+    pub(crate) value: u64,
     /// As q.
-    pub(super) out: u64,
+    pub(crate) out: u64,
     /// `[seqs + 1]`
-    pub(super) q_starts: u64,
+    pub(crate) q_starts: u64,
     /// `[seqs]`
-    pub(super) context_lens: u64,
+    pub(crate) context_lens: u64,
     /// `[seqs, table_width]`
-    pub(super) block_tables: u64,
+    pub(crate) block_tables: u64,
     /// `[heads]` f32, 0 without sinks
-    pub(super) sinks: u64,
+    pub(crate) sinks: u64,
     /// `[partials, heads, head_dim]` f32
-    pub(super) partial_out: u64,
+    pub(crate) partial_out: u64,
     /// `[partials, heads, 2]` f32
-    pub(super) partial_softmax: u64,
+    pub(crate) partial_softmax: u64,
     /// `[seqs, kv_heads, warps]` u32, zero between launches
-    pub(super) arrivals: u64,
+    pub(crate) arrivals: u64,
     /// Of scores, with that of an e4m3 cache's keys.
-    pub(super) scale: f32,
+    pub(crate) scale: f32,
     /// Of an e4m3 cache, else 1.
-    pub(super) value_scale: f32,
+    pub(crate) value_scale: f32,
     /// 0: none
-    pub(super) soft_cap: f32,
-    pub(super) num_seqs: i32,
-    pub(super) num_heads: i32,
-    pub(super) num_kv_heads: i32,
-    pub(super) head_dim: i32,
-    pub(super) block_size: i32,
-    pub(super) table_width: i32,
+    pub(crate) soft_cap: f32,
+    pub(crate) num_seqs: i32,
+    pub(crate) num_heads: i32,
+    pub(crate) num_kv_heads: i32,
+    pub(crate) head_dim: i32,
+    pub(crate) block_size: i32,
+    pub(crate) table_width: i32,
     /// 0: all keys
-    pub(super) window: i32,
-    pub(super) split_rows: i32,
+    pub(crate) window: i32,
+    pub(crate) split_rows: i32,
 }
 
 /// Query heads of a warp in the plain kernel.
@@ -56,22 +56,22 @@ const PLAIN_WARPS: usize = 4;
 
 /// What a grid depends on besides the lengths.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Model {
-    pub(super) num_heads: usize,
-    pub(super) num_kv_heads: usize,
-    pub(super) head_dim: usize,
+pub(crate) struct Model {
+    pub(crate) num_heads: usize,
+    pub(crate) num_kv_heads: usize,
+    pub(crate) head_dim: usize,
     /// Of q and the result.
-    pub(super) dtype: DType,
+    pub(crate) dtype: DType,
     /// The same, or e4m3 beside bf16 and f32.
-    pub(super) cache_dtype: DType,
+    pub(crate) cache_dtype: DType,
 }
 
 /// What a device holds at once.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Processors {
-    pub(super) count: usize,
+pub(crate) struct Processors {
+    pub(crate) count: usize,
     /// Shared memory of each, in bytes.
-    pub(super) shared_bytes: usize,
+    pub(crate) shared_bytes: usize,
 }
 
 /// A form of the split kernel: `SplitShape` of `split.cuh`.
@@ -163,7 +163,7 @@ impl TileForm {
 
 /// The launches for at least one row, in any order. They suffice for every call whose lengths the
 /// extents bound.
-pub(super) fn plan(
+pub(crate) fn plan(
     heads: &Model,
     tokens: usize,
     extents: &Extents,

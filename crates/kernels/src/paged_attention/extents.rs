@@ -61,18 +61,18 @@ impl Extents {
 
     /// Up to how many rows a sequence is one with few.
     #[cfg(any(feature = "cuda", test))]
-    pub(super) fn split_limit(&self) -> usize {
+    pub(crate) fn split_limit(&self) -> usize {
         if self.split_seqs > 0 { SPLIT_ROWS } else { 0 }
     }
 
     /// Splits that a sequence has at most.
-    pub(super) fn max_splits(&self) -> usize {
+    pub(crate) fn max_splits(&self) -> usize {
         let splits = self.max_split_context.div_ceil(KEYS_PER_SPLIT).clamp(1, MAX_SPLITS);
         splits + MAX_MERGED - MAX_SPLITS
     }
 
     /// Partial results that there may be of each head.
-    pub(super) fn num_partials(&self) -> usize {
+    pub(crate) fn num_partials(&self) -> usize {
         self.split_rows * self.max_splits()
     }
 }
@@ -82,11 +82,11 @@ impl Extents {
 #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "only a device looks at it"))]
 pub struct Workspace {
     /// `[partials, heads, head_dim]` f32
-    pub(super) partial_out: Tensor,
+    pub(crate) partial_out: Tensor,
     /// `[partials, heads, 2]` f32
-    pub(super) partial_softmax: Tensor,
+    pub(crate) partial_softmax: Tensor,
     /// Zero between calls. u32
-    pub(super) arrivals: Tensor,
+    pub(crate) arrivals: Tensor,
 }
 
 impl Workspace {
@@ -120,6 +120,6 @@ impl Workspace {
 
 /// Counters: one for each key head of a sequence, of which there are no more than query heads, and for
 /// each of up to four warps that take its rows.
-pub(super) fn num_arrivals(num_seqs: usize, num_heads: usize) -> usize {
+pub(crate) fn num_arrivals(num_seqs: usize, num_heads: usize) -> usize {
     num_seqs * num_heads * 4
 }

@@ -21,7 +21,9 @@ PLAIN(bf16_e4m3, bf16, e4m3)
 #define SPLIT(head_dim, tiles, blocks, name, dtype, cache)                                  \
     KERNEL(paged_attention_split_##head_dim##x##tiles##_##name, PagedAttentionParams,       \
            SplitShape<dtype, cache, head_dim, tiles>::THREADS, blocks) {                    \
-        attend_splits<dtype, SplitShape<dtype, cache, head_dim, tiles>>(p);                 \
+        using Shape = SplitShape<dtype, cache, head_dim, tiles>;                            \
+        DYNAMIC_SHARED(shared);                                                             \
+        attend_splits<dtype, Shape>(p, WholeBlock<dtype>{p.q}, SplitCursor<Shape>(p), shared); \
     }
 #define SPLITS(name, dtype, cache)        \
     SPLIT(64, 1, 3, name, dtype, cache)   \

@@ -19,7 +19,7 @@
 mod by_rows;
 mod cpu;
 #[cfg(any(feature = "cuda", test))]
-mod cuda;
+pub(crate) mod cuda;
 #[cfg(test)]
 mod cuda_tests;
 mod extents;
@@ -36,6 +36,8 @@ mod tile;
 mod tiles;
 mod widened;
 
+#[cfg(any(feature = "cuda", test))]
+pub(crate) use extents::num_arrivals;
 pub use extents::{Extents, SPLIT_ROWS, Workspace};
 
 use crate::simd::Path;

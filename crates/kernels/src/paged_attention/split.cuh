@@ -91,6 +91,7 @@ struct SplitCursor {
         row_tiles = num_row_tiles(p, sequence);
     }
 
+    SplitCursor() = default;
     // The block's first, found by a whole warp.
     __device__ __forceinline__ explicit SplitCursor(const PagedAttentionParams& p) {
         uint32_t unit = 0;
@@ -264,7 +265,7 @@ private:
 };
 
 // A warp's part of a key head's units. Rows are packed ones.
-template <class T, class Shape>
+template <class T, class Shape, class Team>
 struct SplitUnit {
     static constexpr int HEAD_DIM = Shape::HEAD_DIM;
     using Cache = typename Shape::Cache;
@@ -274,6 +275,7 @@ struct SplitUnit {
     const Group& group;
     const Scores& scores;
     const SplitCursor<Shape>& at;
+    const Team& team;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
 
     SplitRows<Shape> rows;
@@ -281,8 +283,9 @@ struct SplitUnit {
     Columns<HEAD_DIM> columns[Shape::TILES];
 
     __device__ __forceinline__ SplitUnit(const PagedAttentionParams& p, const Group& group,
-                                         const Scores& scores, const SplitCursor<Shape>& at)
-        : p(p), group(group), scores(scores), at(at) {
+                                         const Scores& scores, const SplitCursor<Shape>& at,
+                                         const Team& team)
+        : p(p), group(group), scores(scores), at(at), team(team) {
         enter_row_tile();
     }
 
@@ -312,7 +315,7 @@ struct SplitUnit {
     // The right factors that multiply_keys wants; zeros for a row that is not there.
     __device__ __forceinline__ void load_queries(uint32_t (&out)[HEAD_DIM / 16][2], int row) const {
         const bool is_there = row < rows.end();
-        const T* q = static_cast<const T*>(p.q) + (is_there ? head_start(row) : 0);
+        const T* q = is_there ? team.query(head_start(row), row) : nullptr;
 #pragma unroll
         for (int k = 0; k < HEAD_DIM / 16; k++) {
 #pragma unroll
@@ -320,7 +323,7 @@ struct SplitUnit {
                 const int column = Shape::IS_NARROW ? 4 * (lane % 4) + 2 * right
                                                     : 2 * (lane % 4) + 8 * right;
                 const uint32_t* pair = reinterpret_cast<const uint32_t*>(q + 16 * k + column);
-                out[k][right] = is_there ? convert_pair<T, Math>(__ldg(pair)) : 0;
+                out[k][right] = is_there ? convert_pair<T, Math>(*pair) : 0;
             }
         }
     }
@@ -502,27 +505,45 @@ struct SplitUnit {
     }
 };
 
-// Grid: any number of blocks, best as many as the device holds at once.
-template <class T, class Shape>
-__device__ __forceinline__ void attend_splits(const PagedAttentionParams& p) {
+// The threads of a block as a launch has them: queries are there, and all threads attend.
+template <class T>
+struct WholeBlock {
+    const void* q;
+
+    // Where a packed row's query begins: `start` elements into all of them.
+    __device__ __forceinline__ const T* query(size_t start, int) const {
+        return static_cast<const T*>(q) + start;
+    }
+    // Before the block's first unit is asked for, and before each further key head.
+    template <class Cursor>
+    __device__ __forceinline__ void begin(const Cursor&) const {}
+    template <class Cursor>
+    __device__ __forceinline__ void go_on(const Cursor&) const {}
+    __device__ __forceinline__ void sync() const { __syncthreads(); }
+};
+
+// The block's units, of which `at` is the first. Grid: any number of blocks, best as many as the device
+// holds at once.
+template <class T, class Shape, class Team>
+__device__ __forceinline__ void attend_splits(const PagedAttentionParams& p, const Team& team,
+                                              SplitCursor<Shape> at, unsigned char* shared) {
     using Cache = typename Shape::Cache;
     constexpr int WARPS = Shape::WARPS;
-    DYNAMIC_SHARED(shared);
     SHARED(softmax, float2[Shape::WARPS][Shape::ROWS_AT_ONCE]);
     SHARED(left_at, int[Shape::WARPS]);  // stages
     Cache* const stages = reinterpret_cast<Cache*>(shared);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    if (at.left == 0) return;
     const Group group(p);
     const Scores scores(p);
-    SplitCursor<Shape> at(p);
-    if (at.left == 0) return;
+    team.begin(at);
     Cache* const own = stages + warp * Shape::WARP_ELEMENTS;
     SplitFeed<Shape> feed(p, group, own, at);
 #pragma unroll 1
     for (int i = 0; i < Shape::STAGES; i++) feed.ask();
     int stage = 0;
     while (at.left > 0) {
-        SplitUnit<T, Shape> unit(p, group, scores, at);
+        SplitUnit<T, Shape, Team> unit(p, group, scores, at, team);
         uint32_t num_own = 1;
         while (true) {
             SplitKeys<Shape> keys(p, at, unit.rows);
@@ -542,7 +563,7 @@ __device__ __forceinline__ void attend_splits(const PagedAttentionParams& p) {
 #pragma unroll
             for (int first = 0; first < Shape::ROWS; first += Shape::ROWS_AT_ONCE) {
                 unit.leave(first, reinterpret_cast<float*>(own + stage * Shape::STAGE), softmax[warp]);
-                __syncthreads();
+                team.sync();
                 const int end = min(first + Shape::ROWS_AT_ONCE, unit.rows.count);
                 for (int row = first + warp; row < end; row += WARPS) {
                     const float2* of_row = &softmax[0][row - first];
@@ -551,7 +572,7 @@ __device__ __forceinline__ void attend_splits(const PagedAttentionParams& p) {
                                (row - first) * Shape::SUM_STRIDE;
                     });
                 }
-                __syncthreads();
+                team.sync();
             }
             // The tile that had to wait for its place.
             if (has_tiles) {
@@ -568,6 +589,7 @@ __device__ __forceinline__ void attend_splits(const PagedAttentionParams& p) {
             for (int row = warp; row < num_rows; row += WARPS) unit.merge(row);
         }
         at.advance(p);
+        if (at.left > 0) team.go_on(at);
     }
     wait_copies<0>();
 }

@@ -6,19 +6,19 @@ use candle_core::{DType, Result};
 /// `NormParams` of `kernel.cu`; addresses of contiguous rows.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
-pub(super) struct NormParams {
+pub(crate) struct NormParams {
     /// `[rows, hidden]`
-    pub(super) x: u64,
+    pub(crate) x: u64,
     /// `[rows, hidden]`, 0 without addition
-    pub(super) residual: u64,
+    pub(crate) residual: u64,
     /// `[hidden]`
-    pub(super) weight: u64,
+    pub(crate) weight: u64,
     /// `[rows, hidden]`
-    pub(super) normed: u64,
+    pub(crate) normed: u64,
     /// `[rows, hidden]`, 0 without addition
-    pub(super) sums: u64,
-    pub(super) hidden: i32,
-    pub(super) eps: f32,
+    pub(crate) sums: u64,
+    pub(crate) hidden: i32,
+    pub(crate) eps: f32,
 }
 
 const MAX_THREADS: usize = 512;
@@ -28,7 +28,7 @@ const PACKS_PER_THREAD: usize = 2;
 
 /// A launch for at least one row. The threads depend on `hidden` alone, and with them the order of
 /// the sum.
-pub(super) fn plan(rows: usize, hidden: usize, dtype: DType, adds: bool) -> Result<Launch> {
+pub(crate) fn plan(rows: usize, hidden: usize, dtype: DType, adds: bool) -> Result<Launch> {
     let functions = if adds {
         ["add_rms_norm_f32", "add_rms_norm_f16", "add_rms_norm_bf16"]
     } else {

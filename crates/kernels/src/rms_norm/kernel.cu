@@ -1,6 +1,6 @@
 // RMSNorm, alone or behind a residual addition: a block a row. Which thread sums what depends on
 // `hidden` alone, so that a row gives the same bits in any batch.
-#include "../cuda/device.cuh"
+#include "row.cuh"
 
 struct NormParams {
     const void* x;         // [rows, hidden]
@@ -22,36 +22,17 @@ __device__ __forceinline__ Pack<T> read_input(const T* x, const T* residual, T* 
                                               int hidden, bool is_aligned) {
     Pack<T> pack = load_row_pack(x, index, hidden, is_aligned);
     if constexpr (adds) {
-        const Pack<T> other = load_row_pack(residual, index, hidden, is_aligned);
-#pragma unroll
-        for (int i = 0; i < Pack<T>::LEN; i++) {
-            pack.x[i] = from_float<T>(to_float(pack.x[i]) + to_float(other.x[i]));
-        }
+        pack = rounded_sum(pack, load_row_pack(residual, index, hidden, is_aligned));
         store_row_pack(sums, index, hidden, is_aligned, pack);
     }
     return pack;
 }
 
 template <class T>
-__device__ __forceinline__ float sum_of_squares(const Pack<T>& pack, float sum) {
-#pragma unroll
-    for (int i = 0; i < Pack<T>::LEN; i++) {
-        const float x = to_float(pack.x[i]);
-        sum = fmaf(x, x, sum);
-    }
-    return sum;
-}
-
-template <class T>
-__device__ __forceinline__ void write_normed(Pack<T> pack, float factor, const T* weight,
+__device__ __forceinline__ void write_normed(const Pack<T>& pack, float factor, const T* weight,
                                              T* normed, int index, int hidden, bool is_aligned) {
     const Pack<T> scale = load_row_pack(weight, index, hidden, is_aligned);
-#pragma unroll
-    for (int i = 0; i < Pack<T>::LEN; i++) {
-        const float rounded = round_to<T>(to_float(pack.x[i]) * factor);
-        pack.x[i] = from_float<T>(rounded * to_float(scale.x[i]));
-    }
-    store_row_pack(normed, index, hidden, is_aligned, pack);
+    store_row_pack(normed, index, hidden, is_aligned, normed_pack(pack, factor, scale));
 }
 
 template <class T, bool adds>
@@ -83,7 +64,7 @@ __device__ __forceinline__ void norm_row(const NormParams& p) {
 
     SHARED(scratch, float[MAX_THREADS / 32]);
     sum = block_reduce(sum, Sum(), scratch);
-    const float factor = 1.0f / sqrtf(sum / float(hidden) + p.eps);
+    const float factor = norm_factor(sum, hidden, p.eps);
 
 #pragma unroll
     for (int i = 0; i < KEPT; i++) {

@@ -7,43 +7,43 @@ use candle_core::{DType, Result, bail};
 /// `RopeParams` of `kernel.cu`; addresses of contiguous tensors.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
-pub(super) struct RopeParams {
+pub(crate) struct RopeParams {
     /// `[tokens, (heads + 2 * kv_heads) * head_dim]`
-    pub(super) qkv: u64,
+    pub(crate) qkv: u64,
     /// `[tokens, heads, head_dim]`
-    pub(super) q: u64,
+    pub(crate) q: u64,
     /// `[num_blocks, kv_heads, block_size, head_dim]`
-    pub(super) key: u64,
+    pub(crate) key: u64,
     /// As key.
-    pub(super) value: u64,
+    pub(crate) value: u64,
     /// `[head_dim]`, 0 for none
-    pub(super) q_norm: u64,
+    pub(crate) q_norm: u64,
     /// `[head_dim]`, 0 for none
-    pub(super) k_norm: u64,
+    pub(crate) k_norm: u64,
     /// `[max_pos, head_dim / 2]` f32
-    pub(super) cos: u64,
+    pub(crate) cos: u64,
     /// As cos.
-    pub(super) sin: u64,
+    pub(crate) sin: u64,
     /// `[tokens]`
-    pub(super) positions: u64,
+    pub(crate) positions: u64,
     /// `[tokens]`; a token whose slot or position is beyond the end is padding: its query is zero,
     /// and nothing is written to the cache.
-    pub(super) slots: u64,
-    pub(super) num_heads: i32,
-    pub(super) num_kv_heads: i32,
-    pub(super) head_dim: i32,
-    pub(super) block_size: i32,
+    pub(crate) slots: u64,
+    pub(crate) num_heads: i32,
+    pub(crate) num_kv_heads: i32,
+    pub(crate) head_dim: i32,
+    pub(crate) block_size: i32,
     /// Lanes of a head, from [`group`].
-    pub(super) group: i32,
-    pub(super) max_pos: u32,
-    pub(super) num_slots: u32,
-    pub(super) norm_eps: f32,
+    pub(crate) group: i32,
+    pub(crate) max_pos: u32,
+    pub(crate) num_slots: u32,
+    pub(crate) norm_eps: f32,
 }
 
 const MAX_THREADS: usize = 256;
 
 /// Lanes that share a head: one for 16 bytes of each half.
-pub(super) fn group(heads: HeadShape, dtype: DType) -> Result<usize> {
+pub(crate) fn group(heads: HeadShape, dtype: DType) -> Result<usize> {
     let group = (heads.head_dim / 2).div_ceil(pack_len(dtype)).next_power_of_two();
     if group > WARP {
         let most = 2 * WARP * pack_len(dtype);
@@ -53,7 +53,7 @@ pub(super) fn group(heads: HeadShape, dtype: DType) -> Result<usize> {
 }
 
 /// A launch for at least one token, of qkv and into a cache of these dtypes.
-pub(super) fn plan(
+pub(crate) fn plan(
     tokens: usize,
     heads: HeadShape,
     dtype: DType,

@@ -1,0 +1,38 @@
+// The arithmetic of RMSNorm, 16 bytes of a row at a time.
+#pragma once
+#include "../cuda/device.cuh"
+
+// x + y, rounded as it is stored.
+template <class T>
+__device__ __forceinline__ Pack<T> rounded_sum(Pack<T> x, const Pack<T>& y) {
+#pragma unroll
+    for (int i = 0; i < Pack<T>::LEN; i++) {
+        x.x[i] = from_float<T>(to_float(x.x[i]) + to_float(y.x[i]));
+    }
+    return x;
+}
+
+template <class T>
+__device__ __forceinline__ float sum_of_squares(const Pack<T>& pack, float sum) {
+#pragma unroll
+    for (int i = 0; i < Pack<T>::LEN; i++) {
+        const float x = to_float(pack.x[i]);
+        sum = fmaf(x, x, sum);
+    }
+    return sum;
+}
+
+// Of a row of `hidden` elements with this sum of squares.
+__device__ __forceinline__ float norm_factor(float sum, int hidden, float eps) {
+    return 1.0f / sqrtf(sum / float(hidden) + eps);
+}
+
+template <class T>
+__device__ __forceinline__ Pack<T> normed_pack(Pack<T> pack, float factor, const Pack<T>& scale) {
+#pragma unroll
+    for (int i = 0; i < Pack<T>::LEN; i++) {
+        const float rounded = round_to<T>(to_float(pack.x[i]) * factor);
+        pack.x[i] = from_float<T>(rounded * to_float(scale.x[i]));
+    }
+    return pack;
+}
