@@ -227,6 +227,18 @@ def equalities(out):
     return f"ok, of {total} texts differ {said}"
 
 
+def whole_steps(out):
+    """Steps that are one launch have the bits of their operations: alone, every text is the same in bf16, too."""
+    given = []
+    for name, more in {"operations": [], "megakernel": ["--decode-megakernel"]}.items():
+        with Server(out, f"equal-{name}", "--device", "cuda", "--dtype", "bfloat16", *more) as server:
+            given.append(answers(server, 1))
+    different = sum(a != b for a, b in zip(*given))
+    if different:
+        raise RuntimeError(f"with --decode-megakernel {different} of {len(given[0])} texts differ")
+    return f"ok, {len(given[0])} texts"
+
+
 def soak(out, seconds):
     """1 to 256 streams with random cancels; then nothing is left over and the answers are as before.
 
@@ -330,6 +342,8 @@ def benchmarks(check):
         check.part(f"saturated-{model.name}-fp8", lambda: saturated(fp8, "--quantization", "fp8", "--kv-cache-dtype", "fp8"))
         invariant = f"{model.name} batch-invariant"
         check.part(f"roofline-{invariant.replace(' ', '-')}", lambda: roofline(invariant, "--batch-invariant"))
+        whole = f"{model.name} megakernel"
+        check.part(f"roofline-{whole.replace(' ', '-')}", lambda: roofline(whole, "--decode-megakernel"))
 
 
 def attention(check):
@@ -432,6 +446,7 @@ def main():
     tests(check, "kernels-tests")
     tests(check, "golden-tests", cwd=HERE / "models")
     check.part("equalities", lambda: equalities(check.out))
+    check.part("equal-megakernel", lambda: whole_steps(check.out))
     check.part("soak", lambda: soak(check.out, args.soak_seconds))
     check.part("attention", lambda: attention(check))
     profile(check)

@@ -7,7 +7,8 @@
 
 use std::time::Instant;
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Result, Tensor, bail};
+use kernels::decode_step::{DecodeStep, MAX_ROWS, Rows};
 use kernels::device::{Graph, upload, upload_into};
 
 use crate::batch::BatchLists;
@@ -32,6 +33,8 @@ struct DecodeGraph {
     /// What the step reads; the batch is a view of it.
     words: Tensor,
     batch: ForwardBatch,
+    /// All of it as one launch, if the operator wants that and there is a kernel.
+    whole: Option<DecodeStep>,
     graph: Option<Graph>,
 }
 
@@ -75,12 +78,18 @@ impl DecodeGraphs {
             let is_batch_invariant = resident.config.batch_invariant;
             let batch =
                 padding.divide(&words, extents, resident.workspace(), is_batch_invariant)?;
-            let graph = Graph::record(device, || forward(resident, &batch, &logits))?;
-            graphs.push(DecodeGraph { num_seqs, words, batch, graph });
+            let is_asked_for = resident.config.decode_megakernel && num_seqs <= MAX_ROWS;
+            let whole = if is_asked_for { resident.decode_step(num_seqs)? } else { None };
+            let run = || forward(resident, &batch, whole.as_ref(), &logits);
+            let graph = Graph::record(device, run)?;
+            graphs.push(DecodeGraph { num_seqs, words, batch, whole, graph });
         }
         graphs.reverse();
         let (num_sizes, seconds) = (graphs.len(), begun.elapsed().as_secs_f64());
         tracing::info!("{num_sizes} decode steps recorded in {seconds:.2} s");
+        if resident.config.decode_megakernel {
+            log_whole(&graphs)?;
+        }
         Ok(Some(Self { sizes: graphs, table_width, logits }))
     }
 
@@ -98,23 +107,53 @@ impl DecodeGraphs {
         resident: &Resident,
         resolve: impl FnOnce(&Tensor) -> Result<()>,
     ) -> Result<Tensor> {
-        let DecodeGraph { num_seqs, words, batch, graph } = &self.sizes[size];
+        let DecodeGraph { num_seqs, words, batch, whole, graph } = &self.sizes[size];
         lists.pad(*num_seqs, self.table_width);
         upload_into(&lists.words(), words)?;
         resolve(&batch.ids)?;
         match graph {
             Some(graph) => graph.launch()?,
-            None => forward(resident, batch, &self.logits)?,
+            None => forward(resident, batch, whole.as_ref(), &self.logits)?,
         }
         self.logits.narrow(0, 0, *num_seqs)
     }
+}
+
+/// Says which steps are one launch.
+///
+/// # Errors
+/// None is.
+fn log_whole(graphs: &[DecodeGraph]) -> Result<()> {
+    let whole = graphs.iter().filter(|graph| graph.whole.is_some());
+    let sizes: Vec<String> = whole.map(|graph| graph.num_seqs.to_string()).collect();
+    if sizes.is_empty() {
+        bail!(
+            "--decode-megakernel has no kernel here: it wants weights of 16 bits, heads of 64 or 128 \
+             elements, a step of at most {MAX_ROWS} sequences and a GPU of sm_90 or sm_100; leave it out"
+        );
+    }
+    tracing::info!("decode steps of {} sequences are one launch each", sizes.join(", "));
+    Ok(())
 }
 
 /// The logits of all rows, to where they are expected.
 fn forward(
     resident: &Resident,
     batch: &ForwardBatch,
+    whole: Option<&DecodeStep>,
     logits: &Tensor, // [largest size, vocab]
 ) -> Result<()> {
-    logits.slice_set(&resident.forward(batch)?, 0, 0)
+    let own = match (whole, &batch.on_device) {
+        (Some(step), Some((_, workspace))) => step.forward(&Rows {
+            ids: &batch.ids,
+            positions: &batch.positions,
+            slots: &batch.slots,
+            q_starts: &batch.q_starts,
+            context_lens: &batch.context_lens,
+            block_tables: &batch.block_tables,
+            workspace,
+        })?,
+        _ => resident.forward(batch)?,
+    };
+    logits.slice_set(&own, 0, 0)
 }

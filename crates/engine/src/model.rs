@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{DType, Result, Tensor};
+use kernels::decode_step::DecodeStep;
 pub use kernels::paged_attention::{Extents, KvCacheLayer, Workspace};
 pub use kernels::rope_kv_write::NO_SLOT;
 
@@ -74,4 +75,9 @@ pub trait CausalLm: Send {
     /// Runs the step and returns what the head would make the logits of: the normalised last hidden
     /// states of `batch.logits_rows`. `[rows, hidden]`, in the dtype of the weights
     fn hidden(&self, batch: &ForwardBatch, cache: &KvCache) -> Result<Tensor>;
+    /// A step of so many sequences that decode, as one launch that does what `forward` does, if there is
+    /// a kernel for it.
+    fn decode_step(&self, _num_seqs: usize, _cache: &KvCache) -> Result<Option<DecodeStep>> {
+        Ok(None)
+    }
 }

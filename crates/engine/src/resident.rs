@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor, bail};
+use kernels::decode_step::DecodeStep;
 use kernels::device::{Readback, upload};
 
 use crate::batch::BatchLists;
@@ -105,6 +106,11 @@ impl Resident {
     /// The logits of the rows that the batch asks for. `[rows, vocab]` f32
     pub(crate) fn forward(&self, batch: &ForwardBatch) -> Result<Tensor> {
         self.model().forward(batch, &self.cache)
+    }
+
+    /// A step of so many sequences that decode as one launch, if there is a kernel for it.
+    pub(crate) fn decode_step(&self, num_seqs: usize) -> Result<Option<DecodeStep>> {
+        self.model().decode_step(num_seqs, &self.cache)
     }
 
     /// Their hidden states. `[rows, hidden]`, in the dtype of the weights

@@ -15,6 +15,7 @@
 )]
 
 pub mod add;
+pub mod decode_step;
 pub mod device;
 pub mod full_attention;
 pub mod gated_activation;

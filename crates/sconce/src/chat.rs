@@ -1,16 +1,41 @@
 //! `sconce chat`: a conversation in the terminal, with a server elsewhere or one in this process.
 //! Both go over the same API, so that what is seen here is what a client sees.
 
-use crate::cli::{ChatArgs, ServeArgs};
+use crate::cli::ServeArgs;
 use crate::config::Config;
 use crate::serve;
 use anyhow::{Context, Result, bail};
+use clap::Args;
 use rustyline::error::ReadlineError;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 
 const HELP: &str = "/clear forgets the conversation, /system TEXT sets the system message, \
                     /quit or Ctrl-D leaves; Ctrl-C stops an unfinished line";
+
+/// `sconce chat`.
+#[derive(Debug, Args)]
+pub(crate) struct ChatArgs {
+    /// Base URL of a running server, e.g. <http://localhost:8000/v1>; without it the model runs here.
+    #[arg(long, value_name = "URL")]
+    pub(crate) url: Option<String>,
+
+    /// System message put before the conversation.
+    #[arg(long)]
+    pub(crate) system: Option<String>,
+
+    /// 0 answers the same every time (default: the model's own).
+    #[arg(long)]
+    pub(crate) temperature: Option<f32>,
+
+    /// Longest answer, in tokens.
+    #[arg(long)]
+    pub(crate) max_tokens: Option<u32>,
+
+    /// The model, and how to run it. With `--url`, MODEL is a name on that server.
+    #[command(flatten)]
+    pub(crate) serve: ServeArgs,
+}
 
 /// Runs the conversation until the user leaves.
 pub(crate) fn run(args: &ChatArgs) -> Result<()> {

@@ -1,5 +1,6 @@
 //! The command line, as typed. Names follow vLLM's where it has one.
 
+use crate::chat::ChatArgs;
 pub(crate) use crate::flag_values::{
     CacheDtypeKind, DtypeKind, LoadFormat, LogFormat, PoolingKind, QuantizationKind, Runner,
 };
@@ -202,6 +203,11 @@ pub(crate) struct ServeArgs {
     #[arg(default_missing_value = "true")]
     pub(crate) enforce_eager: Option<bool>,
 
+    /// Recorded decode steps of up to 8 sequences as one launch each (not yet measured) [default: off]
+    #[arg(long, env = "SCONCE_DECODE_MEGAKERNEL", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "true")]
+    pub(crate) decode_megakernel: Option<bool>,
+
     /// Data type of weights, activations and cache [default: auto, the checkpoint's own]
     #[arg(long, env = "SCONCE_DTYPE")]
     pub(crate) dtype: Option<DtypeKind>,
@@ -373,28 +379,4 @@ fn one_or_several<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<Strin
         Given::One(text) => vec![text],
         Given::Several(texts) => texts,
     }))
-}
-
-/// `sconce chat`.
-#[derive(Debug, Args)]
-pub(crate) struct ChatArgs {
-    /// Base URL of a running server, e.g. <http://localhost:8000/v1>; without it the model runs here.
-    #[arg(long, value_name = "URL")]
-    pub(crate) url: Option<String>,
-
-    /// System message put before the conversation.
-    #[arg(long)]
-    pub(crate) system: Option<String>,
-
-    /// 0 answers the same every time (default: the model's own).
-    #[arg(long)]
-    pub(crate) temperature: Option<f32>,
-
-    /// Longest answer, in tokens.
-    #[arg(long)]
-    pub(crate) max_tokens: Option<u32>,
-
-    /// The model, and how to run it. With `--url`, MODEL is a name on that server.
-    #[command(flatten)]
-    pub(crate) serve: ServeArgs,
 }

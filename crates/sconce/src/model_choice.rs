@@ -251,6 +251,7 @@ fn engine_options(args: &ServeArgs) -> Result<EngineOptions> {
             (Some(true), None) => Some(Vec::new()),
             (_, sizes) => sizes.clone(),
         },
+        decode_megakernel: args.decode_megakernel,
         // Known when the device is open.
         on_gpu: false,
         num_threads: args.num_threads,

@@ -1,5 +1,6 @@
 //! What the operator asks for and what the engine runs with.
 
+mod error;
 #[cfg(test)]
 mod tests;
 
@@ -8,10 +9,12 @@ use kernels::paged_attention::SPLIT_ROWS;
 
 use crate::batch::PackLimits;
 use crate::graphs::capture_sizes;
-use crate::memory::Size;
 use crate::model::ModelSpec;
 use crate::pooling::Pooling;
 use crate::precision::{Quantization, check_encoder, resolve_dtype};
+
+pub use error::OptionError;
+pub(crate) use error::in_range;
 
 /// Largest chunk of prompt a step takes beside its decodes. A chunk of this length already keeps a
 /// CPU's arithmetic busy (weights are read once for all rows), and a longer one only makes the
@@ -84,6 +87,8 @@ pub struct EngineOptions {
     /// `--cudagraph-capture-sizes`: numbers of sequences whose decode steps are recorded and launched
     /// whole; none for no recording. Default: on a GPU a dozen up to `max_num_seqs`.
     pub cudagraph_capture_sizes: Option<Vec<usize>>,
+    /// `--decode-megakernel`: let recorded steps of few sequences be one launch. Default off.
+    pub decode_megakernel: Option<bool>,
     /// `--num-threads`: of the kernels' pool. Default: one a core.
     pub num_threads: Option<usize>,
     /// `--seed`: of random weights and of requests that bring none. Default 0.
@@ -103,6 +108,25 @@ impl EngineOptions {
     pub fn memory_share(&self) -> Result<f64, OptionError> {
         let share = self.gpu_memory_utilization.unwrap_or(DEFAULT_GPU_MEMORY_UTILIZATION);
         if share > 0.0 && share <= 1.0 { Ok(share) } else { Err(OptionError::Utilization(share)) }
+    }
+
+    /// Whether recorded steps of few sequences are one launch, which only a GPU has a kernel for, and
+    /// none that multiplies any number of rows alike or in e4m3.
+    fn decode_megakernel(&self) -> Result<bool, OptionError> {
+        let why_not = if !self.decode_megakernel.unwrap_or(false) {
+            return Ok(false);
+        } else if !self.on_gpu {
+            "needs a GPU"
+        } else if self.batch_invariant == Some(true) {
+            "goes with no --batch-invariant"
+        } else if self.quantization.is_some() {
+            "goes with no --quantization"
+        } else if self.cudagraph_capture_sizes.as_ref().is_some_and(Vec::is_empty) {
+            "records steps, --enforce-eager none"
+        } else {
+            return Ok(true);
+        };
+        Err(OptionError::Megakernel(why_not))
     }
 }
 
@@ -148,6 +172,8 @@ pub struct EngineConfig {
     pub batch_invariant: bool,
     /// Numbers of sequences whose decode steps are recorded, if the operator gave them.
     pub cudagraph_capture_sizes: Option<Vec<usize>>,
+    /// Whether recorded steps of few sequences are one launch.
+    pub decode_megakernel: bool,
     /// Threads of the kernels' pool; see [`start_pool`](EngineConfig::start_pool).
     pub num_threads: Option<usize>,
     /// Of random weights and of requests that bring none.
@@ -156,90 +182,6 @@ pub struct EngineConfig {
     pub enable_mfu_metrics: bool,
     /// How prompts become vectors, if they do; then nothing is generated.
     pub pooling: Option<Pooling>,
-}
-
-/// An option that cannot be honoured. The message names the flag and says what would be accepted.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum OptionError {
-    /// A number outside its range.
-    #[error("{flag} is {value} but must be between {least} and {most} ({why})")]
-    OutOfRange {
-        /// As typed on the command line.
-        flag: &'static str,
-        /// What was given.
-        value: usize,
-        /// Smallest accepted.
-        least: usize,
-        /// Largest accepted.
-        most: usize,
-        /// Where the bound comes from.
-        why: &'static str,
-    },
-    /// A share of memory that is none.
-    #[error("--gpu-memory-utilization is {0} but must be above 0 and at most 1")]
-    Utilization(f64),
-    /// A dtype that cannot be computed in, and where.
-    #[error("--dtype {0} is not supported {1}: use auto, float32 or bfloat16")]
-    Dtype(&'static str, &'static str),
-    /// What linear layers cannot be brought to, and why.
-    #[error("--quantization {0} {1}")]
-    Quantization(&'static str, &'static str),
-    /// What an encoder has not.
-    #[error("{0} is not for encoders ({1}): leave it out")]
-    Encoder(&'static str, &'static str),
-    /// The draft model does not go with the model.
-    #[error("--draft-model: {0}")]
-    Draft(String),
-    /// The kernels' pool could not be started.
-    #[error("--num-threads: {0}")]
-    Threads(String),
-    /// The cache holds less than one sequence of full length.
-    #[error(
-        "the KV cache holds {cache_tokens} tokens, less than one sequence of --max-model-len \
-         {max_model_len}: lower --max-model-len to {cache_tokens} or raise {flag}"
-    )]
-    CacheTooSmall {
-        /// Tokens that fit.
-        cache_tokens: usize,
-        /// Tokens that must fit.
-        max_model_len: usize,
-        /// The flag (or the machine's memory) that sets the size.
-        flag: &'static str,
-    },
-    /// Weights and activations alone exceed the memory.
-    #[error(
-        "the model needs {needed} before any KV cache but {available} are available: lower \
-         --max-num-batched-tokens or use a smaller --dtype or model"
-    )]
-    ModelTooLarge {
-        /// Weights, activations and runtime.
-        needed: Size,
-        /// Free memory of the device.
-        available: Size,
-    },
-    /// Several models exceed the memory.
-    #[error(
-        "the models need {needed} together, caches of a given size included, but {available} are \
-         available: serve fewer or smaller ones, or lower their --kv-cache-memory-bytes or \
-         --max-num-batched-tokens"
-    )]
-    ModelsTooLarge {
-        /// Weights, activations, runtime, and the caches whose size is given.
-        needed: Size,
-        /// Free memory of the device.
-        available: Size,
-    },
-    /// The cache that was asked for exceeds the memory.
-    #[error(
-        "the KV cache would take {cache} but {remaining} remain beside the model: lower \
-         --kv-cache-memory-bytes or --num-gpu-blocks-override"
-    )]
-    CacheTooLarge {
-        /// What was asked for.
-        cache: Size,
-        /// What is left.
-        remaining: Size,
-    },
 }
 
 impl EngineConfig {
@@ -352,6 +294,7 @@ impl EngineConfig {
             async_scheduling: options.async_scheduling,
             batch_invariant: options.batch_invariant.unwrap_or(false),
             cudagraph_capture_sizes: capture_sizes(options, max_num_seqs)?,
+            decode_megakernel: options.decode_megakernel()?,
             num_threads: options.num_threads,
             seed: options.seed.unwrap_or(0),
             enable_mfu_metrics: options.enable_mfu_metrics.unwrap_or(false),
@@ -379,17 +322,4 @@ fn step_limits(options: &EngineOptions) -> Result<(usize, usize), OptionError> {
     )?;
     let why = "--max-num-batched-tokens gives every running sequence a token";
     Ok((in_range("--max-num-seqs", seqs, (1, tokens), why)?, tokens))
-}
-
-pub(crate) fn in_range(
-    flag: &'static str,
-    value: usize,
-    (least, most): (usize, usize),
-    why: &'static str,
-) -> Result<usize, OptionError> {
-    if (least..=most).contains(&value) {
-        Ok(value)
-    } else {
-        Err(OptionError::OutOfRange { flag, value, least, most, why })
-    }
 }

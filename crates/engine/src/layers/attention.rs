@@ -1,6 +1,7 @@
 //! Grouped-query attention (arXiv:2305.13245) over the paged cache, with merged q, k and v.
 
 use candle_core::{Result, Tensor};
+use kernels::decode_step;
 use kernels::paged_attention::{KvCacheLayer, OnDevice, PagedAttention, Variant, paged_attention};
 use kernels::rope_kv_write::{HeadShape, RopeKvWrite, rope_kv_write};
 
@@ -54,6 +55,25 @@ impl Attention {
         })
     }
 
+    /// q with k and v, and the output, for kernels that multiply themselves.
+    pub(super) fn operands(&self) -> [decode_step::Linear<'_>; 2] {
+        [self.qkv.operands(), self.out.operands()]
+    }
+
+    /// Of query and key heads, if the model has them. `[head_dim]` each
+    pub(super) fn norms(&self) -> [Option<&Tensor>; 2] {
+        [&self.q_norm, &self.k_norm].map(|norm| norm.as_ref().map(RmsNorm::weight))
+    }
+
+    pub(super) fn heads(&self) -> HeadShape {
+        self.heads
+    }
+
+    /// Factor on the scores.
+    pub(super) fn scale(&self) -> f32 {
+        self.scale
+    }
+
     /// Writes the step's keys and values into `cache` and attends. `[tokens, hidden]` to the same.
     pub fn forward(
         &self,
@@ -63,10 +83,11 @@ impl Attention {
         cache: &KvCacheLayer,
     ) -> Result<Tensor> {
         let qkv = self.qkv.forward(x)?; // [tokens, (heads + 2 * kv_heads) * head_dim]
+        let [q_norm, k_norm] = self.norms();
         let write = RopeKvWrite {
             heads: self.heads,
-            q_norm: self.q_norm.as_ref().map(RmsNorm::weight),
-            k_norm: self.k_norm.as_ref().map(RmsNorm::weight),
+            q_norm,
+            k_norm,
             norm_eps: self.norm_eps,
             cos: rope.cos(),
             sin: rope.sin(),

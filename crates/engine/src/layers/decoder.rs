@@ -1,6 +1,7 @@
 //! The pre-norm decoder of Llama's family: embedding, layers, final norm, head.
 
 use candle_core::{DType, Device, Result, Tensor};
+use kernels::decode_step::{self, DecodeStep};
 use kernels::gather_rows::gather_rows;
 use kernels::paged_attention::KvCacheLayer;
 
@@ -57,6 +58,24 @@ impl DecoderLayer {
         let x = self.attention.forward(x, step.rope, step.batch, cache)?;
         let (x, stream) = self.mlp_norm.forward_add(&x, stream)?;
         Ok((self.mlp.forward(&x)?, stream))
+    }
+}
+
+impl DecoderLayer {
+    fn operands<'a>(&'a self, cache: &'a KvCacheLayer) -> decode_step::Layer<'a> {
+        let ([qkv, out], [gate_up, down]) = (self.attention.operands(), self.mlp.operands());
+        let [q_norm, k_norm] = self.attention.norms();
+        decode_step::Layer {
+            attention_norm: self.attention_norm.weight(),
+            qkv,
+            q_norm,
+            k_norm,
+            cache,
+            out,
+            mlp_norm: self.mlp_norm.weight(),
+            gate_up,
+            down,
+        }
     }
 }
 
@@ -138,5 +157,27 @@ impl CausalLm for Decoder {
             return Tensor::zeros((0, x.dim(1)?), x.dtype(), &Device::Cpu);
         }
         gather_rows(&x, &batch.logits_rows)
+    }
+
+    fn decode_step(&self, num_seqs: usize, cache: &KvCache) -> Result<Option<DecodeStep>> {
+        let first = &self.layers[0];
+        let model = decode_step::Model {
+            embedding: self.embedding.table(),
+            layers: self
+                .layers
+                .iter()
+                .zip(&cache.layers)
+                .map(|(l, cache)| l.operands(cache))
+                .collect(),
+            norm: self.norm.weight(),
+            head: self.head.weight(),
+            cos: self.rope.cos(),
+            sin: self.rope.sin(),
+            heads: first.attention.heads(),
+            norm_eps: self.norm.eps(),
+            activation: first.mlp.activation(),
+            scale: first.attention.scale(),
+        };
+        DecodeStep::new(&model, num_seqs, self.rope.cos().device())
     }
 }

@@ -42,6 +42,11 @@ impl Embedding {
         Ok((Self { table: Arc::clone(&head.weight) }, head))
     }
 
+    /// For kernels that gather themselves. `[vocab, hidden]`
+    pub(super) fn table(&self) -> &Matrix {
+        &self.table
+    }
+
     /// `[tokens]` u32 to `[tokens, hidden]`.
     pub fn forward(&self, ids: &Tensor) -> Result<Tensor> {
         self.table.gather(ids)
@@ -58,6 +63,11 @@ impl LmHead {
     ) -> std::result::Result<Self, WeightsError> {
         let weight = weights.head(&format!("{name}.weight"), &[vocab_size, hidden_size])?;
         Ok(Self { weight: Arc::new(weight) })
+    }
+
+    /// For kernels that multiply themselves. `[vocab, hidden]`
+    pub(super) fn weight(&self) -> &Matrix {
+        &self.weight
     }
 
     /// `[rows, hidden]` to logits. `[rows, vocab]` f32

@@ -1,6 +1,7 @@
 //! Linear layer, merged from one projection or several that share their input.
 
 use candle_core::{Result, Tensor};
+use kernels::decode_step;
 use kernels::linear::Matrix;
 
 use crate::weights::{Weights, WeightsError};
@@ -51,6 +52,11 @@ impl Linear {
             Ok(Self { weight, bias })
         };
         Ok([half(0)?, half(1)?])
+    }
+
+    /// For kernels that multiply themselves.
+    pub(super) fn operands(&self) -> decode_step::Linear<'_> {
+        decode_step::Linear { weight: &self.weight, bias: self.bias.as_ref() }
     }
 
     /// `[tokens, in]` to `[tokens, sum of out]`.

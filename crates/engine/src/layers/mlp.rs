@@ -1,6 +1,7 @@
 //! Gated MLP (GLU variants, arXiv:2002.05202) with gate and up merged into one product.
 
 use candle_core::{Result, Tensor};
+use kernels::decode_step;
 use kernels::gated_activation::{Activation, gated_activation};
 
 use super::decoder_config::DecoderConfig;
@@ -30,6 +31,16 @@ impl Mlp {
             down: Linear::load(weights, prefix, &down, inner, config.mlp_bias)?,
             activation: config.activation,
         })
+    }
+
+    /// Gate with up, and down, for kernels that multiply themselves.
+    pub(super) fn operands(&self) -> [decode_step::Linear<'_>; 2] {
+        [self.gate_up.operands(), self.down.operands()]
+    }
+
+    /// What the gate goes through.
+    pub(super) fn activation(&self) -> Activation {
+        self.activation
     }
 
     /// `[tokens, hidden]` to the same.

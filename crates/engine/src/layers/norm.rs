@@ -33,8 +33,13 @@ impl RmsNorm {
         add_rms_norm(x, residual, &self.weight, self.eps)
     }
 
-    /// For kernels that normalise heads themselves. `[len]`
+    /// For kernels that normalise themselves. `[len]`
     pub fn weight(&self) -> &Tensor {
         &self.weight
+    }
+
+    /// What is added to the mean of squares.
+    pub(super) fn eps(&self) -> f32 {
+        self.eps
     }
 }

@@ -7,6 +7,7 @@ mod tests;
 use std::fmt;
 
 use candle_core::DType;
+use kernels::decode_step;
 
 use crate::config::{EngineConfig, OptionError};
 pub use crate::host_memory::available_bytes;
@@ -239,7 +240,19 @@ fn workspace_bytes(spec: &ModelSpec, config: &EngineConfig) -> usize {
     let words: usize = sizes.iter().map(|size| size * (6 + table_width) + 1).sum();
     let largest = sizes.last().copied().unwrap_or(0);
     let recorded = (largest * spec.vocab_size + words) * DType::F32.size_in_bytes();
-    recorded + attention_bytes(spec, config)
+    recorded + whole_steps_bytes(spec, config, &sizes) + attention_bytes(spec, config)
+}
+
+/// What steps that are one launch work in: packed heads, attended values, branches and gated values.
+fn whole_steps_bytes(spec: &ModelSpec, config: &EngineConfig, sizes: &[usize]) -> usize {
+    if !config.decode_megakernel {
+        return 0;
+    }
+    let heads = 2 * spec.num_heads + 2 * spec.num_kv_heads;
+    let width = heads * spec.head_dim + 2 * spec.hidden_size + spec.intermediate_size;
+    let rows: usize = sizes.iter().filter(|size| **size <= decode_step::MAX_ROWS).sum();
+    let tables = sizes.len() * spec.num_layers * decode_step::LAYER_BYTES;
+    rows * width * config.dtype.size_in_bytes() + tables
 }
 
 /// What attention works in on a GPU.

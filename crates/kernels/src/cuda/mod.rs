@@ -20,7 +20,10 @@ pub(crate) mod transfer;
 #[cfg(feature = "cuda")]
 pub(crate) use context::{memory, open};
 #[cfg(feature = "cuda")]
-pub(crate) use module::{Module, address, allocate, launch, module, processors, tensor_address};
+pub(crate) use module::{
+    Module, address, allocate, block_shared_bytes, compiled_for, launch, launch_cooperative,
+    module, processors, tensor_address,
+};
 
 use candle_core::{DType, Result, bail};
 

@@ -100,6 +100,13 @@ impl Loaded {
     }
 }
 
+/// For which devices the kernel of a launch was compiled, as 90 for sm_90: older ones than the device, if
+/// the binary has nothing nearer to it.
+pub(crate) fn compiled_for(device: &CudaDevice, module: &Module, launch: &Launch) -> Result<i32> {
+    let function = module.function(&device.cuda_stream(), launch)?;
+    function.get_attribute(CUfunction_attribute::CU_FUNC_ATTRIBUTE_PTX_VERSION).w()
+}
+
 /// Parameters as an argument of a kernel.
 #[repr(transparent)]
 struct Argument<P>(P);
@@ -118,19 +125,47 @@ pub(crate) fn launch<P: Copy>(
 ) -> Result<()> {
     let stream = device.cuda_stream();
     let function = module.function(&stream, launch)?;
-    let ([gx, gy, gz], [bx, by, bz]) = (launch.grid, launch.block);
-    let config = LaunchConfig {
-        grid_dim: (gx, gy, gz),
-        block_dim: (bx, by, bz),
-        shared_mem_bytes: launch.shared_bytes,
-    };
     let argument = Argument(*params);
     let mut builder = stream.launch_builder(&function);
     builder.arg(&argument);
     // SAFETY: the caller computes launch and parameters together from checked shapes; memory is freed
     // in the order of the stream.
-    unsafe { builder.launch(config) }.w()?;
+    unsafe { builder.launch(launch.config()) }.w()?;
     Ok(())
+}
+
+/// As [`launch`], of blocks that wait for each other: the device refuses more than it holds at once.
+pub(crate) fn launch_cooperative<P: Copy>(
+    device: &CudaDevice,
+    module: &Module,
+    launch: &Launch,
+    params: &P,
+) -> Result<()> {
+    let stream = device.cuda_stream();
+    let function = module.function(&stream, launch)?;
+    let argument = Argument(*params);
+    let mut builder = stream.launch_builder(&function);
+    builder.arg(&argument);
+    // SAFETY: as in `launch`.
+    unsafe { builder.launch_cooperative(launch.config()) }.w()?;
+    Ok(())
+}
+
+impl Launch {
+    fn config(&self) -> LaunchConfig {
+        let ([gx, gy, gz], [bx, by, bz]) = (self.grid, self.block);
+        LaunchConfig {
+            grid_dim: (gx, gy, gz),
+            block_dim: (bx, by, bz),
+            shared_mem_bytes: self.shared_bytes,
+        }
+    }
+}
+
+/// Shared memory that a block may ask for, in bytes.
+pub(crate) fn block_shared_bytes(device: &CudaDevice) -> Result<usize> {
+    let most = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+    Ok(device.cuda_stream().context().attribute(most).w()? as usize)
 }
 
 /// Multiprocessors, and the shared memory of each in bytes. The driver is asked once a device.

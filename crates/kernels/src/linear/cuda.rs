@@ -7,55 +7,55 @@ use candle_core::{DType, Result, bail};
 /// `SkinnyParams` of `skinny.cuh`; addresses of contiguous tensors.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
-pub(super) struct SkinnyParams {
+pub(crate) struct SkinnyParams {
     /// `[rows, in]`
-    pub(super) x: u64,
+    pub(crate) x: u64,
     /// `[out, in]`
-    pub(super) weight: u64,
+    pub(crate) weight: u64,
     /// `[out]` f32 of an e4m3 weight, else 0
-    pub(super) scales: u64,
+    pub(crate) scales: u64,
     /// `[out]`, 0 without one
-    pub(super) bias: u64,
+    pub(crate) bias: u64,
     /// `[rows, out]`
-    pub(super) y: u64,
-    pub(super) num_rows: i32,
-    pub(super) in_features: i32,
-    pub(super) out_features: i32,
+    pub(crate) y: u64,
+    pub(crate) num_rows: i32,
+    pub(crate) in_features: i32,
+    pub(crate) out_features: i32,
 }
 
 /// `QuantizeParams` of `quantize.cuh`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
-pub(super) struct QuantizeParams {
+pub(crate) struct QuantizeParams {
     /// `[rows, len]`
-    pub(super) x: u64,
+    pub(crate) x: u64,
     /// `[rows, len]` e4m3
-    pub(super) y: u64,
+    pub(crate) y: u64,
     /// `[rows]` f32
-    pub(super) scales: u64,
-    pub(super) len: i32,
+    pub(crate) scales: u64,
+    pub(crate) len: i32,
 }
 
 /// Up to so many rows every weight is read once, and waiting for it is all there is to do.
-pub(super) const MAX_SKINNY_ROWS: usize = 16;
+pub(crate) const MAX_SKINNY_ROWS: usize = 16;
 
 /// Storage types of a product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Dtypes {
+pub(crate) struct Dtypes {
     /// Of x and the bias.
-    pub(super) x: DType,
+    pub(crate) x: DType,
     /// That of x, or e4m3.
-    pub(super) weight: DType,
+    pub(crate) weight: DType,
     /// That of x, or f32.
-    pub(super) y: DType,
+    pub(crate) y: DType,
 }
 
 /// `[rows, in]` times `[out, in]`.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Sizes {
-    pub(super) rows: usize,
-    pub(super) in_features: usize,
-    pub(super) out_features: usize,
+pub(crate) struct Sizes {
+    pub(crate) rows: usize,
+    pub(crate) in_features: usize,
+    pub(crate) out_features: usize,
 }
 
 /// Forms of the skinny kernel: (16 output features, 8 rows) a block, times these.
@@ -66,7 +66,7 @@ const SKINNY_THREADS: u32 = 256;
 /// The launch for 1 to [`MAX_SKINNY_ROWS`] rows that start at multiples of 16 bytes, or for any number
 /// of an e4m3 weight; none for lengths that do not allow it. What a row becomes does not depend on the
 /// form.
-pub(super) fn plan_skinny(
+pub(crate) fn plan_skinny(
     sizes: Sizes,
     dtypes: Dtypes,
     num_processors: usize,
@@ -122,7 +122,7 @@ const PLAIN_OUTS: usize = 8;
 const PLAIN_ROWS: usize = 8;
 
 /// The launch for everything else.
-pub(super) fn plan_plain(sizes: Sizes, dtypes: Dtypes) -> Result<Launch> {
+pub(crate) fn plan_plain(sizes: Sizes, dtypes: Dtypes) -> Result<Launch> {
     use DType::{BF16, F8E4M3, F16, F32};
     let function = match (dtypes.weight, dtypes.x, dtypes.y) {
         (F32, F32, F32) => "linear_plain_f32_to_f32",
@@ -143,7 +143,7 @@ pub(super) fn plan_plain(sizes: Sizes, dtypes: Dtypes) -> Result<Launch> {
 }
 
 /// The launch that brings rows to e4m3.
-pub(super) fn plan_quantize(rows: usize, dtype: DType) -> Result<Launch> {
+pub(crate) fn plan_quantize(rows: usize, dtype: DType) -> Result<Launch> {
     let functions = ["quantize_rows_f32", "quantize_rows_f16", "quantize_rows_bf16"];
     Ok(Launch::one_dimensional(of_dtype(dtype, functions, "x")?, rows, 256))
 }

@@ -15,7 +15,7 @@ mod cpu;
 #[cfg(feature = "cuda")]
 mod cublas;
 #[cfg(any(feature = "cuda", test))]
-mod cuda;
+pub(crate) mod cuda;
 #[cfg(test)]
 mod cuda_tests;
 mod element;
@@ -216,6 +216,15 @@ impl Matrix {
             return gather_rows(&rows.weight, ids);
         }
         ids.apply_op1_no_bwd(&Gather { weight: self })
+    }
+
+    /// The weight on a CUDA device, `[out, in]`, if it is held as it came and any kernel may multiply it.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn plain_rows(&self) -> Option<&Tensor> {
+        match &self.form {
+            Form::Rows(Rows { weight, scales: None, is_batch_invariant: false }) => Some(weight),
+            _ => None,
+        }
     }
 
     fn op(&self, out_dtype: DType) -> Linear<'_> {

@@ -1,0 +1,159 @@
+//! A decode step on a CUDA device: what it needs of the device, and its memory.
+
+use super::{Dims, MAX_ROWS};
+use crate::cuda::Launch;
+use crate::paged_attention::cuda::PagedAttentionParams;
+use crate::rms_norm;
+use candle_core::{DType, Result};
+
+/// `StepLayer` of `params.cuh`; addresses of contiguous tensors, 0 for what a layer does not have.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StepLayer {
+    pub(super) attention_norm: u64,
+    pub(super) qkv: u64,
+    pub(super) qkv_bias: u64,
+    pub(super) q_norm: u64,
+    pub(super) k_norm: u64,
+    pub(super) key: u64,
+    pub(super) value: u64,
+    pub(super) out: u64,
+    pub(super) out_bias: u64,
+    pub(super) mlp_norm: u64,
+    pub(super) gate_up: u64,
+    pub(super) gate_up_bias: u64,
+    pub(super) down: u64,
+    pub(super) down_bias: u64,
+}
+
+/// `StepParams` of `params.cuh`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StepParams {
+    pub(super) attention: PagedAttentionParams,
+    /// `[num_layers]` of [`StepLayer`]
+    pub(super) layers: u64,
+    /// `[vocab, hidden]`
+    pub(super) embedding: u64,
+    /// `[hidden]`
+    pub(super) norm: u64,
+    /// `[vocab, hidden]`
+    pub(super) head: u64,
+    /// `[rows]`
+    pub(super) ids: u64,
+    /// `[rows]`
+    pub(super) positions: u64,
+    /// `[rows]`
+    pub(super) slots: u64,
+    /// `[max_pos, head_dim / 2]` f32
+    pub(super) cos: u64,
+    /// As cos.
+    pub(super) sin: u64,
+    /// `[rows, (heads + 2 * kv_heads) * head_dim]`
+    pub(super) qkv: u64,
+    /// `[2, rows, hidden]`
+    pub(super) branches: u64,
+    /// `[rows, intermediate]`
+    pub(super) gated: u64,
+    /// `[rows, vocab]` f32
+    pub(super) logits: u64,
+    /// u32, 0 between launches
+    pub(super) arrivals: u64,
+    pub(super) num_layers: i32,
+    pub(super) num_rows: i32,
+    pub(super) hidden: i32,
+    pub(super) intermediate: i32,
+    pub(super) vocab: u32,
+    pub(super) max_pos: u32,
+    pub(super) num_slots: u32,
+    pub(super) norm_threads: i32,
+    pub(super) norm_eps: f32,
+    pub(super) is_gelu: i32,
+    pub(super) num_stages: i32,
+    pub(super) region_bytes: i32,
+}
+
+/// What a device holds at once.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Processors {
+    pub(super) count: usize,
+    /// Shared memory that a block may have, in bytes.
+    pub(super) shared_bytes: usize,
+}
+
+/// A launch, which is cooperative, and how its blocks divide their memory.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Plan {
+    pub(super) launch: Launch,
+    pub(super) num_stages: usize,
+    pub(super) region_bytes: usize,
+    pub(super) norm_threads: usize,
+}
+
+/// Eight warps that compute, and one that asks for weights.
+const THREADS: u32 = 9 * 32;
+
+/// 16 output features of up to 512 inputs, rows padded by 64 bytes.
+const STAGE_BYTES: usize = 16 * (512 + 32) * 2;
+
+/// With fewer the memory would wait for the products; more than this many are of no use.
+const STAGES: (usize, usize) = (4, 12);
+
+/// Sums of a block's warps for two tiles, and of squares, and where the rows are; and what attention
+/// declares itself.
+const SUM_BYTES: usize = 2 * 8 * 4 * 32 * 4 + MAX_ROWS * (16 + 2) * 4;
+const STATIC_BYTES: usize = 1024;
+
+/// Warps, and tiles of each that are on the way, in attention: `SplitShape` of `split.cuh`.
+const ATTENTION_WARPS: usize = 4;
+
+/// Elements between rows of inputs, as `input_stride` of `params.cuh`.
+fn input_stride(len: usize) -> usize {
+    len.next_multiple_of(64) + 32
+}
+
+/// None if the step has no kernel, or not on such a device.
+pub(super) fn plan(dims: &Dims, processors: Processors) -> Result<Option<Plan>> {
+    let Dims { heads, hidden, intermediate, num_rows, num_layers, .. } = *dims;
+    let query_width = heads.num_heads * heads.head_dim;
+    let Some(function) = function(dims) else { return Ok(None) };
+    let is_packed = [hidden, intermediate, query_width].iter().all(|len| len.is_multiple_of(8));
+    let group_size = heads.num_heads / heads.num_kv_heads;
+    if !is_packed || group_size > 8 || !(1..=MAX_ROWS).contains(&num_rows) {
+        return Ok(None);
+    }
+    let widest = input_stride(hidden.max(intermediate).max(query_width));
+    let cache_size = dims.cache_dtype.size_in_bytes();
+    let padded_row = heads.head_dim * cache_size + 16;
+    let tiles = ATTENTION_WARPS * (4 / cache_size) * 2 * 16 * padded_row;
+    let region_bytes = (num_rows * widest * 2).max(tiles + 8 * heads.head_dim * 2);
+    let layer_bytes = num_layers * size_of::<StepLayer>();
+    let kept = region_bytes + num_rows * hidden * 2 + SUM_BYTES + layer_bytes;
+    // Two barriers a stage.
+    let left = processors.shared_bytes.saturating_sub(kept + STATIC_BYTES);
+    let num_stages = (left / (STAGE_BYTES + 16)).min(STAGES.1);
+    if num_stages < STAGES.0 {
+        return Ok(None);
+    }
+    let launch = Launch {
+        function,
+        grid: [processors.count as u32, 1, 1],
+        block: [THREADS, 1, 1],
+        shared_bytes: (kept + num_stages * (STAGE_BYTES + 16)) as u32,
+    };
+    let norm_threads = rms_norm::cuda::plan(1, hidden, dims.dtype, true)?.block[0] as usize;
+    Ok(Some(Plan { launch, num_stages, region_bytes, norm_threads }))
+}
+
+fn function(dims: &Dims) -> Option<&'static str> {
+    use DType::{BF16, F8E4M3, F16};
+    Some(match (dims.dtype, dims.cache_dtype, dims.heads.head_dim) {
+        (BF16, BF16, 64) => "decode_step_bf16_64",
+        (BF16, BF16, 128) => "decode_step_bf16_128",
+        (F16, F16, 64) => "decode_step_f16_64",
+        (F16, F16, 128) => "decode_step_f16_128",
+        (BF16, F8E4M3, 64) => "decode_step_bf16_e4m3_64",
+        (BF16, F8E4M3, 128) => "decode_step_bf16_e4m3_128",
+        _ => return None,
+    })
+}

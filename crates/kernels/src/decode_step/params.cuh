@@ -1,0 +1,160 @@
+// What a step is told, and what its blocks share.
+#pragma once
+#include "../cuda/pipeline.cuh"
+#include "../paged_attention/params.cuh"
+
+// Of one decoder layer; weights are [out, in], biases [out] or null.
+struct StepLayer {
+    const void* attention_norm;  // [hidden]
+    const void* qkv;             // [(heads + 2 * kv_heads) * head_dim, hidden]
+    const void* qkv_bias;
+    const void* q_norm;  // [head_dim] or null
+    const void* k_norm;  // [head_dim] or null
+    void* key;           // [num_blocks, kv_heads, block_size, head_dim]
+    void* value;         // as key
+    const void* out;     // [hidden, heads * head_dim]
+    const void* out_bias;
+    const void* mlp_norm;  // [hidden]
+    const void* gate_up;   // [2 * intermediate, hidden]
+    const void* gate_up_bias;
+    const void* down;  // [hidden, intermediate]
+    const void* down_bias;
+};
+
+struct StepParams {
+    PagedAttentionParams attention;  // q, key and value are unused
+    const StepLayer* layers;
+    const void* embedding;  // [vocab, hidden]
+    const void* norm;       // [hidden], behind the last layer
+    const void* head;       // [vocab, hidden]
+    const unsigned* ids;        // [rows]; beyond vocab: zeros
+    const unsigned* positions;  // [rows]
+    const unsigned* slots;      // [rows]
+    const float* cosine;        // [max_pos, head_dim / 2]
+    const float* sine;          // as cosine
+    void* qkv;       // [rows, (heads + 2 * kv_heads) * head_dim]
+    void* branches;  // [2, rows, hidden]: of attention, of the MLP
+    void* gated;     // [rows, intermediate]
+    float* logits;   // [rows, vocab]
+    unsigned* arrivals;  // 0 between launches
+    int num_layers;
+    int num_rows;
+    int hidden;
+    int intermediate;
+    unsigned vocab;
+    unsigned max_pos;
+    unsigned num_slots;
+    int norm_threads;  // that share the sum of a row in rms_norm, whole warps
+    float norm_eps;
+    int is_gelu;  // else SiLU
+    int num_stages;
+    int region_bytes;  // for inputs of a product, or for attention's tiles
+};
+
+constexpr int MAX_ROWS = 8;
+constexpr int CONSUMER_WARPS = 8;
+constexpr int CONSUMERS = 32 * CONSUMER_WARPS;
+constexpr int MAX_NORM_WARPS = 16;
+
+// Weights come in stages: 16 output features of up to CHUNK inputs, 64 for each warp in turn.
+constexpr int OUTS = 16;
+constexpr int WARP_CHUNK = 64;
+constexpr int CHUNK = WARP_CHUNK * CONSUMER_WARPS;
+// Elements between rows in shared memory: rows that follow each other lie in the other half of the banks.
+constexpr int STAGE_STRIDE = CHUNK + 32;
+constexpr int STAGE_BYTES = OUTS * STAGE_STRIDE * 2;
+
+__device__ __forceinline__ int input_stride(int len) { return (len + 63) / 64 * 64 + 32; }
+
+// Sums of a tile that the warps have a share of: two tiles at once, of gate and up.
+using TileSums = float[CONSUMER_WARPS][4][32];
+
+// The dynamic shared memory of a block. Places are computed, not kept: registers are what attention has
+// too few of.
+struct BlockMemory {
+    const StepParams& p;
+    unsigned char* const start;
+
+    __device__ __forceinline__ unsigned char* stage(int index) const {
+        return start + index * STAGE_BYTES;
+    }
+    // For inputs of a product, [rows, input_stride], or for attention's tiles and queries.
+    __device__ __forceinline__ unsigned char* region() const { return stage(p.num_stages); }
+    // [rows, hidden]: the residual stream, which every block has.
+    __device__ __forceinline__ unsigned char* stream() const { return region() + p.region_bytes; }
+    // Of tile 0 or 1.
+    __device__ __forceinline__ TileSums& sums(int tile) const {
+        return reinterpret_cast<TileSums*>(stream() + p.num_rows * p.hidden * 2)[tile];
+    }
+    // Sums of squares of each warp of a norm. [MAX_ROWS]
+    __device__ __forceinline__ float* norm_sums(int row) const {
+        return reinterpret_cast<float*>(&sums(2)) + row * MAX_NORM_WARPS;
+    }
+    // The rows' slots and positions. [MAX_ROWS] each
+    __device__ __forceinline__ unsigned* slots() const {
+        return reinterpret_cast<unsigned*>(norm_sums(MAX_ROWS));
+    }
+    __device__ __forceinline__ unsigned* positions() const { return slots() + MAX_ROWS; }
+    // Ends when a stage's weights are there.
+    __device__ __forceinline__ ArrivalBarrier& full(int index) const {
+        return reinterpret_cast<ArrivalBarrier*>(positions() + MAX_ROWS)[index];
+    }
+    // Ends when all warps have multiplied them.
+    __device__ __forceinline__ ArrivalBarrier& empty(int index) const {
+        return full(p.num_stages + index);
+    }
+    // [num_layers]
+    __device__ __forceinline__ StepLayer* layers() const {
+        return reinterpret_cast<StepLayer*>(&full(2 * p.num_stages));
+    }
+};
+
+// The products of a layer in their order, and of the head.
+enum Product { QKV, OUT, GATE_UP, DOWN, HEAD };
+
+struct ProductShape {
+    int in, out;
+    int parts;  // weights of this shape, one behind the other, whose tiles go together
+
+    __device__ __forceinline__ int num_tiles() const { return (out + OUTS - 1) / OUTS; }
+};
+
+__device__ __forceinline__ ProductShape shape_of(const StepParams& p, Product product) {
+    const int query_width = p.attention.num_heads * p.attention.head_dim;
+    const int key_width = p.attention.num_kv_heads * p.attention.head_dim;
+    switch (product) {
+        case QKV: return {p.hidden, query_width + 2 * key_width, 1};
+        case OUT: return {query_width, p.hidden, 1};
+        case GATE_UP: return {p.hidden, p.intermediate, 2};
+        case DOWN: return {p.intermediate, p.hidden, 1};
+        default: return {p.hidden, int(p.vocab), 1};
+    }
+}
+
+// The block's first tile of a product; the others lie a grid apart. They are dealt in turn, and the next
+// product's deal goes on where this one ends: over a layer, blocks have as much to do, and to read.
+__device__ __forceinline__ int first_tile(const StepParams& p, int layer, Product product) {
+    int before = 0, of_layer = 0;
+#pragma unroll
+    for (int other = QKV; other <= DOWN; other++) {
+        const int tiles = shape_of(p, Product(other)).num_tiles();
+        of_layer += tiles;
+        if (other < product) before += tiles;
+    }
+    if (product == HEAD) before = 0;  // as of a layer behind the last
+    const unsigned grid = gridDim.x, dealt = unsigned(layer) * of_layer + before;
+    const unsigned next = dealt % grid;
+    return blockIdx.x >= next ? blockIdx.x - next : blockIdx.x - next + grid;
+}
+
+// The place in the ring of stages, which copies and products go through in the same order.
+struct RingPlace {
+    int both = 0;  // twice the stage, and the parity of the rounds
+
+    __device__ __forceinline__ int stage() const { return both >> 1; }
+    __device__ __forceinline__ unsigned parity() const { return both & 1; }
+    __device__ __forceinline__ void advance(int num_stages) {
+        both += 2;
+        if (stage() == num_stages) both = (both & 1) ^ 1;
+    }
+};
