@@ -351,8 +351,9 @@ def attention(check):
     log = check.execute("attention", [HERE / "bin/attention-bench", "cuda"], 120)
     for line in log.read_text().splitlines():
         words = line.split()
-        if words[1:4] == ["64", "1", "4096"]:
-            check.figures[f"decode attention, {words[0]} cache, batch 64, context 4096, GB/s"] = float(words[5])
+        if words[2:5] == ["64", "1", "4096"]:
+            cache = f"{words[0]} cache in blocks of {words[1]}"
+            check.figures[f"decode attention, {cache}, batch 64, context 4096, GB/s"] = float(words[6])
 
 
 def profile(check):

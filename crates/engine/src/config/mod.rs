@@ -123,6 +123,8 @@ impl EngineOptions {
             "goes with no --quantization"
         } else if self.cudagraph_capture_sizes.as_ref().is_some_and(Vec::is_empty) {
             "records steps, --enforce-eager none"
+        } else if self.pooling.is_some() {
+            "is for models that generate"
         } else {
             return Ok(true);
         };

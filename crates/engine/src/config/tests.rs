@@ -85,6 +85,33 @@ fn half_precision_checkpoints_are_widened_where_it_is_not_computed_in() {
 }
 
 #[test]
+fn a_megakernel_is_refused_where_there_is_none() {
+    let asked = EngineOptions { decode_megakernel: Some(true), ..EngineOptions::default() };
+    let on_gpu = EngineOptions { on_gpu: true, ..asked.clone() };
+    assert!(EngineConfig::resolve(&on_gpu, &spec()).unwrap().decode_megakernel);
+    let cases = [
+        (asked, "needs a GPU"),
+        (EngineOptions { batch_invariant: Some(true), ..on_gpu.clone() }, "--batch-invariant"),
+        (
+            EngineOptions { quantization: Some(Quantization::Fp8), ..on_gpu.clone() },
+            "--quantization",
+        ),
+        (
+            EngineOptions { cudagraph_capture_sizes: Some(Vec::new()), ..on_gpu.clone() },
+            "--enforce-eager",
+        ),
+        (EngineOptions { pooling: Some(Pooling::Last), ..on_gpu }, "models that generate"),
+    ];
+    for (options, needle) in cases {
+        let message = EngineConfig::resolve(&options, &spec()).unwrap_err().to_string();
+        assert!(
+            message.starts_with("--decode-megakernel ") && message.contains(needle),
+            "{message}"
+        );
+    }
+}
+
+#[test]
 fn errors_name_the_flag() {
     let none = EngineOptions::default;
     let cases = [

@@ -250,8 +250,9 @@ fn whole_steps_bytes(spec: &ModelSpec, config: &EngineConfig, sizes: &[usize]) -
     }
     let heads = 2 * spec.num_heads + 2 * spec.num_kv_heads;
     let width = heads * spec.head_dim + 2 * spec.hidden_size + spec.intermediate_size;
-    let rows: usize = sizes.iter().filter(|size| **size <= decode_step::MAX_ROWS).sum();
-    let tables = sizes.len() * spec.num_layers * decode_step::LAYER_BYTES;
+    let whole = || sizes.iter().filter(|size| **size <= decode_step::MAX_ROWS);
+    let rows: usize = whole().sum();
+    let tables = whole().count() * spec.num_layers * decode_step::LAYER_BYTES;
     rows * width * config.dtype.size_in_bytes() + tables
 }
 

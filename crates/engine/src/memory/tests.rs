@@ -182,6 +182,20 @@ fn a_draft_model_is_planned_for() {
 }
 
 #[test]
+fn steps_that_are_one_launch_have_their_memory() {
+    let fixed = |decode_megakernel| {
+        let options = EngineOptions { on_gpu: true, decode_megakernel, ..EngineOptions::default() };
+        let config = EngineConfig::resolve(&options, &spec()).unwrap();
+        MemoryPlan::compute(&spec(), &config, 64 * GIB).fixed_bytes()
+    };
+    let ModelSpec { num_layers, num_heads, num_kv_heads, head_dim, .. } = spec();
+    let heads = (2 * num_heads + 2 * num_kv_heads) * head_dim;
+    let row = 2 * (heads + 2 * spec().hidden_size + spec().intermediate_size);
+    let expected = (1 + 2 + 4 + 8) * row + 4 * num_layers * 14 * 8;
+    assert_eq!(fixed(Some(true)) - fixed(None), expected);
+}
+
+#[test]
 fn the_table_is_readable() {
     let options = EngineOptions { max_model_len: Some(4096), ..EngineOptions::default() };
     let table = plan(&options, 24 * GIB).unwrap().to_string();

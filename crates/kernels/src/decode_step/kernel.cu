@@ -22,41 +22,31 @@ struct StepConsumer {
 
     const StepParams& p;
     const BlockMemory& memory;
-    TileProduct<T> product;
+    TileProduct<T> tiles;
     const int thread = threadIdx.x, lane = threadIdx.x % 32;
 
     __device__ __forceinline__ StepConsumer(const StepParams& p, const BlockMemory& memory)
-        : p(p), memory(memory), product(p, memory) {}
+        : p(p), memory(memory), tiles(p, memory) {}
 
     __device__ __forceinline__ void run() {
         SHARED(units, SplitCursor<Shape>);  // of every layer
         const SplitCursor<Shape> found(p.attention);
         if (thread == 0) units = found;
         embed();
-        for (int i = 0; i < p.num_layers; i++) {
-            const StepLayer& layer = memory.layers()[i];
-            const unsigned waits = 5 * i;
-            normalise(i == 0 ? nullptr : branch(1), layer.attention_norm);
-            multiply(i, QKV, layer.qkv_bias, static_cast<T*>(p.qkv));
-            wait_for_all(waits + 1);
-            attend(layer, units);
-            wait_for_all(waits + 2);
-            read_inputs(p.attention.out, shape_of(p, OUT).in);
-            multiply(i, OUT, layer.out_bias, branch(0));
-            wait_for_all(waits + 3);
-            normalise(branch(0), layer.mlp_norm);
-            if (p.is_gelu) {
-                multiply_gated(i, layer.gate_up_bias, GeluTanh());
-            } else {
-                multiply_gated(i, layer.gate_up_bias, Silu());
+#pragma unroll 1
+        for (int i = 0; i < num_products(p); i++) {
+            const Product product = product_of(p, i);
+            prepare(i, product);
+            multiply(i, product);
+            if (product == HEAD) break;
+            // Five waits a layer, of which two are about attention.
+            const unsigned number = i + i / 4 + (product == QKV ? 1 : 2);
+            wait_for_all(number);
+            if (product == QKV) {
+                attend(memory.layers()[i / 4], units);
+                wait_for_all(number + 1);
             }
-            wait_for_all(waits + 4);
-            read_inputs(p.gated, p.intermediate);
-            multiply(i, DOWN, layer.down_bias, branch(1));
-            wait_for_all(waits + 5);
         }
-        normalise(branch(1), p.norm);
-        multiply(p.num_layers, HEAD, nullptr, p.logits);
         if (thread == 0) leave_grid(p.arrivals, 5 * p.num_layers + 1);
     }
 
@@ -82,6 +72,19 @@ private:
 
     __device__ __forceinline__ T* input_row(int row, int len) const {
         return reinterpret_cast<T*>(memory.region()) + row * input_stride(len);
+    }
+
+    // The inputs of a product, in shared memory.
+    __device__ __forceinline__ void prepare(int index, Product product) {
+        if (product == OUT || product == DOWN) {
+            read_inputs(product == OUT ? p.attention.out : p.gated, shape_of(p, product).in);
+            return;
+        }
+        const StepLayer* layer = product == HEAD ? nullptr : memory.layers() + index / 4;
+        const void* weight = product == HEAD  ? p.norm
+                             : product == QKV ? layer->attention_norm
+                                              : layer->mlp_norm;
+        normalise(index == 0 ? nullptr : branch(product == GATE_UP ? 0 : 1), weight);
     }
 
     // The stream begins with the tokens' embeddings.
@@ -146,45 +149,48 @@ private:
         sync();
     }
 
-    // The block's tiles of y = x W^T + b, [rows, out].
-    template <class Out>
-    __device__ __forceinline__ void multiply(int layer, Product which, const void* bias, Out* y) {
-        const ProductShape shape = shape_of(p, which);
-        for (int tile = first_tile(p, layer, which); tile < shape.num_tiles(); tile += gridDim.x) {
-            product.multiply(shape.in, memory.sums(0));
+    // The block's tiles of a product: y = x W^T + b, [rows, out].
+    __device__ __forceinline__ void multiply(int index, Product product) {
+        const ProductShape shape = shape_of(p, product);
+        const T* const bias = product == HEAD ? nullptr : bias_of(memory.layers()[index / 4], product);
+        T* const y = static_cast<T*>(product == QKV ? p.qkv : branch(product == OUT ? 0 : 1));
+#pragma unroll 1
+        for (int tile = first_tile(p, index); tile < shape.num_tiles(); tile += gridDim.x) {
+#pragma unroll 1
+            for (int part = 0; part < shape.parts; part++) tiles.multiply(shape.in, memory.sums(part));
             sync();
             const int row = thread / OUTS, feature = OUTS * tile + thread % OUTS;
             if (row < p.num_rows && feature < shape.out) {
-                const float sum = with_bias(memory.sums(0), bias, feature);
-                y[static_cast<size_t>(row) * shape.out + feature] = from_float<Out>(sum);
+                const size_t at = static_cast<size_t>(row) * shape.out + feature;
+                const float sum = sum_of(0, bias, feature);
+                if (product == HEAD) {
+                    p.logits[at] = sum;
+                } else if (product == GATE_UP) {
+                    const float up = round_to<T>(sum_of(1, bias, shape.out + feature));
+                    static_cast<T*>(p.gated)[at] = from_float<T>(activated(round_to<T>(sum)) * up);
+                } else {
+                    y[at] = from_float<T>(sum);
+                }
             }
             sync();
         }
     }
 
-    // The same of the MLP's gate and up, and the activation.
-    template <class F>
-    __device__ __forceinline__ void multiply_gated(int layer, const void* bias, F activate) {
-        const int out = p.intermediate, num_tiles = shape_of(p, GATE_UP).num_tiles();
-        for (int tile = first_tile(p, layer, GATE_UP); tile < num_tiles; tile += gridDim.x) {
-            product.multiply(p.hidden, memory.sums(0));
-            product.multiply(p.hidden, memory.sums(1));
-            sync();
-            const int row = thread / OUTS, feature = OUTS * tile + thread % OUTS;
-            if (row < p.num_rows && feature < out) {
-                const float gate = round_to<T>(with_bias(memory.sums(0), bias, feature));
-                const float up = round_to<T>(with_bias(memory.sums(1), bias, out + feature));
-                static_cast<T*>(p.gated)[static_cast<size_t>(row) * out + feature] =
-                    from_float<T>(activate(gate) * up);
-            }
-            sync();
-        }
+    static __device__ __forceinline__ const T* bias_of(const StepLayer& layer, Product product) {
+        return static_cast<const T*>(product == QKV       ? layer.qkv_bias
+                                     : product == OUT     ? layer.out_bias
+                                     : product == GATE_UP ? layer.gate_up_bias
+                                                          : layer.down_bias);
     }
 
-    // Of the thread's output feature and row.
-    __device__ __forceinline__ float with_bias(const TileSums& sums, const void* bias, int feature) const {
-        const float sum = TileProduct<T>::sum_of(sums, thread % OUTS, thread / OUTS);
-        return bias == nullptr ? sum : sum + to_float(static_cast<const T*>(bias)[feature]);
+    // Of the thread's output feature and row of a tile, with the bias.
+    __device__ __forceinline__ float sum_of(int part, const T* bias, int feature) const {
+        const float sum = TileProduct<T>::sum_of(memory.sums(part), thread % OUTS, thread / OUTS);
+        return bias == nullptr ? sum : sum + to_float(bias[feature]);
+    }
+
+    __device__ __forceinline__ float activated(float x) const {
+        return p.is_gelu ? GeluTanh()(x) : Silu()(x);
     }
 
     // Of the block's units of keys: by the first warps, into p.attention.out.

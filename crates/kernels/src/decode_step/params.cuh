@@ -112,6 +112,12 @@ struct BlockMemory {
 // The products of a layer in their order, and of the head.
 enum Product { QKV, OUT, GATE_UP, DOWN, HEAD };
 
+// A step is one loop over its products: code that is there once stays in the instruction caches.
+__device__ __forceinline__ int num_products(const StepParams& p) { return 4 * p.num_layers + 1; }
+__device__ __forceinline__ Product product_of(const StepParams& p, int index) {
+    return index == 4 * p.num_layers ? HEAD : Product(index % 4);
+}
+
 struct ProductShape {
     int in, out;
     int parts;  // weights of this shape, one behind the other, whose tiles go together
@@ -133,18 +139,17 @@ __device__ __forceinline__ ProductShape shape_of(const StepParams& p, Product pr
 
 // The block's first tile of a product; the others lie a grid apart. They are dealt in turn, and the next
 // product's deal goes on where this one ends: over a layer, blocks have as much to do, and to read.
-__device__ __forceinline__ int first_tile(const StepParams& p, int layer, Product product) {
+__device__ __forceinline__ int first_tile(const StepParams& p, int index) {
+    const int within = index % 4;  // the head is as the first of a layer behind the last
     int before = 0, of_layer = 0;
 #pragma unroll
     for (int other = QKV; other <= DOWN; other++) {
         const int tiles = shape_of(p, Product(other)).num_tiles();
         of_layer += tiles;
-        if (other < product) before += tiles;
+        if (other < within) before += tiles;
     }
-    if (product == HEAD) before = 0;  // as of a layer behind the last
-    const unsigned grid = gridDim.x, dealt = unsigned(layer) * of_layer + before;
-    const unsigned next = dealt % grid;
-    return blockIdx.x >= next ? blockIdx.x - next : blockIdx.x - next + grid;
+    const unsigned next = (unsigned(index / 4) * of_layer + before) % gridDim.x;
+    return blockIdx.x >= next ? blockIdx.x - next : blockIdx.x - next + gridDim.x;
 }
 
 // The place in the ring of stages, which copies and products go through in the same order.

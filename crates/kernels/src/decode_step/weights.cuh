@@ -14,15 +14,20 @@ struct WeightFeed {
     __device__ __forceinline__ WeightFeed(const StepParams& p, const BlockMemory& memory)
         : p(p), memory(memory) {}
 
-    __device__ __forceinline__ void ask(int layer, Product product, const void* weight) {
+    // The tiles of a product, in stages.
+    __device__ __forceinline__ void ask(int index) {
+        const Product product = product_of(p, index);
         const ProductShape shape = shape_of(p, product);
+        const T* const weight = static_cast<const T*>(weight_of(index / 4, product));
         const int lane = threadIdx.x % 32;
-        for (int tile = first_tile(p, layer, product); tile < shape.num_tiles(); tile += gridDim.x) {
+#pragma unroll 1
+        for (int tile = first_tile(p, index); tile < shape.num_tiles(); tile += gridDim.x) {
             // Beyond the last output feature it is read again, and not written.
             const int row = min(OUTS * tile + lane % OUTS, shape.out - 1);
+#pragma unroll 1
             for (int part = 0; part < shape.parts; part++) {
-                const T* from = static_cast<const T*>(weight) +
-                                (static_cast<size_t>(part) * shape.out + row) * shape.in;
+                const T* from = weight + (static_cast<size_t>(part) * shape.out + row) * shape.in;
+#pragma unroll 1
                 for (int start = 0; start < shape.in; start += CHUNK) {
                     const unsigned bytes = min(shape.in - start, CHUNK) * sizeof(T);
                     ArrivalBarrier& full = memory.full(at.stage());
@@ -37,6 +42,14 @@ struct WeightFeed {
                 }
             }
         }
+    }
+
+    __device__ __forceinline__ const void* weight_of(int index, Product product) const {
+        if (product == HEAD) return p.head;
+        const StepLayer& layer = memory.layers()[index];
+        return product == QKV ? layer.qkv : product == OUT ? layer.out
+                              : product == GATE_UP         ? layer.gate_up
+                                                           : layer.down;
     }
 
     // What the others will read past shared memory, to the L2 cache: all blocks wait for the same few
@@ -56,22 +69,19 @@ struct WeightFeed {
     __device__ __forceinline__ void ask_for_vector(const void* from, int len) const {
         if (from == nullptr) return;
         const int step = 128 / sizeof(T);
+#pragma unroll 1
         for (int i = threadIdx.x % 32 * step; i < len; i += 32 * step) {
             prefetch_to_l2(static_cast<const T*>(from) + i);
         }
     }
 
     __device__ __forceinline__ void run() {
-        for (int i = 0; i < p.num_layers; i++) {
-            const StepLayer& layer = memory.layers()[i];
-            if (blockIdx.x == 0) ask_for_vectors(layer);
-            ask(i, QKV, layer.qkv);
-            ask(i, OUT, layer.out);
-            ask(i, GATE_UP, layer.gate_up);
-            ask(i, DOWN, layer.down);
+#pragma unroll 1
+        for (int i = 0; i < num_products(p); i++) {
+            if (blockIdx.x == 0 && product_of(p, i) == QKV) ask_for_vectors(memory.layers()[i / 4]);
+            if (blockIdx.x == 0 && product_of(p, i) == HEAD) ask_for_vector(p.norm, p.hidden);
+            ask(i);
         }
-        if (blockIdx.x == 0) ask_for_vector(p.norm, p.hidden);
-        ask(p.num_layers, HEAD, p.head);
     }
 };
 
@@ -92,6 +102,7 @@ struct TileProduct {
         const T* x = reinterpret_cast<const T*>(memory.region()) + lane / 4 * input_stride(in);
         const bool has_row = lane / 4 < p.num_rows;
         float sums[4] = {};
+#pragma unroll 1
         for (int start = 0; start < in; start += CHUNK) {
             wait_for(memory.full(at.stage()), at.parity());
             const T* stage = reinterpret_cast<const T*>(memory.stage(at.stage()));
