@@ -6,8 +6,8 @@
 //! an error that names kernel, block and thread.
 //!
 //! [`on_device`] runs a test's body several times: memory that nobody wrote holds another value,
-//! buffers end or start at guard pages, threads and blocks run in another order. What comes out must
-//! be the same bits.
+//! buffers end or start at guard pages, threads and blocks run in another order, asynchronous copies
+//! arrive at once or late. What comes out must be the same bits.
 
 #![expect(unsafe_code, reason = "calls the shim, and hands memory to it")]
 
