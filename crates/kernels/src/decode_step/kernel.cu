@@ -74,17 +74,33 @@ private:
         return reinterpret_cast<T*>(memory.region()) + row * input_stride(len);
     }
 
-    // The inputs of a product, in shared memory.
+    // The inputs of a product, in shared memory: what other blocks wrote, or the norm of the stream behind
+    // its sum with that.
     __device__ __forceinline__ void prepare(int index, Product product) {
-        if (product == OUT || product == DOWN) {
-            read_inputs(product == OUT ? p.attention.out : p.gated, shape_of(p, product).in);
-            return;
-        }
+        const void* const others = product == OUT    ? p.attention.out
+                                   : product == DOWN ? p.gated
+                                                     : branch(product == GATE_UP ? 0 : 1);
+        if (index > 0) read_inputs(others, shape_of(p, product).in);
+        if (product == OUT || product == DOWN) return;
         const StepLayer* layer = product == HEAD ? nullptr : memory.layers() + index / 4;
         const void* weight = product == HEAD  ? p.norm
                              : product == QKV ? layer->attention_norm
                                               : layer->mlp_norm;
-        normalise(index == 0 ? nullptr : branch(product == GATE_UP ? 0 : 1), weight);
+        normalise(index > 0, static_cast<const T*>(weight));
+    }
+
+    // [rows, len], in one go: nothing is as long as the way to the L2 cache.
+    __device__ __forceinline__ void read_inputs(const void* from, int len) const {
+        constexpr int LEN = Pack<T>::LEN;
+        for (int row = 0; row < p.num_rows; row++) {
+            const T* of_row = static_cast<const T*>(from) + static_cast<size_t>(row) * len;
+            for (int i = LEN * thread; i < len; i += LEN * CONSUMERS) {
+                copy_async_16(input_row(row, len) + i, of_row + i);
+            }
+        }
+        commit_copies();
+        wait_copies<0>();
+        sync();
     }
 
     // The stream begins with the tokens' embeddings.
@@ -101,9 +117,9 @@ private:
         sync();
     }
 
-    // Adds a branch, if there is one, to the stream, and leaves the normalised sum as inputs. The sum of
-    // squares is that of rms_norm, as if its threads were here.
-    __device__ __forceinline__ void normalise(const T* branch, const void* weight) {
+    // Adds the inputs, if there are any, to the stream, and puts the normalised sum in their place. The sum
+    // of squares is that of rms_norm, as if its threads were here.
+    __device__ __forceinline__ void normalise(bool adds, const T* weight) const {
         constexpr int LEN = Pack<T>::LEN;
         const int num_packs = p.hidden / LEN;
         for (int row = 0; row < p.num_rows; row++) {
@@ -112,9 +128,8 @@ private:
                 float sum = 0.0f;
                 for (int i = as; i < num_packs; i += p.norm_threads) {
                     Pack<T> pack = stream[i];
-                    if (branch != nullptr) {
-                        const T* from = branch + static_cast<size_t>(row) * p.hidden + i * LEN;
-                        pack = rounded_sum(load_pack(from), pack);
+                    if (adds) {
+                        pack = rounded_sum(load_pack(input_row(row, p.hidden) + i * LEN), pack);
                         stream[i] = pack;
                     }
                     sum = sum_of_squares(pack, sum);
@@ -129,21 +144,9 @@ private:
             for (int i = 1; i < p.norm_threads / 32; i++) sum += memory.norm_sums(row)[i];
             const float factor = norm_factor(sum, p.hidden, p.norm_eps);
             for (int i = thread; i < num_packs; i += CONSUMERS) {
-                const Pack<T> scale = load_constant_pack(static_cast<const T*>(weight) + i * LEN);
+                const Pack<T> scale = load_constant_pack(weight + i * LEN);
                 store_pack(input_row(row, p.hidden) + i * LEN,
                            normed_pack(stream_row(row)[i], factor, scale));
-            }
-        }
-        sync();
-    }
-
-    // Inputs that other blocks wrote. [rows, len]
-    __device__ __forceinline__ void read_inputs(const void* from, int len) {
-        constexpr int LEN = Pack<T>::LEN;
-        for (int row = 0; row < p.num_rows; row++) {
-            const T* of_row = static_cast<const T*>(from) + static_cast<size_t>(row) * len;
-            for (int i = thread; i < len / LEN; i += CONSUMERS) {
-                store_pack(input_row(row, len) + i * LEN, load_pack(of_row + i * LEN));
             }
         }
         sync();
