@@ -316,11 +316,11 @@ def benchmarks(check):
     for model in [LLAMA, QWEN]:
         flags = ["--load-format", "dummy", "--device", "cuda", "--max-model-len", 8192]
 
-        def roofline(name, *more, model=model, flags=flags):
+        def roofline(name, *more, model=model, flags=flags, streams="1,8,32,256", prompts="512,4096", input_tokens=32):
             result = check.out / f"roofline-{name.replace(' ', '-')}.json"
             check.execute(result.stem, [
-                SCONCE, "bench", "roofline", model, *flags, *more, "--streams", "1,8,32,256", "--prompts", "512,4096",
-                "--input-tokens", 32, "--output-tokens", 192, "-o", result], 200)
+                SCONCE, "bench", "roofline", model, *flags, *more, "--streams", streams, "--prompts", prompts,
+                "--input-tokens", input_tokens, "--output-tokens", 192, "-o", result], 200)
             for row in field(result, "rows"):
                 load = f"batch {row['size']}" if row["phase"] == "decode" else f"prefill of {row['size']}"
                 check.figures[f"{name} {load}, tokens/s"] = row["tokens_per_second"]
@@ -342,8 +342,13 @@ def benchmarks(check):
         check.part(f"saturated-{model.name}-fp8", lambda: saturated(fp8, "--quantization", "fp8", "--kv-cache-dtype", "fp8"))
         invariant = f"{model.name} batch-invariant"
         check.part(f"roofline-{invariant.replace(' ', '-')}", lambda: roofline(invariant, "--batch-invariant"))
-        whole = f"{model.name} megakernel"
-        check.part(f"roofline-{whole.replace(' ', '-')}", lambda: roofline(whole, "--decode-megakernel"))
+
+        # Steps of few sequences as one launch and as operations, after short and long prompts.
+        def whole_or_not(name):
+            for way, more in {"operations": [], "megakernel": ["--decode-megakernel"]}.items():
+                for input_tokens in [32, 7000]:
+                    roofline(f"{name} {way} {input_tokens}", *more, streams="1,2,4,8", prompts="512", input_tokens=input_tokens)
+        check.part(f"megakernel-{model.name}", lambda name=model.name: whole_or_not(name))
 
 
 def attention(check):

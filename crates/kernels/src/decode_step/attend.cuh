@@ -38,8 +38,9 @@ struct AttentionTeam {
     __device__ __forceinline__ void go_on(const SplitCursor<Shape>& at) const {
         const int group = p.attention.num_heads / p.attention.num_kv_heads;
         const int token = at.sequence.first_row;
-        for (int first = 0; first < group; first += Shape::THREADS / LANES) {
-            const int row = first + threadIdx.x / LANES;
+        // A warp without a row goes on, to be done with the key and value sooner.
+        for (int of_warp = threadIdx.x / 32 * 32 / LANES; of_warp < group; of_warp += Shape::THREADS / LANES) {
+            const int row = of_warp + threadIdx.x % 32 / LANES;
             const bool is_there = row < group;
             Halves<T> x = load(token, at.kv_head * group + row, is_there);
             finish(x, token, layer.q_norm, true);

@@ -90,8 +90,8 @@ pub(super) struct Plan {
     pub(super) norm_threads: usize,
 }
 
-/// Eight warps that compute, and one that asks for weights.
-const THREADS: u32 = 9 * 32;
+/// Eight warps that compute, and four that ask for weights.
+const THREADS: u32 = 12 * 32;
 
 /// 16 output features of up to 512 inputs, rows padded by 64 bytes.
 const STAGE_BYTES: usize = 16 * (512 + 32) * 2;
@@ -117,16 +117,20 @@ pub(super) fn plan(dims: &Dims, processors: Processors) -> Result<Option<Plan>> 
     let Dims { heads, hidden, intermediate, num_rows, num_layers, .. } = *dims;
     let query_width = heads.num_heads * heads.head_dim;
     let Some(function) = function(dims) else { return Ok(None) };
+    if heads.num_kv_heads == 0 || !heads.num_heads.is_multiple_of(heads.num_kv_heads) {
+        return Ok(None);
+    }
     let is_packed = [hidden, intermediate, query_width].iter().all(|len| len.is_multiple_of(8));
     let group_size = heads.num_heads / heads.num_kv_heads;
     if !is_packed || group_size > 8 || !(1..=MAX_ROWS).contains(&num_rows) {
         return Ok(None);
     }
-    let widest = input_stride(hidden.max(intermediate).max(query_width));
+    let inputs = num_rows * input_stride(hidden.max(intermediate).max(query_width));
+    let normed = (num_rows + 1) * input_stride(hidden); // with the norm's weight
     let cache_size = dims.cache_dtype.size_in_bytes();
     let padded_row = heads.head_dim * cache_size + 16;
     let tiles = ATTENTION_WARPS * (4 / cache_size) * 2 * 16 * padded_row;
-    let region_bytes = (num_rows * widest * 2).max(tiles + 8 * heads.head_dim * 2);
+    let region_bytes = (2 * inputs.max(normed)).max(tiles + 8 * heads.head_dim * 2);
     let layer_bytes = num_layers * size_of::<StepLayer>();
     let kept = region_bytes + num_rows * hidden * 2 + SUM_BYTES + layer_bytes;
     // Two barriers a stage.

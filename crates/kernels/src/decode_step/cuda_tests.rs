@@ -22,7 +22,7 @@ const VOCAB: usize = 90;
 const EPS: f32 = 1e-5;
 
 /// Blocks that the host has threads for.
-const NUM_BLOCKS: usize = 3;
+const NUM_BLOCKS: usize = 2;
 
 /// A model of random weights and the rows of a step.
 #[derive(Clone)]

@@ -43,17 +43,28 @@ struct Addresses {
 impl Addresses {
     /// Of a contiguous tensor of these dims and dtype, whose start is a multiple of 16 bytes.
     fn of(&mut self, tensor: &Tensor, dims: &[usize], dtype: DType, name: &str) -> Result<u64> {
+        let address = self.anywhere(tensor, dims, dtype, name)?;
+        if !address.is_multiple_of(16) {
+            bail!("{name} must start at a multiple of 16 bytes");
+        }
+        Ok(address)
+    }
+
+    /// Of one that may start anywhere.
+    fn anywhere(
+        &mut self,
+        tensor: &Tensor,
+        dims: &[usize],
+        dtype: DType,
+        name: &str,
+    ) -> Result<u64> {
         if tensor.dims() != dims || tensor.dtype() != dtype {
             let (found, of) = (tensor.dims(), tensor.dtype());
             bail!("{name} must be {dims:?} {dtype:?}, it is {found:?} {of:?}");
         }
         contiguous(tensor.layout(), name)?;
-        let address = tensor_address(tensor, name)?;
-        if !address.is_multiple_of(16) {
-            bail!("{name} must start at a multiple of 16 bytes");
-        }
         self.held.push(tensor.clone());
-        Ok(address)
+        tensor_address(tensor, name)
     }
 
     /// Of a new tensor.
@@ -70,7 +81,7 @@ impl Addresses {
         dtype: DType,
         name: &str,
     ) -> Result<u64> {
-        tensor.map_or(Ok(0), |tensor| self.of(tensor, dims, dtype, name))
+        tensor.map_or(Ok(0), |tensor| self.anywhere(tensor, dims, dtype, name))
     }
 
     /// Weight `[out, in]` and bias `[out]`.
@@ -150,8 +161,14 @@ impl Model<'_> {
         let ([embedding, _], [head, _]) =
             (matrix(self.embedding, "embedding")?, matrix(self.head, "head")?);
         let (num_blocks, _, block_size, _) = self.layers[0].cache.key.dims4()?;
-        let (max_pos, half_dim) = self.cos.dims2()?;
-        let angles = [max_pos, half_dim];
+        if !block_size.is_multiple_of(8) {
+            bail!("a block must have a multiple of 8 keys, it has {block_size}");
+        }
+        if num_blocks * heads.num_kv_heads * block_size > u32::MAX as usize {
+            bail!("cache.key must have fewer than 2^32 rows, it has {num_blocks} blocks");
+        }
+        let (max_pos, _) = self.cos.dims2()?;
+        let angles = [max_pos, heads.head_dim / 2];
         Ok(StepParams {
             attention: self.attention(attended, num_rows, block_size),
             layers,
@@ -216,6 +233,8 @@ impl Model<'_> {
         let head_dim = self.heads.head_dim;
         let (query, key) = (self.heads.num_heads * head_dim, self.heads.num_kv_heads * head_dim);
         let first = &self.layers[0].cache.key;
+        let (num_blocks, _, block_size, _) = first.dims4()?;
+        let of_cache = [num_blocks, self.heads.num_kv_heads, block_size, head_dim];
         let mut norm = |norm, dims: &[usize], name| addresses.of(norm, dims, dtype, name);
         let attention_norm = norm(layer.attention_norm, &[hidden], "attention_norm")?;
         let mlp_norm = norm(layer.mlp_norm, &[hidden], "mlp_norm")?;
@@ -225,7 +244,7 @@ impl Model<'_> {
         let [gate_up, gate_up_bias] =
             linear(&layer.gate_up, [2 * intermediate, hidden], "gate_up")?;
         let [down, down_bias] = linear(&layer.down, [hidden, intermediate], "down")?;
-        let mut cache = |cache, name| addresses.of(cache, first.dims(), first.dtype(), name);
+        let mut cache = |cache, name| addresses.of(cache, &of_cache, first.dtype(), name);
         let (key, value) =
             (cache(&layer.cache.key, "cache.key")?, cache(&layer.cache.value, "cache.value")?);
         Ok(StepLayer {

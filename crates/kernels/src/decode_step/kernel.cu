@@ -80,27 +80,30 @@ private:
         const void* const others = product == OUT    ? p.attention.out
                                    : product == DOWN ? p.gated
                                                      : branch(product == GATE_UP ? 0 : 1);
-        if (index > 0) read_inputs(others, shape_of(p, product).in);
-        if (product == OUT || product == DOWN) return;
-        const StepLayer* layer = product == HEAD ? nullptr : memory.layers() + index / 4;
-        const void* weight = product == HEAD  ? p.norm
-                             : product == QKV ? layer->attention_norm
-                                              : layer->mlp_norm;
-        normalise(index > 0, static_cast<const T*>(weight));
-    }
-
-    // [rows, len], in one go: nothing is as long as the way to the L2 cache.
-    __device__ __forceinline__ void read_inputs(const void* from, int len) const {
-        constexpr int LEN = Pack<T>::LEN;
-        for (int row = 0; row < p.num_rows; row++) {
-            const T* of_row = static_cast<const T*>(from) + static_cast<size_t>(row) * len;
-            for (int i = LEN * thread; i < len; i += LEN * CONSUMERS) {
-                copy_async_16(input_row(row, len) + i, of_row + i);
-            }
+        const bool is_normed = product != OUT && product != DOWN;
+        const int len = shape_of(p, product).in;
+        // All in one go: nothing here is as long as the way to the L2 cache.
+        for (int row = 0; row < p.num_rows && index > 0; row++) {
+            copy_row(row, static_cast<const T*>(others) + static_cast<size_t>(row) * len, len);
         }
+        if (is_normed) copy_row(p.num_rows, static_cast<const T*>(norm_of(index, product)), len);
         commit_copies();
         wait_copies<0>();
         sync();
+        if (is_normed) normalise(index > 0);
+    }
+
+    __device__ __forceinline__ const void* norm_of(int index, Product product) const {
+        if (product == HEAD) return p.norm;
+        const StepLayer& layer = memory.layers()[index / 4];
+        return product == QKV ? layer.attention_norm : layer.mlp_norm;
+    }
+
+    __device__ __forceinline__ void copy_row(int row, const T* from, int len) const {
+        constexpr int LEN = Pack<T>::LEN;
+        for (int i = LEN * thread; i < len; i += LEN * CONSUMERS) {
+            copy_async_16(input_row(row, len) + i, from + i);
+        }
     }
 
     // The stream begins with the tokens' embeddings.
@@ -117,9 +120,9 @@ private:
         sync();
     }
 
-    // Adds the inputs, if there are any, to the stream, and puts the normalised sum in their place. The sum
-    // of squares is that of rms_norm, as if its threads were here.
-    __device__ __forceinline__ void normalise(bool adds, const T* weight) const {
+    // Adds the inputs, if there are any, to the stream, and puts the normalised sum in their place. The
+    // norm's weight lies behind them. The sum of squares is that of rms_norm, as if its threads were here.
+    __device__ __forceinline__ void normalise(bool adds) const {
         constexpr int LEN = Pack<T>::LEN;
         const int num_packs = p.hidden / LEN;
         for (int row = 0; row < p.num_rows; row++) {
@@ -144,7 +147,7 @@ private:
             for (int i = 1; i < p.norm_threads / 32; i++) sum += memory.norm_sums(row)[i];
             const float factor = norm_factor(sum, p.hidden, p.norm_eps);
             for (int i = thread; i < num_packs; i += CONSUMERS) {
-                const Pack<T> scale = load_constant_pack(weight + i * LEN);
+                const Pack<T> scale = load_pack(input_row(p.num_rows, p.hidden) + i * LEN);
                 store_pack(input_row(row, p.hidden) + i * LEN,
                            normed_pack(stream_row(row)[i], factor, scale));
             }
@@ -213,7 +216,7 @@ __device__ __forceinline__ void run_step(const StepParams& p) {
     const BlockMemory memory{p, shared};
     if (threadIdx.x == 0) {
         for (int i = 0; i < p.num_stages; i++) {
-            init_barrier(memory.full(i), 1);
+            init_barrier(memory.full(i), FEED_WARPS);
             init_barrier(memory.empty(i), CONSUMER_WARPS);
         }
     }
@@ -246,7 +249,7 @@ __device__ __forceinline__ void run_step(const StepParams&) {
 
 // Grid: up to a block a multiprocessor, all there at once (a cooperative launch).
 #define STEP(name, dtype, cache, head_dim)                                         \
-    KERNEL(decode_step_##name##_##head_dim, StepParams, CONSUMERS + 32, 1) {       \
+    KERNEL(decode_step_##name##_##head_dim, StepParams, THREADS, 1) {              \
         run_step<dtype, cache, head_dim>(p);                                       \
     }
 #define STEPS(name, dtype, cache)   \

@@ -54,6 +54,10 @@ struct StepParams {
 constexpr int MAX_ROWS = 8;
 constexpr int CONSUMER_WARPS = 8;
 constexpr int CONSUMERS = 32 * CONSUMER_WARPS;
+// That ask for weights, each for its rows of a stage: a warp's lanes ask one after the other. Registers
+// are given to four warps at once, so that one would take as many.
+constexpr int FEED_WARPS = 4;
+constexpr int THREADS = CONSUMERS + 32 * FEED_WARPS;
 constexpr int MAX_NORM_WARPS = 16;
 
 // Weights come in stages: 16 output features of up to CHUNK inputs, 64 for each warp in turn.
@@ -78,7 +82,8 @@ struct BlockMemory {
     __device__ __forceinline__ unsigned char* stage(int index) const {
         return start + index * STAGE_BYTES;
     }
-    // For inputs of a product, [rows, input_stride], or for attention's tiles and queries.
+    // For inputs of a product, [rows, input_stride], and the weight of a norm behind them; or for
+    // attention's tiles and queries.
     __device__ __forceinline__ unsigned char* region() const { return stage(p.num_stages); }
     // [rows, hidden]: the residual stream, which every block has.
     __device__ __forceinline__ unsigned char* stream() const { return region() + p.region_bytes; }

@@ -77,6 +77,27 @@ impl Weights {
         })
     }
 
+    /// Of all layers: keys, then values.
+    fn caches(&self) -> Result<Vec<Vec<u32>>> {
+        let tensors = self.layers.iter().flat_map(|layer| [&layer.cache.key, &layer.cache.value]);
+        tensors.map(to_bits).collect()
+    }
+
+    /// Writes what is no number to where the rows' keys and values belong.
+    fn spoil(&self, batch: &Batch) -> Result<()> {
+        let slots: Vec<u32> = batch.tensors[2].to_vec1()?;
+        for slot in slots.into_iter().filter(|slot| *slot != NO_SLOT) {
+            let (block, offset) = (slot as usize / BLOCK_SIZE, slot as usize % BLOCK_SIZE);
+            for cache in self.layers.iter().flat_map(|l| [&l.cache.key, &l.cache.value]) {
+                let shape = (1, HEADS.num_kv_heads, 1, HEADS.head_dim);
+                let none =
+                    Tensor::full(f32::NAN, shape, cache.device())?.to_dtype(cache.dtype())?;
+                cache.narrow(0, block, 1)?.slice_set(&none.contiguous()?, 2, offset)?;
+            }
+        }
+        Ok(())
+    }
+
     fn layers(&self) -> Vec<Layer<'_>> {
         let mut layers = Vec::new();
         for layer in &self.layers {
@@ -124,27 +145,34 @@ impl Batch {
     /// The batch, and the blocks that its cache needs.
     fn new(contexts: &[usize], device: &Device) -> Result<(Self, usize)> {
         let (rows, width) = (contexts.len(), MAX_POS / BLOCK_SIZE);
-        let block = |row: usize, i: usize| (i * rows + row) as u32;
+        let mut tables = vec![0u32; rows * width];
+        let mut num_blocks = 0;
+        // The rows take blocks in turn, so that those of a sequence are not neighbours.
+        for i in 0..width {
+            for row in (0..rows).filter(|row| contexts[*row] > i * BLOCK_SIZE) {
+                tables[row * width + i] = num_blocks;
+                num_blocks += 1;
+            }
+        }
         let slot = |(row, &context): (usize, &usize)| {
             let last = context.checked_sub(1);
             last.map_or(NO_SLOT, |at| {
-                block(row, at / BLOCK_SIZE) * BLOCK_SIZE as u32 + (at % BLOCK_SIZE) as u32
+                tables[row * width + at / BLOCK_SIZE] * BLOCK_SIZE as u32 + (at % BLOCK_SIZE) as u32
             })
         };
         let list = |values: Vec<u32>| ids(&values, device);
         let last = |context: &usize| context.saturating_sub(1) as u32;
-        let tables = (0..rows * width).map(|i| block(i / width, i % width)).collect();
         let tensors = [
             list((0..rows).map(|row| (31 * row + 5) as u32).collect())?,
             list(contexts.iter().map(last).collect())?,
             list(contexts.iter().enumerate().map(slot).collect())?,
             list((0..=rows as u32).collect())?,
             list(contexts.iter().map(|&context| context as u32).collect())?,
-            list(tables)?.reshape((rows, width))?,
+            list(tables.clone())?.reshape((rows, width))?,
         ];
         let extents = Extents::of(contexts.iter().map(|_| (1, MAX_POS)));
         let workspace = Workspace::new(device, &extents, (rows, HEADS.num_heads, HEADS.head_dim))?;
-        Ok((Self { tensors, extents, workspace }, rows * width))
+        Ok((Self { tensors, extents, workspace }, num_blocks.max(1) as usize))
     }
 
     fn rows(&self) -> Rows<'_> {
@@ -193,7 +221,7 @@ fn by_operations(model: &Model, batch: &Batch) -> Result<Tensor> {
 
 #[test]
 fn a_step_on_a_gpu_has_the_bits_of_its_operations() -> Result<()> {
-    let batches: [&[usize]; 4] = [&[1], &[3000], &[700, 0], &[5, 300, 0, 4096, 17, 256, 1, 2000]];
+    let batches: [&[usize]; 4] = [&[1], &[3000], &[700, 0], &[5, 300, 0, 2000, 17, 256, 1, 600]];
     for device in devices() {
         for dtype in [DType::BF16, DType::F16] {
             if device.is_cpu() && dtype == DType::F16 {
@@ -203,17 +231,24 @@ fn a_step_on_a_gpu_has_the_bits_of_its_operations() -> Result<()> {
                 let (batch, num_blocks) = Batch::new(contexts, &device)?;
                 let weights = Weights::new(dtype, num_blocks, &device)?;
                 let model = weights.model();
+                weights.spoil(&batch)?;
+                let expected = to_bits(&by_operations(&model, &batch)?)?;
+                let caches = weights.caches()?;
+                let has_all = expected.iter().chain(caches.iter().flatten());
+                assert!(has_all.into_iter().all(|bits| !f32::from_bits(*bits).is_nan()));
                 let step = DecodeStep::new(&model, contexts.len(), &device)?;
                 let Some(step) = step else {
                     assert!(device.is_cpu(), "tests need a GPU of sm_90 or sm_100");
                     continue;
                 };
-                let expected = to_bits(&by_operations(&model, &batch)?)?;
-                // Again and again: blocks may come in any order.
+                // Again and again: blocks may come in any order. Nothing that is right is left over.
                 for _ in 0..20 {
+                    weights.spoil(&batch)?;
+                    drop(Tensor::full(f32::NAN, contexts.len() * VOCAB, &device)?);
                     let given = to_bits(&step.forward(&batch.rows())?)?;
                     assert!(given == expected, "{dtype:?}, contexts of {contexts:?}");
                 }
+                assert!(weights.caches()? == caches, "{dtype:?}, contexts of {contexts:?}");
             }
             let weights = Weights::new(dtype, 1, &device)?;
             assert!(DecodeStep::new(&weights.model(), MAX_ROWS + 1, &device)?.is_none());

@@ -1,4 +1,4 @@
-// The way of weights: one warp asks for all that the block multiplies in the whole step, as far ahead as
+// The way of weights: some warps ask for all that the block multiplies in the whole step, as far ahead as
 // there are stages, and the others multiply what is there. While they wait for other blocks, attend or
 // normalise, the memory goes on.
 #pragma once
@@ -19,11 +19,13 @@ struct WeightFeed {
         const Product product = product_of(p, index);
         const ProductShape shape = shape_of(p, product);
         const T* const weight = static_cast<const T*>(weight_of(index / 4, product));
+        constexpr int ROWS = OUTS / FEED_WARPS;
         const int lane = threadIdx.x % 32;
+        const int own = (threadIdx.x - CONSUMERS) / 32 * ROWS + lane % ROWS;  // row of a stage
 #pragma unroll 1
         for (int tile = first_tile(p, index); tile < shape.num_tiles(); tile += gridDim.x) {
             // Beyond the last output feature it is read again, and not written.
-            const int row = min(OUTS * tile + lane % OUTS, shape.out - 1);
+            const int row = min(OUTS * tile + own, shape.out - 1);
 #pragma unroll 1
             for (int part = 0; part < shape.parts; part++) {
                 const T* from = weight + (static_cast<size_t>(part) * shape.out + row) * shape.in;
@@ -32,11 +34,11 @@ struct WeightFeed {
                     const unsigned bytes = min(shape.in - start, CHUNK) * sizeof(T);
                     ArrivalBarrier& full = memory.full(at.stage());
                     wait_for(memory.empty(at.stage()), at.parity() ^ 1);
-                    if (lane == 0) arrive_with_bytes(full, OUTS * bytes);
+                    if (lane == 0) arrive_with_bytes(full, ROWS * bytes);
                     __syncwarp();
-                    if (lane < OUTS) {
+                    if (lane < ROWS) {
                         T* to = reinterpret_cast<T*>(memory.stage(at.stage()));
-                        copy_bulk(to + lane * STAGE_STRIDE, from + start, bytes, full);
+                        copy_bulk(to + own * STAGE_STRIDE, from + start, bytes, full);
                     }
                     at.advance(p.num_stages);
                 }
@@ -78,8 +80,10 @@ struct WeightFeed {
     __device__ __forceinline__ void run() {
 #pragma unroll 1
         for (int i = 0; i < num_products(p); i++) {
-            if (blockIdx.x == 0 && product_of(p, i) == QKV) ask_for_vectors(memory.layers()[i / 4]);
-            if (blockIdx.x == 0 && product_of(p, i) == HEAD) ask_for_vector(p.norm, p.hidden);
+            if (blockIdx.x == 0 && threadIdx.x < CONSUMERS + 32) {
+                if (product_of(p, i) == QKV) ask_for_vectors(memory.layers()[i / 4]);
+                if (product_of(p, i) == HEAD) ask_for_vector(p.norm, p.hidden);
+            }
             ask(i);
         }
     }

@@ -59,8 +59,9 @@ __device__ __forceinline__ void rotate_head(Halves<T>& head, const float* cosine
 #pragma unroll
     for (int i = 0; i < LEN; i++) {
         const float a = to_float(head.x[0].x[i]), b = to_float(head.x[1].x[i]);
-        head.x[0].x[i] = from_float<T>(a * cosine[i] - b * sine[i]);
-        head.x[1].x[i] = from_float<T>(b * cosine[i] + a * sine[i]);
+        // Said to the bit: two kernels do this, and must do the same.
+        head.x[0].x[i] = from_float<T>(fmaf(a, cosine[i], -(b * sine[i])));
+        head.x[1].x[i] = from_float<T>(fmaf(b, cosine[i], a * sine[i]));
     }
 }
 
