@@ -179,6 +179,16 @@ fn it_listens_while_it_loads_and_says_so() {
     assert!(Path::new(folder.as_str()).exists());
 }
 
+#[test]
+fn it_computes_with_no_more_than_it_may() {
+    let server = Server::start(&["--max-cpu-isa", "portable"]);
+    let body = json!({"prompt": "Once", "max_tokens": 4, "temperature": 0});
+    let answer = server.ok("/v1/completions", &body);
+    assert_eq!(answer["usage"]["completion_tokens"], 4);
+    let log = server.log_so_far();
+    assert!(log.contains("the processor computes with portable instructions"), "{log}");
+}
+
 /// As `sconce plan | head` does.
 #[test]
 fn who_stops_reading_the_output_ends_the_command_without_noise() {

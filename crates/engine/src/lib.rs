@@ -34,7 +34,7 @@ pub mod weights;
 pub use config::{EngineConfig, EngineOptions, OptionError};
 pub use engine::Engine;
 pub use handle::EngineHandle;
-pub use kernels::instructions;
+pub use kernels::{CpuIsa, instructions};
 pub use memory::MemoryPlan;
 pub use memory_shares::share_memory;
 pub use pooling::Pooling;

@@ -40,4 +40,4 @@ mod simd;
 mod testing;
 mod views;
 
-pub use simd::instructions;
+pub use simd::{CpuIsa, instructions, limit_instructions};

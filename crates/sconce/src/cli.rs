@@ -2,7 +2,8 @@
 
 use crate::chat::ChatArgs;
 pub(crate) use crate::flag_values::{
-    CacheDtypeKind, DtypeKind, LoadFormat, LogFormat, PoolingKind, QuantizationKind, Runner,
+    CacheDtypeKind, CpuIsaKind, DtypeKind, LoadFormat, LogFormat, PoolingKind, QuantizationKind,
+    Runner,
 };
 use clap::{Args, Parser, Subcommand};
 use engine::device::DeviceKind;
@@ -339,6 +340,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "SCONCE_BATCH_INVARIANT", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "true")]
     pub(crate) batch_invariant: Option<bool>,
+
+    /// Instructions that the CPU computes with at most, for equal results of unlike processors [default: all it has]
+    #[arg(long, env = "SCONCE_MAX_CPU_ISA", value_name = "ISA")]
+    pub(crate) max_cpu_isa: Option<CpuIsaKind>,
 
     /// Threads that compute [default: the number of cores]
     #[arg(long, env = "SCONCE_NUM_THREADS")]

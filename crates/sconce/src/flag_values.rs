@@ -1,6 +1,7 @@
 //! What flags may say that take one of a few words.
 
 use clap::ValueEnum;
+use engine::CpuIsa;
 use serde::{Deserialize, Serialize};
 
 /// `--dtype`.
@@ -29,6 +30,36 @@ pub(crate) enum QuantizationKind {
     Int8,
     /// The same of 4 bits; the head has 8.
     Int4,
+}
+
+/// `--max-cpu-isa`, each with those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum CpuIsaKind {
+    /// What every processor has.
+    Portable,
+    /// AVX2 and FMA.
+    Avx2,
+    /// AVX-512.
+    Avx512,
+    /// Its products of bf16.
+    #[value(name = "avx512-bf16")]
+    #[serde(rename = "avx512-bf16")]
+    Avx512Bf16,
+    /// Tile registers.
+    Amx,
+}
+
+impl From<CpuIsaKind> for CpuIsa {
+    fn from(kind: CpuIsaKind) -> Self {
+        match kind {
+            CpuIsaKind::Portable => Self::Portable,
+            CpuIsaKind::Avx2 => Self::Avx2,
+            CpuIsaKind::Avx512 => Self::Avx512,
+            CpuIsaKind::Avx512Bf16 => Self::Avx512Bf16,
+            CpuIsaKind::Amx => Self::Amx,
+        }
+    }
 }
 
 /// `--kv-cache-dtype`.

@@ -116,6 +116,9 @@ pub(crate) fn load(config: &Config, mut ready: impl FnMut(usize, Loaded)) -> Res
     for planned in &planned {
         planned.memory.check().with_context(|| format!("model {}", planned.name()))?;
     }
+    for planned in &planned {
+        planned.engine.start_pool()?;
+    }
     if planned.iter().any(|planned| planned.device.is_cpu()) {
         tracing::info!("the processor computes with {}", engine::instructions());
     }
@@ -170,7 +173,6 @@ impl Planned {
     /// Loads text side and weights and starts the engine, which may load the weights again.
     fn load(self: Arc<Self>) -> Result<Loaded> {
         let started = Instant::now();
-        self.engine.start_pool()?;
         // The tokenizer of a large vocabulary takes as long as a small model's weights.
         let (text, models) = std::thread::scope(|scope| {
             let text = scope.spawn(|| self.text());

@@ -254,6 +254,7 @@ fn engine_options(args: &ServeArgs) -> Result<EngineOptions> {
         decode_megakernel: args.decode_megakernel,
         // Known when the device is open.
         on_gpu: false,
+        max_cpu_isa: args.max_cpu_isa.map(Into::into),
         num_threads: args.num_threads,
         seed: args.seed,
         enable_mfu_metrics: args.enable_mfu_metrics,

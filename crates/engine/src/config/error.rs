@@ -37,6 +37,9 @@ pub enum OptionError {
     /// The draft model does not go with the model.
     #[error("--draft-model: {0}")]
     Draft(String),
+    /// The processor computes with other instructions already.
+    #[error("--max-cpu-isa: this process computes with {0} already")]
+    Isa(&'static str),
     /// The kernels' pool could not be started.
     #[error("--num-threads: {0}")]
     Threads(String),

@@ -5,6 +5,7 @@ mod error;
 mod tests;
 
 use candle_core::DType;
+use kernels::CpuIsa;
 use kernels::paged_attention::SPLIT_ROWS;
 
 use crate::batch::PackLimits;
@@ -89,6 +90,8 @@ pub struct EngineOptions {
     pub cudagraph_capture_sizes: Option<Vec<usize>>,
     /// `--decode-megakernel`: let recorded steps of few sequences be one launch. Default off.
     pub decode_megakernel: Option<bool>,
+    /// `--max-cpu-isa`: instructions that the processor computes with at most. Default: all it has.
+    pub max_cpu_isa: Option<CpuIsa>,
     /// `--num-threads`: of the kernels' pool. Default: one a core.
     pub num_threads: Option<usize>,
     /// `--seed`: of random weights and of requests that bring none. Default 0.
@@ -176,6 +179,8 @@ pub struct EngineConfig {
     pub cudagraph_capture_sizes: Option<Vec<usize>>,
     /// Whether recorded steps of few sequences are one launch.
     pub decode_megakernel: bool,
+    /// Instructions of a CPU at most; see [`start_pool`](EngineConfig::start_pool).
+    pub max_cpu_isa: Option<CpuIsa>,
     /// Threads of the kernels' pool; see [`start_pool`](EngineConfig::start_pool).
     pub num_threads: Option<usize>,
     /// Of random weights and of requests that bring none.
@@ -226,9 +231,13 @@ impl EngineConfig {
         }
     }
 
-    /// Starts the kernels' pool with `num_threads`, if given. To be called once, before the weights
+    /// Starts the kernels' pool with `num_threads`, if given, and keeps it to `max_cpu_isa`. To be called
+    /// once, before the weights
     /// are loaded: the first op starts the pool, too, with a thread for each core.
     pub fn start_pool(&self) -> Result<(), OptionError> {
+        if let Some(most) = self.max_cpu_isa {
+            kernels::limit_instructions(most).map_err(OptionError::Isa)?;
+        }
         let Some(num_threads) = self.num_threads else { return Ok(()) };
         kernels::pool::init(num_threads).map_err(|error| OptionError::Threads(error.to_string()))
     }
@@ -297,6 +306,7 @@ impl EngineConfig {
             batch_invariant: options.batch_invariant.unwrap_or(false),
             cudagraph_capture_sizes: capture_sizes(options, max_num_seqs)?,
             decode_megakernel: options.decode_megakernel()?,
+            max_cpu_isa: options.max_cpu_isa,
             num_threads: options.num_threads,
             seed: options.seed.unwrap_or(0),
             enable_mfu_metrics: options.enable_mfu_metrics.unwrap_or(false),

@@ -22,7 +22,7 @@ pub(crate) use element::{Element, load_at, store_at};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use pairs::{PAIRED, PairKernel, PairLanes, load_pairs_at};
 pub(crate) use path::Path;
-pub use path::instructions;
+pub use path::{CpuIsa, instructions, limit_instructions};
 #[cfg(test)]
 pub(crate) use tiles_described::Described;
 #[cfg(target_arch = "x86_64")]

@@ -1,8 +1,9 @@
-//! Which instructions are there.
+//! Which instructions are there, and may be used.
 
 use super::{Kernel, Portable};
 #[cfg(target_arch = "x86_64")]
 use super::{PairKernel, x86};
+use std::sync::OnceLock;
 
 /// The instructions that something is computed with. Sums in bf16 pairs round otherwise than fused
 /// single ones: two paths give slightly different results, one path always the same.
@@ -22,6 +23,35 @@ pub(crate) enum Path {
     /// The portable one, and tile registers as they are described.
     #[cfg(test)]
     DescribedTiles,
+}
+
+/// Instructions by which processors differ, each with those before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CpuIsa {
+    /// What every processor has.
+    Portable,
+    /// AVX2 and FMA.
+    Avx2,
+    /// AVX-512 (F and BW), and its products of bytes.
+    Avx512,
+    /// AVX-512's products of bf16 pairs.
+    Avx512Bf16,
+    /// Tile registers.
+    Amx,
+}
+
+/// What all ops are computed with, once one was or it was said.
+static CHOSEN: OnceLock<Path> = OnceLock::new();
+
+/// Lets no op use more than these instructions: with the same ones, unlike processors sum in the same
+/// order and round in the same places. To be called before the first op.
+///
+/// # Errors
+/// If others are in use already: their name.
+pub fn limit_instructions(most: CpuIsa) -> Result<(), &'static str> {
+    let path = Path::available().find(|path| path.isa() <= most).unwrap_or(Path::Portable);
+    let chosen = *CHOSEN.get_or_init(|| path);
+    if chosen == path { Ok(()) } else { Err(instructions()) }
 }
 
 /// The instructions that the ops of this processor are computed with, for people.
@@ -78,9 +108,27 @@ impl Path {
         [(true, Self::DescribedTiles)]
     }
 
+    /// The first of those that is not beyond the limit, if there is one.
     #[inline]
     pub(crate) fn fastest() -> Self {
-        Self::available().next().expect("the portable path is always there")
+        let first = || Self::available().next().expect("the portable path is always there");
+        *CHOSEN.get_or_init(first)
+    }
+
+    fn isa(self) -> CpuIsa {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => CpuIsa::Amx,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16 => CpuIsa::Avx512Bf16,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => CpuIsa::Avx512,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => CpuIsa::Avx2,
+            Self::Portable => CpuIsa::Portable,
+            #[cfg(test)]
+            Self::DescribedTiles => CpuIsa::Amx,
+        }
     }
 
     /// Whether there are tile registers.
