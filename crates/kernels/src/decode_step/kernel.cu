@@ -4,7 +4,7 @@
 //
 // Bound: reading the weights. A layer in launches of its own leaves the memory idle at every end: until
 // the last block is done, and from the first request to full speed, some 30 us of the 137 that a layer of
-// Llama-3.1-8B takes at one row on an H200. Here 100 KiB and more a multiprocessor are asked for ahead.
+// Llama-3.1-8B takes at one row on an H200. Here 68 KiB and more a multiprocessor are asked for ahead.
 //
 // Every result has the bits of the kernels of single operations, in whose order it is summed.
 #include "params.cuh"
