@@ -59,9 +59,8 @@ impl DecoderLayer {
         let (x, stream) = self.mlp_norm.forward_add(&x, stream)?;
         Ok((self.mlp.forward(&x)?, stream))
     }
-}
 
-impl DecoderLayer {
+    /// For a kernel that is all of it.
     fn operands<'a>(&'a self, cache: &'a KvCacheLayer) -> decode_step::Layer<'a> {
         let ([qkv, out], [gate_up, down]) = (self.attention.operands(), self.mlp.operands());
         let [q_norm, k_norm] = self.attention.norms();

@@ -21,8 +21,8 @@ pub(crate) mod transfer;
 pub(crate) use context::{memory, open};
 #[cfg(feature = "cuda")]
 pub(crate) use module::{
-    Module, address, allocate, block_shared_bytes, compiled_for, launch, launch_cooperative,
-    module, processors, tensor_address,
+    Module, address, allocate, block_shared_bytes, compiled_for, launch, module, processors,
+    tensor_address,
 };
 
 use candle_core::{DType, Result, bail};
@@ -38,13 +38,21 @@ pub(crate) struct Launch {
     pub(crate) block: [u32; 3],
     /// Dynamic shared memory of a block.
     pub(crate) shared_bytes: u32,
+    /// Whether blocks wait for each other: the device refuses more than it holds at once.
+    pub(crate) is_cooperative: bool,
 }
 
 impl Launch {
     /// Blocks and threads along x alone, no dynamic shared memory.
     pub(crate) fn one_dimensional(function: &'static str, blocks: usize, threads: usize) -> Self {
         let (blocks, threads) = (blocks as u32, threads as u32);
-        Self { function, grid: [blocks, 1, 1], block: [threads, 1, 1], shared_bytes: 0 }
+        Self {
+            function,
+            grid: [blocks, 1, 1],
+            block: [threads, 1, 1],
+            shared_bytes: 0,
+            is_cooperative: false,
+        }
     }
 }
 

@@ -125,41 +125,26 @@ pub(crate) fn launch<P: Copy>(
 ) -> Result<()> {
     let stream = device.cuda_stream();
     let function = module.function(&stream, launch)?;
+    let ([gx, gy, gz], [bx, by, bz]) = (launch.grid, launch.block);
+    let config = LaunchConfig {
+        grid_dim: (gx, gy, gz),
+        block_dim: (bx, by, bz),
+        shared_mem_bytes: launch.shared_bytes,
+    };
     let argument = Argument(*params);
     let mut builder = stream.launch_builder(&function);
     builder.arg(&argument);
     // SAFETY: the caller computes launch and parameters together from checked shapes; memory is freed
     // in the order of the stream.
-    unsafe { builder.launch(launch.config()) }.w()?;
-    Ok(())
-}
-
-/// As [`launch`], of blocks that wait for each other: the device refuses more than it holds at once.
-pub(crate) fn launch_cooperative<P: Copy>(
-    device: &CudaDevice,
-    module: &Module,
-    launch: &Launch,
-    params: &P,
-) -> Result<()> {
-    let stream = device.cuda_stream();
-    let function = module.function(&stream, launch)?;
-    let argument = Argument(*params);
-    let mut builder = stream.launch_builder(&function);
-    builder.arg(&argument);
-    // SAFETY: as in `launch`.
-    unsafe { builder.launch_cooperative(launch.config()) }.w()?;
-    Ok(())
-}
-
-impl Launch {
-    fn config(&self) -> LaunchConfig {
-        let ([gx, gy, gz], [bx, by, bz]) = (self.grid, self.block);
-        LaunchConfig {
-            grid_dim: (gx, gy, gz),
-            block_dim: (bx, by, bz),
-            shared_mem_bytes: self.shared_bytes,
+    unsafe {
+        if launch.is_cooperative {
+            builder.launch_cooperative(config)
+        } else {
+            builder.launch(config)
         }
     }
+    .w()?;
+    Ok(())
 }
 
 /// Shared memory that a block may ask for, in bytes.

@@ -13,18 +13,12 @@ pub(crate) fn launch<P>(
     launch: &Launch,
     params: &P,
 ) -> std::result::Result<(), LaunchError> {
-    let Launch { function, grid, block, shared_bytes } = *launch;
-    device.launch(function, (grid, block), shared_bytes, params)
-}
-
-/// As [`launch`], of blocks that wait for each other.
-pub(crate) fn launch_cooperative<P>(
-    device: &HostDevice,
-    launch: &Launch,
-    params: &P,
-) -> std::result::Result<(), LaunchError> {
-    let Launch { function, grid, block, shared_bytes } = *launch;
-    device.launch_cooperative(function, (grid, block), shared_bytes, params)
+    let Launch { function, grid, block, shared_bytes, is_cooperative } = *launch;
+    if is_cooperative {
+        device.launch_cooperative(function, (grid, block), shared_bytes, params)
+    } else {
+        device.launch(function, (grid, block), shared_bytes, params)
+    }
 }
 
 /// A tensor in device memory behind `offset` elements of something else.

@@ -1,9 +1,10 @@
 //! A decode step on a CUDA device: what it needs of the device, and its memory.
 
-use super::{Dims, MAX_ROWS};
+use super::{Dims, LAYER_BYTES, MAX_ROWS};
 use crate::cuda::Launch;
-use crate::paged_attention::cuda::PagedAttentionParams;
+use crate::paged_attention::cuda::{Model, PagedAttentionParams, SplitForm};
 use crate::rms_norm;
+use crate::rope_kv_write::HeadShape;
 use candle_core::{DType, Result};
 
 /// `StepLayer` of `params.cuh`; addresses of contiguous tensors, 0 for what a layer does not have.
@@ -24,6 +25,30 @@ pub(super) struct StepLayer {
     pub(super) gate_up_bias: u64,
     pub(super) down: u64,
     pub(super) down_bias: u64,
+}
+
+const _: () = assert!(size_of::<StepLayer>() == LAYER_BYTES);
+
+impl StepLayer {
+    /// All of it, in order.
+    pub(super) fn addresses(&self) -> [u64; LAYER_BYTES / 8] {
+        [
+            self.attention_norm,
+            self.qkv,
+            self.qkv_bias,
+            self.q_norm,
+            self.k_norm,
+            self.key,
+            self.value,
+            self.out,
+            self.out_bias,
+            self.mlp_norm,
+            self.gate_up,
+            self.gate_up_bias,
+            self.down,
+            self.down_bias,
+        ]
+    }
 }
 
 /// `StepParams` of `params.cuh`.
@@ -104,9 +129,6 @@ const STAGES: (usize, usize) = (4, 12);
 const SUM_BYTES: usize = 2 * 8 * 4 * 32 * 4 + MAX_ROWS * (16 + 2) * 4;
 const STATIC_BYTES: usize = 1024;
 
-/// Warps, and tiles of each that are on the way, in attention: `SplitShape` of `split.cuh`.
-const ATTENTION_WARPS: usize = 4;
-
 /// Elements between rows of inputs, as `input_stride` of `params.cuh`.
 fn input_stride(len: usize) -> usize {
     len.next_multiple_of(64) + 32
@@ -114,24 +136,25 @@ fn input_stride(len: usize) -> usize {
 
 /// None if the step has no kernel, or not on such a device.
 pub(super) fn plan(dims: &Dims, processors: Processors) -> Result<Option<Plan>> {
-    let Dims { heads, hidden, intermediate, num_rows, num_layers, .. } = *dims;
-    let query_width = heads.num_heads * heads.head_dim;
-    let Some(function) = function(dims) else { return Ok(None) };
-    if heads.num_kv_heads == 0 || !heads.num_heads.is_multiple_of(heads.num_kv_heads) {
+    let Dims { hidden, intermediate, num_rows, dtype, cache_dtype, .. } = *dims;
+    let HeadShape { num_heads, num_kv_heads, head_dim } = dims.heads;
+    let query_width = num_heads * head_dim;
+    let (Some(function), Some(attention)) = (function(dims), SplitForm::of(head_dim, false)) else {
+        return Ok(None);
+    };
+    if num_kv_heads == 0 || !num_heads.is_multiple_of(num_kv_heads) {
         return Ok(None);
     }
     let is_packed = [hidden, intermediate, query_width].iter().all(|len| len.is_multiple_of(8));
-    let group_size = heads.num_heads / heads.num_kv_heads;
-    if !is_packed || group_size > 8 || !(1..=MAX_ROWS).contains(&num_rows) {
+    if !is_packed || num_heads / num_kv_heads > 8 || !(1..=MAX_ROWS).contains(&num_rows) {
         return Ok(None);
     }
     let inputs = num_rows * input_stride(hidden.max(intermediate).max(query_width));
     let normed = (num_rows + 1) * input_stride(hidden); // with the norm's weight
-    let cache_size = dims.cache_dtype.size_in_bytes();
-    let padded_row = heads.head_dim * cache_size + 16;
-    let tiles = ATTENTION_WARPS * (4 / cache_size) * 2 * 16 * padded_row;
-    let region_bytes = (2 * inputs.max(normed)).max(tiles + 8 * heads.head_dim * 2);
-    let layer_bytes = num_layers * size_of::<StepLayer>();
+    let model = Model { num_heads, num_kv_heads, head_dim, dtype, cache_dtype };
+    let attention = attention.shared_bytes(&model) + 8 * head_dim * 2; // with queries
+    let region_bytes = (2 * inputs.max(normed)).max(attention);
+    let layer_bytes = dims.num_layers * LAYER_BYTES;
     let kept = region_bytes + num_rows * hidden * 2 + SUM_BYTES + layer_bytes;
     // Two barriers a stage.
     let left = processors.shared_bytes.saturating_sub(kept + STATIC_BYTES);
@@ -144,8 +167,9 @@ pub(super) fn plan(dims: &Dims, processors: Processors) -> Result<Option<Plan>> 
         grid: [processors.count as u32, 1, 1],
         block: [THREADS, 1, 1],
         shared_bytes: (kept + num_stages * (STAGE_BYTES + 16)) as u32,
+        is_cooperative: true,
     };
-    let norm_threads = rms_norm::cuda::plan(1, hidden, dims.dtype, true)?.block[0] as usize;
+    let norm_threads = rms_norm::cuda::plan(1, hidden, dtype, true)?.block[0] as usize;
     Ok(Some(Plan { launch, num_stages, region_bytes, norm_threads }))
 }
 

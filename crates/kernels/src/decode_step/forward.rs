@@ -3,8 +3,8 @@
 use super::cuda::{Plan, Processors, StepLayer, StepParams, plan};
 use super::{Dims, Layer, Linear, Model, Rows};
 use crate::cuda::{
-    Module, address, allocate, block_shared_bytes, compiled_for, launch_cooperative, module,
-    processors, tensor_address,
+    Module, address, allocate, block_shared_bytes, compiled_for, launch, module, processors,
+    tensor_address,
 };
 use crate::device::upload;
 use crate::gated_activation::Activation;
@@ -121,6 +121,19 @@ impl Step {
 }
 
 impl Model<'_> {
+    fn dims(&self, num_rows: usize) -> Dims {
+        let first = &self.layers[0];
+        Dims {
+            num_layers: self.layers.len(),
+            num_rows,
+            hidden: self.embedding.in_features(),
+            intermediate: first.down.weight.in_features(),
+            heads: self.heads,
+            dtype: self.embedding.dtype(),
+            cache_dtype: first.cache.key.dtype(),
+        }
+    }
+
     /// Whether all of its weights are held as they came.
     fn has_plain_rows(&self) -> bool {
         let linears = self.layers.iter().flat_map(|layer| {
@@ -268,25 +281,8 @@ impl Model<'_> {
 
 /// The table as the kernel reads it: addresses, the lower half of each first.
 fn words(layers: &[StepLayer]) -> Vec<u32> {
-    let of_layer = |layer: &StepLayer| {
-        [
-            layer.attention_norm,
-            layer.qkv,
-            layer.qkv_bias,
-            layer.q_norm,
-            layer.k_norm,
-            layer.key,
-            layer.value,
-            layer.out,
-            layer.out_bias,
-            layer.mlp_norm,
-            layer.gate_up,
-            layer.gate_up_bias,
-            layer.down,
-            layer.down_bias,
-        ]
-    };
-    layers.iter().flat_map(of_layer).flat_map(|at| [at as u32, (at >> 32) as u32]).collect()
+    let addresses = layers.iter().flat_map(StepLayer::addresses);
+    addresses.flat_map(|at| [at as u32, (at >> 32) as u32]).collect()
 }
 
 /// One launch, of which the ids are the argument.
@@ -355,7 +351,7 @@ impl CustomOp1 for Launched<'_> {
         let device = ids.device();
         let (out, logits) = allocate(device, DType::F32, num_rows * vocab)?;
         let params = self.params(address(ids, layout, "ids")?, logits)?;
-        launch_cooperative(device, &MODULE, &self.step.plan.launch, &params)?;
+        launch(device, &MODULE, &self.step.plan.launch, &params)?;
         Ok((out, (num_rows, vocab).into()))
     }
 }

@@ -122,22 +122,6 @@ struct Dims {
     cache_dtype: DType,
 }
 
-impl Model<'_> {
-    #[cfg(feature = "cuda")]
-    fn dims(&self, num_rows: usize) -> Dims {
-        let first = &self.layers[0];
-        Dims {
-            num_layers: self.layers.len(),
-            num_rows,
-            hidden: self.embedding.in_features(),
-            intermediate: first.down.weight.in_features(),
-            heads: self.heads,
-            dtype: self.embedding.dtype(),
-            cache_dtype: first.cache.key.dtype(),
-        }
-    }
-}
-
 /// The step of so many rows, with the memory that it works in. It keeps weights and cache alive.
 #[derive(Debug)]
 pub struct DecodeStep {

@@ -89,6 +89,7 @@ pub(crate) fn plan_skinny(
         grid: [rows.div_ceil(rows_of_block) as u32, out_features.div_ceil(outs) as u32, 1],
         block: [SKINNY_THREADS, 1, 1],
         shared_bytes: 0,
+        is_cooperative: false,
     }))
 }
 
@@ -139,7 +140,8 @@ pub(crate) fn plan_plain(sizes: Sizes, dtypes: Dtypes) -> Result<Launch> {
     };
     let grid = [sizes.out_features.div_ceil(PLAIN_OUTS), sizes.rows.div_ceil(PLAIN_ROWS), 1];
     let block = [PLAIN_OUTS as u32 * 32, 1, 1];
-    Ok(Launch { function, grid: grid.map(|blocks| blocks as u32), block, shared_bytes: 0 })
+    let grid = grid.map(|blocks| blocks as u32);
+    Ok(Launch { function, grid, block, shared_bytes: 0, is_cooperative: false })
 }
 
 /// The launch that brings rows to e4m3.

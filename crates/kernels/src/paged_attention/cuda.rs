@@ -75,7 +75,7 @@ pub(crate) struct Processors {
 }
 
 /// A form of the split kernel: `SplitShape` of `split.cuh`.
-struct SplitForm {
+pub(crate) struct SplitForm {
     functions: [&'static str; 3], // as `dtype_index`
     rows: usize,
     warps: usize,
@@ -105,7 +105,7 @@ fn dtype_index(heads: &Model) -> Result<Option<usize>> {
 }
 
 impl SplitForm {
-    fn of(head_dim: usize, has_many_rows: bool) -> Option<Self> {
+    pub(crate) fn of(head_dim: usize, has_many_rows: bool) -> Option<Self> {
         let (functions, rows, warps, max_blocks) = match (head_dim, has_many_rows) {
             (64, false) => (functions!("split_64x1"), 8, 4, 3),
             (64, true) => (functions!("split_64x2"), 16, 4, 3),
@@ -121,7 +121,7 @@ impl SplitForm {
 
     /// Stages of a tile of 16 keys and their values for each warp, rows padded by 16 bytes: two, or
     /// four of elements that are half as large.
-    fn shared_bytes(&self, heads: &Model) -> usize {
+    pub(crate) fn shared_bytes(&self, heads: &Model) -> usize {
         let stages = 4 / heads.cache_dtype.size_in_bytes();
         self.warps * stages * 2 * 16 * heads.padded_cache_row()
     }
@@ -189,6 +189,7 @@ pub(crate) fn plan(
             grid: [resident.min(units * num_kv_heads) as u32, 1, 1],
             block: [split.warps as u32 * 32, 1, 1],
             shared_bytes: shared_bytes as u32,
+            is_cooperative: false,
         });
     }
     if extents.tile_seqs > 0 {
@@ -199,6 +200,7 @@ pub(crate) fn plan(
             grid: [(rows / tile.rows * num_kv_heads) as u32, 1, 1],
             block: [128, 1, 1],
             shared_bytes: tile.shared_bytes(heads) as u32,
+            is_cooperative: false,
         });
     }
     Ok(launches)
@@ -218,6 +220,7 @@ fn plain(heads: &Model, tokens: usize) -> Launch {
         grid: [tokens as u32, head_blocks as u32, 1],
         block: [PLAIN_WARPS as u32 * 32, 1, 1],
         shared_bytes: 0,
+        is_cooperative: false,
     }
 }
 
