@@ -106,9 +106,9 @@ __device__ void add_rows(const RingParams& p) {
         }
         p.sums[32 * blockIdx.x + lane] = sum;
     }
-    __syncthreads();
-    if (threadIdx.x == 0) wait_for_grid(p.arrivals, 1);
-    __syncthreads();
+    const GridWait<0, 64> wait{p.arrivals, 1};
+    wait.arrive();
+    wait.wait();
     if (threadIdx.x < 32) {
         const unsigned next = (blockIdx.x + 1) % gridDim.x;
         p.out[32 * blockIdx.x + lane] = p.sums[32 * next + lane];

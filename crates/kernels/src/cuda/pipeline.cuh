@@ -92,6 +92,22 @@ __device__ __forceinline__ void copy_bulk(void* to, const void* from, unsigned b
 #endif
 }
 
+// Four warps together leave registers to others of the block, or take them: from then on a thread has so many.
+// Only code for one kind of device may say it.
+template <unsigned num>
+__device__ __forceinline__ void leave_registers() {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;\n" ::"n"(num));
+#endif
+}
+
+template <unsigned num>
+__device__ __forceinline__ void take_registers() {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;\n" ::"n"(num));
+#endif
+}
+
 #endif  // HAS_BULK_COPIES
 
 __device__ __forceinline__ void prefetch_to_l2(const void* address) {
@@ -112,22 +128,44 @@ __device__ __forceinline__ void team_barrier(unsigned id, unsigned threads) {
 }
 
 // Lets the blocks of a cooperative launch wait for each other, by a counter that is zero before and
-// after it: for the 1st, 2nd ... time, `number`. What a thread wrote before can be read behind it, but not
-// by ld.global.nc. One thread a block calls it, between barriers of the others.
-__device__ __forceinline__ void wait_for_grid(unsigned* counter, unsigned number) {
-    const unsigned target = number * gridDim.x;
+// after it: for the 1st, 2nd ... time, `number`. What a thread wrote before it arrived can be read behind
+// the wait, but not by ld.global.nc. `THREADS` of a block call both, whole warps that share the barrier
+// `ID`; the others do not write.
+template <unsigned ID, unsigned THREADS>
+struct GridWait {
+    unsigned* const counter;
+    const unsigned number;
+
+    // Between this and wait() a thread may do what does not depend on other blocks.
+    __device__ __forceinline__ void arrive() const {
+        team_barrier(ID, THREADS);
+        if (threadIdx.x != 0) return;
 #ifdef SCONCE_HOST
-    atomicAdd(counter, 1u);
-    while (*counter < target) shim::wait_for_change(counter, "the grid's barrier");
+        atomicAdd(counter, 1u);
 #else
-    // Lighter than __threadfence, whose order is one for the whole device.
-    asm volatile("red.release.gpu.global.add.u32 [%0], 1;\n" ::"l"(counter) : "memory");
-    unsigned arrived;
-    do {
-        asm volatile("ld.acquire.gpu.global.u32 %0, [%1];\n" : "=r"(arrived) : "l"(counter) : "memory");
-    } while (arrived < target);
+        // Lighter than __threadfence, whose order is one for the whole device.
+        asm volatile("red.release.gpu.global.add.u32 [%0], 1;\n" ::"l"(counter) : "memory");
 #endif
-}
+    }
+
+    __device__ __forceinline__ void wait() const {
+        if (threadIdx.x == 0) {
+            const unsigned target = number * gridDim.x;
+#ifdef SCONCE_HOST
+            while (*counter < target) shim::wait_for_change(counter, "the grid's barrier");
+#else
+            unsigned arrived;
+            do {
+                asm volatile("ld.acquire.gpu.global.u32 %0, [%1];\n"
+                             : "=r"(arrived)
+                             : "l"(counter)
+                             : "memory");
+            } while (arrived < target);
+#endif
+        }
+        team_barrier(ID, THREADS);
+    }
+};
 
 // Instead of the last wait: the last block leaves the counter at zero.
 __device__ __forceinline__ void leave_grid(unsigned* counter, unsigned number) {

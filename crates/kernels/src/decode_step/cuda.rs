@@ -118,15 +118,15 @@ pub(super) struct Plan {
 /// Eight warps that compute, and four that ask for weights.
 const THREADS: u32 = 12 * 32;
 
-/// 16 output features of up to 512 inputs, rows padded by 64 bytes.
-const STAGE_BYTES: usize = 16 * (512 + 32) * 2;
+/// 8 output features of up to 1,024 inputs, rows padded by 64 bytes.
+const STAGE_BYTES: usize = 8 * (1024 + 32) * 2;
 
-/// With fewer the memory would wait for the products; more than this many are of no use.
-const STAGES: (usize, usize) = (4, 12);
+/// So many are on their way at once; more than the second are of no use.
+const STAGES: (usize, usize) = (3, 12);
 
-/// Sums of a block's warps for two tiles, and of squares, and where the rows are; and what attention
+/// Sums of a block's warps for eight tiles, and of squares, and where the rows are; and what attention
 /// declares itself.
-const SUM_BYTES: usize = 2 * 8 * 4 * 32 * 4 + MAX_ROWS * (16 + 2) * 4;
+const SUM_BYTES: usize = 8 * 8 * (MAX_ROWS * 8) * 4 + MAX_ROWS * (16 + 2) * 4;
 const STATIC_BYTES: usize = 1024;
 
 /// Elements between rows of inputs, as `input_stride` of `params.cuh`.
@@ -150,12 +150,13 @@ pub(super) fn plan(dims: &Dims, processors: Processors) -> Result<Option<Plan>> 
         return Ok(None);
     }
     let inputs = num_rows * input_stride(hidden.max(intermediate).max(query_width));
-    let normed = (num_rows + 1) * input_stride(hidden); // with the norm's weight
     let model = Model { num_heads, num_kv_heads, head_dim, dtype, cache_dtype };
-    let attention = attention.shared_bytes(&model) + 8 * head_dim * 2; // with queries
-    let region_bytes = (2 * inputs.max(normed)).max(attention);
+    // The tiles of keys of two teams, which are half of a block's each, and their queries.
+    let attention = attention.shared_bytes(&model) + 2 * 8 * head_dim * 2;
+    let region_bytes = (2 * inputs).max(attention);
     let layer_bytes = dims.num_layers * LAYER_BYTES;
-    let kept = region_bytes + num_rows * hidden * 2 + SUM_BYTES + layer_bytes;
+    // The rows' stream and the weight of a norm.
+    let kept = region_bytes + (num_rows + 1) * hidden * 2 + SUM_BYTES + layer_bytes;
     // Two barriers a stage.
     let left = processors.shared_bytes.saturating_sub(kept + STATIC_BYTES);
     let num_stages = (left / (STAGE_BYTES + 16)).min(STAGES.1);

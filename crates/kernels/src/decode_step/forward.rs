@@ -260,12 +260,15 @@ impl Model<'_> {
         let mut cache = |cache, name| addresses.of(cache, &of_cache, first.dtype(), name);
         let (key, value) =
             (cache(&layer.cache.key, "cache.key")?, cache(&layer.cache.value, "cache.value")?);
+        let mut head_norm = |norm: Option<&Tensor>, name| {
+            norm.map_or(Ok(0), |norm| addresses.of(norm, &[head_dim], dtype, name))
+        };
         Ok(StepLayer {
             attention_norm,
             qkv,
             qkv_bias,
-            q_norm: addresses.optional(layer.q_norm, &[head_dim], dtype, "q_norm")?,
-            k_norm: addresses.optional(layer.k_norm, &[head_dim], dtype, "k_norm")?,
+            q_norm: head_norm(layer.q_norm, "q_norm")?,
+            k_norm: head_norm(layer.k_norm, "k_norm")?,
             key,
             value,
             out,

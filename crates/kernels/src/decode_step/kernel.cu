@@ -17,8 +17,11 @@
 // The warps that compute.
 template <class T, class Cache, int HEAD_DIM>
 struct StepConsumer {
-    using Shape = SplitShape<T, Cache, HEAD_DIM, 1>;
+    using Shape = SplitShape<T, Cache, HEAD_DIM, 1, true>;
+    static constexpr int TEAMS = Shape::TEAMS;
+    static_assert(TEAMS * Shape::THREADS == CONSUMERS, "all warps attend");
     static constexpr unsigned BARRIER = 1;
+    using Wait = GridWait<BARRIER, CONSUMERS>;
 
     const StepParams& p;
     const BlockMemory& memory;
@@ -29,9 +32,10 @@ struct StepConsumer {
         : p(p), memory(memory), tiles(p, memory) {}
 
     __device__ __forceinline__ void run() {
-        SHARED(units, SplitCursor<Shape>);  // of every layer
-        const SplitCursor<Shape> found(p.attention);
-        if (thread == 0) units = found;
+        SHARED(units, SplitCursor<Shape>[TEAMS]);  // of every layer
+        const int team = thread / Shape::THREADS;
+        const SplitCursor<Shape> found(p.attention, TEAMS * blockIdx.x + team, TEAMS * gridDim.x);
+        if (thread % Shape::THREADS == 0) units[team] = found;
         embed();
 #pragma unroll 1
         for (int i = 0; i < num_products(p); i++) {
@@ -40,11 +44,16 @@ struct StepConsumer {
             multiply(i, product);
             if (product == HEAD) break;
             // Five waits a layer, of which two are about attention.
-            const unsigned number = i + i / 4 + (product == QKV ? 1 : 2);
-            wait_for_all(number);
+            const Wait wait{p.arrivals, unsigned(i + i / 4 + (product == QKV ? 1 : 2))};
+            wait.arrive();
+            if (product == QKV || product == DOWN) ask_for_norm(product == QKV ? i + 2 : i + 1);
             if (product == QKV) {
-                attend(memory.layers()[i / 4], units);
-                wait_for_all(number + 1);
+                attend(i / 4, units[thread / Shape::THREADS], wait);
+                const Wait next{p.arrivals, wait.number + 1};
+                next.arrive();
+                next.wait();
+            } else {
+                wait.wait();
             }
         }
         if (thread == 0) leave_grid(p.arrivals, 5 * p.num_layers + 1);
@@ -52,13 +61,6 @@ struct StepConsumer {
 
 private:
     __device__ __forceinline__ void sync() const { team_barrier(BARRIER, CONSUMERS); }
-
-    // Until all blocks are here, for the time `number`, and what they wrote can be read.
-    __device__ __forceinline__ void wait_for_all(unsigned number) const {
-        sync();
-        if (thread == 0) wait_for_grid(p.arrivals, number);
-        sync();
-    }
 
     // Of attention or of the MLP. [rows, hidden]
     __device__ __forceinline__ T* branch(int index) const {
@@ -84,26 +86,29 @@ private:
         const int len = shape_of(p, product).in;
         // All in one go: nothing here is as long as the way to the L2 cache.
         for (int row = 0; row < p.num_rows && index > 0; row++) {
-            copy_row(row, static_cast<const T*>(others) + static_cast<size_t>(row) * len, len);
+            copy_row(input_row(row, len), static_cast<const T*>(others) + static_cast<size_t>(row) * len, len);
         }
-        if (is_normed) copy_row(p.num_rows, static_cast<const T*>(norm_of(index, product)), len);
         commit_copies();
         wait_copies<0>();
         sync();
         if (is_normed) normalise(index > 0);
     }
 
-    __device__ __forceinline__ const void* norm_of(int index, Product product) const {
-        if (product == HEAD) return p.norm;
-        const StepLayer& layer = memory.layers()[index / 4];
-        return product == QKV ? layer.attention_norm : layer.mlp_norm;
+    // The weight of a product's norm, before its inputs are there.
+    __device__ __forceinline__ void ask_for_norm(int index) const {
+        const Product product = product_of(p, index);
+        const void* norm = p.norm;
+        if (product != HEAD) {
+            const StepLayer& layer = memory.layers()[index / 4];
+            norm = product == QKV ? layer.attention_norm : layer.mlp_norm;
+        }
+        copy_row(reinterpret_cast<T*>(memory.norm_weight()), static_cast<const T*>(norm), p.hidden);
     }
 
-    __device__ __forceinline__ void copy_row(int row, const T* from, int len) const {
+    __device__ __forceinline__ void copy_row(T* to, const T* from, int len) const {
         constexpr int LEN = Pack<T>::LEN;
-        for (int i = LEN * thread; i < len; i += LEN * CONSUMERS) {
-            copy_async_16(input_row(row, len) + i, from + i);
-        }
+#pragma unroll 1
+        for (int i = LEN * thread; i < len; i += LEN * CONSUMERS) copy_async_16(to + i, from + i);
     }
 
     // The stream begins with the tokens' embeddings.
@@ -112,44 +117,73 @@ private:
         for (int row = 0; row < p.num_rows; row++) {
             const unsigned id = p.ids[row];
             const T* from = static_cast<const T*>(p.embedding) + static_cast<size_t>(id) * p.hidden;
+#pragma unroll 1
             for (int i = thread; i < num_packs; i += CONSUMERS) {
                 stream_row(row)[i] =
                     id < p.vocab ? load_constant_pack(from + i * Pack<T>::LEN) : Pack<T>{};
             }
         }
+        ask_for_norm(0);
         sync();
     }
 
-    // Adds the inputs, if there are any, to the stream, and puts the normalised sum in their place. The
-    // norm's weight lies behind them. The sum of squares is that of rms_norm, as if its threads were here.
+    // Adds the inputs, if there are any, to the stream, and puts the normalised sum in their place. The sum
+    // of squares is that of rms_norm, whose warps are dealt to those that are here. Two packs at once, because
+    // nothing else hides what a load takes.
     __device__ __forceinline__ void normalise(bool adds) const {
         constexpr int LEN = Pack<T>::LEN;
-        const int num_packs = p.hidden / LEN;
-        for (int row = 0; row < p.num_rows; row++) {
-            Pack<T>* const stream = stream_row(row);
-            for (int as = thread; as < p.norm_threads; as += CONSUMERS) {
-                float sum = 0.0f;
-                for (int i = as; i < num_packs; i += p.norm_threads) {
-                    Pack<T> pack = stream[i];
-                    if (adds) {
-                        pack = rounded_sum(load_pack(input_row(row, p.hidden) + i * LEN), pack);
-                        stream[i] = pack;
-                    }
-                    sum = sum_of_squares(pack, sum);
+        const int warp = thread / 32, num_packs = p.hidden / LEN, norm_warps = p.norm_threads / 32;
+        const Divisor by_norm_warps(norm_warps);
+#pragma unroll 1
+        for (int i = warp; i < p.num_rows * norm_warps; i += CONSUMER_WARPS) {
+            const int row = by_norm_warps.quotient(i), as = i - row * norm_warps;
+            float sum = 0.0f;
+#pragma unroll 1
+            for (int at = 32 * as + lane; at < num_packs; at += 2 * p.norm_threads) {
+                const bool has_second = at + p.norm_threads < num_packs;
+                Pack<T>* const stream = stream_row(row) + at;
+                Pack<T> packs[2] = {stream[0], has_second ? stream[p.norm_threads] : Pack<T>{}};
+                if (adds) {
+                    const T* const input = input_row(row, p.hidden) + at * LEN;
+                    const Pack<T> second = has_second ? load_pack(input + p.norm_threads * LEN) : Pack<T>{};
+                    packs[0] = rounded_sum(load_pack(input), packs[0]);
+                    packs[1] = rounded_sum(second, packs[1]);
+                    stream[0] = packs[0];
+                    if (has_second) stream[p.norm_threads] = packs[1];
                 }
-                sum = warp_reduce(sum, Sum());
-                if (lane == 0) memory.norm_sums(row)[as / 32] = sum;
+                sum = sum_of_squares(packs[1], sum_of_squares(packs[0], sum));
             }
+            sum = warp_reduce(sum, Sum());
+            if (lane == 0) memory.norm_sums(row)[as] = sum;
         }
         sync();
-        for (int row = 0; row < p.num_rows; row++) {
-            float sum = memory.norm_sums(row)[0];
-            for (int i = 1; i < p.norm_threads / 32; i++) sum += memory.norm_sums(row)[i];
-            const float factor = norm_factor(sum, p.hidden, p.norm_eps);
-            for (int i = thread; i < num_packs; i += CONSUMERS) {
-                const Pack<T> scale = load_pack(input_row(p.num_rows, p.hidden) + i * LEN);
-                store_pack(input_row(row, p.hidden) + i * LEN,
-                           normed_pack(stream_row(row)[i], factor, scale));
+        if (warp < p.num_rows && lane == 0) {
+            const float* const sums = memory.norm_sums(warp);
+            float sum = sums[0];
+#pragma unroll 4
+            for (int i = 1; i < norm_warps; i++) sum += sums[i];
+            memory.norm_sums(warp)[0] = norm_factor(sum, p.hidden, p.norm_eps);
+        }
+        sync();
+        const T* const weight = reinterpret_cast<const T*>(memory.norm_weight());
+        const int row_warps = (num_packs + 31) / 32, end = p.num_rows * row_warps;
+        const Divisor by_row_warps(row_warps);
+#pragma unroll 1
+        for (int i = warp; i < end; i += 2 * CONSUMER_WARPS) {
+            Pack<T> packs[2];
+            int rows[2], places[2];
+#pragma unroll
+            for (int j = 0; j < 2; j++) {
+                const int of = min(i + j * CONSUMER_WARPS, end - 1);  // some are done twice
+                rows[j] = by_row_warps.quotient(of);
+                places[j] = 32 * (of - rows[j] * row_warps) + lane;
+                const int at = min(places[j], num_packs - 1);
+                packs[j] = normed_pack(stream_row(rows[j])[at], memory.norm_sums(rows[j])[0],
+                                       load_pack(weight + at * LEN));
+            }
+#pragma unroll
+            for (int j = 0; j < 2; j++) {
+                if (places[j] < num_packs) store_pack(input_row(rows[j], p.hidden) + places[j] * LEN, packs[j]);
             }
         }
         sync();
@@ -158,27 +192,44 @@ private:
     // The block's tiles of a product: y = x W^T + b, [rows, out].
     __device__ __forceinline__ void multiply(int index, Product product) {
         const ProductShape shape = shape_of(p, product);
-        const T* const bias = product == HEAD ? nullptr : bias_of(memory.layers()[index / 4], product);
-        T* const y = static_cast<T*>(product == QKV ? p.qkv : branch(product == OUT ? 0 : 1));
+        const int num_tiles = shape.num_tiles();
+        int first = first_tile(p, index), buffer = 0;
+        while (first < num_tiles) {
+            // While these are added, the warps leave those of the other buffer: they cannot be two ahead.
+            TileSums* const sums = &memory.sums(buffer);
+            int left = 0, tile = first;
 #pragma unroll 1
-        for (int tile = first_tile(p, index); tile < shape.num_tiles(); tile += gridDim.x) {
+            for (; left < TILES_AT_ONCE && tile < num_tiles; tile += gridDim.x) {
 #pragma unroll 1
-            for (int part = 0; part < shape.parts; part++) tiles.multiply(shape.in, memory.sums(part));
-            sync();
-            const int row = thread / OUTS, feature = OUTS * tile + thread % OUTS;
-            if (row < p.num_rows && feature < shape.out) {
-                const size_t at = static_cast<size_t>(row) * shape.out + feature;
-                const float sum = sum_of(0, bias, feature);
-                if (product == HEAD) {
-                    p.logits[at] = sum;
-                } else if (product == GATE_UP) {
-                    const float up = round_to<T>(sum_of(1, bias, shape.out + feature));
-                    static_cast<T*>(p.gated)[at] = from_float<T>(activated(round_to<T>(sum)) * up);
-                } else {
-                    y[at] = from_float<T>(sum);
-                }
+                for (int part = 0; part < shape.parts; part++) tiles.multiply(shape.in, sums[left++]);
             }
             sync();
+            add_tiles(index, product, first, left, sums);
+            first = tile;
+            buffer ^= TILES_AT_ONCE;
+        }
+    }
+
+    // Adds the warps' sums of tiles, of which the first is `first` and the others lie a grid apart: an output
+    // a thread.
+    __device__ __forceinline__ void add_tiles(int index, Product product, int first, int num_left,
+                                              const TileSums* sums) const {
+        const ProductShape shape = shape_of(p, product);
+        const int which = thread / (MAX_ROWS * OUTS), at = thread % (MAX_ROWS * OUTS);
+        const int row = at / OUTS, feature = OUTS * (first + which * int(gridDim.x)) + at % OUTS;
+        const int of_tile = which * shape.parts;
+        if (of_tile >= num_left || row >= p.num_rows || feature >= shape.out) return;
+        const T* const bias = product == HEAD ? nullptr : bias_of(memory.layers()[index / 4], product);
+        const size_t to = static_cast<size_t>(row) * shape.out + feature;
+        const float sum = sum_of(sums[of_tile], at, bias, feature);
+        if (product == HEAD) {
+            p.logits[to] = sum;
+        } else if (product == GATE_UP) {
+            const float up = round_to<T>(sum_of(sums[of_tile + 1], at, bias, shape.out + feature));
+            static_cast<T*>(p.gated)[to] = from_float<T>(activated(round_to<T>(sum)) * up);
+        } else {
+            T* const y = product == QKV ? static_cast<T*>(p.qkv) : branch(product == OUT ? 0 : 1);
+            y[to] = from_float<T>(sum);
         }
     }
 
@@ -189,9 +240,9 @@ private:
                                                           : layer.down_bias);
     }
 
-    // Of the thread's output feature and row of a tile, with the bias.
-    __device__ __forceinline__ float sum_of(int part, const T* bias, int feature) const {
-        const float sum = TileProduct<T>::sum_of(memory.sums(part), thread % OUTS, thread / OUTS);
+    // Of an output of a tile, with the bias.
+    static __device__ __forceinline__ float sum_of(const TileSums& sums, int at, const T* bias, int feature) {
+        const float sum = TileProduct<T>::sum_of(sums, at);
         return bias == nullptr ? sum : sum + to_float(bias[feature]);
     }
 
@@ -199,14 +250,19 @@ private:
         return p.is_gelu ? GeluTanh()(x) : Silu()(x);
     }
 
-    // Of the block's units of keys: by the first warps, into p.attention.out.
-    __device__ __forceinline__ void attend(const StepLayer& layer, const SplitCursor<Shape>& units) {
-        if (thread >= Shape::THREADS || units.left == 0) return;
+    // Of the team's units of keys, into p.attention.out. `wait` is for the queries, keys and values of all
+    // blocks, and keys of earlier steps are asked for before.
+    __device__ __forceinline__ void attend(int index, const SplitCursor<Shape>& units, const Wait& wait) const {
+        if (units.left == 0) {
+            wait.wait();
+            return;
+        }
+        const StepLayer& layer = memory.layers()[index];
         PagedAttentionParams attention = p.attention;
         attention.key = layer.key;
         attention.value = layer.value;
-        attend_splits<T, Shape>(attention, AttentionTeam<T, Shape>{p, memory, layer}, units,
-                                memory.region());
+        const AttentionTeam<T, Shape, Wait> team{p, memory, layer, wait};
+        attend_splits<T, Shape>(attention, team, units, team.tiles());
     }
 };
 
@@ -231,8 +287,10 @@ __device__ __forceinline__ void run_step(const StepParams& p) {
     }
     __syncthreads();
     if (threadIdx.x < CONSUMERS) {
+        take_registers<232>();
         StepConsumer<T, Cache, HEAD_DIM>(p, memory).run();
     } else {
+        leave_registers<40>();
         WeightFeed<T>(p, memory).run();
     }
 }

@@ -7,9 +7,13 @@
 // Asks for the block's weights.
 template <class T>
 struct WeightFeed {
+    static constexpr int ROWS = OUTS / FEED_WARPS;  // of a stage, that a warp asks for
+
     const StepParams& p;
     const BlockMemory& memory;
     RingPlace at;
+    RingPlace arriving;  // the earliest that is on its way
+    int num_asked = 0;
 
     __device__ __forceinline__ WeightFeed(const StepParams& p, const BlockMemory& memory)
         : p(p), memory(memory) {}
@@ -19,9 +23,7 @@ struct WeightFeed {
         const Product product = product_of(p, index);
         const ProductShape shape = shape_of(p, product);
         const T* const weight = static_cast<const T*>(weight_of(index / 4, product));
-        constexpr int ROWS = OUTS / FEED_WARPS;
-        const int lane = threadIdx.x % 32;
-        const int own = (threadIdx.x - CONSUMERS) / 32 * ROWS + lane % ROWS;  // row of a stage
+        const int own = (threadIdx.x - CONSUMERS) / 32 * ROWS + threadIdx.x % ROWS;  // row of a stage
 #pragma unroll 1
         for (int tile = first_tile(p, index); tile < shape.num_tiles(); tile += gridDim.x) {
             // Beyond the last output feature it is read again, and not written.
@@ -30,20 +32,31 @@ struct WeightFeed {
             for (int part = 0; part < shape.parts; part++) {
                 const T* from = weight + (static_cast<size_t>(part) * shape.out + row) * shape.in;
 #pragma unroll 1
-                for (int start = 0; start < shape.in; start += CHUNK) {
-                    const unsigned bytes = min(shape.in - start, CHUNK) * sizeof(T);
-                    ArrivalBarrier& full = memory.full(at.stage());
-                    wait_for(memory.empty(at.stage()), at.parity() ^ 1);
-                    if (lane == 0) arrive_with_bytes(full, ROWS * bytes);
-                    __syncwarp();
-                    if (lane < ROWS) {
-                        T* to = reinterpret_cast<T*>(memory.stage(at.stage()));
-                        copy_bulk(to + own * STAGE_STRIDE, from + start, bytes, full);
-                    }
-                    at.advance(p.num_stages);
+                for (int start = 0; start < shape.in; start += STAGE_INPUTS) {
+                    ask_stage(from + start, min(shape.in - start, STAGE_INPUTS) * sizeof(T), own);
                 }
             }
         }
+    }
+
+    // The thread's row of a stage, if it has one.
+    __device__ __forceinline__ void ask_stage(const T* from, unsigned bytes, int own) {
+        const int lane = threadIdx.x % 32;
+        ArrivalBarrier& full = memory.full(at.stage());
+        if (num_asked == STAGES_AHEAD) {
+            wait_for(memory.full(arriving.stage()), arriving.parity());
+            arriving.advance(p.num_stages);
+        } else {
+            num_asked++;
+        }
+        wait_for(memory.empty(at.stage()), at.parity() ^ 1);
+        if (lane == 0) arrive_with_bytes(full, ROWS * bytes);
+        __syncwarp();
+        if (lane < ROWS) {
+            T* const to = reinterpret_cast<T*>(memory.stage(at.stage())) + own * STAGE_STRIDE;
+            copy_bulk(to, from, bytes, full);
+        }
+        at.advance(p.num_stages);
     }
 
     __device__ __forceinline__ const void* weight_of(int index, Product product) const {
@@ -89,10 +102,13 @@ struct WeightFeed {
     }
 };
 
-// A warp's part of products with up to eight rows of inputs, `[rows, input_stride(in)]` in shared memory:
-// the sums of multiply_skinny in its order, so that a row's results have its bits.
+// A warp's part of products with up to eight rows of inputs, `[rows, input_stride(in)]` in shared memory.
+// The weights are the right factors of 16 x 8 x 16 products, and half of the left ones are no rows. The
+// order of sums is that of multiply_skinny, so that a row's results have its bits.
 template <class T>
 struct TileProduct {
+    static constexpr int LEN = Pack<T>::LEN;
+
     const StepParams& p;
     const BlockMemory& memory;
     RingPlace at;
@@ -101,54 +117,56 @@ struct TileProduct {
     __device__ __forceinline__ TileProduct(const StepParams& p, const BlockMemory& memory)
         : p(p), memory(memory) {}
 
-    // Multiplies the next 16 output features, and leaves the warp's sums.
+    // Multiplies the next tile, and leaves the warp's sums.
     __device__ __forceinline__ void multiply(int in, TileSums& to) {
-        const T* x = reinterpret_cast<const T*>(memory.region()) + lane / 4 * input_stride(in);
+        const int own = warp * WARP_CHUNK + lane % 4 * LEN;
+        const T* const x = reinterpret_cast<const T*>(memory.region()) + lane / 4 * input_stride(in) + own;
         const bool has_row = lane / 4 < p.num_rows;
         float sums[4] = {};
 #pragma unroll 1
-        for (int start = 0; start < in; start += CHUNK) {
+        for (int start = 0; start < in; start += STAGE_INPUTS) {
             wait_for(memory.full(at.stage()), at.parity());
-            const T* stage = reinterpret_cast<const T*>(memory.stage(at.stage()));
-            if (start + warp * WARP_CHUNK < in) add_chunk(sums, stage, x + start, has_row, in - start);
+            const T* const weights =
+                reinterpret_cast<const T*>(memory.stage(at.stage())) + lane / 4 * STAGE_STRIDE + own;
+            if (in - start >= STAGE_INPUTS) {
+                add_stage<true>(sums, weights, x + start, has_row, 0);
+            } else {
+                add_stage<false>(sums, weights, x + start, has_row, in - start - own);
+            }
             __syncwarp();
             if (lane == 0) arrive(memory.empty(at.stage()));
             at.advance(p.num_stages);
         }
-#pragma unroll
-        for (int i = 0; i < 4; i++) to[warp][i][lane] = sums[i];
+        // Of row lane / 4; the other two are of rows that are none.
+        *reinterpret_cast<float2*>(&to[warp][2 * lane]) = make_float2(sums[0], sums[1]);
     }
 
-    // A sum that all warps have left, of output feature `out` of the tile and of a row.
-    static __device__ __forceinline__ float sum_of(const TileSums& from, int out, int row) {
-        const int value = out / 8 * 2 + row % 2, lane = out % 8 * 4 + row / 2;
+    // A sum that all warps have left, of a row and an output feature of the tile: `at` is OUTS row + feature.
+    static __device__ __forceinline__ float sum_of(const TileSums& from, int at) {
         float sum = 0.0f;
 #pragma unroll
-        for (int w = 0; w < CONSUMER_WARPS; w++) sum += from[w][value][lane];
+        for (int w = 0; w < CONSUMER_WARPS; w++) sum += from[w][at];
         return sum;
     }
 
 private:
-    // The warp's inputs of a stage, of which `left` are there.
-    __device__ __forceinline__ void add_chunk(float (&sums)[4], const T* stage, const T* x, bool has_row,
+    // The warp's inputs of a stage, of which `left` are there behind the lane's first unless all are.
+    template <bool IS_WHOLE>
+    __device__ __forceinline__ void add_stage(float (&sums)[4], const T* weights, const T* x, bool has_row,
                                               int left) const {
-        constexpr int LEN = Pack<T>::LEN;
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const int k = warp * WARP_CHUNK + half * 4 * LEN + lane % 4 * LEN;
-            Pack<T> upper = {}, lower = {}, inputs = {};
-            if (k < left) {
-                upper = load_pack(stage + lane / 4 * STAGE_STRIDE + k);
-                lower = load_pack(stage + (lane / 4 + 8) * STAGE_STRIDE + k);
-                if (has_row) inputs = load_pack(x + k);
+        for (int i = 0; i < 2 * STAGE_INPUTS / CHUNK; i++) {
+            const int k = i / 2 * CHUNK + i % 2 * 4 * LEN;
+            Pack<T> weight = {}, input = {};
+            if (IS_WHOLE || k < left) {
+                weight = load_pack(weights + k);
+                if (has_row) input = load_pack(x + k);
             }
-            const uint32_t* of_upper = reinterpret_cast<const uint32_t*>(&upper);
-            const uint32_t* of_lower = reinterpret_cast<const uint32_t*>(&lower);
-            const uint32_t* of_x = reinterpret_cast<const uint32_t*>(&inputs);
+            const uint32_t* of_weight = reinterpret_cast<const uint32_t*>(&weight);
+            const uint32_t* of_x = reinterpret_cast<const uint32_t*>(&input);
 #pragma unroll
-            for (int i = 0; i < 4; i += 2) {
-                const uint32_t a[4] = {of_upper[i], of_lower[i], of_upper[i + 1], of_lower[i + 1]};
-                multiply_add<T>(sums, a, {of_x[i], of_x[i + 1]});
+            for (int j = 0; j < 4; j += 2) {
+                multiply_add<T>(sums, {of_x[j], 0, of_x[j + 1], 0}, {of_weight[j], of_weight[j + 1]});
             }
         }
     }

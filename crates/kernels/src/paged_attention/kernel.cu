@@ -23,7 +23,7 @@ PLAIN(bf16_e4m3, bf16, e4m3)
            SplitShape<dtype, cache, head_dim, tiles>::THREADS, blocks) {                    \
         using Shape = SplitShape<dtype, cache, head_dim, tiles>;                            \
         DYNAMIC_SHARED(shared);                                                             \
-        attend_splits<dtype, Shape>(p, WholeBlock<dtype>{p.q}, SplitCursor<Shape>(p), shared); \
+        attend_splits<dtype, Shape>(p, WholeBlock<dtype>{p.q}, SplitCursor<Shape>(p, blockIdx.x, gridDim.x), shared); \
     }
 #define SPLITS(name, dtype, cache)        \
     SPLIT(64, 1, 3, name, dtype, cache)   \

@@ -43,8 +43,11 @@ struct Splits {
 };
 
 // Storage type of the cache and of what the tensor cores multiply, head dim, tiles of eight packed rows.
-template <class T, class Cache_, int HEAD_DIM_, int TILES_>
+// `IN_STEP_`: as a part of a step's kernel, whose sequences have a row each, and which must be short: it does
+// not fit the instruction caches as it is.
+template <class T, class Cache_, int HEAD_DIM_, int TILES_, bool IN_STEP_ = false>
 struct SplitShape {
+    static constexpr bool IN_STEP = IN_STEP_;
     using Cache = Cache_;
     // f16 holds every e4m3 number, and devices have an instruction to bring them there.
     using Math = typename std::conditional<sizeof(Cache) == 1, f16, T>::type;
@@ -54,7 +57,9 @@ struct SplitShape {
     static constexpr int ROWS = 8 * TILES;
     static constexpr int WARPS = HEAD_DIM > 128 ? 2 : 4;
     static constexpr int THREADS = 32 * WARPS;
-    static constexpr int STAGES = 4 / sizeof(Cache);
+    // Of a block, each with units of its own.
+    static constexpr int TEAMS = IN_STEP ? 2 : 1;
+    static constexpr int STAGES = 4 / TEAMS / sizeof(Cache);
     static constexpr int PACKS = HEAD_DIM / Pack<Cache>::LEN;
     // Elements; with a pack more rows start in different banks.
     static constexpr int STRIDE = HEAD_DIM + Pack<Cache>::LEN;
@@ -66,6 +71,12 @@ struct SplitShape {
     static constexpr int FITTING = STAGE * int(sizeof(Cache)) / (SUM_STRIDE * 4) / 8 * 8;
     static constexpr int ROWS_AT_ONCE = FITTING < ROWS ? FITTING : ROWS;
     static_assert(FITTING > 0 && ROWS % ROWS_AT_ONCE == 0 && 8 % WARPS == 0, "rows are dealt to warps");
+
+    static __device__ __forceinline__ int team() { return IN_STEP ? threadIdx.x / THREADS : 0; }
+    // Of the team.
+    static __device__ __forceinline__ int warp() {
+        return IN_STEP ? threadIdx.x / 32 % WARPS : threadIdx.x / 32;
+    }
 };
 
 // How far a block, or a warp that asks for tiles ahead of it, is with its units: of all sequences their
@@ -81,6 +92,7 @@ struct SplitCursor {
 
     static __device__ __forceinline__ int num_row_tiles(const PagedAttentionParams& p,
                                                         const Sequence& sequence) {
+        if (Shape::IN_STEP) return 1;
         if (sequence.num_rows <= 0 || sequence.num_rows > p.split_rows) return 0;
         return (sequence.num_rows * (p.num_heads / p.num_kv_heads) + Shape::ROWS - 1) / Shape::ROWS;
     }
@@ -92,12 +104,12 @@ struct SplitCursor {
     }
 
     SplitCursor() = default;
-    // The block's first, found by a whole warp.
-    __device__ __forceinline__ explicit SplitCursor(const PagedAttentionParams& p) {
+    // The first of part `index` of `count`, found by a whole warp.
+    __device__ __forceinline__ SplitCursor(const PagedAttentionParams& p, uint32_t index, uint32_t count) {
         uint32_t unit = 0;
         const auto unit_of = [&](uint64_t units) {
-            unit = units * blockIdx.x / gridDim.x;
-            left = static_cast<uint32_t>(units * (blockIdx.x + 1) / gridDim.x) - unit;
+            unit = units * index / count;
+            left = static_cast<uint32_t>(units * (index + 1) / count) - unit;
             return left > 0 ? unit : units;
         };
         // Rows without keys are one unit, to become zero.
@@ -117,11 +129,17 @@ struct SplitCursor {
 
     // Whether the next unit is not of the same key head.
     __device__ __forceinline__ bool is_last_of_head() const {
-        return left == 1 || (row_tile + 1 == row_tiles && split + 1 == splits.count);
+        return left == 1 || (is_last_row_tile() && split + 1 == splits.count);
+    }
+
+    __device__ __forceinline__ bool is_last_row_tile() const {
+        return Shape::IN_STEP || row_tile + 1 == row_tiles;
     }
 
     __device__ __forceinline__ void advance(const PagedAttentionParams& p) {
-        if (--left == 0 || ++row_tile < row_tiles) return;
+        if (--left == 0) return;
+        row_tile++;
+        if (!Shape::IN_STEP && row_tile < row_tiles) return;
         row_tile = 0;
         if (++split < splits.count) return;
         split = 0;
@@ -130,11 +148,12 @@ struct SplitCursor {
         first_partial += sequence.num_rows * splits.count;
         do {
             enter(p, sequence.index + 1);
-        } while (row_tiles == 0);
+        } while (!Shape::IN_STEP && row_tiles == 0);
     }
 };
 
 // Query heads of a key head. Packed rows are those of the first row, then of the next.
+template <class Shape>
 struct Group {
     int size;
     Divisor by_size;
@@ -142,7 +161,9 @@ struct Group {
     __device__ __forceinline__ explicit Group(const PagedAttentionParams& p)
         : size(p.num_heads / p.num_kv_heads), by_size(size) {}
 
-    __device__ __forceinline__ int row_of(int packed) const { return by_size.quotient(packed); }
+    __device__ __forceinline__ int row_of(int packed) const {
+        return Shape::IN_STEP ? 0 : by_size.quotient(packed);
+    }
     __device__ __forceinline__ int head_of(int packed) const {
         return packed - row_of(packed) * size;
     }
@@ -155,8 +176,8 @@ struct SplitRows {
     int first_token, last_token;  // rows of the sequence
 
     SplitRows() = default;
-    __device__ __forceinline__ SplitRows(const Group& group, const SplitCursor<Shape>& at) {
-        first = at.row_tile * Shape::ROWS;
+    __device__ __forceinline__ SplitRows(const Group<Shape>& group, const SplitCursor<Shape>& at) {
+        first = Shape::IN_STEP ? 0 : at.row_tile * Shape::ROWS;
         count = min(at.sequence.num_rows * group.size - first, Shape::ROWS);
         first_token = group.row_of(first);
         last_token = group.row_of(first + count - 1);
@@ -178,7 +199,7 @@ struct SplitKeys {
         first = max(start, at.sequence.first_key(rows.first_token, p.window));
         end = min(start + (1 << at.splits.log_len), at.sequence.visible_end(rows.last_token));
         // They are dealt from the split's start, whatever a window hides of it.
-        const int own = start / 16 + threadIdx.x / 32, step = Shape::WARPS;
+        const int own = start / 16 + Shape::warp(), step = Shape::WARPS;
         tile = own + max(first / 16 - own + step - 1, 0) / step * step;
         end_tile = (end + 15) / 16;
     }
@@ -190,7 +211,7 @@ struct SplitFeed {
     using Cache = typename Shape::Cache;
 
     const PagedAttentionParams& p;
-    const Group& group;
+    const Group<Shape>& group;
     Cache* const stages;  // of the warp
     SplitCursor<Shape> at;
     SplitKeys<Shape> keys;
@@ -199,7 +220,7 @@ struct SplitFeed {
     int key_window;
     int stage = 0;
 
-    __device__ __forceinline__ SplitFeed(const PagedAttentionParams& p, const Group& group,
+    __device__ __forceinline__ SplitFeed(const PagedAttentionParams& p, const Group<Shape>& group,
                                          Cache* stages, const SplitCursor<Shape>& first)
         : p(p), group(group), stages(stages), at(first) {
         enter();
@@ -209,7 +230,7 @@ struct SplitFeed {
     // The next tile, or none after the last: a group of copies in any case.
     __device__ __forceinline__ void ask() {
         if (at.left > 0) {
-            if (16 * keys.tile >= keys.first && 16 * keys.tile + 16 <= keys.end) {
+            if (!Shape::IN_STEP && 16 * keys.tile >= keys.first && 16 * keys.tile + 16 <= keys.end) {
                 load(std::true_type());
             } else {
                 load(std::false_type());
@@ -219,6 +240,25 @@ struct SplitFeed {
         }
         commit_copies();
         stage = (stage + 1) % Shape::STAGES;
+    }
+
+    // Whether the next tile is that of the sequence's last key.
+    __device__ __forceinline__ bool is_at_last_tile() const {
+        return at.left > 0 && 16 * keys.tile + 16 >= at.sequence.context_len;
+    }
+
+    // To the L2 cache what ask() would copy, if there is anything.
+    __device__ __forceinline__ void ask_l2() const {
+        if (at.left == 0) return;
+        const int lane = threadIdx.x % 32;
+        constexpr int LINES = Shape::HEAD_DIM * int(sizeof(Cache)) / 128;  // of a row
+        const size_t row = __shfl_sync(ALL_LANES, key_rows, keys.tile % 16 * 2 + lane % 16 / 8) + lane % 8;
+        if (16 * keys.tile + lane % 16 >= keys.end) return;
+        const void* from = lane < 16 ? p.key : p.value;
+#pragma unroll
+        for (int i = 0; i < LINES; i++) {
+            prefetch_to_l2(static_cast<const Cache*>(from) + row * Shape::HEAD_DIM + i * 128 / sizeof(Cache));
+        }
     }
 
 private:
@@ -272,17 +312,17 @@ struct SplitUnit {
     using Math = typename Shape::Math;
 
     const PagedAttentionParams& p;
-    const Group& group;
+    const Group<Shape>& group;
     const Scores& scores;
     const SplitCursor<Shape>& at;
     const Team& team;
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int lane = threadIdx.x % 32, warp = Shape::warp();
 
     SplitRows<Shape> rows;
     uint32_t queries[Shape::TILES][HEAD_DIM / 16][2];
     Columns<HEAD_DIM> columns[Shape::TILES];
 
-    __device__ __forceinline__ SplitUnit(const PagedAttentionParams& p, const Group& group,
+    __device__ __forceinline__ SplitUnit(const PagedAttentionParams& p, const Group<Shape>& group,
                                          const Scores& scores, const SplitCursor<Shape>& at,
                                          const Team& team)
         : p(p), group(group), scores(scores), at(at), team(team) {
@@ -481,12 +521,15 @@ struct SplitUnit {
         for (int c = 0; c < COLUMNS; c++) {
             const int column = 4 * lane + 128 * c;
             float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-#pragma unroll
-            for (int i = 0; i < ROUNDS; i++) {
+#pragma unroll 1
+            for (int i = 0; 32 * i < at.splits.count; i++) {
                 const int end = min(at.splits.count - 32 * i, 32);
+                float weights = parts[0].x;
+#pragma unroll
+                for (int j = 1; j < ROUNDS; j++) weights = i == j ? parts[j].x : weights;
 #pragma unroll 8
                 for (int s = 0; s < end; s++) {
-                    const float weight = __shfl_sync(ALL_LANES, parts[i].x, (at.splits.first + s) & 31);
+                    const float weight = __shfl_sync(ALL_LANES, weights, (at.splits.first + s) & 31);
                     const float* part = from + (32 * i + s) * step + column;
                     if (column < HEAD_DIM) {
                         add(sum, weight, load_shared_by_blocks(reinterpret_cast<const float4*>(part)));
@@ -514,11 +557,17 @@ struct WholeBlock {
     __device__ __forceinline__ const T* query(size_t start, int) const {
         return static_cast<const T*>(q) + start;
     }
-    // Before the block's first unit is asked for, and before each further key head.
+    // Whether the next keys that a warp asks for are there before `enter`, and what it does about those
+    // that it cannot ask for yet.
+    template <class Feed>
+    __device__ __forceinline__ bool has_keys(const Feed&) const {
+        return true;
+    }
+    template <class Feed>
+    __device__ __forceinline__ void ask_l2(const Feed&) const {}
+    // Before the units of a key head are attended.
     template <class Cursor>
-    __device__ __forceinline__ void begin(const Cursor&) const {}
-    template <class Cursor>
-    __device__ __forceinline__ void go_on(const Cursor&) const {}
+    __device__ __forceinline__ void enter(const Cursor&, bool) const {}
     __device__ __forceinline__ void sync() const { __syncthreads(); }
 };
 
@@ -529,67 +578,79 @@ __device__ __forceinline__ void attend_splits(const PagedAttentionParams& p, con
                                               SplitCursor<Shape> at, unsigned char* shared) {
     using Cache = typename Shape::Cache;
     constexpr int WARPS = Shape::WARPS;
-    SHARED(softmax, float2[Shape::WARPS][Shape::ROWS_AT_ONCE]);
-    SHARED(left_at, int[Shape::WARPS]);  // stages
+    SHARED(all_softmax, float2[Shape::TEAMS][Shape::WARPS][Shape::ROWS_AT_ONCE]);
+    SHARED(all_left_at, int[Shape::TEAMS][Shape::WARPS]);  // stages
+    auto& softmax = all_softmax[Shape::team()];
+    auto& left_at = all_left_at[Shape::team()];
     Cache* const stages = reinterpret_cast<Cache*>(shared);
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int lane = threadIdx.x % 32, warp = Shape::warp();
     if (at.left == 0) return;
-    const Group group(p);
+    const Group<Shape> group(p);
     const Scores scores(p);
-    team.begin(at);
     Cache* const own = stages + warp * Shape::WARP_ELEMENTS;
     SplitFeed<Shape> feed(p, group, own, at);
-#pragma unroll 1
-    for (int i = 0; i < Shape::STAGES; i++) feed.ask();
-    int stage = 0;
+    int num_asked = 0, stage = 0;
+    bool is_first = true;
     while (at.left > 0) {
+        // What is there is asked for before others are waited for.
+#pragma unroll 1
+        for (int round = 0; round < 2; round++) {
+            for (; num_asked < Shape::STAGES && (round == 1 || team.has_keys(feed)); num_asked++) feed.ask();
+            if (round == 0 && is_first) team.ask_l2(feed);
+            if (round == 0) team.enter(at, is_first);
+        }
+        is_first = false;
         SplitUnit<T, Shape, Team> unit(p, group, scores, at, team);
         uint32_t num_own = 1;
+#pragma unroll 1
         while (true) {
             SplitKeys<Shape> keys(p, at, unit.rows);
-            const bool has_tiles = keys.tile < keys.end_tile;
+            bool has_tile = keys.tile < keys.end_tile, is_last;
             unit.clear();
-            while (has_tiles) {
-                wait_copies<Shape::STAGES - 1>();
-                __syncwarp();
-                unit.attend(keys.tile, own + stage * Shape::STAGE);
-                __syncwarp();
-                keys.tile += WARPS;
-                if (keys.tile >= keys.end_tile) break;
-                feed.ask();
-                stage = (stage + 1) % Shape::STAGES;
-            }
-            if (lane == 0) left_at[warp] = warp * Shape::STAGES + stage;
-#pragma unroll
-            for (int first = 0; first < Shape::ROWS; first += Shape::ROWS_AT_ONCE) {
-                unit.leave(first, reinterpret_cast<float*>(own + stage * Shape::STAGE), softmax[warp]);
-                team.sync();
-                const int end = min(first + Shape::ROWS_AT_ONCE, unit.rows.count);
-                for (int row = first + warp; row < end; row += WARPS) {
-                    const float2* of_row = &softmax[0][row - first];
-                    unit.combine(unit.rows.first + row, of_row, Shape::ROWS_AT_ONCE, [&](int w) {
-                        return reinterpret_cast<const float*>(stages + left_at[w] * Shape::STAGE) +
-                               (row - first) * Shape::SUM_STRIDE;
-                    });
+#pragma unroll 1
+            do {
+                if (has_tile) {
+                    wait_copies<Shape::STAGES - 1>();
+                    __syncwarp();
+                    unit.attend(keys.tile, own + stage * Shape::STAGE);
+                    __syncwarp();
+                    keys.tile += WARPS;
                 }
-                team.sync();
-            }
-            // The tile that had to wait for its place.
-            if (has_tiles) {
-                feed.ask();
-                stage = (stage + 1) % Shape::STAGES;
-            }
+                is_last = keys.tile >= keys.end_tile;
+                if (is_last) {
+                    if (lane == 0) left_at[warp] = warp * Shape::STAGES + stage;
+#pragma unroll
+                    for (int first = 0; first < Shape::ROWS; first += Shape::ROWS_AT_ONCE) {
+                        unit.leave(first, reinterpret_cast<float*>(own + stage * Shape::STAGE), softmax[warp]);
+                        team.sync();
+                        const int end = min(first + Shape::ROWS_AT_ONCE, unit.rows.count);
+                        for (int row = first + warp; row < end; row += WARPS) {
+                            const float2* of_row = &softmax[0][row - first];
+                            unit.combine(unit.rows.first + row, of_row, Shape::ROWS_AT_ONCE, [&](int w) {
+                                return reinterpret_cast<const float*>(stages + left_at[w] * Shape::STAGE) +
+                                       (row - first) * Shape::SUM_STRIDE;
+                            });
+                        }
+                        team.sync();
+                    }
+                }
+                // The place of a unit's last tile was that of its sums.
+                if (has_tile) {
+                    feed.ask();
+                    stage = (stage + 1) % Shape::STAGES;
+                }
+            } while (!is_last);
             if (at.is_last_of_head()) break;
             at.advance(p);
             num_own++;
-            if (at.row_tiles > 1) unit.enter_row_tile();
+            if (!Shape::IN_STEP && at.row_tiles > 1) unit.enter_row_tile();
         }
         if (at.splits.count > 1 && unit.are_all_there(num_own)) {
             const int num_rows = at.sequence.num_rows * group.size;
+#pragma unroll 1
             for (int row = warp; row < num_rows; row += WARPS) unit.merge(row);
         }
         at.advance(p);
-        if (at.left > 0) team.go_on(at);
     }
     wait_copies<0>();
 }

@@ -9,6 +9,17 @@ struct Halves {
     Pack<T> x[2];
 };
 
+// The lane's part of a row of `half_dim` elements and one behind it; `is_aligned` speaks of both.
+template <class T>
+__device__ __forceinline__ Halves<T> load_head(const T* row, int lane, int half_dim, bool is_aligned) {
+    Halves<T> head;
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        head.x[half] = load_row_pack(row + half * half_dim, lane, half_dim, is_aligned);
+    }
+    return head;
+}
+
 template <class T>
 __device__ __forceinline__ float lane_sum_of_squares(const Halves<T>& head) {
     return sum_of_squares(head.x[1], sum_of_squares(head.x[0], 0.0f));
@@ -25,8 +36,8 @@ __device__ __forceinline__ float group_sum(float value, int group) {
 // Angles of the lane's pack: elements `start` to `start + LEN` of `len`, zeros behind.
 template <int LEN>
 __device__ __forceinline__ void load_angles(float (&out)[LEN], const float* row, int start,
-                                            int len) {
-    if (is_aligned_16(row) && start + LEN <= len) {
+                                            int len, bool is_aligned) {
+    if (is_aligned && start + LEN <= len) {
 #pragma unroll
         for (int i = 0; i < LEN; i += 4) {
             const float4 x = __ldg(reinterpret_cast<const float4*>(row + start + i));
@@ -39,25 +50,31 @@ __device__ __forceinline__ void load_angles(float (&out)[LEN], const float* row,
 }
 
 template <class T>
-__device__ __forceinline__ void norm_head(Halves<T>& head, const T* weight, float factor, int lane,
-                                          int half_dim) {
+__device__ __forceinline__ void norm_head(Halves<T>& head, float factor, const Halves<T>& weight) {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        const T* row = weight + half * half_dim;
-        const Pack<T> scale = load_row_pack(row, lane, half_dim, is_aligned_16(row));
-        head.x[half] = normed_pack(head.x[half], factor, scale);
+        head.x[half] = normed_pack(head.x[half], factor, weight.x[half]);
     }
 }
 
+// What the lane's elements are rotated by.
 template <class T>
-__device__ __forceinline__ void rotate_head(Halves<T>& head, const float* cosines,
-                                            const float* sines, int lane, int half_dim) {
-    constexpr int LEN = Pack<T>::LEN;
-    float cosine[LEN], sine[LEN];
-    load_angles(cosine, cosines, lane * LEN, half_dim);
-    load_angles(sine, sines, lane * LEN, half_dim);
+struct HeadAngles {
+    float cosine[Pack<T>::LEN], sine[Pack<T>::LEN];
+
+    // From rows of `half_dim` angles.
+    __device__ __forceinline__ HeadAngles(const float* cosines, const float* sines, int lane, int half_dim,
+                                          bool is_aligned) {
+        load_angles(cosine, cosines, lane * Pack<T>::LEN, half_dim, is_aligned);
+        load_angles(sine, sines, lane * Pack<T>::LEN, half_dim, is_aligned);
+    }
+};
+
+template <class T>
+__device__ __forceinline__ void rotate_head(Halves<T>& head, const HeadAngles<T>& angles) {
+    const auto &cosine = angles.cosine, &sine = angles.sine;
 #pragma unroll
-    for (int i = 0; i < LEN; i++) {
+    for (int i = 0; i < Pack<T>::LEN; i++) {
         const float a = to_float(head.x[0].x[i]), b = to_float(head.x[1].x[i]);
         // Said to the bit: two kernels do this, and must do the same.
         head.x[0].x[i] = from_float<T>(fmaf(a, cosine[i], -(b * sine[i])));

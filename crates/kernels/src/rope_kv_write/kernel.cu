@@ -52,12 +52,16 @@ __device__ __forceinline__ void write_heads(const RopeParams& p) {
     if (p.q_norm != nullptr || p.k_norm != nullptr) {
         const float sum = group_sum(lane_sum_of_squares(x), p.group);
         const float factor = norm_factor(sum, head_dim, p.norm_eps);
-        if (has_work && !is_padding && norm != nullptr) norm_head(x, norm, factor, lane, half_dim);
+        if (has_work && !is_padding && norm != nullptr) {
+            const bool is_aligned = is_aligned_16(norm) && is_aligned_16(norm + half_dim);
+            norm_head(x, factor, load_head(norm, lane, half_dim, is_aligned));
+        }
     }
     if (!has_work) return;
     if (!is_padding && (is_query || is_key)) {
         const size_t angles = size_t(position) * half_dim;
-        rotate_head(x, p.cosine + angles, p.sine + angles, lane, half_dim);
+        const bool is_aligned = is_aligned_16(p.cosine + angles) && is_aligned_16(p.sine + angles);
+        rotate_head(x, HeadAngles<T>(p.cosine + angles, p.sine + angles, lane, half_dim, is_aligned));
     }
     if (is_query) {
         T* q = static_cast<T*>(p.q) + (token * p.num_heads + head) * head_dim;

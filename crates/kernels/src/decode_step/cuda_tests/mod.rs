@@ -199,7 +199,7 @@ fn every_size_has_the_bits_of_its_operations() -> Result<()> {
     let of = |kib: usize| Case { shared_bytes: kib << 10, ..base.clone() };
     let least = (1..227).map(of).find(|case| case.plan().is_ok_and(|plan| plan.is_some()));
     let least = least.expect("some suffices");
-    assert_eq!(least.plan()?.expect("it fits").num_stages, 4);
+    assert_eq!(least.plan()?.expect("it fits").num_stages, 3);
     assert_same(&least)
 }
 
