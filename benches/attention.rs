@@ -14,9 +14,7 @@ use std::time::Duration;
 
 const NUM_KV_HEADS: usize = 8;
 const HEAD_DIM: usize = 128;
-/// Keys of a block: the larger, the more lies together.
-const CPU_BLOCKS: [usize; 1] = [16];
-const GPU_BLOCKS: [usize; 3] = [16, 32, 64];
+const BLOCK_SIZE: usize = 16;
 
 /// For each cell of the table.
 const BUDGET: Duration = Duration::from_millis(500);
@@ -45,13 +43,12 @@ fn main() -> Result<()> {
     let on_gpu = std::env::args().any(|argument| argument == "cuda");
     let device = if on_gpu { open_cuda(0)? } else { Device::Cpu };
     let (cases, num_heads) = if on_gpu { (&GPU_CASES[..], 32) } else { (&CPU_CASES[..], 16) };
-    let blocks = if on_gpu { &GPU_BLOCKS[..] } else { &CPU_BLOCKS[..] };
     let threads = pool::num_threads();
     writeln!(out, "{device:?}, {threads} threads, median of runs within {BUDGET:?}")?;
     writeln!(
         out,
-        "{:<6}{:>7}{:>10}{:>6}{:>9}{:>10}{:>8}{:>9}",
-        "cache", "block", "sequences", "rows", "context", "ms", "GB/s", "GFLOP/s"
+        "{:<6}{:>10}{:>6}{:>9}{:>10}{:>8}{:>9}",
+        "cache", "sequences", "rows", "context", "ms", "GB/s", "GFLOP/s"
     )?;
     let dtypes =
         [(DType::BF16, DType::BF16), (DType::BF16, DType::F8E4M3), (DType::F32, DType::F32)];
@@ -59,10 +56,8 @@ fn main() -> Result<()> {
         if on_gpu && dtype == DType::F32 {
             continue; // It has no kernel that is meant to be fast.
         }
-        let each = cases.iter().flat_map(|case| blocks.iter().map(move |block| (*case, *block)));
-        for (case, block_size) in each {
-            let bench = Bench { device: &device, num_heads, dtype, cache_dtype, block_size };
-            let seconds = bench.seconds(case)?;
+        for &case in cases {
+            let seconds = Bench { device: &device, num_heads, dtype, cache_dtype }.seconds(case)?;
             let (seqs, rows, context) = case;
             let width = NUM_KV_HEADS * HEAD_DIM;
             let bytes = 2 * seqs * context * width * cache_dtype.size_in_bytes();
@@ -71,7 +66,7 @@ fn main() -> Result<()> {
             let flops = 4 * pairs * num_heads * HEAD_DIM;
             writeln!(
                 out,
-                "{:<6}{block_size:>7}{seqs:>10}{rows:>6}{context:>9}{:>10.3}{:>8.1}{:>9.0}",
+                "{:<6}{seqs:>10}{rows:>6}{context:>9}{:>10.3}{:>8.1}{:>9.0}",
                 cache_dtype.as_str(),
                 seconds * 1e3,
                 bytes as f64 / seconds / 1e9,
@@ -87,19 +82,18 @@ struct Bench<'a> {
     num_heads: usize,
     dtype: DType,
     cache_dtype: DType,
-    block_size: usize,
 }
 
 impl Bench<'_> {
     fn seconds(&self, (seqs, rows, context): Case) -> Result<f64> {
         let ids = |ids: Vec<u32>, shape: &[usize]| upload(&ids, self.device)?.reshape(shape);
-        let blocks_of_one = context.div_ceil(self.block_size);
+        let blocks_of_one = context.div_ceil(BLOCK_SIZE);
         let num_blocks = seqs * blocks_of_one;
         // As many layers as are larger together than the caches.
         let layer_bytes =
             2 * seqs * context * NUM_KV_HEADS * HEAD_DIM * self.cache_dtype.size_in_bytes();
         let num_layers = ((256 << 20) / layer_bytes + 1).min(64);
-        let shape = [num_blocks, NUM_KV_HEADS, self.block_size, HEAD_DIM];
+        let shape = [num_blocks, NUM_KV_HEADS, BLOCK_SIZE, HEAD_DIM];
         let layers = (0..num_layers)
             .map(|_| Ok(KvCacheLayer { key: self.random(&shape)?, value: self.random(&shape)? }))
             .collect::<Result<Vec<_>>>()?;

@@ -227,15 +227,19 @@ def equalities(out):
     return f"ok, of {total} texts differ {said}"
 
 
+# How steps of few sequences are computed.
+WAYS = {"operations": ["--decode-megakernel=false"], "megakernel": ["--decode-megakernel"]}
+
+
 def whole_steps(out):
     """Steps that are one launch have the bits of their operations: alone, every text is the same in bf16, too."""
     given = []
-    for name, more in {"operations": [], "megakernel": ["--decode-megakernel"]}.items():
+    for name, more in WAYS.items():
         with Server(out, f"equal-{name}", "--device", "cuda", "--dtype", "bfloat16", *more) as server:
             given.append(answers(server, 1))
     different = sum(a != b for a, b in zip(*given))
     if different:
-        raise RuntimeError(f"with --decode-megakernel {different} of {len(given[0])} texts differ")
+        raise RuntimeError(f"with and without --decode-megakernel {different} of {len(given[0])} texts differ")
     return f"ok, {len(given[0])} texts"
 
 
@@ -305,6 +309,17 @@ def tests(check, binary, cwd=HERE):
     check.part(binary, each)
 
 
+def sanitizers(check):
+    """Every kernel under compute-sanitizer: memory, and races within a block."""
+    sanitizer = next(iter(glob.glob("/usr/local/cuda*/bin/compute-sanitizer")), None)
+    if sanitizer is None:
+        return
+    for tool in ["memcheck", "racecheck"]:
+        for binary in ["kernels-tests", "golden-tests"]:
+            command = [sanitizer, "--tool", tool, "--error-exitcode", "9", HERE / "bin" / binary]
+            check.run(f"sanitizer-{tool}-{binary}", [*command, "--test-threads", "1", "--skip", "cuda_tests"], 500, cwd=HERE / "models")
+
+
 def field(path, *names):
     value = json.loads(pathlib.Path(path).read_text())
     for name in names:
@@ -345,8 +360,8 @@ def benchmarks(check):
 
         # Steps of few sequences as one launch and as operations, after short and long prompts.
         def whole_or_not(name):
-            for way, more in {"operations": [], "megakernel": ["--decode-megakernel"]}.items():
-                for input_tokens in [32, 7000]:
+            for input_tokens in [32, 7000]:
+                for way, more in WAYS.items():
                     roofline(f"{name} {way} {input_tokens}", *more, streams="1,2,4,8", prompts="512", input_tokens=input_tokens)
         check.part(f"megakernel-{model.name}", lambda name=model.name: whole_or_not(name))
 
@@ -356,9 +371,8 @@ def attention(check):
     log = check.execute("attention", [HERE / "bin/attention-bench", "cuda"], 120)
     for line in log.read_text().splitlines():
         words = line.split()
-        if words[2:5] == ["64", "1", "4096"]:
-            cache = f"{words[0]} cache in blocks of {words[1]}"
-            check.figures[f"decode attention, {cache}, batch 64, context 4096, GB/s"] = float(words[6])
+        if words[1:4] == ["64", "1", "4096"]:
+            check.figures[f"decode attention, {words[0]} cache, batch 64, context 4096, GB/s"] = float(words[5])
 
 
 def profile(check):
@@ -454,18 +468,11 @@ def main():
     check.part("equalities", lambda: equalities(check.out))
     check.part("equal-megakernel", lambda: whole_steps(check.out))
     check.part("soak", lambda: soak(check.out, args.soak_seconds))
+    sanitizers(check)
     check.part("attention", lambda: attention(check))
     profile(check)
     benchmarks(check)
     peers(check)
-    sanitizer = next(iter(glob.glob("/usr/local/cuda*/bin/compute-sanitizer")), None)
-    if sanitizer:
-        for tool in ["memcheck", "racecheck"]:
-            for binary in ["kernels-tests", "golden-tests"]:
-                check.run(
-                    f"sanitizer-{tool}-{binary}",
-                    [sanitizer, "--tool", tool, "--error-exitcode", "9", HERE / "bin" / binary, "--test-threads", "1", "--skip", "cuda_tests"],
-                    500, cwd=HERE / "models")
     print((check.out / "README.md").read_text())
     sys.exit(any(not verdict.startswith("ok") for _, verdict, _ in check.rows))
 

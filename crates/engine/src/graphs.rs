@@ -12,7 +12,7 @@ use kernels::decode_step::{DecodeStep, MAX_ROWS, Rows};
 use kernels::device::{Graph, upload, upload_into};
 
 use crate::batch::BatchLists;
-use crate::config::{EngineOptions, OptionError, in_range};
+use crate::config::{EngineOptions, Megakernel, OptionError, in_range};
 use crate::model::{Extents, ForwardBatch};
 use crate::resident::Resident;
 
@@ -64,7 +64,7 @@ impl DecodeGraphs {
     pub(crate) fn record(resident: &Resident, vocab_size: usize) -> Result<Option<Self>> {
         let sizes = resident.config.capture_sizes();
         let Some(&largest) = sizes.last() else { return Ok(None) };
-        let begun = Instant::now();
+        let (begun, megakernel) = (Instant::now(), resident.config.decode_megakernel);
         let (device, max_model_len) = (resident.device(), resident.config.max_model_len);
         let table_width = max_model_len.div_ceil(resident.config.block_size);
         let logits = Tensor::zeros((largest, vocab_size), DType::F32, device)?;
@@ -78,8 +78,7 @@ impl DecodeGraphs {
             let is_batch_invariant = resident.config.batch_invariant;
             let batch =
                 padding.divide(&words, extents, resident.workspace(), is_batch_invariant)?;
-            let is_asked_for = resident.config.decode_megakernel && num_seqs <= MAX_ROWS;
-            let whole = if is_asked_for { resident.decode_step(num_seqs)? } else { None };
+            let whole = whole_step(resident, num_seqs, &batch, &logits)?;
             let run = || forward(resident, &batch, whole.as_ref(), &logits);
             let graph = Graph::record(device, run)?;
             graphs.push(DecodeGraph { num_seqs, words, batch, whole, graph });
@@ -87,8 +86,16 @@ impl DecodeGraphs {
         graphs.reverse();
         let (num_sizes, seconds) = (graphs.len(), begun.elapsed().as_secs_f64());
         tracing::info!("{num_sizes} decode steps recorded in {seconds:.2} s");
-        if resident.config.decode_megakernel {
-            log_whole(&graphs)?;
+        let whole = graphs.iter().filter(|graph| graph.whole.is_some());
+        let whole: Vec<String> = whole.map(|graph| graph.num_seqs.to_string()).collect();
+        if !whole.is_empty() {
+            tracing::info!("decode steps of {} sequences are one launch each", whole.join(", "));
+        } else if megakernel == Megakernel::Demanded {
+            bail!(
+                "--decode-megakernel has no kernel here: it wants weights of 16 bits, heads of 64 or \
+                 128 elements, a step of at most {MAX_ROWS} sequences and a GPU of sm_90 or sm_100; \
+                 leave it out"
+            );
         }
         Ok(Some(Self { sizes: graphs, table_width, logits }))
     }
@@ -119,21 +126,30 @@ impl DecodeGraphs {
     }
 }
 
-/// Says which steps are one launch.
-///
-/// # Errors
-/// None is.
-fn log_whole(graphs: &[DecodeGraph]) -> Result<()> {
-    let whole = graphs.iter().filter(|graph| graph.whole.is_some());
-    let sizes: Vec<String> = whole.map(|graph| graph.num_seqs.to_string()).collect();
-    if sizes.is_empty() {
-        bail!(
-            "--decode-megakernel has no kernel here: it wants weights of 16 bits, heads of 64 or 128 \
-             elements, a step of at most {MAX_ROWS} sequences and a GPU of sm_90 or sm_100; leave it out"
-        );
+/// The step as one launch, if it may be one and there is a kernel for it.
+fn whole_step(
+    resident: &Resident,
+    num_seqs: usize,
+    batch: &ForwardBatch,
+    logits: &Tensor,
+) -> Result<Option<DecodeStep>> {
+    let megakernel = resident.config.decode_megakernel;
+    if megakernel == Megakernel::Never || num_seqs > MAX_ROWS {
+        return Ok(None);
     }
-    tracing::info!("decode steps of {} sequences are one launch each", sizes.join(", "));
-    Ok(())
+    let step = resident.decode_step(num_seqs)?;
+    let is_demanded = megakernel == Megakernel::Demanded;
+    let Some(step) = step.filter(|step| is_demanded || step.is_measured()) else { return Ok(None) };
+    // All of its blocks must be there at once. A part of a GPU, as MPS gives, may have too few processors.
+    match forward(resident, batch, Some(&step), logits) {
+        Err(error) if !is_demanded => {
+            tracing::warn!(
+                "decode steps of {num_seqs} sequences cannot be one launch here: {error}"
+            );
+            Ok(None)
+        }
+        tried => tried.map(|()| Some(step)),
+    }
 }
 
 /// The logits of all rows, to where they are expected.

@@ -31,7 +31,7 @@ mod stats;
 mod steering;
 pub mod weights;
 
-pub use config::{EngineConfig, EngineOptions, OptionError};
+pub use config::{EngineConfig, EngineOptions, Megakernel, OptionError};
 pub use engine::Engine;
 pub use handle::EngineHandle;
 pub use kernels::{CpuIsa, instructions};

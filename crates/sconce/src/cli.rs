@@ -204,7 +204,7 @@ pub(crate) struct ServeArgs {
     #[arg(default_missing_value = "true")]
     pub(crate) enforce_eager: Option<bool>,
 
-    /// Recorded decode steps of up to 8 sequences as one launch each (not yet measured) [default: off]
+    /// Recorded decode steps of up to 8 sequences as one launch each [default: on a Hopper GPU, if the model fits]
     #[arg(long, env = "SCONCE_DECODE_MEGAKERNEL", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "true")]
     pub(crate) decode_megakernel: Option<bool>,

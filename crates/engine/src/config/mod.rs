@@ -88,7 +88,8 @@ pub struct EngineOptions {
     /// `--cudagraph-capture-sizes`: numbers of sequences whose decode steps are recorded and launched
     /// whole; none for no recording. Default: on a GPU a dozen up to `max_num_seqs`.
     pub cudagraph_capture_sizes: Option<Vec<usize>>,
-    /// `--decode-megakernel`: let recorded steps of few sequences be one launch. Default off.
+    /// `--decode-megakernel`: let recorded steps of few sequences be one launch. Default: on a Hopper GPU, where
+    /// there is a kernel for the model.
     pub decode_megakernel: Option<bool>,
     /// `--max-cpu-isa`: instructions that the processor computes with at most. Default: all it has.
     pub max_cpu_isa: Option<CpuIsa>,
@@ -115,10 +116,12 @@ impl EngineOptions {
 
     /// Whether recorded steps of few sequences are one launch, which only a GPU has a kernel for, and
     /// none that multiplies any number of rows alike or in e4m3.
-    fn decode_megakernel(&self) -> Result<bool, OptionError> {
-        let why_not = if !self.decode_megakernel.unwrap_or(false) {
-            return Ok(false);
-        } else if !self.on_gpu {
+    fn decode_megakernel(&self) -> Result<Megakernel, OptionError> {
+        if self.decode_megakernel == Some(false) {
+            return Ok(Megakernel::Never);
+        }
+        let is_demanded = self.decode_megakernel == Some(true);
+        let why_not = if !self.on_gpu {
             "needs a GPU"
         } else if self.batch_invariant == Some(true) {
             "goes with no --batch-invariant"
@@ -129,10 +132,23 @@ impl EngineOptions {
         } else if self.pooling.is_some() {
             "is for models that generate"
         } else {
-            return Ok(true);
+            let fitting =
+                if is_demanded { Megakernel::Demanded } else { Megakernel::WhereMeasured };
+            return Ok(fitting);
         };
-        Err(OptionError::Megakernel(why_not))
+        if is_demanded { Err(OptionError::Megakernel(why_not)) } else { Ok(Megakernel::Never) }
     }
+}
+
+/// Whether recorded steps of few sequences are one launch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Megakernel {
+    /// Each of their operations is a launch.
+    Never,
+    /// If there is a kernel for the model, on a device of a kind that it was measured on.
+    WhereMeasured,
+    /// Anything else is an error.
+    Demanded,
 }
 
 /// The options checked and complete: what the engine runs with.
@@ -178,7 +194,7 @@ pub struct EngineConfig {
     /// Numbers of sequences whose decode steps are recorded, if the operator gave them.
     pub cudagraph_capture_sizes: Option<Vec<usize>>,
     /// Whether recorded steps of few sequences are one launch.
-    pub decode_megakernel: bool,
+    pub decode_megakernel: Megakernel,
     /// Instructions of a CPU at most; see [`start_pool`](EngineConfig::start_pool).
     pub max_cpu_isa: Option<CpuIsa>,
     /// Threads of the kernels' pool; see [`start_pool`](EngineConfig::start_pool).

@@ -88,7 +88,14 @@ fn half_precision_checkpoints_are_widened_where_it_is_not_computed_in() {
 fn a_megakernel_is_refused_where_there_is_none() {
     let asked = EngineOptions { decode_megakernel: Some(true), ..EngineOptions::default() };
     let on_gpu = EngineOptions { on_gpu: true, ..asked.clone() };
-    assert!(EngineConfig::resolve(&on_gpu, &spec()).unwrap().decode_megakernel);
+    let megakernel = |options: &EngineOptions| {
+        EngineConfig::resolve(options, &spec()).unwrap().decode_megakernel
+    };
+    assert_eq!(megakernel(&on_gpu), Megakernel::Demanded);
+    let never = EngineOptions { decode_megakernel: Some(false), ..on_gpu.clone() };
+    assert_eq!(megakernel(&never), Megakernel::Never);
+    let unsaid = EngineOptions { decode_megakernel: None, ..on_gpu.clone() };
+    assert_eq!(megakernel(&unsaid), Megakernel::WhereMeasured);
     let cases = [
         (asked, "needs a GPU"),
         (EngineOptions { batch_invariant: Some(true), ..on_gpu.clone() }, "--batch-invariant"),
@@ -108,6 +115,8 @@ fn a_megakernel_is_refused_where_there_is_none() {
             message.starts_with("--decode-megakernel ") && message.contains(needle),
             "{message}"
         );
+        let unsaid = EngineOptions { decode_megakernel: None, ..options };
+        assert_eq!(megakernel(&unsaid), Megakernel::Never, "{needle}");
     }
 }
 

@@ -9,7 +9,7 @@ use std::fmt;
 use candle_core::DType;
 use kernels::decode_step;
 
-use crate::config::{EngineConfig, OptionError};
+use crate::config::{EngineConfig, Megakernel, OptionError};
 pub use crate::host_memory::available_bytes;
 use crate::kv_cache::{AttentionShape, bytes_per_token};
 use crate::model::ModelSpec;
@@ -245,7 +245,7 @@ fn workspace_bytes(spec: &ModelSpec, config: &EngineConfig) -> usize {
 
 /// What steps that are one launch work in: packed heads, attended values, branches and gated values.
 fn whole_steps_bytes(spec: &ModelSpec, config: &EngineConfig, sizes: &[usize]) -> usize {
-    if !config.decode_megakernel {
+    if config.decode_megakernel == Megakernel::Never {
         return 0;
     }
     let heads = 2 * spec.num_heads + 2 * spec.num_kv_heads;

@@ -192,7 +192,7 @@ fn steps_that_are_one_launch_have_their_memory() {
     let heads = (2 * num_heads + 2 * num_kv_heads) * head_dim;
     let row = 2 * (heads + 2 * spec().hidden_size + spec().intermediate_size);
     let expected = (1 + 2 + 4 + 8) * row + 4 * num_layers * 14 * 8;
-    assert_eq!(fixed(Some(true)) - fixed(None), expected);
+    assert_eq!(fixed(None) - fixed(Some(false)), expected);
 }
 
 #[test]

@@ -39,11 +39,9 @@ struct AttentionTeam {
     __device__ __forceinline__ void ask_l2(const SplitFeed<Shape>& feed) const { feed.ask_l2(); }
 
     // The normalised and rotated queries of a key head; and first of all, when all blocks are done with their
-    // products, the keys and values of all sequences whose last keys are the block's.
+    // products, the keys and values of all sequences whose last keys are the team's.
     __device__ __forceinline__ void enter(const SplitCursor<Shape>& first, bool is_first) const {
-        if (is_first) {
-            wait.wait();
-        }
+        if (is_first) wait.wait();
         const int group = p.attention.num_heads / p.attention.num_kv_heads;
         SplitCursor<Shape> at = first;
         int begin = 0;  // of the group's queries, its key and its value

@@ -22,6 +22,8 @@ static MODULE: Module = module!("decode_step");
 /// Everything of a launch but the rows.
 pub(super) struct Step {
     plan: Plan,
+    /// For which devices its kernel was compiled, as 90 for sm_90.
+    compiled_for: i32,
     /// With the addresses of the model and of the memory below.
     params: StepParams,
     /// What the addresses belong to.
@@ -107,12 +109,17 @@ impl Step {
             Processors { count: processors(device)?.0, shared_bytes: block_shared_bytes(device)? };
         let plan = plan(&dims, processors)?.filter(|_| model.has_plain_rows());
         let Some(plan) = plan else { return Ok(None) };
-        if compiled_for(device, &MODULE, &plan.launch)? < 90 {
+        let compiled_for = compiled_for(device, &MODULE, &plan.launch)?;
+        if compiled_for < 90 {
             return Ok(None);
         }
         let mut addresses = Addresses::default();
         let params = model.params(&dims, &plan, &Device::Cuda(device.clone()), &mut addresses)?;
-        Ok(Some(Self { plan, params, _held: addresses.held }))
+        Ok(Some(Self { plan, compiled_for, params, _held: addresses.held }))
+    }
+
+    pub(super) fn is_measured(&self) -> bool {
+        self.compiled_for == 90
     }
 
     pub(super) fn forward(&self, rows: &Rows) -> Result<Tensor> {

@@ -153,6 +153,14 @@ impl DecodeStep {
         }
     }
 
+    /// Whether a device of this kind has run it, and faster than the operations: Hopper.
+    pub fn is_measured(&self) -> bool {
+        #[cfg(feature = "cuda")]
+        return self.step.is_measured();
+        #[cfg(not(feature = "cuda"))]
+        match self.never {}
+    }
+
     /// Runs the step: keys and values are in the cache afterwards. `[rows, vocab]` f32
     ///
     /// # Errors

@@ -57,7 +57,7 @@ struct SplitShape {
     static constexpr int ROWS = 8 * TILES;
     static constexpr int WARPS = HEAD_DIM > 128 ? 2 : 4;
     static constexpr int THREADS = 32 * WARPS;
-    // Of a block, each with units of its own.
+    // Of a block, each with units of its own: what keeps the memory busy where a multiprocessor has one block.
     static constexpr int TEAMS = IN_STEP ? 2 : 1;
     static constexpr int STAGES = 4 / TEAMS / sizeof(Cache);
     static constexpr int PACKS = HEAD_DIM / Pack<Cache>::LEN;
@@ -571,7 +571,7 @@ struct WholeBlock {
     __device__ __forceinline__ void sync() const { __syncthreads(); }
 };
 
-// The block's units, of which `at` is the first. Grid: any number of blocks, best as many as the device
+// The team's units, of which `at` is the first. Grid: any number of blocks, best as many as the device
 // holds at once.
 template <class T, class Shape, class Team>
 __device__ __forceinline__ void attend_splits(const PagedAttentionParams& p, const Team& team,
@@ -592,7 +592,7 @@ __device__ __forceinline__ void attend_splits(const PagedAttentionParams& p, con
     int num_asked = 0, stage = 0;
     bool is_first = true;
     while (at.left > 0) {
-        // What is there is asked for before others are waited for.
+        // What is there is asked for before others are waited for. The first time; then all stages are under way.
 #pragma unroll 1
         for (int round = 0; round < 2; round++) {
             for (; num_asked < Shape::STAGES && (round == 1 || team.has_keys(feed)); num_asked++) feed.ask();
