@@ -78,9 +78,7 @@ impl DecodeGraphs {
             let is_batch_invariant = resident.config.batch_invariant;
             let batch =
                 padding.divide(&words, extents, resident.workspace(), is_batch_invariant)?;
-            let whole = whole_step(resident, num_seqs, &batch, &logits)?;
-            let run = || forward(resident, &batch, whole.as_ref(), &logits);
-            let graph = Graph::record(device, run)?;
+            let (whole, graph) = record_step(resident, num_seqs, &batch, &logits)?;
             graphs.push(DecodeGraph { num_seqs, words, batch, whole, graph });
         }
         graphs.reverse();
@@ -126,30 +124,30 @@ impl DecodeGraphs {
     }
 }
 
-/// The step as one launch, if it may be one and there is a kernel for it.
-fn whole_step(
+/// Records a step: as one launch, if it may be one and there is a kernel for it.
+fn record_step(
     resident: &Resident,
     num_seqs: usize,
     batch: &ForwardBatch,
-    logits: &Tensor,
-) -> Result<Option<DecodeStep>> {
+    logits: &Tensor, // [largest size, vocab]
+) -> Result<(Option<DecodeStep>, Option<Graph>)> {
+    let record = |whole: Option<&DecodeStep>| {
+        Graph::record(resident.device(), || forward(resident, batch, whole, logits))
+    };
     let megakernel = resident.config.decode_megakernel;
-    if megakernel == Megakernel::Never || num_seqs > MAX_ROWS {
-        return Ok(None);
-    }
-    let step = resident.decode_step(num_seqs)?;
     let is_demanded = megakernel == Megakernel::Demanded;
-    let Some(step) = step.filter(|step| is_demanded || step.is_measured()) else { return Ok(None) };
-    // All of its blocks must be there at once. A part of a GPU, as MPS gives, may have too few processors.
-    match forward(resident, batch, Some(&step), logits) {
-        Err(error) if !is_demanded => {
-            tracing::warn!(
+    let may_be_whole = megakernel != Megakernel::Never && num_seqs <= MAX_ROWS;
+    let step = if may_be_whole { resident.decode_step(num_seqs)? } else { None };
+    if let Some(step) = step.filter(|step| is_demanded || step.is_measured()) {
+        // All of its blocks must be there at once. A part of a GPU, as MPS gives, may have too few processors.
+        match record(Some(&step)) {
+            Err(error) if !is_demanded => tracing::warn!(
                 "decode steps of {num_seqs} sequences cannot be one launch here: {error}"
-            );
-            Ok(None)
+            ),
+            graph => return Ok((Some(step), graph?)),
         }
-        tried => tried.map(|()| Some(step)),
     }
+    Ok((None, record(None)?))
 }
 
 /// The logits of all rows, to where they are expected.

@@ -117,26 +117,25 @@ impl EngineOptions {
     /// Whether recorded steps of few sequences are one launch, which only a GPU has a kernel for, and
     /// none that multiplies any number of rows alike or in e4m3.
     fn decode_megakernel(&self) -> Result<Megakernel, OptionError> {
-        if self.decode_megakernel == Some(false) {
-            return Ok(Megakernel::Never);
-        }
-        let is_demanded = self.decode_megakernel == Some(true);
         let why_not = if !self.on_gpu {
-            "needs a GPU"
+            Some("needs a GPU")
         } else if self.batch_invariant == Some(true) {
-            "goes with no --batch-invariant"
+            Some("goes with no --batch-invariant")
         } else if self.quantization.is_some() {
-            "goes with no --quantization"
+            Some("goes with no --quantization")
         } else if self.cudagraph_capture_sizes.as_ref().is_some_and(Vec::is_empty) {
-            "records steps, --enforce-eager none"
+            Some("records steps, --enforce-eager none")
         } else if self.pooling.is_some() {
-            "is for models that generate"
+            Some("is for models that generate")
         } else {
-            let fitting =
-                if is_demanded { Megakernel::Demanded } else { Megakernel::WhereMeasured };
-            return Ok(fitting);
+            None
         };
-        if is_demanded { Err(OptionError::Megakernel(why_not)) } else { Ok(Megakernel::Never) }
+        match (self.decode_megakernel, why_not) {
+            (Some(true), Some(why_not)) => Err(OptionError::Megakernel(why_not)),
+            (Some(true), None) => Ok(Megakernel::Demanded),
+            (None, None) => Ok(Megakernel::WhereMeasured),
+            (Some(false), _) | (None, Some(_)) => Ok(Megakernel::Never),
+        }
     }
 }
 
@@ -248,8 +247,7 @@ impl EngineConfig {
     }
 
     /// Starts the kernels' pool with `num_threads`, if given, and keeps it to `max_cpu_isa`. To be called
-    /// once, before the weights
-    /// are loaded: the first op starts the pool, too, with a thread for each core.
+    /// once, before the weights are loaded: the first op starts the pool, too, with a thread for each core.
     pub fn start_pool(&self) -> Result<(), OptionError> {
         if let Some(most) = self.max_cpu_isa {
             kernels::limit_instructions(most).map_err(OptionError::Isa)?;

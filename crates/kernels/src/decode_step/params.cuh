@@ -61,7 +61,7 @@ constexpr int THREADS = CONSUMERS + 32 * FEED_WARPS;
 constexpr int MAX_NORM_WARPS = 16;
 
 // Weights come in stages: 8 output features of up to STAGE_INPUTS inputs, of which each warp takes WARP_CHUNK
-// in turn. The copy engine takes as long for a short row as for one of 2 KiB.
+// in turn. The copy engine brings more of longer rows (benches/results/2026-11-27-h200/copies.txt).
 constexpr int OUTS = 8;
 constexpr int WARP_CHUNK = 64;
 constexpr int CHUNK = WARP_CHUNK * CONSUMER_WARPS;
@@ -70,7 +70,7 @@ constexpr int STAGE_INPUTS = 2 * CHUNK;
 constexpr int STAGE_STRIDE = STAGE_INPUTS + 32;
 constexpr int STAGE_BYTES = OUTS * STAGE_STRIDE * 2;
 // Stages of a block that are on their way at once: fewer do not keep the memory busy, with more some blocks
-// get less of it than others, for whom all wait (an H200, Llama-3.1-8B's shape: 4.2, 3.9 and 4.7 ms a step
+// get less of it than others, for whom all wait (an H200, Llama-3.1-8B's shape: 4.3, 4.0 and 4.7 ms a step
 // with 2, 3 and 4).
 constexpr int STAGES_AHEAD = 3;
 

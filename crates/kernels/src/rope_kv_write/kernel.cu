@@ -40,13 +40,10 @@ __device__ __forceinline__ void write_heads(const RopeParams& p) {
     // All lanes of the warp stay for the sums.
     const bool has_work = head < num_heads && (is_query || !is_padding);
 
-    Halves<T> x;
+    Halves<T> x = {};
     const T* row = static_cast<const T*>(p.qkv) + (token * num_heads + head) * head_dim;
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        const int len = has_work && !is_padding ? half_dim : 0;
-        x.x[half] = load_row_pack(row + half * half_dim, lane, len,
-                                  is_aligned_16(row + half * half_dim));
+    if (has_work && !is_padding) {
+        x = load_head(row, lane, half_dim, is_aligned_16(row) && is_aligned_16(row + half_dim));
     }
     const T* norm = static_cast<const T*>(is_query ? p.q_norm : is_key ? p.k_norm : nullptr);
     if (p.q_norm != nullptr || p.k_norm != nullptr) {
