@@ -12,15 +12,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle, Thread};
-use std::{io, ptr};
+use std::{fmt, io, ptr};
 
 thread_local! {
-    /// Whether this thread is computing a task.
-    static IS_COMPUTING: Cell<bool> = const { Cell::new(false) };
+    /// Whose task this thread is computing.
+    static COMPUTES_FOR: Cell<*const Shared> = const { Cell::new(ptr::null()) };
 }
 
 /// The workers, as many as were asked for less the caller.
-pub(crate) struct ForkJoin {
+///
+/// As many tasks as there are threads run at the same time, so that they may wait for each other. A task may
+/// use another pool.
+pub struct ForkJoin {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
     /// Held by the call that has the workers. Fair, so that of several engines none starves.
@@ -60,9 +63,9 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    /// Computes tasks until none is left.
-    fn compute(&self) {
-        IS_COMPUTING.set(true);
+    /// Computes tasks of a pool's call until none is left.
+    fn compute(&self, pool: &Shared) {
+        let before = COMPUTES_FOR.replace(pool);
         let computed = catch_unwind(AssertUnwindSafe(|| {
             loop {
                 let index = self.next.fetch_add(1, Ordering::Relaxed);
@@ -72,7 +75,7 @@ impl Call<'_> {
                 (self.task)(index);
             }
         }));
-        IS_COMPUTING.set(false);
+        COMPUTES_FOR.set(before);
         if let Err(panic) = computed {
             self.next.store(self.num_tasks, Ordering::Relaxed);
             self.panic.lock().get_or_insert(panic);
@@ -81,20 +84,23 @@ impl Call<'_> {
 }
 
 impl ForkJoin {
-    /// Starts all threads but one.
-    pub(crate) fn new(num_threads: usize) -> io::Result<Self> {
+    /// Starts all threads but one, which `name` names.
+    ///
+    /// # Errors
+    /// A system that gives no threads.
+    pub fn new(name: &str, num_threads: usize) -> io::Result<Self> {
         let shared = Shared { state: AtomicU64::new(0), call: UnsafeCell::new(ptr::null()) };
         let mut pool = Self { shared: Arc::new(shared), workers: Vec::new(), turn: Mutex::new(()) };
         for index in 1..num_threads {
             let shared = pool.shared.clone();
-            let thread = thread::Builder::new().name(format!("kernels-{index}"));
+            let thread = thread::Builder::new().name(format!("{name}-{index}"));
             pool.workers.push(thread.spawn(move || shared.work())?);
         }
         Ok(pool)
     }
 
     /// Threads that compute a call, the caller's among them.
-    pub(crate) fn num_threads(&self) -> usize {
+    pub fn num_threads(&self) -> usize {
         1 + self.workers.len()
     }
 
@@ -103,8 +109,9 @@ impl ForkJoin {
     ///
     /// # Panics
     /// If a task does; tasks that nobody has begun are then left out.
-    pub(crate) fn run(&self, num_tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-        if self.workers.is_empty() || num_tasks < 2 || IS_COMPUTING.get() {
+    pub fn run(&self, num_tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+        let is_nested = ptr::eq(COMPUTES_FOR.get(), &raw const *self.shared);
+        if self.workers.is_empty() || num_tasks < 2 || is_nested {
             return (0..num_tasks).for_each(task);
         }
         let call = Call {
@@ -119,12 +126,18 @@ impl ForkJoin {
         for worker in &self.workers[..self.workers.len().min(num_tasks - 1)] {
             worker.thread().unpark();
         }
-        call.compute();
+        call.compute(&self.shared);
         self.shared.close();
         drop(turn);
         if let Some(panic) = call.panic.into_inner() {
             resume_unwind(panic);
         }
+    }
+}
+
+impl fmt::Debug for ForkJoin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ForkJoin of {} threads", self.num_threads())
     }
 }
 
@@ -178,7 +191,7 @@ impl Shared {
             last = state / NUMBER;
             // SAFETY: the call was open when this thread joined, so that its caller waits for it to leave.
             let call = unsafe { &**self.call.get() };
-            call.compute();
+            call.compute(self);
             let caller = call.caller.clone();
             let before = self.state.fetch_sub(JOINED, Ordering::Release);
             // The call may be gone from here on.
@@ -233,7 +246,7 @@ mod tests {
     #[test]
     fn each_task_is_computed_once() {
         for num_threads in [1, 2, 5] {
-            let pool = ForkJoin::new(num_threads).unwrap();
+            let pool = ForkJoin::new("test", num_threads).unwrap();
             assert_eq!(pool.num_threads(), num_threads);
             for num_tasks in (0..200).chain([10_000]) {
                 assert_eq!(counts(&pool, num_tasks), vec![1; num_tasks]);
@@ -244,7 +257,7 @@ mod tests {
     /// Also by workers that have fallen asleep in between.
     #[test]
     fn tasks_are_computed_by_all_threads() {
-        let pool = ForkJoin::new(3).unwrap();
+        let pool = ForkJoin::new("test", 3).unwrap();
         for pause in [0, 0, 30] {
             thread::sleep(Duration::from_millis(pause));
             let arrived = AtomicUsize::new(0);
@@ -260,7 +273,7 @@ mod tests {
 
     #[test]
     fn callers_take_turns() {
-        let pool = ForkJoin::new(3).unwrap();
+        let pool = ForkJoin::new("test", 3).unwrap();
         thread::scope(|scope| {
             for num_tasks in [2, 7, 64] {
                 let pool = &pool;
@@ -275,7 +288,7 @@ mod tests {
 
     #[test]
     fn a_task_may_have_tasks() {
-        let pool = ForkJoin::new(3).unwrap();
+        let pool = ForkJoin::new("test", 3).unwrap();
         let num_computed = AtomicUsize::new(0);
         pool.run(8, &|_| {
             pool.run(8, &|_| {
@@ -285,9 +298,29 @@ mod tests {
         assert_eq!(num_computed.into_inner(), 64);
     }
 
+    /// Tasks that wait for each other have tasks for another pool each.
+    #[test]
+    fn a_task_may_have_tasks_for_another_pool() {
+        let (ranks, pool) = (ForkJoin::new("ranks", 3).unwrap(), ForkJoin::new("test", 2).unwrap());
+        for _ in 0..200 {
+            let arrived = AtomicUsize::new(0);
+            let num_computed = AtomicUsize::new(0);
+            ranks.run(3, &|_| {
+                arrived.fetch_add(1, Ordering::SeqCst);
+                while arrived.load(Ordering::SeqCst) < 3 {
+                    thread::yield_now();
+                }
+                pool.run(16, &|_| {
+                    num_computed.fetch_add(1, Ordering::Relaxed);
+                });
+            });
+            assert_eq!(num_computed.into_inner(), 48);
+        }
+    }
+
     #[test]
     fn a_panic_reaches_the_caller_and_the_pool_goes_on() {
-        let pool = ForkJoin::new(3).unwrap();
+        let pool = ForkJoin::new("test", 3).unwrap();
         for panicking in [0, 50, 99] {
             let run = || pool.run(100, &|i| assert_ne!(i, panicking, "task {i}"));
             let panic = catch_unwind(AssertUnwindSafe(run)).unwrap_err();

@@ -15,8 +15,10 @@
 )]
 
 pub mod add;
+pub mod collectives;
 pub mod decode_step;
 pub mod device;
+pub mod fork_join;
 pub mod full_attention;
 pub mod gated_activation;
 pub mod gather_rows;
@@ -34,7 +36,6 @@ pub mod sample;
 #[cfg(any(feature = "cuda", test))]
 mod cuda;
 mod disjoint;
-mod fork_join;
 mod simd;
 #[cfg(test)]
 mod testing;

@@ -33,7 +33,7 @@ impl std::error::Error for PoolError {}
 /// # Errors
 /// [`PoolError::AlreadyStarted`] if it runs with another number, [`PoolError::Threads`].
 pub fn init(num_threads: usize) -> Result<(), PoolError> {
-    let pool = ForkJoin::new(num_threads).map_err(PoolError::Threads)?;
+    let pool = ForkJoin::new("kernels", num_threads).map_err(PoolError::Threads)?;
     let num_running = POOL.get_or_init(|| pool).num_threads();
     if num_running == num_threads { Ok(()) } else { Err(PoolError::AlreadyStarted(num_running)) }
 }
@@ -46,7 +46,7 @@ pub fn num_threads() -> usize {
 fn pool() -> &'static ForkJoin {
     POOL.get_or_init(|| {
         let num_threads = thread::available_parallelism().map_or(1, usize::from);
-        ForkJoin::new(num_threads).expect("the system gives the threads of the pool")
+        ForkJoin::new("kernels", num_threads).expect("the system gives the threads of the pool")
     })
 }
 
