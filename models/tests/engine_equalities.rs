@@ -5,16 +5,18 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
 use candle_core::{DType, Device};
 use engine::architecture::Architecture;
+use engine::model::Communicator;
 use engine::weights::Weights;
 use engine::{
     Engine, EngineConfig, EngineHandle, EngineOptions, EngineStats, Event, FinishReason,
-    MemoryPlan, Quantization, Request, SamplingParams, TokenLogprobs,
+    MemoryPlan, Models, Quantization, Rank, Request, SamplingParams, TokenLogprobs,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -56,19 +58,39 @@ fn cases(golden: &Path) -> Vec<Case> {
     serde_json::from_slice::<Expected>(&text).unwrap().cases
 }
 
+/// With `tensor_parallel_size` on the next number of ranks that fits, as no other fits all.
 fn start(golden: &Path, dtype: DType, options: &EngineOptions) -> EngineHandle {
     let text = fs::read(golden.join("config.json")).unwrap();
     let json: Value = serde_json::from_slice(&text).unwrap();
     let row = Architecture::find(models::registry(), &json).unwrap();
     let spec = (row.spec)(&json).unwrap();
     let options = EngineOptions { dtype: Some(dtype), ..options.clone() };
-    let config = EngineConfig::resolve(&options, &spec).unwrap();
+    let numbers = options.tensor_parallel_size.map_or(1..=1, |least| least..=8);
+    let config = numbers.map(|num_ranks| {
+        let options = EngineOptions { tensor_parallel_size: Some(num_ranks), ..options.clone() };
+        EngineConfig::resolve(&options, &spec)
+    });
+    let config = config.filter_map(Result::ok).next().unwrap();
     let plan = MemoryPlan::compute(&spec, &config, 4 << 30);
-    let device = Device::Cpu;
-    let weights = Weights::open(golden, &device, dtype).unwrap();
-    let mut weights = weights.with_quantization(config.quantization_of(&spec));
-    let model = (row.load)(&json, &mut weights, config.max_model_len).unwrap();
-    Engine::start(model, &spec, &plan, &device, &[2]).unwrap()
+    let devices = vec![Device::Cpu; config.tensor_parallel_size];
+    let group = match devices.len() {
+        1 => vec![None],
+        _ => Communicator::group(&devices)
+            .unwrap()
+            .into_iter()
+            .map(|end| Some(Arc::new(end)))
+            .collect(),
+    };
+    let rank = |communicator: Option<Arc<Communicator>>| {
+        let weights = Weights::open(golden, &Device::Cpu, dtype).unwrap();
+        let weights = weights.with_communicator(communicator.clone());
+        let mut weights = weights.with_quantization(config.quantization_of(&spec));
+        let model = (row.load)(&json, &mut weights, config.max_model_len).unwrap();
+        let models = Models { model, draft: None };
+        Rank { models, device: Device::Cpu, communicator }
+    };
+    let ranks = group.into_iter().map(rank).collect();
+    Engine::start_ranks(ranks, (&spec, None), &plan, &[2], None).unwrap()
 }
 
 /// Room for everything, whole prompts, nothing shared.
@@ -178,6 +200,7 @@ fn assert_equal(options: &EngineOptions, enough: impl Fn(&EngineStats) -> bool) 
     let roomy = EngineOptions {
         quantization: options.quantization,
         kv_cache_dtype: options.kv_cache_dtype,
+        tensor_parallel_size: options.tensor_parallel_size,
         ..roomy()
     };
     for golden in goldens() {
@@ -210,11 +233,34 @@ fn greedy_tokens_are_those_of_transformers() {
                 (case.prompt.clone(), params)
             })
             .collect();
-        let answers = together(&start(&golden, DType::F32, &roomy()), &asks);
-        for (case, answer) in cases.iter().zip(answers) {
-            assert_eq!(answer.tokens, case.greedy, "{}", golden.display());
+        for options in [roomy(), shared_out()] {
+            let answers = together(&start(&golden, DType::F32, &options), &asks);
+            for (case, answer) in cases.iter().zip(answers) {
+                assert_eq!(answer.tokens, case.greedy, "{}", golden.display());
+            }
         }
     }
+}
+
+/// Of ranks that each have a part of the model.
+fn shared_out() -> EngineOptions {
+    EngineOptions { tensor_parallel_size: Some(2), ..roomy() }
+}
+
+/// Ranks run ahead as the device of one does, in chunks, with a cache that is too small.
+#[test]
+fn ranks_in_any_batch_equal_ranks_alone() {
+    let options = EngineOptions {
+        max_num_batched_tokens: Some(7),
+        block_size: Some(4),
+        max_model_len: Some(96),
+        num_gpu_blocks_override: Some(24),
+        enable_prefix_caching: Some(true),
+        async_scheduling: Some(true),
+        cudagraph_capture_sizes: Some(vec![1, 2, 4]),
+        ..shared_out()
+    };
+    assert_equal(&options, |stats| stats.preemptions > 0 && stats.cached_prompt_tokens > 0);
 }
 
 #[test]

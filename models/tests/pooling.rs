@@ -12,8 +12,8 @@ use engine::architecture::without_head;
 use engine::model::ModelSpec;
 use engine::weights::Weights;
 use engine::{
-    Engine, EngineConfig, EngineHandle, EngineOptions, Event, MemoryPlan, Pooling, Request,
-    SamplingParams,
+    Engine, EngineConfig, EngineHandle, EngineOptions, Event, MemoryPlan, Models, Pooling, Rank,
+    Request, SamplingParams,
 };
 use models::Found;
 use serde::Deserialize;
@@ -105,7 +105,9 @@ impl Golden {
                 let plan = plan(&spec);
                 let max_len = plan.config.max_model_len;
                 let model = (row.load)(&config, &mut weights, max_len).unwrap();
-                (Engine::start_pooling(model, &spec, &plan, device, None).unwrap(), spec)
+                let models = Models { model, draft: None };
+                let rank = Rank { models, device: device.clone(), communicator: None };
+                (Engine::start_pooling(vec![rank], &spec, &plan, None).unwrap(), spec)
             }
         };
         // sentence-transformers stores BERT's pooler, too, which only a head reads.

@@ -5,6 +5,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Result, Tensor};
+use kernels::collectives::part;
 use kernels::linear::Matrix;
 use kernels::pages::advise_huge_pages;
 use kernels::pool;
@@ -133,12 +134,14 @@ pub struct Costs {
 }
 
 impl Costs {
-    /// Of a model that generates, in the memory of a plan.
+    /// Of a model that generates, in the memory of a plan; of several ranks those of one.
     pub fn of(spec: &ModelSpec, plan: &MemoryPlan) -> Self {
+        let num_ranks = plan.config.tensor_parallel_size;
+        let (spec, rows) = (&spec.of_rank(num_ranks), part(spec.vocab_size, 0, num_ranks).len());
         let read = (spec.num_parameters - spec.num_gathered) as f64;
         // What is gathered is held in the dtype of activations, whatever linear layers are held in.
         let gathered_bytes = spec.num_gathered * plan.config.dtype.size_in_bytes();
-        let head = (spec.vocab_size * spec.hidden_size) as f64;
+        let head = (rows * spec.hidden_size) as f64;
         Self {
             weight_bytes: (plan.weight_bytes - gathered_bytes) as f64,
             key_bytes: plan.block_bytes as f64 / plan.config.block_size as f64,

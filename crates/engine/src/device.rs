@@ -79,6 +79,35 @@ pub fn open(kind: DeviceKind) -> Result<Device> {
     }
 }
 
+/// Opens a device for each rank of a model: GPUs from the one that `kind` names on.
+///
+/// # Errors
+/// As [`open`], for each of them.
+pub fn open_ranks(kind: DeviceKind, num_ranks: usize) -> Result<Vec<Device>> {
+    let first = open(kind)?;
+    let number = if let DeviceKind::Cuda(number) = kind { number } else { 0 };
+    let others = (1..num_ranks).map(|rank| {
+        if first.is_cpu() { Ok(Device::Cpu) } else { open(DeviceKind::Cuda(number + rank)) }
+    });
+    let others = others.collect::<Result<Vec<_>>>().map_err(|error| {
+        let error = without_backtrace(&error);
+        Error::Msg(format!("--tensor-parallel-size {num_ranks} needs a GPU for each: {error}"))
+    })?;
+    Ok([vec![first], others].concat())
+}
+
+/// Bytes that an engine may take of each of its ranks' devices: what the fullest GPU can give, or a part of what
+/// is free of the host's memory.
+///
+/// # Errors
+/// As [`available_bytes`].
+pub fn available_bytes_of_ranks(devices: &[Device], gpu_memory_utilization: f64) -> Result<usize> {
+    let each = devices.iter().map(|device| available_bytes(device, gpu_memory_utilization));
+    let least = each.collect::<Result<Vec<_>>>()?.into_iter().min().unwrap_or(0);
+    let share_memory = devices.iter().all(Device::is_cpu);
+    Ok(if share_memory { least / devices.len().max(1) } else { least })
+}
+
 /// What went wrong in one line. With `RUST_BACKTRACE` candle appends where, which is nothing to clients.
 pub(crate) fn without_backtrace(error: &Error) -> String {
     match error {
@@ -112,6 +141,16 @@ mod tests {
         let error = Error::WithBacktrace { inner, backtrace }.context("attention");
         assert!(error.to_string().lines().count() > 2);
         assert_eq!(without_backtrace(&error), "attention: illegal address");
+    }
+
+    #[test]
+    fn ranks_on_the_cpu_share_its_memory() {
+        let two = open_ranks(DeviceKind::Cpu, 2).unwrap();
+        let alone = available_bytes(&Device::Cpu, 1.0).unwrap();
+        let each = available_bytes_of_ranks(&two, 1.0).unwrap();
+        assert_eq!(two.len(), 2);
+        // Other processes take and give back memory meanwhile.
+        assert!((alone / 4..alone).contains(&each), "{each} of {alone}");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::layers::ClassificationHead;
 use crate::memory::MemoryPlan;
 use crate::model::ModelSpec;
 use crate::pooling::{Pooling, mean};
-use crate::recovery::Reload;
+use crate::ranks::Models;
 use crate::runner::{Launched, StepOutput, StepRunner};
 use crate::sequence::Sequence;
 use crate::speculation::Speculation;
@@ -135,7 +135,11 @@ impl StepRunner for EncoderRunner {
         Ok(())
     }
 
-    fn reload(&mut self, _load: &mut Reload) -> std::result::Result<(), String> {
+    fn unload(&mut self) {
+        unreachable!("nothing is lost at a reset")
+    }
+
+    fn install(&mut self, _models: &mut dyn Iterator<Item = Models>) {
         unreachable!("nothing is lost at a reset")
     }
 }

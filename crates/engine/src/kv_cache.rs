@@ -68,8 +68,9 @@ pub(crate) fn bytes_per_token(spec: &ModelSpec, dtype: DType) -> usize {
 }
 
 impl CacheShape {
-    /// Of a model in the blocks of a plan.
+    /// Of a rank's part of a model, in the blocks of a plan.
     pub(crate) fn of(spec: &ModelSpec, plan: &MemoryPlan) -> Self {
+        let spec = &spec.of_rank(plan.config.tensor_parallel_size);
         Self {
             num_layers: spec.num_layers,
             num_blocks: plan.num_blocks,

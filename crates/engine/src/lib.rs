@@ -19,6 +19,7 @@ mod memory_shares;
 pub mod model;
 mod pooling;
 mod precision;
+mod ranks;
 mod recovery;
 pub mod request;
 mod resident;
@@ -39,6 +40,7 @@ pub use memory::MemoryPlan;
 pub use memory_shares::share_memory;
 pub use pooling::Pooling;
 pub use precision::Quantization;
+pub use ranks::{Models, Rank};
 pub use recovery::Reload;
 pub use request::{
     Constraint, EngineError, Event, FinishReason, Request, SamplingParams, Sink, TokenLogprobs,

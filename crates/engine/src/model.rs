@@ -1,8 +1,11 @@
 //! The seam between the engine and the architectures: what a model must say and do.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::{DType, Result, Tensor};
+pub use kernels::collectives::Communicator;
+use kernels::collectives::part;
 use kernels::decode_step::DecodeStep;
 pub use kernels::paged_attention::{Extents, KvCacheLayer, Workspace};
 pub use kernels::rope_kv_write::NO_SLOT;
@@ -38,6 +41,45 @@ pub struct ModelSpec {
     pub dtype: DType,
     /// What the checkpoint's linear layers are stored in, if not as they are.
     pub quantized: Option<Quantized>,
+}
+
+/// The key and value heads of a rank: as many as the others, or, where ranks are more than heads, one that
+/// several have.
+pub(crate) fn kv_heads_of(rank: usize, num_ranks: usize, num_kv_heads: usize) -> Range<usize> {
+    if num_ranks <= num_kv_heads {
+        return part(num_kv_heads, rank, num_ranks);
+    }
+    let head = rank * num_kv_heads / num_ranks;
+    head..head + 1
+}
+
+impl ModelSpec {
+    /// What the first of so many ranks holds, none of which holds more. The vocabulary stays that of the
+    /// logits, which every rank gets.
+    #[must_use]
+    pub fn of_rank(&self, num_ranks: usize) -> Self {
+        if num_ranks == 1 {
+            return self.clone();
+        }
+        let mut spec = self.clone();
+        spec.num_heads = part(self.num_heads, 0, num_ranks).len();
+        spec.num_kv_heads = kv_heads_of(0, num_ranks, self.num_kv_heads).len();
+        spec.intermediate_size = part(self.intermediate_size, 0, num_ranks).len();
+        let vocabulary = part(self.vocab_size, 0, num_ranks).len();
+        // Of biases all count, though a rank has a part.
+        let head = (self.vocab_size - vocabulary) * self.hidden_size;
+        spec.num_gathered = self.num_gathered / self.vocab_size * vocabulary;
+        let tables = if self.num_gathered > 0 { 2 * head } else { head };
+        let layers = self.num_layers * (self.linear_elements() - spec.linear_elements());
+        spec.num_parameters -= layers + tables;
+        spec
+    }
+
+    /// Weights of a layer's projections.
+    fn linear_elements(&self) -> usize {
+        let heads = 2 * self.num_heads + 2 * self.num_kv_heads;
+        self.hidden_size * (heads * self.head_dim + 3 * self.intermediate_size)
+    }
 }
 
 /// One step's input: tokens of several sequences back to back, prefill chunks and decodes mixed.

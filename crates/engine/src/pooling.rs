@@ -4,14 +4,15 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::time::Instant;
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use scheduler::{Entry, Plan, SeqId};
 
 use crate::batch::{BatchLists, Span, divide};
 use crate::engine::Engine;
 use crate::handle::EngineHandle;
 use crate::memory::MemoryPlan;
-use crate::model::{CausalLm, ForwardBatch, ModelSpec};
+use crate::model::{ForwardBatch, ModelSpec};
+use crate::ranks::{Models, Rank, Ranks};
 use crate::recovery::Reload;
 use crate::resident::Resident;
 use crate::runner::{Launched, StepOutput, StepRunner};
@@ -31,26 +32,29 @@ pub enum Pooling {
 }
 
 impl Engine {
-    /// As [`Engine::start_with_draft`], for a model whose prompts become vectors; `plan` says how. Requests
+    /// As [`Engine::start_ranks`], for a model whose prompts become vectors; `plan` says how. Requests
     /// generate no tokens: their `max_tokens` is 0, and what they hear of is
     /// [`Event::Pooled`](crate::Event::Pooled).
     ///
     /// # Panics
     /// If the plan is one of a model that generates.
     pub fn start_pooling(
-        model: Box<dyn CausalLm>,
+        ranks: Vec<Rank>,
         spec: &ModelSpec,
         plan: &MemoryPlan,
-        device: &Device,
         reload: Option<Reload>,
     ) -> std::result::Result<EngineHandle, StartError> {
         plan.check()?;
         let pooling = plan.config.pooling.expect("the plan of a model that pools");
-        let resident = Resident::new(model, spec, plan, device)?;
-        resident.reserve_memory(states)?;
-        let pooler = Pooler { resident, pooling, sums: HashMap::new() };
+        let pooler = |Rank { models, device, .. }: Rank| {
+            let resident = Resident::new(models.model, spec, plan, &device)?;
+            resident.reserve_memory(states)?;
+            let pooler = Pooler { resident, pooling, sums: HashMap::new() };
+            Ok(Box::new(pooler) as Box<dyn StepRunner>)
+        };
+        let runner = Ranks::start(ranks, pooler)?;
         let speculation = Speculation::new(&plan.config, false);
-        let mut engine = Self::with((Box::new(pooler), false), speculation, spec, plan, &[])?;
+        let mut engine = Self::with((runner, false), speculation, spec, plan, &[])?;
         engine.reload = reload;
         engine.spawn()
     }
@@ -157,9 +161,13 @@ impl StepRunner for Pooler {
         self.resident.reserve_memory(states)
     }
 
-    fn reload(&mut self, load: &mut Reload) -> std::result::Result<(), String> {
+    fn unload(&mut self) {
         self.resident.unload();
-        self.resident.set(load()?.0);
-        self.reset().map_err(|error| format!("the device: {error}"))
+    }
+
+    fn install(&mut self, models: &mut dyn Iterator<Item = Models>) {
+        if let Some(Models { model, .. }) = models.next() {
+            self.resident.set(model);
+        }
     }
 }

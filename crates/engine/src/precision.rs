@@ -1,6 +1,7 @@
 //! In what the weights of linear layers and the cache are held.
 
 use candle_core::{DType, Device, Result, Tensor};
+use kernels::collectives::part;
 use kernels::linear::{Integers, Matrix, quantize_rows};
 
 use crate::config::{EngineConfig, EngineOptions, OptionError};
@@ -65,8 +66,10 @@ impl EngineConfig {
         self.quantization.or(is_fp8(spec).then_some(Quantization::Fp8))
     }
 
-    /// Bytes of a model's parameters as they are held, with the scales of those that have any.
+    /// Bytes of the parameters that a rank holds of a model, as they are held, with the scales of those that
+    /// have any.
     pub fn weight_bytes(&self, spec: &ModelSpec) -> usize {
+        let spec = &spec.of_rank(self.tensor_parallel_size);
         let wide = self.dtype.size_in_bytes();
         let all = spec.num_parameters * wide;
         let Some(quantization) = self.quantization_of(spec) else { return all };
@@ -79,7 +82,8 @@ impl EngineConfig {
         let (head, head_bytes) = match quantization.integers_of_head() {
             None => (0, 0),
             Some(integers) => {
-                (spec.vocab_size * hidden, integers.size_in_bytes(spec.vocab_size, hidden))
+                let rows = part(spec.vocab_size, 0, self.tensor_parallel_size).len();
+                (rows * hidden, integers.size_in_bytes(rows, hidden))
             }
         };
         all - (spec.num_layers * elements + head) * wide + spec.num_layers * bytes + head_bytes

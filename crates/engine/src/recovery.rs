@@ -16,13 +16,12 @@ use crate::backlog::Left;
 use crate::device::without_backtrace;
 use crate::engine::Engine;
 use crate::handle::Phase;
-use crate::model::CausalLm;
+use crate::ranks::Models;
 use crate::request::{EngineError, Event};
 use crate::sequence::Sequence;
 
-/// Loads the model and its draft model once more; the text says why it cannot.
-pub type Reload = Box<dyn FnMut() -> Result<Models, String> + Send>;
-type Models = (Box<dyn CausalLm>, Option<Box<dyn CausalLm>>);
+/// Loads what each rank has once more; the text says why it cannot.
+pub type Reload = Box<dyn FnMut() -> Result<Vec<Models>, String> + Send>;
 
 /// Faults older than this are forgotten.
 const WINDOW: Duration = Duration::from_mins(1);
@@ -162,7 +161,15 @@ impl Engine {
             return Err(format!("it cannot begin anew: {error}"));
         };
         tracing::error!("the weights are loaded again: {error}");
-        self.runner.reload(load).map_err(|error| format!("it cannot begin anew: {error}"))
+        // Memory has no room for two models.
+        self.runner.unload();
+        let loaded = load().and_then(|models| {
+            self.runner.install(&mut models.into_iter());
+            self.runner
+                .reset()
+                .map_err(|error| format!("the device: {}", without_backtrace(&error)))
+        });
+        loaded.map_err(|error| format!("it cannot begin anew: {error}"))
     }
 
     /// Puts all sequences into the empty scheduler, in the order of their arrival.
@@ -226,7 +233,7 @@ mod tests {
     use super::*;
     use crate::config::{EngineConfig, EngineOptions};
     use crate::memory::MemoryPlan;
-    use crate::model::{ForwardBatch, KvCache, ModelSpec};
+    use crate::model::{CausalLm, ForwardBatch, KvCache, ModelSpec};
     use crate::request::{Request, SamplingParams};
     use crate::resident::Resident;
     use crate::runner::{Launched, Runner, StepRunner};
@@ -266,7 +273,11 @@ mod tests {
             unreachable!("nothing has panicked")
         }
 
-        fn reload(&mut self, _: &mut Reload) -> Result<(), String> {
+        fn unload(&mut self) {
+            unreachable!("nothing has panicked")
+        }
+
+        fn install(&mut self, _: &mut dyn Iterator<Item = Models>) {
             unreachable!("nothing has panicked")
         }
     }
@@ -337,7 +348,7 @@ mod tests {
         let counted = Arc::clone(&num_loads);
         let engine = engine_without_model(Some(Box::new(move || {
             assert!(counted.fetch_add(1, Ordering::Relaxed) > 0, "the first load panics");
-            Ok((Box::new(Even), None))
+            Ok(vec![Models { model: Box::new(Even), draft: None }])
         })));
         let handle = engine.spawn().unwrap();
         let ((first, of_first), (second, of_second)) = (request(), request());

@@ -15,7 +15,7 @@ use scheduler::{Plan, SeqId};
 
 use crate::batch::{Pack, PackLimits, divide};
 use crate::graphs::DecodeGraphs;
-use crate::recovery::Reload;
+use crate::ranks::Models;
 use crate::resident::Resident;
 use crate::sampler::Sampler;
 use crate::sequence::Sequence;
@@ -44,13 +44,21 @@ pub(crate) struct Launched {
     /// The same on its way to the host.
     pending: Option<PendingRecords>,
     output: StepOutput,
+    /// The same step of the other ranks, if there are several.
+    pub(crate) others: Vec<Launched>,
 }
 
 impl Launched {
     /// A step that is computed already.
     pub(crate) fn done(output: StepOutput) -> Self {
         let (begun, drafts) = (Instant::now(), Vec::new());
-        Self { begun, drafts, logits: None, records: None, pending: None, output }
+        let others = Vec::new();
+        Self { begun, drafts, logits: None, records: None, pending: None, output, others }
+    }
+
+    /// The step as a rank was asked for it.
+    pub(crate) fn of_rank(&self, rank: usize) -> &Self {
+        if rank == 0 { self } else { &self.others[rank - 1] }
     }
 
     /// Whether the next step can be asked for before this one is read.
@@ -83,6 +91,24 @@ impl StepOutput {
             guess: Duration::ZERO,
             each_guess: None,
         }
+    }
+}
+
+impl StepOutput {
+    /// Whether both gave the same tokens and vectors, as ranks of one model do.
+    pub(crate) fn agrees_with(&self, other: &Self) -> bool {
+        let ids = |rows: &[SampledRow]| -> Vec<_> {
+            rows.iter().map(|row| row.as_ref().map(|token| token.id).ok()).collect()
+        };
+        let bits = |vector: Option<&Vec<f32>>| -> Vec<_> {
+            vector.into_iter().flatten().map(|x| x.to_bits()).collect()
+        };
+        self.entries.len() == other.entries.len()
+            && self.entries.iter().zip(&other.entries).all(|(one, another)| {
+                one.drafts == another.drafts
+                    && ids(&one.sampled) == ids(&another.sampled)
+                    && bits(one.pooled.as_ref()) == bits(another.pooled.as_ref())
+            })
     }
 }
 
@@ -142,8 +168,10 @@ pub(crate) trait StepRunner: Send {
     /// # Errors
     /// A device that gives no memory, or a model that was lost: then only a reload helps.
     fn reset(&mut self) -> Result<()>;
-    /// Takes newly loaded models. Memory has no room for two, so the old ones go before.
-    fn reload(&mut self, load: &mut Reload) -> std::result::Result<(), String>;
+    /// Lets go of the models, whose memory others are to be loaded into.
+    fn unload(&mut self);
+    /// Takes newly loaded models, one of each rank that it has. A [`reset`](Self::reset) comes behind.
+    fn install(&mut self, models: &mut dyn Iterator<Item = Models>);
 }
 
 impl Runner {
@@ -241,8 +269,7 @@ impl StepRunner for Runner {
         let mut output = StepOutput::of(plan);
         let drafts = self.drafts(plan, sequences, &mut output)?;
         let begun = Instant::now();
-        let mut launched =
-            Launched { begun, drafts, logits: None, records: None, pending: None, output };
+        let mut launched = Launched { begun, drafts, ..Launched::done(output) };
         let drafts: Vec<_> = launched.drafts.iter().map(Vec::as_slice).collect();
         // Where a step is several passes each is sampled from before the next, in `sample`.
         if let [pack @ Pack::Sampling(_)] = &divide(plan, &drafts, self.limits())[..] {
@@ -324,16 +351,18 @@ impl StepRunner for Runner {
         self.draft_model.as_mut().map_or(Ok(()), DraftModel::reset)
     }
 
-    fn reload(&mut self, load: &mut Reload) -> std::result::Result<(), String> {
+    fn unload(&mut self) {
         self.graphs = None;
         self.resident.unload();
         self.draft_model.iter_mut().for_each(|draft_model| draft_model.resident.unload());
-        let (model, draft) = load()?;
+    }
+
+    fn install(&mut self, models: &mut dyn Iterator<Item = Models>) {
+        let Some(Models { model, draft }) = models.next() else { return };
         self.resident.set(model);
         if let (Some(draft_model), Some(draft)) = (&mut self.draft_model, draft) {
             draft_model.resident.set(draft);
         }
-        self.reset().map_err(|error| format!("the device: {error}"))
     }
 }
 

@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use kernels::sample::{RowFault, RowLogprobs, SampleRow, Sampled, SampledRow};
+use parking_lot::Mutex;
 use scheduler::{Entry, NewSequence, SeqId, Share};
 
 use crate::backlog::Left;
@@ -20,7 +21,8 @@ use crate::steering::{Mask, Steering};
 /// State of one request from its arrival in the engine to its last event.
 pub(crate) struct Sequence {
     params: SamplingParams,
-    sink: Sink,
+    /// Behind a lock that nobody waits for: ranks look at a sequence at the same time, and none of them emits.
+    sink: Mutex<Sink>,
     priority: i32,
     share: Option<Share>,
     pub(crate) deadline: Option<Instant>,
@@ -72,7 +74,7 @@ impl Sequence {
             eos: if params.ignore_eos { Vec::new() } else { eos.to_vec() },
             tokens: prompt,
             params,
-            sink,
+            sink: Mutex::new(sink),
             priority,
             share,
             deadline,
@@ -303,7 +305,7 @@ impl Sequence {
 
     /// Sends an event. `false` if nobody listens; a sink that panics listens no more.
     pub(crate) fn emit(&mut self, event: Event) -> bool {
-        catch_unwind(AssertUnwindSafe(|| (self.sink)(event))).unwrap_or(false)
+        catch_unwind(AssertUnwindSafe(|| (self.sink.get_mut())(event))).unwrap_or(false)
     }
 }
 

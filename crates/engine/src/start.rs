@@ -14,6 +14,7 @@ use crate::handle::{EngineHandle, Shared};
 use crate::limits::RequestLimits;
 use crate::memory::MemoryPlan;
 use crate::model::{CausalLm, ModelSpec};
+use crate::ranks::{Models, Rank, Ranks};
 use crate::recovery::{Faults, Reload};
 use crate::resident::Resident;
 use crate::runner::{Runner, StepRunner};
@@ -49,25 +50,29 @@ impl Engine {
         device: &Device,
         eos_token_ids: &[u32],
     ) -> Result<EngineHandle, StartError> {
-        Self::start_with_draft((model, spec), None, plan, device, eos_token_ids, None)
+        let models = Models { model, draft: None };
+        let rank = Rank { models, device: device.clone(), communicator: None };
+        Self::start_ranks(vec![rank], (spec, None), plan, eos_token_ids, None)
     }
 
-    /// The same with a draft model, which `plan` must [know of](MemoryPlan::with_draft), and with a
-    /// way to load both again, should a fault have cost them.
-    pub fn start_with_draft(
-        model: (Box<dyn CausalLm>, &ModelSpec),
-        draft: Option<(Box<dyn CausalLm>, &ModelSpec)>,
+    /// The same of a model that is shared out to ranks, or of one that has a draft model, which `plan` must
+    /// [know of](MemoryPlan::with_draft); with a way to load all again, should a fault have cost them.
+    ///
+    /// # Panics
+    /// Without a rank, or with several of which one has no communicator.
+    pub fn start_ranks(
+        ranks: Vec<Rank>,
+        (spec, draft): (&ModelSpec, Option<&ModelSpec>),
         plan: &MemoryPlan,
-        device: &Device,
         eos_token_ids: &[u32],
         reload: Option<Reload>,
     ) -> Result<EngineHandle, StartError> {
-        let spec = model.1;
-        let mut engine = Self::new(model, draft, plan, device, eos_token_ids)?;
+        let device = ranks.first().expect("an engine has a rank").device.clone();
+        let mut engine = Self::new(ranks, (spec, draft), plan, eos_token_ids)?;
         engine.reload = reload;
         if plan.config.enable_mfu_metrics {
             let quantization = plan.config.quantization_of(spec);
-            let ceilings = Ceilings::measure(device, plan.config.dtype, quantization);
+            let ceilings = Ceilings::measure(&device, plan.config.dtype, quantization);
             engine.shared.set_ceilings(ceilings.map_err(StartError::Ceilings)?);
             engine.costs = Some(Costs::of(spec, plan));
         }
@@ -76,21 +81,25 @@ impl Engine {
 
     /// The state without its thread.
     pub(crate) fn new(
-        (model, spec): (Box<dyn CausalLm>, &ModelSpec),
-        draft: Option<(Box<dyn CausalLm>, &ModelSpec)>,
+        ranks: Vec<Rank>,
+        (spec, draft): (&ModelSpec, Option<&ModelSpec>),
         plan: &MemoryPlan,
-        device: &Device,
         eos_token_ids: &[u32],
     ) -> Result<Self, StartError> {
         plan.check()?;
         let config = &plan.config;
         let speculation = Speculation::new(config, draft.is_some());
-        let draft = draft.map(|(model, spec)| Resident::new(model, spec, plan, device));
-        let draft = draft.transpose()?.map(DraftModel::new);
-        let resident = Resident::new(model, spec, plan, device)?;
-        let runner = Runner::new(resident, spec.vocab_size, draft)?;
+        let runner = |Rank { models, device, .. }: Rank| {
+            let draft = models.draft.zip(draft);
+            let draft = draft.map(|(model, spec)| Resident::new(model, spec, plan, &device));
+            let draft = draft.transpose()?.map(DraftModel::new);
+            let resident = Resident::new(models.model, spec, plan, &device)?;
+            let runner = Runner::new(resident, spec.vocab_size, draft)?;
+            Ok(Box::new(runner) as Box<dyn StepRunner>)
+        };
+        let runner = Ranks::start(ranks, runner)?;
         let runs_ahead = config.async_scheduling.unwrap_or(config.on_gpu);
-        Self::with((Box::new(runner), runs_ahead), speculation, spec, plan, eos_token_ids)
+        Self::with((runner, runs_ahead), speculation, spec, plan, eos_token_ids)
     }
 
     /// The state without its thread, of whatever runs the steps.

@@ -191,6 +191,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, env = "SCONCE_DEVICE", value_name = "DEVICE")]
     pub(crate) device: Option<DeviceKind>,
 
+    /// GPUs that share out each layer of a model, from that of --device on [default: 1]
+    #[arg(long, visible_alias = "tp", env = "SCONCE_TENSOR_PARALLEL_SIZE", value_name = "N")]
+    pub(crate) tensor_parallel_size: Option<usize>,
+
     /// Share of a GPU's memory that is used, of 1 [default: 0.9]
     #[arg(long, env = "SCONCE_GPU_MEMORY_UTILIZATION", value_name = "SHARE")]
     pub(crate) gpu_memory_utilization: Option<f64>,

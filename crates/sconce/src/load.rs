@@ -8,12 +8,14 @@ use crate::pooling::PoolingPlan;
 use anyhow::{Context, Result, bail};
 use candle_core::Device;
 use engine::architecture::{LoadError, without_head};
-use engine::device::{self, available_bytes};
+use engine::device::{available_bytes_of_ranks, open_ranks};
 use engine::encoder::Encoder;
 use engine::memory::MemoryPlan;
-use engine::model::{CausalLm, ModelSpec};
+use engine::model::{CausalLm, Communicator, ModelSpec};
 use engine::weights::{Progress, Weights};
-use engine::{Engine, EngineConfig, EngineHandle, Reload, share_memory};
+use engine::{
+    Engine, EngineConfig, EngineHandle, EngineOptions, Models, Rank, Reload, share_memory,
+};
 use indicatif::{ProgressBar, ProgressStyle};
 use models::Found;
 use serde_json::Value;
@@ -26,8 +28,8 @@ type Model = Box<dyn CausalLm>;
 
 /// Models with their weights.
 enum Weighty {
-    /// With a draft model, if there is one.
-    Decoder(Model, Option<Model>),
+    /// Of each rank.
+    Decoder(Vec<Models>),
     Encoder(Box<dyn Encoder>),
 }
 
@@ -45,7 +47,8 @@ pub(crate) struct Loaded {
 #[derive(Debug)]
 pub(crate) struct Planned {
     choice: ModelChoice,
-    pub(crate) device: Device,
+    /// Of each rank.
+    pub(crate) devices: Vec<Device>,
     model: Described,
     draft: Option<Described>,
     engine: EngineConfig,
@@ -92,10 +95,14 @@ impl Described {
 
 /// Reads the descriptions of all models, checks the settings against them and plans the memory.
 pub(crate) fn plan(config: &Config, files: Files) -> Result<Vec<Planned>> {
-    let device = device::open(config.device)?;
-    let share = config.models.first().map_or(Ok(1.0), |choice| choice.engine.memory_share())?;
-    let available = available_bytes(&device, share).context("the device's free memory")?;
-    let read = |choice| Planned::read(choice, files, &device, available);
+    // Both are settings of the server, the same for all models.
+    let options = config.models.first().map(|choice| &choice.engine);
+    let num_ranks = options.map_or(Ok(1), EngineOptions::num_ranks)?;
+    let devices = open_ranks(config.device, num_ranks)?;
+    let share = options.map_or(Ok(1.0), EngineOptions::memory_share)?;
+    let available =
+        available_bytes_of_ranks(&devices, share).context("the device's free memory")?;
+    let read = |choice| Planned::read(choice, files, &devices, available);
     let planned = config.models.iter().map(read);
     let mut planned = planned.collect::<Result<Vec<_>>>()?;
     let mut plans: Vec<_> = planned.iter_mut().map(|planned| &mut planned.memory).collect();
@@ -119,8 +126,14 @@ pub(crate) fn load(config: &Config, mut ready: impl FnMut(usize, Loaded)) -> Res
     for planned in &planned {
         planned.engine.start_pool()?;
     }
-    if planned.iter().any(|planned| planned.device.is_cpu()) {
+    if planned.iter().any(|planned| planned.devices[0].is_cpu()) {
         tracing::info!("the processor computes with {}", engine::instructions());
+        if planned.iter().any(|planned| planned.devices.len() > 1) {
+            tracing::warn!(
+                "--tensor-parallel-size on the CPU is for trying it out: the ranks share its cores and \
+                 memory, and gain nothing"
+            );
+        }
     }
     for (index, planned) in planned.into_iter().enumerate() {
         let name = planned.name().to_owned();
@@ -140,8 +153,13 @@ pub(crate) fn load_only(config: &Config) -> Result<Loaded> {
 }
 
 impl Planned {
-    fn read(choice: &ModelChoice, files: Files, device: &Device, available: usize) -> Result<Self> {
-        let device = device.clone();
+    fn read(
+        choice: &ModelChoice,
+        files: Files,
+        devices: &[Device],
+        available: usize,
+    ) -> Result<Self> {
+        let (device, devices) = (&devices[0], devices.to_vec());
         let mut choice = choice.clone();
         choice.engine.on_gpu = !device.is_cpu();
         let choice = &choice;
@@ -167,34 +185,46 @@ impl Planned {
         if let Some(draft) = &draft {
             memory = memory.with_draft(&model.spec, &draft.spec).with_context(of_model)?;
         }
-        Ok(Self { choice: choice.clone(), device, model, draft, engine, memory })
+        Ok(Self { choice: choice.clone(), devices, model, draft, engine, memory })
     }
 
     /// Loads text side and weights and starts the engine, which may load the weights again.
     fn load(self: Arc<Self>) -> Result<Loaded> {
         let started = Instant::now();
+        let group = self.group()?;
         // The tokenizer of a large vocabulary takes as long as a small model's weights.
         let (text, models) = std::thread::scope(|scope| {
             let text = scope.spawn(|| self.text());
-            let models = self.load_weights();
+            let models = self.load_weights(&group);
             let text = text.join().map_err(|_| anyhow::anyhow!("reading the tokenizer panicked"));
             (text.and_then(|text| text), models)
         });
         let (text, models) = (text?, models?);
-        let (planned, spec, plan, device) =
-            (Arc::clone(&self), self.spec(), &self.memory, &self.device);
-        let reload: Reload =
-            Box::new(move || planned.load_decoders().map_err(|error| format!("{error:#}")));
+        let (planned, spec, plan, devices) =
+            (Arc::clone(&self), self.spec(), &self.memory, &self.devices);
+        let ranks = |models: Vec<Models>| {
+            let parts = models.into_iter().zip(devices).zip(group.clone());
+            let rank = |((models, device), communicator): ((_, &Device), _)| Rank {
+                models,
+                device: device.clone(),
+                communicator,
+            };
+            parts.map(rank).collect()
+        };
+        let same_group = group.clone();
+        let reload: Reload = Box::new(move || {
+            planned.load_decoders(&same_group).map_err(|error| format!("{error:#}"))
+        });
         let pooling = self.pooling_rules();
         let engine = match models {
-            Weighty::Encoder(model) => Engine::start_encoder(model, spec, plan, device)?,
-            Weighty::Decoder(model, _) if pooling.is_some() => {
-                Engine::start_pooling(model, spec, plan, device, Some(reload))?
+            Weighty::Encoder(model) => Engine::start_encoder(model, spec, plan, &devices[0])?,
+            Weighty::Decoder(models) if pooling.is_some() => {
+                Engine::start_pooling(ranks(models), spec, plan, Some(reload))?
             }
-            Weighty::Decoder(model, draft) => {
-                let draft = draft.zip(self.draft.as_ref().map(|draft| &draft.spec));
+            Weighty::Decoder(models) => {
+                let specs = (spec, self.draft.as_ref().map(|draft| &draft.spec));
                 let eos = text.eos_token_ids();
-                Engine::start_with_draft((model, spec), draft, plan, device, eos, Some(reload))?
+                Engine::start_ranks(ranks(models), specs, plan, eos, Some(reload))?
             }
         };
         tracing::info!("{} is ready after {:.2} s", self.name(), started.elapsed().as_secs_f64());
@@ -255,40 +285,67 @@ impl Planned {
         Ok(())
     }
 
-    fn load_weights(&self) -> Result<Weighty> {
+    /// An end for each rank, if there are several.
+    fn group(&self) -> Result<Vec<Option<Arc<Communicator>>>> {
+        if self.devices.len() == 1 {
+            return Ok(vec![None]);
+        }
+        let group = Communicator::group(&self.devices).context("--tensor-parallel-size")?;
+        Ok(group.into_iter().map(|end| Some(Arc::new(end))).collect())
+    }
+
+    fn load_weights(&self, group: &[Option<Arc<Communicator>>]) -> Result<Weighty> {
         let Found::Encoder(row) = self.model.found else {
-            return self.load_decoders().map(|(model, draft)| Weighty::Decoder(model, draft));
+            return self.load_decoders(group).map(Weighty::Decoder);
         };
         let (max_len, json) = (self.engine.max_model_len, &self.model.config_json);
         let load = |weights: &mut Weights| (row.load)(json, weights, max_len);
-        self.model.build(self, load).map(Weighty::Encoder)
+        self.model.build(self, (&self.devices[0], None), load).map(Weighty::Encoder)
     }
 
-    fn load_decoders(&self) -> Result<(Model, Option<Model>)> {
-        let load = |described: &Described| {
+    /// The parts of all ranks, side by side.
+    fn load_decoders(&self, group: &[Option<Arc<Communicator>>]) -> Result<Vec<Models>> {
+        std::thread::scope(|scope| {
+            let ranks = self.devices.iter().zip(group);
+            let ranks = ranks
+                .map(|(device, end)| scope.spawn(move || self.load_decoder(device, end.as_ref())));
+            let ranks: Vec<_> = ranks.collect();
+            let loaded = ranks
+                .into_iter()
+                .map(|rank| rank.join().unwrap_or_else(|_| bail!("reading the weights panicked")));
+            loaded.collect()
+        })
+    }
+
+    fn load_decoder(&self, device: &Device, end: Option<&Arc<Communicator>>) -> Result<Models> {
+        let load = |described: &Described| -> Result<Model> {
             let (Found::Generator(row) | Found::Trunk(row)) = described.found else {
                 bail!("{} is an encoder and generates nothing", described.name);
             };
             let (max_len, json) = (self.engine.max_model_len, &described.config_json);
             let load = |weights: &mut Weights| (row.load)(json, weights, max_len);
-            described.build(self, load)
+            described.build(self, (device, end), load)
         };
-        Ok((load(&self.model)?, self.draft.as_ref().map(load).transpose()?))
+        let draft = |described: &Described| load(described);
+        Ok(Models { model: load(&self.model)?, draft: self.draft.as_ref().map(draft).transpose()? })
     }
 }
 
 impl Described {
-    /// Builds the model from its weights.
+    /// Builds the model from its weights, or a rank's part of it.
     fn build<T>(
         &self,
         planned: &Planned,
+        (device, end): (&Device, Option<&Arc<Communicator>>),
         load: impl FnOnce(&mut Weights) -> Result<T, LoadError>,
     ) -> Result<T> {
-        let Planned { choice, engine, device, .. } = planned;
+        let Planned { choice, engine, .. } = planned;
         let started = Instant::now();
-        let bar = progress_bar();
+        // The ranks read parts of the same size: one speaks for all.
+        let is_first = end.is_none_or(|end| end.rank() == 0);
+        let bar = if is_first { progress_bar() } else { ProgressBar::hidden() };
         let shown = bar.clone();
-        let weights = self.files.weights(choice, (engine, &self.spec), device);
+        let weights = self.files.weights(choice, (engine, &self.spec), (device, end.cloned()));
         let weights = weights.with_context(|| self.name.clone())?;
         let mut weights = weights.with_progress(move |progress: Progress| {
             shown.set_length(progress.total_bytes.max(progress.loaded_bytes));
@@ -297,12 +354,16 @@ impl Described {
         let model = load(&mut weights);
         bar.finish_and_clear();
         let model = model.with_context(|| self.name.clone())?;
+        if !is_first {
+            return Ok(model);
+        }
         let unused = weights.unused();
         if !unused.is_empty() {
             let first = unused.iter().take(3).copied().collect::<Vec<_>>().join(", ");
             tracing::warn!("{} tensors of the checkpoint are not used: {first} ...", unused.len());
         }
-        let bytes = engine.weight_bytes(&self.spec) as f64;
+        let num_ranks = end.map_or(1, |end| end.num_ranks());
+        let bytes = (num_ranks * engine.weight_bytes(&self.spec)) as f64;
         let seconds = started.elapsed().as_secs_f64();
         let speed = bytes / seconds / 1e9;
         tracing::info!("{:.1} MB of weights in {seconds:.2} s ({speed:.1} GB/s)", bytes / 1e6);

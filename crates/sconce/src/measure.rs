@@ -36,7 +36,7 @@ fn roofline(mut args: EngineBench<RooflineArgs>) -> Result<()> {
     }
     plan.config.start_pool()?;
     let quantization = plan.config.quantization_of(spec);
-    let ceilings = Ceilings::measure(&planned.device, plan.config.dtype, quantization);
+    let ceilings = Ceilings::measure(&planned.devices[0], plan.config.dtype, quantization);
     let ceilings = ceilings.context("the machine's ceilings")?;
     let measured = Measured { name, spec, plan, ceilings };
     with_engine(args.serve, |engine, _| bench::roofline(engine, measured, &args.bench))

@@ -252,6 +252,7 @@ fn engine_options(args: &ServeArgs) -> Result<EngineOptions> {
             (_, sizes) => sizes.clone(),
         },
         decode_megakernel: args.decode_megakernel,
+        tensor_parallel_size: args.tensor_parallel_size,
         // Known when the device is open.
         on_gpu: false,
         max_cpu_isa: args.max_cpu_isa.map(Into::into),

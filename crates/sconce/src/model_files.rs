@@ -6,11 +6,12 @@ use crate::model_choice::{ModelChoice, SPARK};
 use anyhow::{Context, Result};
 use candle_core::Device;
 use engine::EngineConfig;
-use engine::model::ModelSpec;
+use engine::model::{Communicator, ModelSpec};
 use engine::weights::Weights;
 use models::spark;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use text::{OutputFormat, TextFiles, TextModel};
 
 /// Where the files of a model are.
@@ -87,7 +88,7 @@ impl ModelFiles {
         &self,
         choice: &ModelChoice,
         (engine, spec): (&EngineConfig, &ModelSpec),
-        device: &Device,
+        (device, communicator): (&Device, Option<Arc<Communicator>>),
     ) -> Result<Weights> {
         let dtype = engine.dtype;
         let weights = match (choice.load_format, self) {
@@ -97,6 +98,7 @@ impl ModelFiles {
         };
         let weights =
             weights.with_quantized(spec.quantized).with_quantization(engine.quantization_of(spec));
+        let weights = weights.with_communicator(communicator);
         Ok(weights.with_batch_invariance(engine.batch_invariant))
     }
 }

@@ -31,6 +31,23 @@ pub enum OptionError {
     /// Decode steps cannot be one launch, and why.
     #[error("--decode-megakernel {0}: leave it out")]
     Megakernel(&'static str),
+    /// A model that so many ranks cannot share.
+    #[error(
+        "--tensor-parallel-size {num_ranks}: its {num_heads} query heads, {num_kv_heads} key-value heads \
+         and MLP of {intermediate_size} cannot be shared out evenly: use {possible}"
+    )]
+    Ranks {
+        /// That were asked for.
+        num_ranks: usize,
+        /// Of the model.
+        num_heads: usize,
+        /// Of the model.
+        num_kv_heads: usize,
+        /// Of the model.
+        intermediate_size: usize,
+        /// Numbers of ranks that can.
+        possible: String,
+    },
     /// What an encoder has not.
     #[error("{0} is not for encoders ({1}): leave it out")]
     Encoder(&'static str, &'static str),

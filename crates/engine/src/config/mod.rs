@@ -6,6 +6,7 @@ mod tests;
 
 use candle_core::DType;
 use kernels::CpuIsa;
+use kernels::collectives::{MAX_RANKS, part};
 use kernels::paged_attention::SPLIT_ROWS;
 
 use crate::batch::PackLimits;
@@ -91,6 +92,9 @@ pub struct EngineOptions {
     /// `--decode-megakernel`: let recorded steps of few sequences be one launch. Default: on a Hopper GPU, where
     /// there is a kernel for the model.
     pub decode_megakernel: Option<bool>,
+    /// `--tensor-parallel-size`: GPUs that a model is shared out to, each of which holds a part of every
+    /// layer. Default 1.
+    pub tensor_parallel_size: Option<usize>,
     /// `--max-cpu-isa`: instructions that the processor computes with at most. Default: all it has.
     pub max_cpu_isa: Option<CpuIsa>,
     /// `--num-threads`: of the kernels' pool. Default: one a core.
@@ -114,6 +118,15 @@ impl EngineOptions {
         if share > 0.0 && share <= 1.0 { Ok(share) } else { Err(OptionError::Utilization(share)) }
     }
 
+    /// Ranks that the model is shared out to.
+    ///
+    /// # Errors
+    /// [`OptionError::OutOfRange`]
+    pub fn num_ranks(&self) -> Result<usize, OptionError> {
+        let num_ranks = self.tensor_parallel_size.unwrap_or(1);
+        in_range("--tensor-parallel-size", num_ranks, (1, MAX_RANKS), "GPUs of one machine")
+    }
+
     /// Whether recorded steps of few sequences are one launch, which only a GPU has a kernel for, and
     /// none that multiplies any number of rows alike or in e4m3.
     fn decode_megakernel(&self) -> Result<Megakernel, OptionError> {
@@ -121,6 +134,8 @@ impl EngineOptions {
             Some("needs a GPU")
         } else if self.batch_invariant == Some(true) {
             Some("goes with no --batch-invariant")
+        } else if self.tensor_parallel_size.is_some_and(|ranks| ranks > 1) {
+            Some("goes with no --tensor-parallel-size")
         } else if self.quantization.is_some() {
             Some("goes with no --quantization")
         } else if self.cudagraph_capture_sizes.as_ref().is_some_and(Vec::is_empty) {
@@ -194,6 +209,8 @@ pub struct EngineConfig {
     pub cudagraph_capture_sizes: Option<Vec<usize>>,
     /// Whether recorded steps of few sequences are one launch.
     pub decode_megakernel: Megakernel,
+    /// Ranks that the model is shared out to.
+    pub tensor_parallel_size: usize,
     /// Instructions of a CPU at most; see [`start_pool`](EngineConfig::start_pool).
     pub max_cpu_isa: Option<CpuIsa>,
     /// Threads of the kernels' pool; see [`start_pool`](EngineConfig::start_pool).
@@ -273,6 +290,8 @@ impl EngineConfig {
             in_range("--num-threads", threads, (1, 4096), "threads of one machine")?;
         }
         check_encoder(options, spec)?;
+        let tensor_parallel_size = options.num_ranks()?;
+        check_ranks(tensor_parallel_size, spec)?;
         let dtype = resolve_dtype(options, spec)?;
         Ok(Self {
             on_gpu: options.on_gpu,
@@ -320,6 +339,7 @@ impl EngineConfig {
             batch_invariant: options.batch_invariant.unwrap_or(false),
             cudagraph_capture_sizes: capture_sizes(options, max_num_seqs)?,
             decode_megakernel: options.decode_megakernel()?,
+            tensor_parallel_size,
             max_cpu_isa: options.max_cpu_isa,
             num_threads: options.num_threads,
             seed: options.seed.unwrap_or(0),
@@ -348,4 +368,34 @@ fn step_limits(options: &EngineOptions) -> Result<(usize, usize), OptionError> {
     )?;
     let why = "--max-num-batched-tokens gives every running sequence a token";
     Ok((in_range("--max-num-seqs", seqs, (1, tokens), why)?, tokens))
+}
+
+/// Refuses a number of ranks that a model cannot be shared out to evenly.
+fn check_ranks(num_ranks: usize, spec: &ModelSpec) -> Result<(), OptionError> {
+    if num_ranks == 1 {
+        return Ok(());
+    }
+    if spec.num_layers == 0 {
+        return Err(OptionError::Encoder("--tensor-parallel-size", "they have no parts"));
+    }
+    let fits = |ranks: usize| {
+        let shares_keys =
+            spec.num_kv_heads.is_multiple_of(ranks) || ranks.is_multiple_of(spec.num_kv_heads);
+        spec.num_heads.is_multiple_of(ranks)
+            && shares_keys
+            && spec.intermediate_size.is_multiple_of(ranks)
+            && !part(spec.vocab_size, ranks - 1, ranks).is_empty()
+    };
+    if fits(num_ranks) {
+        return Ok(());
+    }
+    let possible: Vec<_> =
+        (1..=MAX_RANKS).filter(|ranks| fits(*ranks)).map(|ranks| ranks.to_string()).collect();
+    Err(OptionError::Ranks {
+        num_ranks,
+        num_heads: spec.num_heads,
+        num_kv_heads: spec.num_kv_heads,
+        intermediate_size: spec.intermediate_size,
+        possible: possible.join(", "),
+    })
 }

@@ -1,15 +1,17 @@
 //! Grouped-query attention (arXiv:2305.13245) over the paged cache, with merged q, k and v.
 
+use std::ops::Range;
+
 use candle_core::{Result, Tensor};
 use kernels::decode_step;
 use kernels::paged_attention::{KvCacheLayer, OnDevice, PagedAttention, Variant, paged_attention};
 use kernels::rope_kv_write::{HeadShape, RopeKvWrite, rope_kv_write};
 
 use super::decoder_config::DecoderConfig;
-use super::linear::Linear;
+use super::linear::{Linear, Projection};
 use super::norm::RmsNorm;
 use super::rope::RotaryEmbedding;
-use crate::model::ForwardBatch;
+use crate::model::{ForwardBatch, kv_heads_of};
 use crate::weights::{Weights, WeightsError};
 
 /// Causal self-attention with rotary positions; optionally q and k are normalised per head.
@@ -33,22 +35,34 @@ impl Attention {
         config: &DecoderConfig,
     ) -> std::result::Result<Self, WeightsError> {
         let (hidden, dim) = (config.hidden_size, config.head_dim);
-        let (q, kv) = (config.num_heads * dim, config.num_kv_heads * dim);
-        let qkv = [("q_proj", q), ("k_proj", kv), ("v_proj", kv)];
+        let (rank, num_ranks) = weights.rank();
+        let heads = weights.part(config.num_heads);
+        let kv_heads = kv_heads_of(rank, num_ranks, config.num_kv_heads);
+        let projection = |name, num_heads: usize, of_rank: &Range<usize>| Projection {
+            name,
+            out_features: num_heads * dim,
+            part: of_rank.start * dim..of_rank.end * dim,
+        };
+        let qkv = [
+            projection("q_proj", config.num_heads, &heads),
+            projection("k_proj", config.num_kv_heads, &kv_heads),
+            projection("v_proj", config.num_kv_heads, &kv_heads),
+        ];
+        let out = [config.num_heads * dim, hidden];
         let mut head_norm = |name: &str| {
             let load = || RmsNorm::load(weights, &format!("{prefix}.{name}"), dim, config.norm_eps);
             config.qk_norm.then(load).transpose()
         };
         let (q_norm, k_norm) = (head_norm("q_norm")?, head_norm("k_norm")?);
         Ok(Self {
-            qkv: Linear::load(weights, prefix, &qkv, hidden, config.qkv_bias)?,
-            out: Linear::load(weights, prefix, &[("o_proj", hidden)], q, config.out_bias)?,
+            qkv: Linear::load_parts(weights, prefix, &qkv, hidden, config.qkv_bias)?,
+            out: Linear::load_summed(weights, prefix, "o_proj", out, config.out_bias)?,
             q_norm,
             k_norm,
             norm_eps: config.norm_eps,
             heads: HeadShape {
-                num_heads: config.num_heads,
-                num_kv_heads: config.num_kv_heads,
+                num_heads: heads.len(),
+                num_kv_heads: kv_heads.len(),
                 head_dim: dim,
             },
             scale: (dim as f32).sqrt().recip(),

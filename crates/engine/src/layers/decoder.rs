@@ -159,6 +159,10 @@ impl CausalLm for Decoder {
     }
 
     fn decode_step(&self, num_seqs: usize, cache: &KvCache) -> Result<Option<DecodeStep>> {
+        if self.head.is_part() {
+            // Between its operations ranks add up what they have.
+            return Ok(None);
+        }
         let first = &self.layers[0];
         let model = decode_step::Model {
             embedding: self.embedding.table(),

@@ -1,16 +1,36 @@
 //! Linear layer, merged from one projection or several that share their input.
+//!
+//! Of several ranks each may have some of the output features (column parallel) or some of the inputs
+//! (row parallel), as in Shoeybi et al. 2019, arXiv:1909.08053.
+
+use std::ops::Range;
+use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
+use kernels::collectives::Communicator;
 use kernels::decode_step;
 use kernels::linear::Matrix;
 
-use crate::weights::{Weights, WeightsError};
+use crate::weights::{RowsOf, Weights, WeightsError};
 
 /// `y = x W^T + b`, with the outputs of the merged projections side by side.
 #[derive(Debug)]
 pub struct Linear {
     weight: Matrix,
     bias: Option<Tensor>,
+    /// What adds up the ranks' results, if each has some of the inputs.
+    sum: Option<Arc<Communicator>>,
+}
+
+/// A projection, and which of its output features are wanted.
+#[derive(Debug, Clone)]
+pub struct Projection<'a> {
+    /// Of its tensors.
+    pub name: &'a str,
+    /// Output features that it has.
+    pub out_features: usize,
+    /// Those of the rank.
+    pub part: Range<usize>,
 }
 
 impl Linear {
@@ -23,15 +43,54 @@ impl Linear {
         in_features: usize,
         has_bias: bool,
     ) -> std::result::Result<Self, WeightsError> {
-        let named = |kind: &str| -> Vec<(String, usize)> {
+        let whole = |&(name, out_features): &(_, usize)| Projection {
+            name,
+            out_features,
+            part: 0..out_features,
+        };
+        let projections: Vec<_> = projections.iter().map(whole).collect();
+        Self::load_parts(weights, prefix, &projections, in_features, has_bias)
+    }
+
+    /// The same of some output features: the rank's, whose results stay with it.
+    pub fn load_parts(
+        weights: &mut Weights,
+        prefix: &str,
+        projections: &[Projection],
+        in_features: usize,
+        has_bias: bool,
+    ) -> std::result::Result<Self, WeightsError> {
+        let named = |kind: &str| -> Vec<RowsOf> {
             let dot = if prefix.is_empty() { "" } else { "." };
-            let name = |part: &str| format!("{prefix}{dot}{part}.{kind}");
-            projections.iter().map(|(part, rows)| (name(part), *rows)).collect()
+            let rows_of = |projection: &Projection| RowsOf {
+                name: format!("{prefix}{dot}{}.{kind}", projection.name),
+                total: projection.out_features,
+                rows: projection.part.clone(),
+            };
+            projections.iter().map(rows_of).collect()
         };
         // The rows as read are dropped once they are packed, before the next layer is read.
-        let weight = weights.linear(&named("weight"), in_features)?;
+        let weight = weights.linear(&named("weight"), in_features, 0..in_features)?;
         let bias = has_bias.then(|| weights.stacked(&named("bias"), &[])).transpose()?;
-        Ok(Self { weight, bias })
+        Ok(Self { weight, bias, sum: None })
+    }
+
+    /// Loads `{prefix}.{name}` for the inputs that the rank has: the results of all ranks are added up, so
+    /// that each has all of it.
+    pub fn load_summed(
+        weights: &mut Weights,
+        prefix: &str,
+        name: &str,
+        [in_features, out_features]: [usize; 2],
+        has_bias: bool,
+    ) -> std::result::Result<Self, WeightsError> {
+        let rows_of = |kind| [RowsOf::all(format!("{prefix}.{name}.{kind}"), out_features)];
+        let inputs = weights.part(in_features);
+        let weight = weights.linear(&rows_of("weight"), in_features, inputs)?;
+        // It is added once.
+        let has_bias = has_bias && weights.rank().0 == 0;
+        let bias = has_bias.then(|| weights.stacked(&rows_of("bias"), &[])).transpose()?;
+        Ok(Self { weight, bias, sum: weights.communicator().cloned() })
     }
 
     /// Loads the upper and the lower half of `{name}.weight`, and of `.bias` if `has_bias`: two layers
@@ -49,7 +108,7 @@ impl Linear {
             let weight = weights.matrix(&weight)?;
             let bias = || weights.tensor_sharded(&format!("{name}.bias"), &shape[..1], 0, which, 2);
             let bias = has_bias.then(bias).transpose()?;
-            Ok(Self { weight, bias })
+            Ok(Self { weight, bias, sum: None })
         };
         Ok([half(0)?, half(1)?])
     }
@@ -61,6 +120,10 @@ impl Linear {
 
     /// `[tokens, in]` to `[tokens, sum of out]`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.weight.forward(x, self.bias.as_ref())
+        let y = self.weight.forward(x, self.bias.as_ref())?;
+        match &self.sum {
+            None => Ok(y),
+            Some(ranks) => ranks.all_reduce(&y),
+        }
     }
 }

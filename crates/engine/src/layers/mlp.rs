@@ -5,7 +5,7 @@ use kernels::decode_step;
 use kernels::gated_activation::{Activation, gated_activation};
 
 use super::decoder_config::DecoderConfig;
-use super::linear::Linear;
+use super::linear::{Linear, Projection};
 use crate::weights::{Weights, WeightsError};
 
 /// `down(act(gate(x)) * up(x))`.
@@ -24,11 +24,16 @@ impl Mlp {
         config: &DecoderConfig,
     ) -> std::result::Result<Self, WeightsError> {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-        let gate_up = [("gate_proj", inner), ("up_proj", inner)];
-        let down = [("down_proj", hidden)];
+        let part = weights.part(inner);
+        let gate_up = ["gate_proj", "up_proj"].map(|name| Projection {
+            name,
+            out_features: inner,
+            part: part.clone(),
+        });
+        let (bias, down) = (config.mlp_bias, [inner, hidden]);
         Ok(Self {
-            gate_up: Linear::load(weights, prefix, &gate_up, hidden, config.mlp_bias)?,
-            down: Linear::load(weights, prefix, &down, inner, config.mlp_bias)?,
+            gate_up: Linear::load_parts(weights, prefix, &gate_up, hidden, bias)?,
+            down: Linear::load_summed(weights, prefix, "down_proj", down, bias)?,
             activation: config.activation,
         })
     }

@@ -7,6 +7,7 @@ mod tests;
 use std::fmt;
 
 use candle_core::DType;
+use kernels::collectives::{Communicator, part};
 use kernels::decode_step;
 
 use crate::config::{EngineConfig, Megakernel, OptionError};
@@ -81,14 +82,22 @@ impl MemoryPlan {
     ///
     /// A plan that does not fit is computed, too, so that it can be shown; see
     /// [`check`](Self::check).
-    pub fn compute(spec: &ModelSpec, config: &EngineConfig, available_bytes: usize) -> Self {
+    ///
+    /// Of several ranks it is what each of them takes, and `available_bytes` what each device can give.
+    pub fn compute(whole: &ModelSpec, config: &EngineConfig, available_bytes: usize) -> Self {
+        let spec = &whole.of_rank(config.tensor_parallel_size);
         let f32_bytes = DType::F32.size_in_bytes();
         let row_bytes = match config.pooling {
+            // Ranks put their parts of a row together.
+            None if config.tensor_parallel_size > 1 => {
+                (spec.vocab_size + part(spec.vocab_size, 0, config.tensor_parallel_size).len())
+                    * f32_bytes
+            }
             None => spec.vocab_size * f32_bytes,
             Some(_) => spec.hidden_size * (config.dtype.size_in_bytes() + f32_bytes),
         };
         let mut plan = Self {
-            weight_bytes: config.weight_bytes(spec),
+            weight_bytes: config.weight_bytes(whole),
             table_bytes: config.max_model_len * spec.head_dim * DType::F32.size_in_bytes(),
             activation_bytes: activation_bytes(spec, config),
             logits_bytes: num_rows(spec.num_layers, config) * row_bytes,
@@ -104,10 +113,10 @@ impl MemoryPlan {
             num_blocks: 0,
             available_bytes,
             config: config.clone(),
-            quantization: config.quantization_of(spec),
+            quantization: config.quantization_of(whole),
             widened_from: spec.quantized.filter(|quantized| *quantized != Quantized::Fp8Rows),
             model: spec.architecture.clone(),
-            num_parameters: spec.num_parameters,
+            num_parameters: whole.num_parameters,
         };
         plan.num_blocks = plan.choose_blocks();
         plan
@@ -136,7 +145,7 @@ impl MemoryPlan {
             + alone.table_bytes
             + alone.activation_bytes
             + alone.logits_bytes
-            + attention_bytes(draft, config);
+            + attention_bytes(&draft.of_rank(config.tensor_parallel_size), config);
         self.block_bytes += alone.block_bytes;
         self.num_blocks = self.choose_blocks();
         Ok(self)
@@ -233,14 +242,20 @@ impl MemoryPlan {
     }
 }
 
-/// The logits that recorded steps write to, their inputs, and what attention works in on a GPU.
+/// The logits that recorded steps write to, their inputs, what attention works in on a GPU, and what ranks show
+/// each other.
 fn workspace_bytes(spec: &ModelSpec, config: &EngineConfig) -> usize {
     let sizes = config.capture_sizes();
     let table_width = config.max_model_len.div_ceil(config.block_size);
     let words: usize = sizes.iter().map(|size| size * (6 + table_width) + 1).sum();
     let largest = sizes.last().copied().unwrap_or(0);
     let recorded = (largest * spec.vocab_size + words) * DType::F32.size_in_bytes();
-    recorded + whole_steps_bytes(spec, config, &sizes) + attention_bytes(spec, config)
+    let shown = if config.on_gpu && config.tensor_parallel_size > 1 {
+        Communicator::MEMORY_BYTES
+    } else {
+        0
+    };
+    recorded + whole_steps_bytes(spec, config, &sizes) + attention_bytes(spec, config) + shown
 }
 
 /// What steps that are one launch work in: packed heads, attended values, branches and gated values.
@@ -267,13 +282,15 @@ fn attention_bytes(spec: &ModelSpec, config: &EngineConfig) -> usize {
 /// they were computed beside (2 x 2 hidden). Attention adds qkv, q, the attended values and the
 /// output projection. The MLP comes after that with the output projection, the next sum and its
 /// norm (3 hidden), and adds gate and up, their product, and the down projection. On a GPU the input of
-/// an e4m3 layer is brought to e4m3 beside all that.
+/// an e4m3 layer is brought to e4m3 beside all that. Where ranks add up their results, the sum comes beside the
+/// rank's own.
 fn activation_bytes(spec: &ModelSpec, config: &EngineConfig) -> usize {
     let hidden = spec.hidden_size;
     let q = spec.num_heads * spec.head_dim;
     let kv = spec.num_kv_heads * spec.head_dim;
-    let attention = (q + 2 * kv) + q + q + hidden;
-    let mlp = 3 * hidden + 3 * spec.intermediate_size + hidden;
+    let sum = if config.tensor_parallel_size > 1 { hidden } else { 0 };
+    let attention = (q + 2 * kv) + q + q + hidden + sum;
+    let mlp = 3 * hidden + 3 * spec.intermediate_size + hidden + sum;
     let per_token = 4 * hidden + attention.max(mlp);
     let is_narrow = config.on_gpu && config.quantization_of(spec) == Some(Quantization::Fp8);
     let inputs = q.max(hidden).max(spec.intermediate_size) + DType::F32.size_in_bytes();
@@ -306,6 +323,9 @@ impl fmt::Display for MemoryPlan {
             Some(Quantization::Fp8) => write!(f, ", linear layers in fp8")?,
             Some(Quantization::Int8) => write!(f, ", linear layers and head in int8")?,
             Some(Quantization::Int4) => write!(f, ", linear layers in int4, head in int8")?,
+        }
+        if config.tensor_parallel_size > 1 {
+            write!(f, ", of which each of {} ranks takes", config.tensor_parallel_size)?;
         }
         if let Some(quantized) = self.widened_from {
             write!(f, "; the checkpoint has linear layers in {quantized}")?;

@@ -2,29 +2,36 @@
 //! to it while loading, or integers.
 
 use candle_core::{Device, Tensor};
+use std::ops::Range;
+
 use float8::F8E4M3;
 use kernels::linear::Matrix;
 use safetensors::Dtype;
 
-use super::{Part, Quantized, Result, Source, Weights, WeightsError};
+use super::{Part, Quantized, Result, RowsOf, Source, Weights, WeightsError};
 use crate::precision::Quantization;
 
 impl Weights {
-    /// Several weights `[rows, in_features]` stacked along their rows, as
-    /// [`stacked`](Self::stacked) does.
-    pub fn linear(&mut self, parts: &[(String, usize)], in_features: usize) -> Result<Matrix> {
+    /// Rows of several weights `[rows, in_features]`, stacked as [`stacked`](Self::stacked) does, and of each
+    /// row the elements for some of the inputs.
+    pub fn linear(
+        &mut self,
+        parts: &[RowsOf],
+        in_features: usize,
+        inputs: Range<usize>,
+    ) -> Result<Matrix> {
+        let num_rows = parts.iter().map(|part| part.rows.len()).sum();
+        let shape = [num_rows, inputs.len()];
+        let block = |part| Part::block(part, in_features, inputs.clone());
+        let whole: Vec<Part> = parts.iter().map(block).collect();
         let Some(quantization) = self.quantization else {
-            let weight = self.stacked(parts, &[in_features])?;
+            let weight = self.gather(&whole, &shape)?;
             return self.matrix(&weight);
         };
-        let num_rows = parts.iter().map(|(_, rows)| rows).sum();
-        let shape = [num_rows, in_features];
-        let whole: Vec<Part> =
-            parts.iter().map(|(name, rows)| Part::whole(name, &[*rows, in_features])).collect();
-        let is_stored = parts.iter().all(|(name, _)| self.is_e4m3(name));
+        let is_stored = parts.iter().all(|part| self.is_e4m3(&part.name));
         let matrix = if quantization == Quantization::Fp8 && is_stored {
             let rows = self.read::<F8E4M3>(&Device::Cpu, &whole, &shape)?;
-            self.num_parameters += num_rows * in_features;
+            self.num_parameters += num_rows * inputs.len();
             Matrix::from_e4m3(&rows, &self.scales(parts)?, self.dtype, &self.device)?
         } else {
             let weight = self.gather_on(&Device::Cpu, &whole, &shape)?;
@@ -33,9 +40,9 @@ impl Weights {
         Ok(matrix.batch_invariant(self.is_batch_invariant))
     }
 
-    /// A head's weight, or an embedding's that is the head's, too. `[out, in]`
-    pub fn head(&mut self, name: &str, shape: &[usize]) -> Result<Matrix> {
-        let weight = self.tensor(name, shape)?;
+    /// Rows of a head's weight, or of an embedding's that is the head's, too. `[out, in]`
+    pub fn head(&mut self, part: &RowsOf, in_features: usize) -> Result<Matrix> {
+        let weight = self.stacked(std::slice::from_ref(part), &[in_features])?;
         match self.quantization.and_then(Quantization::integers_of_head) {
             Some(integers) => Ok(Matrix::rounded(&weight, integers)?),
             None => self.matrix(&weight),
@@ -58,9 +65,9 @@ impl Weights {
     }
 
     /// `{name}_scale` of each weight, one for all of its rows or one for each. `[rows]` f32
-    fn scales(&mut self, parts: &[(String, usize)]) -> Result<Tensor> {
+    fn scales(&mut self, parts: &[RowsOf]) -> Result<Tensor> {
         let mut scales = Vec::new();
-        for (name, rows) in parts {
+        for RowsOf { name, total, rows } in parts {
             let name = format!("{name}_scale");
             let shape = match &self.source {
                 Source::Checkpoint(checkpoint) => checkpoint.shape(&name).map(<[usize]>::to_vec),
@@ -68,15 +75,17 @@ impl Weights {
             };
             let is_one = shape.as_ref().is_some_and(|shape| matches!(shape.as_slice(), [] | [1]));
             // The error names what a weight with a scale for each row has.
-            let shape =
-                shape.filter(|shape| is_one || *shape == [*rows]).unwrap_or_else(|| vec![*rows, 1]);
+            let shape = shape
+                .filter(|shape| is_one || *shape == [*total])
+                .unwrap_or_else(|| vec![*total, 1]);
             let values = self.read::<f32>(&Device::Cpu, &[Part::whole(&name, &shape)], &shape)?;
             let values: Vec<f32> = values.flatten_all()?.to_vec1()?;
             if let Some(scale) = values.iter().find(|scale| !scale.is_finite() || **scale <= 0.0) {
                 return Err(WeightsError::Scale { name, scale: *scale });
             }
-            let repeated = if is_one { *rows } else { 1 };
-            scales.extend(values.iter().flat_map(|scale| std::iter::repeat_n(*scale, repeated)));
+            let one = values[0];
+            let of_row = |row| if is_one { one } else { values[row] };
+            scales.extend(rows.clone().map(of_row));
         }
         let len = scales.len();
         Ok(Tensor::from_vec(scales, len, &Device::Cpu)?)

@@ -16,10 +16,13 @@ mod tests;
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
+use kernels::collectives::{self, Communicator};
 use kernels::device::Staging;
 
 use checkpoint::Checkpoint;
@@ -52,6 +55,26 @@ pub struct Weights {
     is_batch_invariant: bool,
     /// For a device with memory of its own.
     staging: Option<Staging>,
+    /// Of the rank whose part of the layers is wanted, if there are several.
+    communicator: Option<Arc<Communicator>>,
+}
+
+/// Rows of a tensor that are taken.
+#[derive(Debug, Clone)]
+pub struct RowsOf {
+    /// Of the tensor.
+    pub name: String,
+    /// Rows that it has.
+    pub total: usize,
+    /// Those that are taken.
+    pub rows: Range<usize>,
+}
+
+impl RowsOf {
+    /// All of them.
+    pub fn all(name: String, total: usize) -> Self {
+        Self { name, total, rows: 0..total }
+    }
 }
 
 /// How far loading is.
@@ -104,6 +127,7 @@ impl Weights {
             quantized: None,
             used: BTreeSet::new(),
             num_parameters: 0,
+            communicator: None,
             progress: Progress { loaded_bytes: 0, total_bytes },
             on_progress: None,
         })
@@ -128,6 +152,29 @@ impl Weights {
     pub fn with_batch_invariance(mut self, is_batch_invariant: bool) -> Self {
         self.is_batch_invariant = is_batch_invariant;
         self
+    }
+
+    /// Reads of layers that are shared out the part of a rank, and joins them by its collectives.
+    #[must_use]
+    pub fn with_communicator(mut self, communicator: Option<Arc<Communicator>>) -> Self {
+        self.communicator = communicator;
+        self
+    }
+
+    /// Of the rank whose parts are read, if there are several.
+    pub fn communicator(&self) -> Option<&Arc<Communicator>> {
+        self.communicator.as_ref()
+    }
+
+    /// The rank and how many there are.
+    pub fn rank(&self) -> (usize, usize) {
+        self.communicator.as_ref().map_or((0, 1), |end| (end.rank(), end.num_ranks()))
+    }
+
+    /// Which of `len` output features are the rank's.
+    pub fn part(&self, len: usize) -> Range<usize> {
+        let (rank, num_ranks) = self.rank();
+        collectives::part(len, rank, num_ranks)
     }
 
     /// Calls `f` after every tensor.
@@ -202,13 +249,12 @@ impl Weights {
         self.gather(&[Part::shard(name, shape, dim, rank, world)], &local)
     }
 
-    /// Several tensors stacked along their first dimension: `parts` gives name and rows of each,
-    /// `row` the shape of a row (empty for biases).
-    pub fn stacked(&mut self, parts: &[(String, usize)], row: &[usize]) -> Result<Tensor> {
-        let shape = |rows: usize| [&[rows], row].concat();
-        let whole: Vec<Part> =
-            parts.iter().map(|(name, rows)| Part::whole(name, &shape(*rows))).collect();
-        self.gather(&whole, &shape(parts.iter().map(|(_, rows)| rows).sum()))
+    /// Rows of several tensors, stacked along their first dimension; `row` is the shape of a row (empty for
+    /// biases).
+    pub fn stacked(&mut self, parts: &[RowsOf], row: &[usize]) -> Result<Tensor> {
+        let num_rows = parts.iter().map(|part| part.rows.len()).sum();
+        let parts: Vec<Part> = parts.iter().map(|part| Part::rows(part, row)).collect();
+        self.gather(&parts, &[&[num_rows], row].concat())
     }
 
     fn gather(&mut self, parts: &[Part], shape: &[usize]) -> Result<Tensor> {

@@ -6,7 +6,8 @@ use super::checkpoint::{Checkpoint, StoredTensor};
 use super::dummy::{Dummy, DummyTensor};
 use super::element::Element;
 use super::quantized::{Quantized, Unpacked};
-use super::{CHUNK, Result};
+use super::{CHUNK, Result, RowsOf};
+use std::ops::Range;
 
 pub(super) enum Source {
     Checkpoint(Checkpoint),
@@ -112,6 +113,29 @@ impl<'a> Part<'a> {
         let width = stride / world;
         let len = shape[..dim].iter().product::<usize>() * width;
         Self { name, shape: shape.to_vec(), first: rank * width, width, stride, len }
+    }
+
+    pub(super) fn rows(part: &'a RowsOf, row: &[usize]) -> Self {
+        let width = row.iter().product::<usize>();
+        let len = part.rows.len() * width;
+        Self {
+            name: &part.name,
+            shape: [&[part.total], row].concat(),
+            first: part.rows.start * width,
+            width: len,
+            stride: len,
+            len,
+        }
+    }
+
+    /// Some columns of the rows.
+    pub(super) fn block(part: &'a RowsOf, num_columns: usize, columns: Range<usize>) -> Self {
+        let rows = Self::rows(part, &[num_columns]);
+        if columns.len() == num_columns {
+            return rows;
+        }
+        let (width, len) = (columns.len(), part.rows.len() * columns.len());
+        Self { first: rows.first + columns.start, width, stride: num_columns, len, ..rows }
     }
 
     /// The elements from `first` on, of those that are taken.

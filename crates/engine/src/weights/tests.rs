@@ -12,7 +12,7 @@ use kernels::linear::Matrix;
 
 use super::dummy::Dummy;
 use super::source::{Part, Source, fill};
-use super::{CHUNK, Progress, Quantized, Weights};
+use super::{CHUNK, Progress, Quantized, RowsOf, Weights};
 use crate::Quantization;
 
 const CPU: &Device = &Device::Cpu;
@@ -203,7 +203,7 @@ fn stacked_projections_keep_their_order() {
     let folder = Folder::new("stacked");
     folder.write("model.safetensors", &file(&[("q", &q), ("k", &k)], Dtype::F32));
     let mut weights = folder.open(DType::F32).unwrap();
-    let stacked = weights.stacked(&[("q".to_owned(), 6), ("k".to_owned(), 2)], &[4]).unwrap();
+    let stacked = weights.stacked(&parts(&[("q", 6), ("k", 2)]), &[4]).unwrap();
     assert_same(&stacked, &Tensor::cat(&[&q, &k], 0).unwrap());
     assert_eq!(weights.num_parameters(), 32);
 }
@@ -290,8 +290,8 @@ fn values(matrix: &Matrix) -> Tensor {
     matrix.forward_f32(&identity).unwrap().t().unwrap().contiguous().unwrap()
 }
 
-fn parts(parts: &[(&str, usize)]) -> Vec<(String, usize)> {
-    parts.iter().map(|(name, rows)| ((*name).to_owned(), *rows)).collect()
+fn parts(parts: &[(&str, usize)]) -> Vec<RowsOf> {
+    parts.iter().map(|(name, rows)| RowsOf::all((*name).to_owned(), *rows)).collect()
 }
 
 #[test]
@@ -319,7 +319,7 @@ fn e4m3_weights_have_a_scale_for_all_rows_or_for_each() {
         ]),
     );
     let mut weights = folder.open(DType::F32).unwrap().with_quantization(Some(Quantization::Fp8));
-    let matrix = weights.linear(&parts(&[("a.weight", 2), ("b.weight", 3)]), 3).unwrap();
+    let matrix = weights.linear(&parts(&[("a.weight", 2), ("b.weight", 3)]), 3, 0..3).unwrap();
     let stored = [rows(6), rows(9)].concat();
     let stored = Tensor::from_raw_buffer(&stored, DType::F8E4M3, &[5, 3], CPU).unwrap();
     let scales = Tensor::new(&[[0.5f32], [0.5], [1.0], [2.0], [0.25]], CPU).unwrap();
@@ -327,7 +327,7 @@ fn e4m3_weights_have_a_scale_for_all_rows_or_for_each() {
     assert_same(&values(&matrix), &wide.broadcast_mul(&scales).unwrap());
     assert_eq!((weights.num_parameters(), matrix.size_in_bytes()), (15, 32 * 3 + 5 * 4));
     // A weight that is not stored so is brought to it.
-    let matrix = weights.linear(&parts(&[("f.weight", 1)]), 3).unwrap();
+    let matrix = weights.linear(&parts(&[("f.weight", 1)]), 3, 0..3).unwrap();
     let nearest = [1.0f32, -2.0, 0.1].map(|x| {
         let scale = 2.0f32 / 448.0;
         float8::F8E4M3::from_f32(x / scale).to_f32() * scale
@@ -336,14 +336,14 @@ fn e4m3_weights_have_a_scale_for_all_rows_or_for_each() {
     assert!(!weights.unused().contains(&"a.input_scale"));
 
     let mut refused = |names: &[(&str, usize)], needles: &[&str]| {
-        assert_says(&message(weights.linear(&parts(names), 3)), needles);
+        assert_says(&message(weights.linear(&parts(names), 3, 0..3)), needles);
     };
     refused(&[("c.weight", 2)], &["`c.weight_scale` has the scale 0"]);
     refused(&[("d.weight", 2)], &["`d.weight_scale` has shape [3]", "implies [2, 1]"]);
     refused(&[("e.weight", 2)], &["`e.weight_scale` is missing"]);
     refused(&[("a.weight", 2), ("f.weight", 1)], &["`a.weight` is stored as F8_E4M3"]);
     let mut wide = folder.open(DType::F32).unwrap();
-    let error = message(wide.linear(&parts(&[("a.weight", 2)]), 3));
+    let error = message(wide.linear(&parts(&[("a.weight", 2)]), 3, 0..3));
     assert_says(&error, &["`a.weight` is stored as F8_E4M3", "quantization_config"]);
 }
 
@@ -369,7 +369,7 @@ fn quantised_layers_are_stacked_with_others() {
         .unwrap()
         .with_quantized(Some(Quantized::Awq))
         .with_progress(move |progress| *last.lock().unwrap() = progress);
-    let matrix = weights.linear(&parts, 160).unwrap();
+    let matrix = weights.linear(&parts, 160, 0..160).unwrap();
     assert_eq!(weights.unused(), ["expected"]);
     // In bytes: f32, then integers of half a byte, their zeros, and scales in f16.
     let bytes = 3 * 160 * 4 + 160 * 24 / 2 + 5 * 24 / 2 + 5 * 24 * 2;
@@ -379,7 +379,7 @@ fn quantised_layers_are_stacked_with_others() {
 
     let mut unaware = folder.open(DType::F32).unwrap();
     let needles = ["`layer.qweight` is packed", "quantization_config", "quantize_config.json"];
-    assert_says(&message(unaware.linear(&parts, 160)), &needles);
+    assert_says(&message(unaware.linear(&parts, 160, 0..160)), &needles);
 }
 
 #[test]

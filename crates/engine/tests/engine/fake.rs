@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex};
 
 use candle_core::{DType, Device, Result, Tensor, TensorId};
 use engine::model::{CausalLm, ForwardBatch, KvCache, ModelSpec, NO_SLOT};
-use engine::{Engine, EngineConfig, EngineHandle, EngineOptions, MemoryPlan};
+use engine::{Engine, EngineConfig, EngineHandle, EngineOptions, MemoryPlan, Models, Rank};
 
 pub(crate) const VOCAB: usize = 64;
 pub(crate) const EOS: u32 = 63;
@@ -249,7 +249,12 @@ pub(crate) fn start_pooling(kind: Kind, options: &EngineOptions) -> (EngineHandl
     let plan = MemoryPlan::compute(&spec, &config, 1 << 30);
     let control = Arc::new(Control::default());
     let model = Box::new(FakeLm { kind, control: Arc::clone(&control) });
-    (Engine::start_pooling(model, &spec, &plan, &Device::Cpu, None).unwrap(), control)
+    let ranks = vec![only_rank(model, None)];
+    (Engine::start_pooling(ranks, &spec, &plan, None).unwrap(), control)
+}
+
+fn only_rank(model: Box<dyn CausalLm>, draft: Option<Box<dyn CausalLm>>) -> Rank {
+    Rank { models: Models { model, draft }, device: Device::Cpu, communicator: None }
 }
 
 /// The draft model has its own grip, which nobody holds.
@@ -270,8 +275,9 @@ pub(crate) fn start_with_draft(
     }
     let control = Arc::new(Control::default());
     let fake = |kind, control| Box::new(FakeLm { kind, control }) as Box<dyn CausalLm>;
-    let model = (fake(kind, Arc::clone(&control)), &spec);
-    let draft = draft.map(|kind| (fake(kind, Arc::default()), &spec));
-    let engine = Engine::start_with_draft(model, draft, &plan, &Device::Cpu, &[EOS], None);
+    let draft = draft.map(|kind| fake(kind, Arc::default()));
+    let specs = (&spec, draft.is_some().then_some(&spec));
+    let ranks = vec![only_rank(fake(kind, Arc::clone(&control)), draft)];
+    let engine = Engine::start_ranks(ranks, specs, &plan, &[EOS], None);
     (engine.unwrap(), control)
 }

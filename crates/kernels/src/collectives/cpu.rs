@@ -1,5 +1,6 @@
 //! Collectives of threads that compute in the same memory: they show each other their tensors.
 
+use super::GIVEN_UP;
 use crate::pool::for_each_row;
 use crate::simd::Element;
 use crate::views::{cpu_slice, match_element};
@@ -44,7 +45,7 @@ impl Meeting {
         let mut state = self.room.state.lock();
         let round = state.num_rounds;
         if state.is_given_up || state.brought[self.rank].replace(x.clone()).is_some() {
-            bail!("another rank of the model failed");
+            bail!("{GIVEN_UP}");
         }
         state.num_brought += 1;
         if state.num_brought == state.brought.len() {
@@ -57,7 +58,7 @@ impl Meeting {
             self.room.changed.wait(&mut state);
         }
         if state.num_rounds == round {
-            bail!("another rank of the model failed");
+            bail!("{GIVEN_UP}");
         }
         Ok(Arc::clone(&state.given))
     }

@@ -22,6 +22,9 @@ use std::ops::Range;
 /// Most ranks of a group: the GPUs of one machine that reach each other.
 pub const MAX_RANKS: usize = 8;
 
+/// What a rank hears that waits for one that gave up.
+pub const GIVEN_UP: &str = "another rank of the model failed";
+
 /// The part of `len` things that a rank of a group has: as many as the others, of the last ones less.
 ///
 /// # Panics

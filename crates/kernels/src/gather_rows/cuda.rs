@@ -8,11 +8,13 @@ use crate::cuda::{Launch, WARP};
 pub(super) struct GatherParams {
     /// `[num_rows, row_bytes]`
     pub(super) table: u64,
-    /// `[ids]` u32; beyond `num_rows`: a row of zeros
+    /// `[ids]` u32; before `first_row`, or `num_rows` or more behind it: a row of zeros
     pub(super) ids: u64,
     /// `[ids, row_bytes]`
     pub(super) out: u64,
     pub(super) num_rows: u32,
+    /// The id of the table's first row.
+    pub(super) first_row: u32,
     pub(super) row_bytes: i32,
 }
 
@@ -43,10 +45,11 @@ pub(super) mod forward {
 
     static MODULE: Module = module!("gather_rows");
 
-    /// table `[rows, width]`, ids `[n]`, to `[n, width]`.
+    /// table `[rows, width]`, ids `[n]` from `first_row` on, to `[n, width]`.
     pub(crate) fn gather_rows(
         (table, table_layout): (&CudaStorage, &Layout),
         (ids, ids_layout): (&CudaStorage, &Layout),
+        first_row: u32,
     ) -> Result<CudaStorage> {
         let (num_rows, width) = table_layout.shape().dims2()?;
         let num_ids = ids_layout.dims()[0];
@@ -56,6 +59,7 @@ pub(super) mod forward {
             ids: address(ids, ids_layout, "ids")?,
             out,
             num_rows: num_rows as u32,
+            first_row,
             row_bytes: (width * table.dtype().size_in_bytes()) as i32,
         };
         if num_ids * width > 0 {

@@ -1,12 +1,12 @@
 //! The CUDA kernels on the host against the CPU op.
 
 use super::cuda::{GatherParams, plan};
-use super::gather_rows;
+use super::{gather_rows, gather_rows_of_part};
 use crate::cuda::testing::{CUDA_DTYPES, Input, launch, on_device, to_bytes};
 use crate::testing::{ids, tensor};
 use candle_core::{DType, Device, Error, Result, Tensor};
 
-fn run(table: &Tensor, wanted: &[u32], offset: usize) -> Result<Vec<u8>> {
+fn run(table: &Tensor, wanted: &[u32], first_row: u32, offset: usize) -> Result<Vec<u8>> {
     let (num_rows, width) = table.dims2()?;
     let row_bytes = width * table.dtype().size_in_bytes();
     let out = on_device(|device| {
@@ -18,6 +18,7 @@ fn run(table: &Tensor, wanted: &[u32], offset: usize) -> Result<Vec<u8>> {
             ids: ids.address(),
             out: out.address(),
             num_rows: num_rows as u32,
+            first_row,
             row_bytes: row_bytes as i32,
         };
         launch(device, &plan(wanted.len(), &params), &params).map_err(Error::wrap)?;
@@ -35,7 +36,7 @@ fn kernels_equal_the_cpu_and_give_zeros_beyond_the_table() -> Result<()> {
                 let wanted: Vec<u32> = (0..rows as u32 * 2).map(|i| i * 3 % rows as u32).collect();
                 let row_bytes = width * dtype.size_in_bytes();
                 let mut given =
-                    run(&table, &[&wanted[..], &[rows as u32, u32::MAX]].concat(), offset)?;
+                    run(&table, &[&wanted[..], &[rows as u32, u32::MAX]].concat(), 0, offset)?;
                 let beyond = given.split_off(wanted.len() * row_bytes);
                 assert!(beyond.iter().all(|&byte| byte == 0));
                 // Widened, since the CPU op takes no f16: no bits are lost.
@@ -44,5 +45,14 @@ fn kernels_equal_the_cpu_and_give_zeros_beyond_the_table() -> Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+#[test]
+fn parts_of_a_table_give_zeros_for_the_rows_of_others() -> Result<()> {
+    let table = tensor(1, &[4, 24], DType::BF16, &Device::Cpu)?;
+    let wanted = [0, 9, 10, 13, 14, u32::MAX];
+    let expected = gather_rows_of_part(&table, &ids(&wanted, &Device::Cpu)?, 10)?;
+    assert_eq!(run(&table, &wanted, 10, 0)?, to_bytes(&expected)?);
     Ok(())
 }

@@ -3,9 +3,10 @@
 
 struct GatherParams {
     const unsigned char* table;  // [num_rows, row_bytes]
-    const unsigned* ids;         // [ids]; beyond num_rows: a row of zeros
+    const unsigned* ids;         // [ids]; before first_row, or num_rows or more behind it: a row of zeros
     unsigned char* out;          // [ids, row_bytes]
     unsigned num_rows;
+    unsigned first_row;  // the id of the table's first row
     int row_bytes;
 };
 
@@ -14,7 +15,7 @@ template <class Unit>
 __device__ __forceinline__ void gather_units(const GatherParams& p) {
     const int index = blockIdx.y * blockDim.x + threadIdx.x, len = p.row_bytes / int(sizeof(Unit));
     if (index >= len) return;
-    const unsigned id = p.ids[blockIdx.x];
+    const unsigned id = p.ids[blockIdx.x] - p.first_row;
     Unit unit = {};
     if (id < p.num_rows) {
         unit = __ldg(reinterpret_cast<const Unit*>(p.table + size_t(id) * p.row_bytes) + index);

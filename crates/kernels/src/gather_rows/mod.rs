@@ -28,10 +28,23 @@ pub fn gather_rows(table: &Tensor, ids: &Tensor) -> Result<Tensor> {
     if ids.rank() != 1 || ids.dtype() != DType::U32 {
         bail!("ids must be [n] U32, they are {:?} {:?}", ids.dims(), ids.dtype());
     }
-    table.apply_op2_no_bwd(ids, &GatherRows)
+    table.apply_op2_no_bwd(ids, &GatherRows { part_from: None })
 }
 
-struct GatherRows;
+/// As [`gather_rows`], of a table that has the rows from `first` on of a larger one: ids of other parts
+/// give rows of zeros.
+///
+/// # Errors
+/// As there, but for the ids.
+#[cfg(any(feature = "cuda", test))]
+pub(crate) fn gather_rows_of_part(table: &Tensor, ids: &Tensor, first: u32) -> Result<Tensor> {
+    ids.dims1()?;
+    table.apply_op2_no_bwd(ids, &GatherRows { part_from: Some(first) })
+}
+
+struct GatherRows {
+    part_from: Option<u32>,
+}
 
 impl CustomOp2 for GatherRows {
     fn name(&self) -> &'static str {
@@ -46,7 +59,7 @@ impl CustomOp2 for GatherRows {
         ids_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let out = match_element!(table.dtype(), "the table", E => {
-            cpu::gather_rows::<E>((table, table_layout), (ids, ids_layout))?
+            cpu::gather_rows::<E>((table, table_layout), (ids, ids_layout), self.part_from)?
         });
         Ok((out, (ids_layout.dims()[0], table_layout.dims()[1]).into()))
     }
@@ -59,7 +72,8 @@ impl CustomOp2 for GatherRows {
         ids: &CudaStorage,
         ids_layout: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
-        let out = cuda::forward::gather_rows((table, table_layout), (ids, ids_layout))?;
+        let first = self.part_from.unwrap_or_default();
+        let out = cuda::forward::gather_rows((table, table_layout), (ids, ids_layout), first)?;
         Ok((out, (ids_layout.dims()[0], table_layout.dims()[1]).into()))
     }
 }

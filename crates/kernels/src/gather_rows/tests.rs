@@ -1,6 +1,6 @@
 //! Rows by their ids against single reads.
 
-use super::gather_rows;
+use super::{gather_rows, gather_rows_of_part};
 use crate::testing::{DTYPES, devices, ids, message, tensor, to_bits};
 use candle_core::{DType, Device, Result};
 
@@ -42,5 +42,22 @@ fn wrong_inputs_are_named() -> Result<()> {
     let strided = message(gather_rows(&table.t()?, &wanted));
     assert!(strided.contains("the table must be contiguous"), "{strided}");
     assert!(message(gather_rows(&table.get(0)?, &wanted)).contains("must be [rows, width]"));
+    Ok(())
+}
+
+/// The parts of a table give what all of it gives, if they are added.
+#[test]
+fn parts_have_the_rows_of_their_own_and_zeros() -> Result<()> {
+    for device in devices() {
+        let table = tensor(1, &[10, 8], DType::F32, &device)?;
+        let wanted = ids(&[9, 0, 3, 4, 7, 4], &device)?;
+        let of_part = |first: usize, len: usize| {
+            gather_rows_of_part(&table.narrow(0, first, len)?, &wanted, first as u32)
+        };
+        let (head, tail) = (of_part(0, 4)?, of_part(4, 6)?);
+        assert_eq!(to_bits(&head.get(0)?)?, [0; 8]);
+        assert_eq!(to_bits(&tail.get(1)?)?, [0; 8]);
+        assert_eq!(to_bits(&(head + tail)?)?, to_bits(&gather_rows(&table, &wanted)?)?);
+    }
     Ok(())
 }

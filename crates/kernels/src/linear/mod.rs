@@ -35,7 +35,7 @@ pub use integers::Integers;
 pub use quantize::quantize_rows;
 
 #[cfg(feature = "cuda")]
-use crate::gather_rows::gather_rows;
+use crate::gather_rows::{gather_rows, gather_rows_of_part};
 use crate::simd::Path;
 use crate::views::{cpu_slice, match_element, slice};
 #[cfg(feature = "cuda")]
@@ -208,14 +208,26 @@ impl Matrix {
     /// Ids of another shape or dtype; a weight of e4m3; on the CPU an id that the weight has no row for,
     /// which gives zeros on a CUDA device.
     pub fn gather(&self, ids: &Tensor) -> Result<Tensor> {
-        if ids.rank() != 1 || ids.dtype() != DType::U32 {
-            bail!("ids must be [tokens] U32, they are {:?} {:?}", ids.dims(), ids.dtype());
-        }
+        check_ids(ids)?;
         #[cfg(feature = "cuda")]
         if let Form::Rows(rows) = &self.form {
             return gather_rows(&rows.weight, ids);
         }
-        ids.apply_op1_no_bwd(&Gather { weight: self })
+        ids.apply_op1_no_bwd(&Gather { weight: self, part_from: None })
+    }
+
+    /// As [`gather`](Self::gather), of a weight that has the rows from `first` on of a larger one: ids of other
+    /// parts give zeros.
+    ///
+    /// # Errors
+    /// As there, but for ids without a row.
+    pub fn gather_part(&self, ids: &Tensor, first: u32) -> Result<Tensor> {
+        check_ids(ids)?;
+        #[cfg(feature = "cuda")]
+        if let Form::Rows(rows) = &self.form {
+            return gather_rows_of_part(&rows.weight, ids, first);
+        }
+        ids.apply_op1_no_bwd(&Gather { weight: self, part_from: Some(first) })
     }
 
     /// The weight on a CUDA device, `[out, in]`, if it is held as it came and any kernel may multiply it.
@@ -244,6 +256,13 @@ impl Matrix {
         }
         Ok(())
     }
+}
+
+fn check_ids(ids: &Tensor) -> Result<()> {
+    if ids.rank() != 1 || ids.dtype() != DType::U32 {
+        bail!("ids must be [tokens] U32, they are {:?} {:?}", ids.dims(), ids.dtype());
+    }
+    Ok(())
 }
 
 /// `[out, in]` of a weight.
@@ -352,9 +371,11 @@ impl CustomOp2 for Linear<'_> {
     }
 }
 
-/// The op behind [`Matrix::gather`].
+/// The op behind [`Matrix::gather`] and [`Matrix::gather_part`].
 struct Gather<'a> {
     weight: &'a Matrix,
+    /// The id of the first row, if it is a part.
+    part_from: Option<u32>,
 }
 
 impl CustomOp1 for Gather<'_> {
@@ -366,11 +387,14 @@ impl CustomOp1 for Gather<'_> {
         let weight = self.weight.packed()?;
         let ids: &[u32] = slice(ids, layout, "ids")?;
         let num_rows = weight.out_features();
-        if let Some(id) = ids.iter().find(|id| **id as usize >= num_rows) {
+        let is_outside = |id: &&u32| self.part_from.is_none() && **id as usize >= num_rows;
+        if let Some(id) = ids.iter().find(is_outside) {
             bail!("token id {id} is outside the vocabulary of {num_rows}");
         }
+        let first = self.part_from.unwrap_or_default();
+        let ids: Vec<u32> = ids.iter().map(|id| id.wrapping_sub(first)).collect();
         let rows = match_element!(self.weight.dtype, "weight", E => {
-            let Some(rows) = weight.gather::<E>(ids) else {
+            let Some(rows) = weight.gather::<E>(&ids) else {
                 bail!("a weight of e4m3 has no rows to gather");
             };
             E::to_cpu_storage_owned(rows)

@@ -192,7 +192,8 @@ impl Packed {
         }
     }
 
-    /// Rows of the weight as they were, or as they were rounded: `[ids, in]`; none of an e4m3 weight.
+    /// Rows of the weight as they were, or as they were rounded: `[ids, in]`; zeros of ids beyond it; none of an
+    /// e4m3 weight.
     pub(super) fn gather<E: Element>(&self, ids: &[u32]) -> Option<Vec<E>> {
         /// A step is a cache line that no other step of the row shares.
         const OPERATIONS_PER_STEP: usize = 8;
@@ -204,7 +205,11 @@ impl Packed {
         let mut out = vec![E::default(); ids.len() * self.in_features];
         let work = OPERATIONS_PER_STEP * ids.len() * self.steps_per_panel;
         for_each_row(&mut out, self.in_features, work, |i, out| {
-            let (panel, lane) = (ids[i] as usize / PANEL, ids[i] as usize % PANEL);
+            let id = ids[i] as usize;
+            if id >= self.out_features {
+                return;
+            }
+            let (panel, lane) = (id / PANEL, id % PANEL);
             let steps = &steps[panel * self.steps_per_panel..][..self.steps_per_panel];
             let Some(kind) = kind else {
                 for (out, step) in out.chunks_mut(E::PER_WORD).zip(steps) {

@@ -393,6 +393,29 @@ fn sums_of_integers_are_exact() -> Result<()> {
     Ok(())
 }
 
+/// Of a part in any form: its own rows, and zeros for ids before and behind it.
+#[test]
+fn a_part_gives_zeros_for_the_rows_of_others() -> Result<()> {
+    for device in devices() {
+        let source = tensor(9, &[6, 16], DType::F32, &device)?;
+        let matrices = if device.is_cpu() {
+            let rounded = |integers| Matrix::rounded(&source, integers);
+            vec![Matrix::new(&source)?, rounded(Integers::Int8)?, rounded(Integers::Int4)?]
+        } else {
+            vec![Matrix::new(&source)?]
+        };
+        for weight in matrices {
+            let part = weight.gather_part(&ids(&[9, 10, 15, 16, 0], &device)?, 10)?;
+            let whole = weight.gather(&ids(&[0, 5], &device)?)?;
+            for (row, of_whole) in [(0, None), (1, Some(0)), (2, Some(1)), (3, None), (4, None)] {
+                let expected = of_whole.map_or(Ok(vec![0; 16]), |i| to_bits(&whole.get(i)?))?;
+                assert_eq!(to_bits(&part.get(row)?)?, expected);
+            }
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn gather_returns_rows_as_they_were() -> Result<()> {
     for dtype in DTYPES {

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod paged;
+mod ranks;
 
 use std::collections::HashMap;
 use std::fs;
@@ -86,7 +87,7 @@ impl Golden {
     fn load(&self, dtype: DType, block_size: usize) -> Paged {
         let mut weights = Weights::open(&self.folder, &device(), dtype).unwrap();
         let model = (self.row.load)(&self.config, &mut weights, MAX_MODEL_LEN).unwrap();
-        Paged::new(model, &self.spec(), dtype, block_size).unwrap()
+        Paged::new(model, &self.spec(), dtype, block_size, &device()).unwrap()
     }
 
     /// With linear layers in e4m3, from some folder.
@@ -107,7 +108,7 @@ impl Golden {
         let model = (self.row.load)(&self.config, &mut weights, MAX_MODEL_LEN).unwrap();
         assert_eq!(weights.unused(), [""; 0], "{}", self.name());
         assert_eq!(weights.num_parameters(), self.spec().num_parameters, "{}", self.name());
-        Paged::new(model, &self.spec(), cache_dtype, 16).unwrap()
+        Paged::new(model, &self.spec(), cache_dtype, 16, &device()).unwrap()
     }
 }
 

@@ -21,6 +21,7 @@ const NUM_BLOCKS: usize = 211;
 /// A model with a cache.
 pub(crate) struct Paged {
     model: Box<dyn CausalLm>,
+    device: Device,
     cache: KvCache,
     block_size: usize,
     /// Query heads and elements of each.
@@ -54,16 +55,18 @@ impl Paged {
         spec: &ModelSpec,
         dtype: DType,
         block_size: usize,
+        device: &Device,
     ) -> Result<Self> {
         let shape = (NUM_BLOCKS, spec.num_kv_heads, block_size, spec.head_dim);
         // What was never written must never be read.
         let unwritten =
-            || Tensor::full(f32::NAN, shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(&device());
+            || Tensor::full(f32::NAN, shape, &Device::Cpu)?.to_dtype(dtype)?.to_device(device);
         let layers = (0..spec.num_layers)
             .map(|_| Ok(KvCacheLayer { key: unwritten()?, value: unwritten()? }))
             .collect::<Result<_>>()?;
         let heads = (spec.num_heads, spec.head_dim);
-        Ok(Self { model, cache: KvCache { layers }, block_size, heads, dealt: 0 })
+        let (cache, device) = (KvCache { layers }, device.clone());
+        Ok(Self { model, device, cache, block_size, heads, dealt: 0 })
     }
 
     /// Computes the next `len` tokens of each sequence in one pass, and returns the logits of the
@@ -92,7 +95,7 @@ impl Paged {
             block_tables.extend(&sequence.blocks);
             block_tables.resize(block_tables.len().next_multiple_of(width), 0);
         }
-        let block_tables = Tensor::from_vec(block_tables, (chunks.len(), width), &device())?;
+        let block_tables = Tensor::from_vec(block_tables, (chunks.len(), width), &self.device)?;
         let batch = batch.tensors(block_tables, self.heads)?;
         self.model.forward(&batch, &self.cache)?.to_vec2()
     }
@@ -113,16 +116,17 @@ impl Lists {
         let rows = self.q_starts.windows(2).map(|ends| (ends[1] - ends[0]) as usize);
         let extents = Extents::of(rows.zip(self.context_lens.iter().map(|len| *len as usize)));
         let num_seqs = self.context_lens.len();
-        let on_device = if device().is_cpu() {
+        let device = block_tables.device().clone();
+        let on_device = if device.is_cpu() {
             None
         } else {
-            let workspace = Workspace::new(&device(), &extents, (num_seqs, heads.0, heads.1))?;
+            let workspace = Workspace::new(&device, &extents, (num_seqs, heads.0, heads.1))?;
             Some((extents, Arc::new(workspace)))
         };
         let logits_rows: Vec<u32> = self.q_starts[1..].iter().map(|end| end - 1).collect();
         let vector = |values: Vec<u32>| {
             let len = values.len();
-            Tensor::from_vec(values, len, &device())
+            Tensor::from_vec(values, len, &device)
         };
         Ok(ForwardBatch {
             ids: vector(self.ids)?,
