@@ -243,6 +243,25 @@ def whole_steps(out):
     return f"ok, {len(given[0])} texts"
 
 
+def num_gpus():
+    listed = subprocess.run(["nvidia-smi", "-L"], stdout=subprocess.PIPE, text=True)
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+
+
+def shared_out(out):
+    """The same texts from the processor and from two GPUs, in f32: sums in another order may turn a close choice."""
+    if num_gpus() < 2:
+        return "ok, skipped: there is one GPU here"
+    with Server(out, "ranks-cpu", "--dtype", "float32", "--device", "cpu") as server:
+        expected = answers(server, 1)
+    with Server(out, "ranks", "--dtype", "float32", "--device", "cuda", "--tensor-parallel-size", "2") as server:
+        given = {"alone": answers(server, 1), "together": answers(server, 32)}
+    different = {name: sum(a != b for a, b in zip(expected, texts)) for name, texts in given.items()}
+    if max(different.values()) > len(expected) * 0.05:
+        raise RuntimeError(f"of {len(expected)} texts differ from the processor's {different}")
+    return f"ok, of {len(expected)} texts differ {different}"
+
+
 def soak(out, seconds):
     """1 to 256 streams with random cancels; then nothing is left over and the answers are as before.
 
@@ -281,6 +300,10 @@ def soak(out, seconds):
             raise RuntimeError(f"{differ} of {len(before)} answers differ from those before")
 
 
+# In the names of tests whose ranks wait for each other on the GPU.
+RANKS = ["collectives", "ranks"]
+
+
 def tests(check, binary, cwd=HERE):
     """Every test in a process of its own: after a fault of the device nothing else would run in it.
 
@@ -293,11 +316,13 @@ def tests(check, binary, cwd=HERE):
 
         def one(name):
             command = [HERE / "bin" / binary, "--exact", name, "--test-threads", "1"]
+            # Ranks that share a GPU wait for each other: what is wrong with them is likely to be a wait without end.
+            most = 30 if any(word in name for word in RANKS) else 120
             try:
-                done = subprocess.run(command, cwd=cwd, env=ENV, timeout=120, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+                done = subprocess.run(command, cwd=cwd, env=ENV, timeout=most, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
                 return name, done.returncode == 0 and "1 passed" in done.stdout, done.stdout
             except subprocess.TimeoutExpired as late:
-                return name, False, f"{late.stdout}\nran past 120 s"
+                return name, False, f"{late.stdout}\nran past {most} s"
 
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
             done = list(pool.map(one, names))
@@ -310,14 +335,18 @@ def tests(check, binary, cwd=HERE):
 
 
 def sanitizers(check):
-    """Every kernel under compute-sanitizer: memory, and races within a block."""
+    """Every kernel under compute-sanitizer: memory, and races within a block.
+
+    But those that wait for others at the same time, which it runs one after the other.
+    """
     sanitizer = next(iter(glob.glob("/usr/local/cuda*/bin/compute-sanitizer")), None)
     if sanitizer is None:
         return
+    skipped = [part for word in ["cuda_tests", *RANKS] for part in ["--skip", word]]
     for tool in ["memcheck", "racecheck"]:
         for binary in ["kernels-tests", "golden-tests"]:
             command = [sanitizer, "--tool", tool, "--error-exitcode", "9", HERE / "bin" / binary]
-            check.run(f"sanitizer-{tool}-{binary}", [*command, "--test-threads", "1", "--skip", "cuda_tests"], 500, cwd=HERE / "models")
+            check.run(f"sanitizer-{tool}-{binary}", [*command, "--test-threads", "1", *skipped], 500, cwd=HERE / "models")
 
 
 def field(path, *names):
@@ -357,6 +386,13 @@ def benchmarks(check):
         check.part(f"saturated-{model.name}-fp8", lambda: saturated(fp8, "--quantization", "fp8", "--kv-cache-dtype", "fp8"))
         invariant = f"{model.name} batch-invariant"
         check.part(f"roofline-{invariant.replace(' ', '-')}", lambda: roofline(invariant, "--batch-invariant"))
+
+        # By as many GPUs as there are; nothing where there is one.
+        def by_ranks(name=model.name):
+            for ranks in [2, 4, 8]:
+                if ranks <= num_gpus():
+                    roofline(f"{name} {ranks} GPUs", "--tensor-parallel-size", ranks)
+        check.part(f"tensor-parallel-{model.name}", by_ranks)
 
         # Steps of few sequences as one launch and as operations, after short and long prompts.
         def whole_or_not(name):
@@ -467,6 +503,7 @@ def main():
     tests(check, "golden-tests", cwd=HERE / "models")
     check.part("equalities", lambda: equalities(check.out))
     check.part("equal-megakernel", lambda: whole_steps(check.out))
+    check.part("equal-tensor-parallel", lambda: shared_out(check.out))
     check.part("soak", lambda: soak(check.out, args.soak_seconds))
     sanitizers(check)
     check.part("attention", lambda: attention(check))

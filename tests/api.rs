@@ -323,15 +323,21 @@ fn a_drain_that_takes_too_long_ends_in_an_error_event() {
 
 #[test]
 fn an_idle_server_uses_no_processor() {
-    let server = Server::start(&[]);
-    server.ok("/v1/chat/completions", &chat("hello"));
+    let alone_and_of_ranks =
+        [&[][..], &["spark", "--tensor-parallel-size", "2"]].map(Server::start);
+    for server in &alone_and_of_ranks {
+        server.ok("/v1/chat/completions", &chat("hello"));
+    }
     std::thread::sleep(Duration::from_secs(1));
-    let ticks = || -> u64 {
+    let ticks = |server: &Server| -> u64 {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", server.pid())).unwrap();
         let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
         fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
     };
-    let before = ticks();
+    let before = alone_and_of_ranks.each_ref().map(ticks);
     std::thread::sleep(Duration::from_secs(3));
-    assert!(ticks() - before <= 2, "{} ticks of 10 ms in 3 idle seconds", ticks() - before);
+    for (server, before) in alone_and_of_ranks.iter().zip(before) {
+        let ticks = ticks(server) - before;
+        assert!(ticks <= 2, "{ticks} ticks of 10 ms in 3 idle seconds");
+    }
 }

@@ -48,8 +48,11 @@ fn vectors(answer: &Value) -> Vec<Vec<f64>> {
 
 #[test]
 fn embeddings_are_those_of_sentence_transformers() {
-    for name in ["qwen3_last", "llama_mean", "bert_cls", "xlm_roberta_mean", "modernbert_mean"] {
-        let server = serve(name, &["--dtype", "float32"]);
+    let alone = ["qwen3_last", "llama_mean", "bert_cls", "xlm_roberta_mean", "modernbert_mean"];
+    let ranks = ["qwen3_last", "llama_mean"];
+    let alone = alone.map(|name| (name, "1")).into_iter();
+    for (name, num_ranks) in alone.chain(ranks.map(|name| (name, "2"))) {
+        let server = serve(name, &["--dtype", "float32", "--tensor-parallel-size", num_ranks]);
         let (texts, expected): (Vec<_>, Vec<_>) = cases(name).into_iter().unzip();
         let answer = server.ok(EMBEDDINGS, &json!({"model": "m", "input": texts}));
         let together = vectors(&answer);

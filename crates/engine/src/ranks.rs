@@ -60,6 +60,8 @@ pub(crate) struct Ranks {
     threads: ForkJoin,
     /// Any rank's.
     communicator: Arc<Communicator>,
+    /// How often the group began anew: what was asked for before is lost.
+    num_groups: u64,
 }
 
 /// Gives the group up unless a rank has come to its end, so that the others do not wait for it.
@@ -100,7 +102,6 @@ fn on_all<T: Send>(
     if errors.is_empty() {
         return Ok(given);
     }
-    communicator.begin_anew()?;
     // Not that of those who only heard of it.
     let at = errors.iter().position(|error| !error.to_string().contains(GIVEN_UP)).unwrap_or(0);
     Err(errors.swap_remove(at))
@@ -118,20 +119,36 @@ impl Ranks {
         let communicator = ranks[0].communicator.clone().expect("ranks share a group");
         let threads = ForkJoin::new("rank", ranks.len()).map_err(StartError::Thread)?;
         let ranks: Vec<_> = ranks.into_iter().map(|rank| Mutex::new(Some(rank))).collect();
+        // No group begins anew: if one of the ranks cannot start, there is no engine.
         let runners = on_all(&threads, &communicator, |rank| {
             let Some(rank) = ranks[rank].lock().take() else { bail!("a rank starts once") };
             runner(rank)
         })?;
         let runners = runners.into_iter().map(Mutex::new).collect();
-        Ok(Box::new(Self { runners, threads, communicator }))
+        Ok(Box::new(Self { runners, threads, communicator, num_groups: 0 }))
     }
 
     fn on_all<T: Send>(
-        &self,
+        &mut self,
         f: impl Fn(usize, &mut dyn StepRunner) -> Result<T> + Sync,
     ) -> Result<Vec<T>> {
         let call = |rank: usize| f(rank, &mut **self.runners[rank].lock());
-        on_all(&self.threads, &self.communicator, call)
+        let given = on_all(&self.threads, &self.communicator, call);
+        if !self.communicator.is_given_up() {
+            return given;
+        }
+        self.begin_anew()?;
+        given.and_then(|_| bail!("{GIVEN_UP}"))
+    }
+
+    fn begin_anew(&mut self) -> Result<()> {
+        self.num_groups += 1;
+        self.communicator.begin_anew()
+    }
+
+    /// Refuses what was under way when the group was given up: GPUs then go on with anything.
+    fn check(&self, launched: &Launched) -> Result<()> {
+        if launched.num_groups == self.num_groups { Ok(()) } else { bail!("{GIVEN_UP}") }
     }
 }
 
@@ -148,7 +165,7 @@ impl StepRunner for Ranks {
         })?;
         let mut launched = launched.into_iter();
         let mut first = launched.next().expect("there are ranks");
-        first.others = launched.collect();
+        (first.others, first.num_groups) = (launched.collect(), self.num_groups);
         Ok(first)
     }
 
@@ -158,15 +175,16 @@ impl StepRunner for Ranks {
         launched: &mut Launched,
         sequences: &HashMap<SeqId, Sequence>,
     ) -> Result<()> {
+        self.check(launched)?;
         let mut others = mem::take(&mut launched.others);
-        let of_ranks: Vec<_> =
-            once(&mut *launched).chain(&mut others).map(|launched| Mutex::new(launched)).collect();
+        let of_ranks: Vec<_> = once(&mut *launched).chain(&mut others).map(Mutex::new).collect();
         self.on_all(|rank, runner| runner.sample(plan, &mut of_ranks[rank].lock(), sequences))?;
         launched.others = others;
         Ok(())
     }
 
     fn read(&mut self, plan: &Plan, mut launched: Launched) -> Result<StepOutput> {
+        self.check(&launched)?;
         let others = mem::take(&mut launched.others);
         let of_ranks: Vec<_> =
             once(launched).chain(others).map(|launched| Mutex::new(Some(launched))).collect();
@@ -191,7 +209,7 @@ impl StepRunner for Ranks {
     }
 
     fn reset(&mut self) -> Result<()> {
-        self.communicator.begin_anew()?;
+        self.begin_anew()?;
         self.on_all(|_, runner| runner.reset()).map(drop)
     }
 

@@ -46,14 +46,24 @@ pub(crate) struct Launched {
     output: StepOutput,
     /// The same step of the other ranks, if there are several.
     pub(crate) others: Vec<Launched>,
+    /// And how often their group had begun anew.
+    pub(crate) num_groups: u64,
 }
 
 impl Launched {
     /// A step that is computed already.
     pub(crate) fn done(output: StepOutput) -> Self {
         let (begun, drafts) = (Instant::now(), Vec::new());
-        let others = Vec::new();
-        Self { begun, drafts, logits: None, records: None, pending: None, output, others }
+        Self {
+            begun,
+            drafts,
+            logits: None,
+            records: None,
+            pending: None,
+            output,
+            others: Vec::new(),
+            num_groups: 0,
+        }
     }
 
     /// The step as a rank was asked for it.

@@ -371,7 +371,7 @@ fn step_limits(options: &EngineOptions) -> Result<(usize, usize), OptionError> {
 }
 
 /// Refuses a number of ranks that a model cannot be shared out to evenly.
-fn check_ranks(num_ranks: usize, spec: &ModelSpec) -> Result<(), OptionError> {
+pub(crate) fn check_ranks(num_ranks: usize, spec: &ModelSpec) -> Result<(), OptionError> {
     if num_ranks == 1 {
         return Ok(());
     }

@@ -107,6 +107,10 @@ fn a_megakernel_is_refused_where_there_is_none() {
             EngineOptions { cudagraph_capture_sizes: Some(Vec::new()), ..on_gpu.clone() },
             "--enforce-eager",
         ),
+        (
+            EngineOptions { tensor_parallel_size: Some(2), ..on_gpu.clone() },
+            "--tensor-parallel-size",
+        ),
         (EngineOptions { pooling: Some(Pooling::Last), ..on_gpu }, "models that generate"),
     ];
     for (options, needle) in cases {
@@ -135,6 +139,14 @@ fn errors_name_the_flag() {
         (
             EngineOptions { max_num_batched_tokens: Some(0), ..none() },
             "--max-num-batched-tokens is 0",
+        ),
+        (
+            EngineOptions { tensor_parallel_size: Some(0), ..none() },
+            "--tensor-parallel-size is 0 but must be between 1 and 8",
+        ),
+        (
+            EngineOptions { tensor_parallel_size: Some(3), ..none() },
+            "cannot be shared out evenly: use 1, 2, 4, 8",
         ),
         (EngineOptions { max_num_queued_reqs: Some(0), ..none() }, "--max-num-queued-reqs"),
         (EngineOptions { max_num_queued_tokens: Some(0), ..none() }, "--max-num-queued-tokens"),

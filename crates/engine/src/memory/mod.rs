@@ -10,7 +10,7 @@ use candle_core::DType;
 use kernels::collectives::{Communicator, part};
 use kernels::decode_step;
 
-use crate::config::{EngineConfig, Megakernel, OptionError};
+use crate::config::{EngineConfig, Megakernel, OptionError, check_ranks};
 pub use crate::host_memory::available_bytes;
 use crate::kv_cache::{AttentionShape, bytes_per_token};
 use crate::model::ModelSpec;
@@ -140,6 +140,8 @@ impl MemoryPlan {
                 draft.max_position_embeddings, config.max_model_len
             )));
         }
+        check_ranks(config.tensor_parallel_size, draft)
+            .map_err(|error| OptionError::Draft(error.to_string()))?;
         let alone = Self::compute(draft, config, self.available_bytes);
         self.draft_bytes = alone.weight_bytes
             + alone.table_bytes

@@ -79,6 +79,51 @@ fn fp8_takes_a_byte_a_number() {
     );
 }
 
+/// Linear layers and the vocabulary are shared out, norms are not.
+#[test]
+fn ranks_take_their_parts() {
+    let of_ranks = |num_ranks, quantization| {
+        let tensor_parallel_size = Some(num_ranks);
+        let options =
+            EngineOptions { tensor_parallel_size, quantization, ..EngineOptions::default() };
+        plan(&options, 64 * GIB).unwrap()
+    };
+    let norms = 28 * (2 * 1024 + 2 * 128) + 1024;
+    let linears = 28 * (4096 * 1024 + 1024 * 2048 + 6144 * 1024 + 1024 * 3072);
+    let (alone, four) = (of_ranks(1, None), of_ranks(4, None));
+    assert_eq!(four.weight_bytes, (norms + (linears + 151_936 * 1024) / 4) * 2);
+    assert_eq!(four.block_bytes, alone.block_bytes / 4);
+    assert_eq!(four.logits_bytes, alone.logits_bytes * 5 / 4);
+    // The stream is whole, and each sum stands beside what it is a sum of.
+    assert_eq!(four.activation_bytes, 512 * (9 * 1024 + 3 * 768) * 2);
+    let text = four.to_string();
+    assert!(text.contains(" 596.0 M parameters, bf16, of which each of 4 ranks takes\n"), "{text}");
+    // Integers of the head's part, with a scale for 128 inputs.
+    let int8 = of_ranks(4, Some(crate::Quantization::Int8));
+    let head = 151_936 / 4 * (1024 + 1024 / 128 * 4);
+    assert_eq!(int8.weight_bytes, norms * 2 + head + linears / 4 + linears / 4 / 128 * 4);
+
+    // A key head that two ranks share is held by both.
+    let shared = ModelSpec { num_kv_heads: 2, ..spec() };
+    let options = EngineOptions { tensor_parallel_size: Some(4), ..EngineOptions::default() };
+    let config = EngineConfig::resolve(&options, &shared).unwrap();
+    let shared = MemoryPlan::compute(&shared, &config, 64 * GIB);
+    assert_eq!(shared.block_bytes, 16 * 2 * 28 * 128 * 2);
+}
+
+#[test]
+fn a_draft_model_that_ranks_cannot_share_is_refused() {
+    let options = EngineOptions { tensor_parallel_size: Some(2), ..EngineOptions::default() };
+    let config = EngineConfig::resolve(&options, &spec()).unwrap();
+    let draft = ModelSpec { num_heads: 3, num_kv_heads: 3, ..spec() };
+    let plan = MemoryPlan::compute(&spec(), &config, 64 * GIB);
+    let error = plan.with_draft(&spec(), &draft).unwrap_err().to_string();
+    assert!(
+        error.contains("--draft-model: --tensor-parallel-size 2: its 3 query heads"),
+        "{error}"
+    );
+}
+
 #[test]
 fn integers_take_a_byte_or_half_of_one_and_their_scales() {
     let plan_of = |quantization| {

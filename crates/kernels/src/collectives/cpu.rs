@@ -68,6 +68,10 @@ impl Meeting {
         self.room.changed.notify_all();
     }
 
+    pub(super) fn is_given_up(&self) -> bool {
+        self.room.state.lock().is_given_up
+    }
+
     pub(super) fn begin_anew(&self) {
         let mut state = self.room.state.lock();
         *state = State::new(state.brought.len());

@@ -16,6 +16,8 @@ pub(super) struct CollectiveParams {
     pub(super) out: [u64; MAX_RANKS],
     /// u32, not zero once nobody is to wait.
     pub(super) is_given_up: u64,
+    /// That a block waits before it gives the group up.
+    pub(super) most_ns: u64,
     /// Where the halves begin, and how long one is.
     pub(super) first_half: u64,
     pub(super) half_bytes: u64,
@@ -151,7 +153,16 @@ pub(super) mod forward {
         }
     }
 
+    /// No rank is so much later than another, unless it is lost: what is loaded or allocated at first use takes
+    /// seconds.
+    const MOST_NS: u64 = 60_000_000_000;
+
     impl Room {
+        fn is_given_up(&self) -> bool {
+            // SAFETY: the word is the room's.
+            unsafe { self.is_given_up.cast::<u32>().read_volatile() != 0 }
+        }
+
         fn set_given_up(&self, is_given_up: bool) {
             // SAFETY: the word is the room's.
             unsafe { self.is_given_up.cast::<u32>().write_volatile(is_given_up.into()) };
@@ -222,6 +233,10 @@ pub(super) mod forward {
             self.room.set_given_up(true);
         }
 
+        pub(crate) fn is_given_up(&self) -> bool {
+            self.room.is_given_up()
+        }
+
         pub(crate) fn begin_anew(&self) -> Result<()> {
             self.give_up();
             for buffer in &self.room.buffers {
@@ -248,6 +263,7 @@ pub(super) mod forward {
                 x: [0; MAX_RANKS],
                 out: [0; MAX_RANKS],
                 is_given_up: self.room.is_given_up as u64,
+                most_ns: MOST_NS,
                 first_half: SIGNAL_BYTES as u64,
                 half_bytes: HALF_BYTES as u64,
                 first_rank: self.rank as i32,

@@ -39,6 +39,7 @@ impl<'a> Group<'a> {
             x: [0; MAX_RANKS],
             out: [0; MAX_RANKS],
             is_given_up: self.is_given_up.address(),
+            most_ns: u64::MAX,
             first_half: SIGNAL_BYTES as u64,
             half_bytes: TEST_HALF_BYTES as u64,
             first_rank: 0,

@@ -23,7 +23,8 @@ struct CollectiveParams {
     // Of the ranks that are blocks of this launch, from `first_rank` on: on a GPU one.
     const unsigned char* x[MAX_RANKS];
     unsigned char* out[MAX_RANKS];
-    const unsigned* is_given_up;  // memory of the host: not zero, and nobody waits
+    unsigned* is_given_up;  // memory of the host: not zero, and nobody waits
+    unsigned long long most_ns;  // that a block waits before it gives the group up
     unsigned long long first_half;  // behind the start of a buffer
     unsigned long long half_bytes;
     int first_rank;
@@ -62,17 +63,24 @@ __device__ __forceinline__ void tell(unsigned* word, unsigned value) {
 }
 
 // Until the word is `round` or a later one.
-__device__ __forceinline__ void wait_for(const unsigned* word, unsigned round,
-                                         const unsigned* is_given_up) {
+__device__ __forceinline__ void wait_for(const CollectiveParams& p, const unsigned* word,
+                                         unsigned round) {
 #ifdef SCONCE_HOST
-    while (int(*word - round) < 0 && *is_given_up == 0) shim::wait_for_change(word, "another rank");
+    while (int(*word - round) < 0 && *p.is_given_up == 0) {
+        shim::wait_for_change(word, "another rank");
+    }
 #else
+    unsigned long long begun = 0, now;
     for (unsigned polls = 1;; polls++) {
         unsigned value;
         asm volatile("ld.acquire.sys.global.u32 %0, [%1];\n" : "=r"(value) : "l"(word) : "memory");
         if (int(value - round) >= 0) return;
+        if (polls % 256 != 0) continue;
         // A word of the host takes a microsecond or two.
-        if (polls % 256 == 0 && *const_cast<const volatile unsigned*>(is_given_up) != 0) return;
+        if (*const_cast<volatile unsigned*>(p.is_given_up) != 0) return;
+        asm volatile("mov.u64 %0, %%globaltimer;\n" : "=l"(now));
+        if (begun == 0) begun = now;
+        if (now - begun > p.most_ns) *const_cast<volatile unsigned*>(p.is_given_up) = 1;
     }
 #endif
 }
@@ -83,7 +91,7 @@ __device__ __forceinline__ void meet(const CollectiveParams& p, int stage, unsig
     __syncthreads();
     if (other < p.num_ranks) {
         tell(&signals(p, other)->arrived[stage][rank][blockIdx.x], round);
-        wait_for(&signals(p, rank)->arrived[stage][other][blockIdx.x], round, p.is_given_up);
+        wait_for(p, &signals(p, rank)->arrived[stage][other][blockIdx.x], round);
     }
     __syncthreads();
 }

@@ -124,12 +124,22 @@ impl Communicator {
     }
 
     /// Gives the group up: nobody waits any more, on no device, and what ranks ask for gives an error or
-    /// anything, until the group [begins anew](Self::begin_anew). For a rank that cannot go on.
+    /// anything, until the group [begins anew](Self::begin_anew). For a rank that cannot go on. A GPU that
+    /// waits for another a minute does so by itself.
     pub fn give_up(&self) {
         match &self.end {
             End::Cpu(meeting) => meeting.give_up(),
             #[cfg(feature = "cuda")]
             End::Cuda(peer) => peer.give_up(),
+        }
+    }
+
+    /// Whether it was: then what GPUs computed since counts for nothing.
+    pub fn is_given_up(&self) -> bool {
+        match &self.end {
+            End::Cpu(meeting) => meeting.is_given_up(),
+            #[cfg(feature = "cuda")]
+            End::Cuda(peer) => peer.is_given_up(),
         }
     }
 

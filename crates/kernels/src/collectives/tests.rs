@@ -135,7 +135,9 @@ fn who_waits_for_a_rank_that_gave_up_goes_on_and_the_group_can_begin_anew() -> R
             })
             .into_iter()
             .collect::<Result<()>>()?;
+            assert!(group[2].is_given_up());
             group[0].begin_anew()?;
+            assert!(!group[1].is_given_up());
             let sums = together(&group, |end| {
                 end.all_reduce(&Tensor::ones(10, DType::F32, &devices[end.rank()])?)?
                     .to_vec1::<f32>()

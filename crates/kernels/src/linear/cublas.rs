@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::ffi::c_void;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::cublaslt::{result, sys};
@@ -71,7 +71,6 @@ struct Case {
 
 /// The library on one stream: a workspace must not be shared by products that run at once.
 struct Blas {
-    stream: usize,
     handle: sys::cublasLtHandle_t,
     workspace: CudaSlice<u8>,
     algorithms: HashMap<Case, Option<sys::cublasLtMatmulAlgo_t>>,
@@ -80,8 +79,8 @@ struct Blas {
 // SAFETY: the handle may be used from any thread, one at a time.
 unsafe impl Send for Blas {}
 
-/// One a stream, for the life of the process.
-static STREAMS: Mutex<Vec<Blas>> = Mutex::new(Vec::new());
+/// One a stream, for the life of the process. Streams of several ranks multiply at the same time.
+static STREAMS: Mutex<Vec<(usize, Arc<Mutex<Blas>>)>> = Mutex::new(Vec::new());
 
 /// Asks the device's stream for a product of at least one row. `false` if the library has no way to
 /// compute it: lengths that are no multiples of 16 bytes, or e4m3 on a GPU or with a library that
@@ -99,15 +98,17 @@ fn with_blas<T>(device: &CudaDevice, f: impl FnOnce(&mut Blas) -> Result<T>) -> 
     let mut streams = STREAMS.lock().unwrap_or_else(PoisonError::into_inner);
     let stream = device.cuda_stream();
     let key = stream.cu_stream().addr();
-    if let Some(blas) = streams.iter_mut().find(|blas| blas.stream == key) {
-        return f(blas);
+    if let Some((_, blas)) = streams.iter().find(|(stream, _)| *stream == key) {
+        let blas = Arc::clone(blas);
+        drop(streams);
+        return f(&mut blas.lock().unwrap_or_else(PoisonError::into_inner));
     }
     let handle = result::create_handle().map_err(failed)?;
     // SAFETY: what a product leaves in it is read by no other.
     let workspace = unsafe { stream.alloc::<u8>(WORKSPACE_BYTES) }.w()?;
-    let mut blas = Blas { stream: key, handle, workspace, algorithms: HashMap::new() };
+    let mut blas = Blas { handle, workspace, algorithms: HashMap::new() };
     let done = f(&mut blas);
-    streams.push(blas);
+    streams.push((key, Arc::new(Mutex::new(blas))));
     done
 }
 
