@@ -66,11 +66,11 @@ fn start(golden: &Path, dtype: DType, options: &EngineOptions) -> EngineHandle {
     let spec = (row.spec)(&json).unwrap();
     let options = EngineOptions { dtype: Some(dtype), ..options.clone() };
     let numbers = options.tensor_parallel_size.map_or(1..=1, |least| least..=8);
-    let config = numbers.map(|num_ranks| {
+    let mut configs = numbers.map(|num_ranks| {
         let options = EngineOptions { tensor_parallel_size: Some(num_ranks), ..options.clone() };
         EngineConfig::resolve(&options, &spec)
     });
-    let config = config.filter_map(Result::ok).next().unwrap();
+    let config = configs.find_map(Result::ok).unwrap();
     let plan = MemoryPlan::compute(&spec, &config, 4 << 30);
     let devices = vec![Device::Cpu; config.tensor_parallel_size];
     let group = match devices.len() {

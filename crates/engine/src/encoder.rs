@@ -16,10 +16,11 @@ use crate::memory::MemoryPlan;
 use crate::model::ModelSpec;
 use crate::pooling::{Pooling, mean};
 use crate::ranks::Models;
-use crate::runner::{Launched, StepOutput, StepRunner};
+use crate::runner::StepRunner;
 use crate::sequence::Sequence;
 use crate::speculation::Speculation;
 use crate::start::StartError;
+use crate::step::{Launched, StepOutput};
 use crate::weights::Weights;
 
 /// One row of the registry of encoders.

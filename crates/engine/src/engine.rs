@@ -12,9 +12,10 @@ use crate::ceilings::Costs;
 use crate::handle::{Phase, Shared};
 use crate::recovery::{Faults, Reload};
 use crate::request::{EngineError, Event, Request};
-use crate::runner::{Launched, StepOutput, StepRunner};
+use crate::runner::StepRunner;
 use crate::sequence::{Progress, Sequence};
 use crate::speculation::Speculation;
+use crate::step::{Launched, StepOutput};
 
 /// The engine thread's state. Callers hold an [`EngineHandle`](crate::EngineHandle).
 pub struct Engine {

@@ -30,6 +30,7 @@ mod speculation;
 mod start;
 mod stats;
 mod steering;
+mod step;
 pub mod weights;
 
 pub use config::{EngineConfig, EngineOptions, Megakernel, OptionError};

@@ -15,10 +15,11 @@ use crate::model::{ForwardBatch, ModelSpec};
 use crate::ranks::{Models, Rank, Ranks};
 use crate::recovery::Reload;
 use crate::resident::Resident;
-use crate::runner::{Launched, StepOutput, StepRunner};
+use crate::runner::StepRunner;
 use crate::sequence::Sequence;
 use crate::speculation::Speculation;
 use crate::start::StartError;
+use crate::step::{Launched, StepOutput};
 
 /// Which of a prompt's hidden states its vector is made of, as sentence-transformers names them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

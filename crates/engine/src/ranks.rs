@@ -17,9 +17,10 @@ use parking_lot::Mutex;
 use scheduler::{Plan, SeqId};
 
 use crate::model::CausalLm;
-use crate::runner::{Launched, StepOutput, StepRunner};
+use crate::runner::StepRunner;
 use crate::sequence::Sequence;
 use crate::start::StartError;
+use crate::step::{Launched, StepOutput};
 
 /// What a rank computes with, of all that an engine has.
 pub struct Rank {

@@ -236,8 +236,9 @@ mod tests {
     use crate::model::{CausalLm, ForwardBatch, KvCache, ModelSpec};
     use crate::request::{Request, SamplingParams};
     use crate::resident::Resident;
-    use crate::runner::{Launched, Runner, StepRunner};
+    use crate::runner::{Runner, StepRunner};
     use crate::speculation::Speculation;
+    use crate::step::Launched;
 
     /// Says that everything is equally likely.
     struct Even;

@@ -14,9 +14,9 @@ use crate::limits::RequestLimits;
 use crate::request::{
     EngineError, Event, FinishReason, Request, SamplingParams, Sink, TokenLogprobs,
 };
-use crate::runner::EntryOutput;
 use crate::speculation::{Drafter, Price, Source};
 use crate::steering::{Mask, Steering};
+use crate::step::EntryOutput;
 
 /// State of one request from its arrival in the engine to its last event.
 pub(crate) struct Sequence {

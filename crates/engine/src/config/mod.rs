@@ -1,12 +1,12 @@
 //! What the operator asks for and what the engine runs with.
 
 mod error;
+mod ranks;
 #[cfg(test)]
 mod tests;
 
 use candle_core::DType;
 use kernels::CpuIsa;
-use kernels::collectives::{MAX_RANKS, part};
 use kernels::paged_attention::SPLIT_ROWS;
 
 use crate::batch::PackLimits;
@@ -17,6 +17,8 @@ use crate::precision::{Quantization, check_encoder, resolve_dtype};
 
 pub use error::OptionError;
 pub(crate) use error::in_range;
+pub(crate) use ranks::check_ranks;
+use ranks::num_ranks_of;
 
 /// Largest chunk of prompt a step takes beside its decodes. A chunk of this length already keeps a
 /// CPU's arithmetic busy (weights are read once for all rows), and a longer one only makes the
@@ -116,15 +118,6 @@ impl EngineOptions {
     pub fn memory_share(&self) -> Result<f64, OptionError> {
         let share = self.gpu_memory_utilization.unwrap_or(DEFAULT_GPU_MEMORY_UTILIZATION);
         if share > 0.0 && share <= 1.0 { Ok(share) } else { Err(OptionError::Utilization(share)) }
-    }
-
-    /// Ranks that the model is shared out to.
-    ///
-    /// # Errors
-    /// [`OptionError::OutOfRange`]
-    pub fn num_ranks(&self) -> Result<usize, OptionError> {
-        let num_ranks = self.tensor_parallel_size.unwrap_or(1);
-        in_range("--tensor-parallel-size", num_ranks, (1, MAX_RANKS), "GPUs of one machine")
     }
 
     /// Whether recorded steps of few sequences are one launch, which only a GPU has a kernel for, and
@@ -282,16 +275,8 @@ impl EngineConfig {
             "the model's positions",
         )?;
         let (max_num_seqs, max_num_batched_tokens) = step_limits(options)?;
-        if let Some(blocks) = options.num_gpu_blocks_override {
-            let most = u32::MAX as usize;
-            in_range("--num-gpu-blocks-override", blocks, (1, most), "block ids are 32 bits")?;
-        }
-        if let Some(threads) = options.num_threads {
-            in_range("--num-threads", threads, (1, 4096), "threads of one machine")?;
-        }
+        check_numbers(options)?;
         check_encoder(options, spec)?;
-        let tensor_parallel_size = options.num_ranks()?;
-        check_ranks(tensor_parallel_size, spec)?;
         let dtype = resolve_dtype(options, spec)?;
         Ok(Self {
             on_gpu: options.on_gpu,
@@ -339,7 +324,7 @@ impl EngineConfig {
             batch_invariant: options.batch_invariant.unwrap_or(false),
             cudagraph_capture_sizes: capture_sizes(options, max_num_seqs)?,
             decode_megakernel: options.decode_megakernel()?,
-            tensor_parallel_size,
+            tensor_parallel_size: num_ranks_of(options, spec)?,
             max_cpu_isa: options.max_cpu_isa,
             num_threads: options.num_threads,
             seed: options.seed.unwrap_or(0),
@@ -347,6 +332,18 @@ impl EngineConfig {
             pooling: options.pooling,
         })
     }
+}
+
+/// Refuses numbers that are of no use, of what has no default.
+fn check_numbers(options: &EngineOptions) -> Result<(), OptionError> {
+    if let Some(blocks) = options.num_gpu_blocks_override {
+        let most = u32::MAX as usize;
+        in_range("--num-gpu-blocks-override", blocks, (1, most), "block ids are 32 bits")?;
+    }
+    if let Some(threads) = options.num_threads {
+        in_range("--num-threads", threads, (1, 4096), "threads of one machine")?;
+    }
+    Ok(())
 }
 
 /// Sequences and tokens of a step. A default gives way to the other flag's explicit value.
@@ -368,34 +365,4 @@ fn step_limits(options: &EngineOptions) -> Result<(usize, usize), OptionError> {
     )?;
     let why = "--max-num-batched-tokens gives every running sequence a token";
     Ok((in_range("--max-num-seqs", seqs, (1, tokens), why)?, tokens))
-}
-
-/// Refuses a number of ranks that a model cannot be shared out to evenly.
-pub(crate) fn check_ranks(num_ranks: usize, spec: &ModelSpec) -> Result<(), OptionError> {
-    if num_ranks == 1 {
-        return Ok(());
-    }
-    if spec.num_layers == 0 {
-        return Err(OptionError::Encoder("--tensor-parallel-size", "they have no parts"));
-    }
-    let fits = |ranks: usize| {
-        let shares_keys =
-            spec.num_kv_heads.is_multiple_of(ranks) || ranks.is_multiple_of(spec.num_kv_heads);
-        spec.num_heads.is_multiple_of(ranks)
-            && shares_keys
-            && spec.intermediate_size.is_multiple_of(ranks)
-            && !part(spec.vocab_size, ranks - 1, ranks).is_empty()
-    };
-    if fits(num_ranks) {
-        return Ok(());
-    }
-    let possible: Vec<_> =
-        (1..=MAX_RANKS).filter(|ranks| fits(*ranks)).map(|ranks| ranks.to_string()).collect();
-    Err(OptionError::Ranks {
-        num_ranks,
-        num_heads: spec.num_heads,
-        num_kv_heads: spec.num_kv_heads,
-        intermediate_size: spec.intermediate_size,
-        possible: possible.join(", "),
-    })
 }

@@ -85,7 +85,7 @@ fn ranks_take_their_parts() {
     let of_ranks = |num_ranks, quantization| {
         let tensor_parallel_size = Some(num_ranks);
         let options =
-            EngineOptions { tensor_parallel_size, quantization, ..EngineOptions::default() };
+            EngineOptions { quantization, tensor_parallel_size, ..EngineOptions::default() };
         plan(&options, 64 * GIB).unwrap()
     };
     let norms = 28 * (2 * 1024 + 2 * 128) + 1024;

@@ -22,9 +22,9 @@ use self::lookup::Lookup;
 pub(crate) use self::model::{DraftModel, Guesses};
 use self::pace::{Acceptance, LEAST_PRICE, Pace};
 use crate::config::EngineConfig;
-use crate::runner::StepOutput;
 use crate::sequence::Sequence;
 use crate::steering::Steering;
+use crate::step::StepOutput;
 
 /// Decides for each step who guesses how much.
 #[derive(Debug)]

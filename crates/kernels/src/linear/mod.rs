@@ -19,6 +19,7 @@ pub(crate) mod cuda;
 #[cfg(test)]
 mod cuda_tests;
 mod element;
+mod gather;
 mod integers;
 mod multiply;
 mod pack;
@@ -44,6 +45,7 @@ use candle_core::backend::BackendStorage;
 use candle_core::{
     CpuStorage, CustomOp1, CustomOp2, DType, Layout, Result, Shape, Tensor, WithDType, bail,
 };
+use gather::Gather;
 use half::bf16;
 use pack::Packed;
 
@@ -368,37 +370,5 @@ impl CustomOp2 for Linear<'_> {
     ) -> Result<(CudaStorage, Shape)> {
         let bias = Some((bias, bias_layout));
         cuda::forward::linear(self.weight.rows()?, (x, x_layout), bias, self.out_dtype)
-    }
-}
-
-/// The op behind [`Matrix::gather`] and [`Matrix::gather_part`].
-struct Gather<'a> {
-    weight: &'a Matrix,
-    /// The id of the first row, if it is a part.
-    part_from: Option<u32>,
-}
-
-impl CustomOp1 for Gather<'_> {
-    fn name(&self) -> &'static str {
-        "gather"
-    }
-
-    fn cpu_fwd(&self, ids: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let weight = self.weight.packed()?;
-        let ids: &[u32] = slice(ids, layout, "ids")?;
-        let num_rows = weight.out_features();
-        let is_outside = |id: &&u32| self.part_from.is_none() && **id as usize >= num_rows;
-        if let Some(id) = ids.iter().find(is_outside) {
-            bail!("token id {id} is outside the vocabulary of {num_rows}");
-        }
-        let first = self.part_from.unwrap_or_default();
-        let ids: Vec<u32> = ids.iter().map(|id| id.wrapping_sub(first)).collect();
-        let rows = match_element!(self.weight.dtype, "weight", E => {
-            let Some(rows) = weight.gather::<E>(&ids) else {
-                bail!("a weight of e4m3 has no rows to gather");
-            };
-            E::to_cpu_storage_owned(rows)
-        });
-        Ok((rows, (ids.len(), weight.in_features()).into()))
     }
 }
