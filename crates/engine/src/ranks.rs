@@ -52,11 +52,11 @@ impl fmt::Debug for Models {
     }
 }
 
-type Runner = Box<dyn StepRunner>;
+type AnyRunner = Box<dyn StepRunner>;
 
 /// Runs each step on all ranks at once.
 pub(crate) struct Ranks {
-    runners: Vec<Mutex<Runner>>,
+    runners: Vec<Mutex<AnyRunner>>,
     /// As many as ranks: they wait for each other.
     threads: ForkJoin,
     /// Any rank's.
@@ -112,8 +112,8 @@ impl Ranks {
     /// The runner of an only rank, or one that runs those of several, which `runner` makes.
     pub(crate) fn start(
         mut ranks: Vec<Rank>,
-        runner: impl Fn(Rank) -> Result<Runner> + Sync,
-    ) -> std::result::Result<Runner, StartError> {
+        runner: impl Fn(Rank) -> Result<AnyRunner> + Sync,
+    ) -> std::result::Result<AnyRunner, StartError> {
         if ranks.len() == 1 {
             return Ok(runner(ranks.remove(0))?);
         }
@@ -225,7 +225,7 @@ impl StepRunner for Ranks {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::channel;
+    use std::sync::mpsc::{Receiver, channel};
 
     use candle_core::{DType, Tensor};
 
@@ -272,7 +272,7 @@ mod tests {
         }
     }
 
-    fn engine() -> EngineHandle {
+    fn engine(async_scheduling: bool) -> EngineHandle {
         let spec = ModelSpec {
             architecture: "NextForCausalLM".into(),
             num_layers: 1,
@@ -291,6 +291,7 @@ mod tests {
         let options = EngineOptions {
             num_gpu_blocks_override: Some(8),
             tensor_parallel_size: Some(2),
+            async_scheduling: Some(async_scheduling),
             ..EngineOptions::default()
         };
         let config = EngineConfig::resolve(&options, &spec).unwrap();
@@ -310,12 +311,12 @@ mod tests {
         Engine::start_ranks(ranks, (&spec, None), &plan, &[], None).unwrap()
     }
 
-    /// The tokens that follow one, or why there are none.
-    fn ask(engine: &EngineHandle, first: u32) -> std::result::Result<Vec<u32>, String> {
+    /// So many tokens that follow one.
+    fn request(first: u32, max_tokens: usize) -> (Request, Receiver<Event>) {
         let (sender, events) = channel();
         let request = Request {
             prompt: vec![first],
-            params: SamplingParams { temperature: 0.0, max_tokens: 3, ..SamplingParams::default() },
+            params: SamplingParams { temperature: 0.0, max_tokens, ..SamplingParams::default() },
             priority: 0,
             share: None,
             deadline: None,
@@ -323,7 +324,11 @@ mod tests {
             constraint: None,
             sink: Box::new(move |event| sender.send(event).is_ok()),
         };
-        engine.submit(request).unwrap();
+        (request, events)
+    }
+
+    /// The tokens, or why there are none.
+    fn answer(events: Receiver<Event>) -> std::result::Result<Vec<u32>, String> {
         let mut tokens = Vec::new();
         for event in events {
             match event {
@@ -336,10 +341,16 @@ mod tests {
         Ok(tokens)
     }
 
+    fn ask(engine: &EngineHandle, first: u32) -> std::result::Result<Vec<u32>, String> {
+        let (request, events) = request(first, 3);
+        engine.submit(request).unwrap();
+        answer(events)
+    }
+
     /// The first rank waits for the second, which does not come, and the next request finds both.
     #[test]
     fn a_rank_that_fails_costs_the_step_and_no_more() {
-        let engine = engine();
+        let engine = engine(false);
         for (first, why, num_restarts) in [
             (WRONG, "the second rank cannot read 5", 0),
             (PANIC, "the second rank cannot read 6", 1),
@@ -352,5 +363,18 @@ mod tests {
         }
         assert_eq!(ask(&engine, 1), Ok(vec![2, 3, 4]));
         assert!(engine.fault().is_none());
+    }
+
+    /// The step behind it fails while one is not yet read, of which GPUs would compute the rest without waiting
+    /// for each other.
+    #[test]
+    fn what_is_under_way_when_a_rank_fails_is_lost() {
+        let engine = engine(true);
+        let (fails, of_fails) = request(WRONG - 1, 3);
+        let (beside, of_beside) = request(1, 1);
+        engine.submit_all(vec![fails, beside]).unwrap();
+        let errors = [of_fails, of_beside].map(|events| answer(events).unwrap_err());
+        assert_eq!(errors, [GIVEN_UP; 2]);
+        assert_eq!(ask(&engine, 1), Ok(vec![2, 3, 4]));
     }
 }
