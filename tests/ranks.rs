@@ -61,6 +61,7 @@ fn models_that_ranks_cannot_share_are_refused_by_name() {
     for (args, reason) in [
         (&["spark", "--tensor-parallel-size", "3"][..], "use 1, 2, 4"),
         (&["spark", "--tp", "0"], "--tensor-parallel-size is 0 but must be between 1 and 8"),
+        (&["spark", &encoder, "--tp", "2"], "is for one model, and spark and"),
         (&[&encoder, "--tp", "2"], "--tensor-parallel-size is not for encoders"),
     ] {
         let output = sconce(&[&["plan"], args].concat()).output().expect("sconce runs");

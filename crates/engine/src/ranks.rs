@@ -16,6 +16,7 @@ use kernels::fork_join::ForkJoin;
 use parking_lot::Mutex;
 use scheduler::{Plan, SeqId};
 
+use crate::device::without_backtrace;
 use crate::model::CausalLm;
 use crate::runner::StepRunner;
 use crate::sequence::Sequence;
@@ -63,7 +64,12 @@ pub(crate) struct Ranks {
     communicator: Arc<Communicator>,
     /// How often the group began anew: what was asked for before is lost.
     num_groups: u64,
+    /// Why it did last.
+    cause: String,
 }
+
+/// Why a group was given up that no rank has given up.
+const LATE: &str = "a GPU of the model waited a minute for another";
 
 /// Gives the group up unless a rank has come to its end, so that the others do not wait for it.
 struct Guard<'a> {
@@ -93,10 +99,10 @@ fn on_all<T: Send>(
         *results[rank].lock() = Some(result);
     });
     let (mut given, mut errors) = (Vec::new(), Vec::new());
-    for result in results {
+    for (rank, result) in results.into_iter().enumerate() {
         match result.into_inner() {
             Some(Ok(value)) => given.push(value),
-            Some(Err(error)) => errors.push(error),
+            Some(Err(error)) => errors.push(error.context(format!("rank {rank}"))),
             None => errors.push(Error::Msg(GIVEN_UP.to_owned())),
         }
     }
@@ -123,10 +129,17 @@ impl Ranks {
         // No group begins anew: if one of the ranks cannot start, there is no engine.
         let runners = on_all(&threads, &communicator, |rank| {
             let Some(rank) = ranks[rank].lock().take() else { bail!("a rank starts once") };
+            if let Some(end) = &rank.communicator {
+                end.check(&rank.device)?;
+            }
             runner(rank)
         })?;
+        if communicator.is_given_up() {
+            return Err(Error::Msg(LATE.to_owned()).into());
+        }
         let runners = runners.into_iter().map(Mutex::new).collect();
-        Ok(Box::new(Self { runners, threads, communicator, num_groups: 0 }))
+        let (num_groups, cause) = (0, String::new());
+        Ok(Box::new(Self { runners, threads, communicator, num_groups, cause }))
     }
 
     fn on_all<T: Send>(
@@ -138,18 +151,22 @@ impl Ranks {
         if !self.communicator.is_given_up() {
             return given;
         }
-        self.begin_anew()?;
-        given.and_then(|_| bail!("{GIVEN_UP}"))
+        let cause = given.as_ref().err().map_or_else(|| LATE.to_owned(), without_backtrace);
+        let begun = self.begin_anew(cause);
+        given?;
+        begun?;
+        bail!("{LATE}")
     }
 
-    fn begin_anew(&mut self) -> Result<()> {
+    fn begin_anew(&mut self, cause: String) -> Result<()> {
+        self.cause = cause;
         self.num_groups += 1;
         self.communicator.begin_anew()
     }
 
     /// Refuses what was under way when the group was given up: GPUs then go on with anything.
     fn check(&self, launched: &Launched) -> Result<()> {
-        if launched.num_groups == self.num_groups { Ok(()) } else { bail!("{GIVEN_UP}") }
+        if launched.num_groups == self.num_groups { Ok(()) } else { bail!("{}", self.cause) }
     }
 }
 
@@ -210,7 +227,7 @@ impl StepRunner for Ranks {
     }
 
     fn reset(&mut self) -> Result<()> {
-        self.begin_anew()?;
+        self.begin_anew("a rank of the model panicked".to_owned())?;
         self.on_all(|_, runner| runner.reset()).map(drop)
     }
 
@@ -225,6 +242,7 @@ impl StepRunner for Ranks {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::mpsc::{Receiver, channel};
 
     use candle_core::{DType, Tensor};
@@ -235,7 +253,7 @@ mod tests {
     use crate::handle::EngineHandle;
     use crate::memory::MemoryPlan;
     use crate::model::{ForwardBatch, KvCache, ModelSpec};
-    use crate::request::{EngineError, Event, Request, SamplingParams};
+    use crate::request::{Constraint, EngineError, Event, Request, SamplingParams};
 
     const VOCAB: usize = 8;
     /// What the second rank cannot read: an error, a panic, and one that it takes for another.
@@ -374,7 +392,42 @@ mod tests {
         let (beside, of_beside) = request(1, 1);
         engine.submit_all(vec![fails, beside]).unwrap();
         let errors = [of_fails, of_beside].map(|events| answer(events).unwrap_err());
-        assert_eq!(errors, [GIVEN_UP; 2]);
+        for error in errors {
+            assert_eq!(error, "rank 1: the second rank cannot read 5");
+        }
         assert_eq!(ask(&engine, 1), Ok(vec![2, 3, 4]));
+    }
+
+    /// Allows everything, and counts how often it is asked.
+    struct Free(Arc<AtomicUsize>);
+
+    impl Constraint for Free {
+        fn fill_mask(&mut self, mask: &mut [u32]) -> std::result::Result<(), String> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            mask.fill(u32::MAX);
+            Ok(())
+        }
+
+        fn accept(&mut self, _: u32) -> std::result::Result<bool, String> {
+            Ok(false)
+        }
+
+        fn rollback(&mut self, _: usize) -> std::result::Result<(), String> {
+            Ok(())
+        }
+
+        fn forced(&mut self, _: usize) -> Vec<u32> {
+            Vec::new()
+        }
+    }
+
+    #[test]
+    fn a_mask_is_computed_once_for_all_ranks() {
+        let (engine, num_asked) = (engine(false), Arc::new(AtomicUsize::new(0)));
+        let (mut request, events) = request(1, 3);
+        request.constraint = Some(Box::new(Free(Arc::clone(&num_asked))));
+        engine.submit(request).unwrap();
+        assert_eq!(answer(events), Ok(vec![2, 3, 4]));
+        assert_eq!(num_asked.load(Ordering::Relaxed), 3);
     }
 }

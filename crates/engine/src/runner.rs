@@ -88,10 +88,11 @@ impl Runner {
         vocab_size: usize,
         draft_model: Option<DraftModel>,
     ) -> Result<Self> {
+        let sampler = Sampler::of_ranks(resident.config.tensor_parallel_size);
         let mut runner = Self {
             resident,
             vocab_size,
-            sampler: Sampler::default(),
+            sampler,
             draft_model,
             graphs: None,
             last_read: Instant::now(),
@@ -254,7 +255,7 @@ impl StepRunner for Runner {
     fn reset(&mut self) -> Result<()> {
         self.graphs = None;
         self.resident.reset()?;
-        self.sampler = Sampler::default();
+        self.sampler = Sampler::of_ranks(self.resident.config.tensor_parallel_size);
         self.record()?;
         self.draft_model.as_mut().map_or(Ok(()), DraftModel::reset)
     }

@@ -19,9 +19,16 @@ pub(crate) struct Sampler {
     bias: RaggedVec<(u32, f32)>,
     banned: RaggedVec<u32>,
     masks: Vec<u32>,
+    /// Whether other ranks of the model sample the same.
+    is_of_ranks: bool,
 }
 
 impl Sampler {
+    /// Of one of so many ranks.
+    pub(crate) fn of_ranks(num_ranks: usize) -> Self {
+        Self { is_of_ranks: num_ranks > 1, ..Self::default() }
+    }
+
     /// Samples the next token of each sequence from its row, and those after each of its drafts from
     /// the rows behind. A sequence that is no more gets any. logits `[rows, vocab]` f32, records as
     /// [`sample`] gives them.
@@ -41,7 +48,7 @@ impl Sampler {
                 (0..=drafts.len()).for_each(|_| self.push_any());
                 continue;
             };
-            let mask = sequence.mask(drafts);
+            let mask = sequence.mask(drafts, self.is_of_ranks);
             for num_drafts in 0..=drafts.len() {
                 let row_of_mask = mask.as_ref().map(|_| num_masks + num_drafts as u32);
                 self.push(sequence, &drafts[..num_drafts], row_of_mask);

@@ -163,12 +163,13 @@ impl Sequence {
     }
 
     /// What the next token and those after `drafts` must be chosen through, if not from all.
-    pub(crate) fn mask<'a>(&'a self, drafts: &'a [u32]) -> Option<Mask<'a>> {
+    pub(crate) fn mask<'a>(&'a self, drafts: &'a [u32], is_shared: bool) -> Option<Mask<'a>> {
         let (steering, allowed) = (self.steering.as_ref(), self.lists.mask.as_deref());
         let is_masked = steering.is_some() || allowed.is_some();
         is_masked.then(|| {
             let banned = (0..=drafts.len()).map(|num_drafts| self.banned(num_drafts)).collect();
-            Mask { steering, allowed, banned, drafts }
+            let num_tokens = self.tokens.len();
+            Mask { steering, allowed, banned, num_tokens, drafts, is_shared }
         })
     }
 

@@ -12,6 +12,16 @@ struct State {
     constraint: Box<dyn Constraint>,
     /// Why a row has no mask. It matters if the text gets that far, which drafts may not.
     fault: Option<String>,
+    /// What was filled last, for the other ranks of a model.
+    filled: Filled,
+}
+
+/// Rows of words, and what they came after.
+#[derive(Default)]
+struct Filled {
+    num_tokens: usize,
+    drafts: Vec<u32>,
+    words: Vec<u32>,
 }
 
 /// Everything that decides which tokens the rows of a sequence may give.
@@ -21,8 +31,12 @@ pub(crate) struct Mask<'a> {
     pub(crate) allowed: Option<&'a [u32]>,
     /// Of each row: ids that may not come. `[1 + drafts]`
     pub(crate) banned: Vec<&'a [u32]>,
+    /// Prompt and output so far.
+    pub(crate) num_tokens: usize,
     /// Row `n` comes after the first `n` of these.
     pub(crate) drafts: &'a [u32],
+    /// Whether others will ask for the same rows: they are computed once.
+    pub(crate) is_shared: bool,
 }
 
 impl Mask<'_> {
@@ -34,14 +48,17 @@ impl Mask<'_> {
     /// Writes which tokens may come, a row of `num_words` after another. After a draft that may not
     /// come, or where the constraint fails, there are none.
     pub(crate) fn fill(&self, words: &mut [u32], num_words: usize) {
-        let mut rows = words.chunks_mut(num_words);
         let Some(steering) = self.steering else {
-            return rows.for_each(|row| {
+            return words.chunks_mut(num_words).for_each(|row| {
                 row.copy_from_slice(self.allowed.expect("a mask has a reason"));
             });
         };
-        let State { constraint, fault } =
+        let State { constraint, fault, filled: known } =
             &mut *steering.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.is_shared && known.is_of(self) && known.words.len() == words.len() {
+            return words.copy_from_slice(&known.words);
+        }
+        let mut rows = words.chunks_mut(num_words);
         let mut num_accepted = 0;
         let filled = rows.by_ref().enumerate().try_for_each(|(at, row)| {
             row.fill(0);
@@ -58,6 +75,10 @@ impl Mask<'_> {
         {
             words.fill(0);
             *fault = Some(message);
+        }
+        if self.is_shared {
+            let (num_tokens, drafts) = (self.num_tokens, self.drafts.to_vec());
+            *known = Filled { num_tokens, drafts, words: words.to_vec() };
         }
     }
 
@@ -81,13 +102,19 @@ impl Mask<'_> {
     }
 }
 
+impl Filled {
+    fn is_of(&self, mask: &Mask<'_>) -> bool {
+        self.num_tokens == mask.num_tokens && self.drafts == mask.drafts
+    }
+}
+
 fn is_set(mask: &[u32], id: u32) -> bool {
     mask[id as usize / 32] >> (id % 32) & 1 == 1
 }
 
 impl Steering {
     pub(crate) fn new(constraint: Box<dyn Constraint>) -> Self {
-        Self(Mutex::new(State { constraint, fault: None }))
+        Self(Mutex::new(State { constraint, fault: None, filled: Filled::default() }))
     }
 
     fn state(&mut self) -> &mut State {

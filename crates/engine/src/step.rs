@@ -76,9 +76,7 @@ impl StepOutput {
             each_guess: None,
         }
     }
-}
 
-impl StepOutput {
     /// Whether both gave the same tokens and vectors, as ranks of one model do.
     pub(crate) fn agrees_with(&self, other: &Self) -> bool {
         let ids = |rows: &[SampledRow]| -> Vec<_> {

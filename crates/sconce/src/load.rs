@@ -98,12 +98,25 @@ pub(crate) fn plan(config: &Config, files: Files) -> Result<Vec<Planned>> {
     // Both are settings of the server, the same for all models.
     let options = config.models.first().map(|choice| &choice.engine);
     let num_ranks = options.map_or(Ok(1), EngineOptions::num_ranks)?;
+    if let ([first, second, ..], 2..) = (config.models.as_slice(), num_ranks) {
+        bail!(
+            "--tensor-parallel-size {num_ranks} is for one model, and {} and {} are served: their ranks could wait \
+             for each other; start a server for each",
+            first.name,
+            second.name
+        );
+    }
     let devices = open_ranks(config.device, num_ranks)?;
     let share = options.map_or(Ok(1.0), EngineOptions::memory_share)?;
     let available =
         available_bytes_of_ranks(&devices, share).context("the device's free memory")?;
-    let read = |choice| Planned::read(choice, files, &devices, available);
-    let planned = config.models.iter().map(read);
+    let read = |(index, choice)| {
+        // Each engine has streams of its own: what one records must not take in what another asks for.
+        let is_first = index == 0 || devices[0].is_cpu();
+        let own = if is_first { devices.clone() } else { open_ranks(config.device, num_ranks)? };
+        Planned::read(choice, files, own, available)
+    };
+    let planned = config.models.iter().enumerate().map(read);
     let mut planned = planned.collect::<Result<Vec<_>>>()?;
     let mut plans: Vec<_> = planned.iter_mut().map(|planned| &mut planned.memory).collect();
     share_memory(&mut plans, available)?;
@@ -156,12 +169,11 @@ impl Planned {
     fn read(
         choice: &ModelChoice,
         files: Files,
-        devices: &[Device],
+        devices: Vec<Device>,
         available: usize,
     ) -> Result<Self> {
-        let (device, devices) = (&devices[0], devices.to_vec());
         let mut choice = choice.clone();
-        choice.engine.on_gpu = !device.is_cpu();
+        choice.engine.on_gpu = !devices[0].is_cpu();
         let choice = &choice;
         let model = Described::read(&choice.name, choice, files)?;
         let draft = choice.draft.as_ref().map(|name| Described::read(name, choice, files));
@@ -175,7 +187,7 @@ impl Planned {
             if options.cudagraph_capture_sizes.as_ref().is_some_and(|sizes| !sizes.is_empty()) {
                 bail!("--cudagraph-capture-sizes: {} pools and decodes nothing", model.name);
             }
-            if matches!(model.found, Found::Encoder(_)) && !device.is_cpu() {
+            if matches!(model.found, Found::Encoder(_)) && options.on_gpu {
                 bail!("--device: {} is an encoder, which has no GPU form: give cpu", model.name);
             }
             pooling.apply(&mut options, &model.spec);
@@ -326,8 +338,7 @@ impl Planned {
             let load = |weights: &mut Weights| (row.load)(json, weights, max_len);
             described.build(self, (device, end), load)
         };
-        let draft = |described: &Described| load(described);
-        Ok(Models { model: load(&self.model)?, draft: self.draft.as_ref().map(draft).transpose()? })
+        Ok(Models { model: load(&self.model)?, draft: self.draft.as_ref().map(&load).transpose()? })
     }
 }
 

@@ -58,8 +58,8 @@ impl Golden {
     ) -> Paged {
         let num_ranks = end.num_ranks();
         let weights = Weights::open(&self.folder, device, dtype).unwrap();
-        let weights = weights.with_quantization(quantization).with_communicator(Some(end));
-        let mut weights = weights;
+        let weights = weights.with_quantization(quantization);
+        let mut weights = weights.with_communicator(Some(end));
         let model = (self.row.load)(&self.config, &mut weights, MAX_MODEL_LEN).unwrap();
         let spec = self.spec().of_rank(num_ranks);
         Paged::new(model, &spec, cache_dtype, 16, device).unwrap()

@@ -3,7 +3,7 @@
 
 use super::{HALF_BYTES, MAX_RANKS};
 use crate::cuda::{Launch, of_dtype, pack_len};
-use candle_core::{DType, Result};
+use candle_core::{DType, Result, bail};
 
 /// `CollectiveParams` of `kernel.cu`.
 #[repr(C)]
@@ -55,9 +55,12 @@ fn in_parts(num_ranks: usize, num_bytes: usize) -> bool {
 }
 
 /// Most rows of so many columns a rank, f32, that one round takes.
-pub(super) fn rows_of_round(columns: usize) -> usize {
+pub(super) fn rows_of_round(columns: usize) -> Result<usize> {
     let padded = columns.next_multiple_of(pack_len(DType::F32));
-    (HALF_BYTES / (padded * DType::F32.size_in_bytes())).max(1)
+    match HALF_BYTES / (padded * DType::F32.size_in_bytes()) {
+        0 => bail!("a rank gives at most {HALF_BYTES} bytes of a row, not {columns} numbers"),
+        rows => Ok(rows),
+    }
 }
 
 /// The launch of a round of sums, and whether it is in parts.
@@ -142,11 +145,18 @@ pub(super) mod forward {
         }
     }
 
+    impl Buffer {
+        /// Until its GPU has done all that it was asked for. Whether it could: a device that does not answer has
+        /// lost its memory already.
+        fn wait(&self) -> bool {
+            let stream = self.device.cuda_stream();
+            stream.context().bind_to_thread().is_ok() && stream.synchronize().is_ok()
+        }
+    }
+
     impl Drop for Buffer {
         fn drop(&mut self) {
-            // A device that does not answer has lost the memory already.
-            let stream = self.device.cuda_stream();
-            if stream.context().bind_to_thread().is_ok() && stream.synchronize().is_ok() {
+            if self.wait() {
                 // SAFETY: it was allocated by this context, and nothing uses it any more.
                 let _ = unsafe { result::free_sync(self.at) };
             }
@@ -172,7 +182,10 @@ pub(super) mod forward {
     impl Drop for Room {
         fn drop(&mut self) {
             self.set_given_up(true);
-            // Behind this no kernel reads the word.
+            // Each GPU may still read of all others, and of the word.
+            for buffer in &self.buffers {
+                buffer.wait();
+            }
             self.buffers.clear();
             // SAFETY: it was allocated for this room.
             let _ = unsafe { result::free_host(self.is_given_up) };
@@ -305,7 +318,7 @@ pub(super) mod forward {
             let at = address(x, layout, "x")?;
             // The first has as many as any.
             let columns = part(width, 0, self.room.buffers.len()).len();
-            let most = rows_of_round(columns);
+            let most = rows_of_round(columns)?;
             for first in (0..rows).step_by(most) {
                 let mut params = self.params();
                 let offset = |columns: usize| (first * columns * size_of::<f32>()) as u64;

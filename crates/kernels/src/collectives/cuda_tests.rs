@@ -4,7 +4,7 @@ use super::cuda::{CollectiveParams, SIGNAL_BYTES, plan_gather, plan_sum, rows_of
 use super::{HALF_BYTES, MAX_RANKS, cpu, part};
 use crate::cuda::testing::{CUDA_DTYPES, Input, launch, on_device, to_bytes};
 use crate::cuda::{Launch, pack_len};
-use crate::testing::tensor;
+use crate::testing::{message, tensor};
 use candle_core::{DType, Device, Error, Result, Tensor};
 use cuda_host::{Buffer, Device as HostDevice};
 
@@ -167,11 +167,12 @@ fn nobody_waits_in_a_group_that_is_given_up() -> Result<()> {
 #[test]
 fn large_tensors_take_rounds_that_fit() -> Result<()> {
     for columns in [1, 5, 18_992, 64_128, HALF_BYTES / 4] {
-        let rows = rows_of_round(columns);
+        let rows = rows_of_round(columns)?;
         let padded = columns.next_multiple_of(pack_len(DType::F32));
         assert!(rows * padded * size_of::<f32>() <= HALF_BYTES);
         assert!((rows + 1) * padded * size_of::<f32>() > HALF_BYTES);
     }
+    assert!(message(rows_of_round(HALF_BYTES / 4 + 1)).contains("a rank gives at most 8388608"));
     // Of two ranks none is in parts, of more the large ones.
     let is_in_parts = |num_ranks, len| Ok::<_, Error>(plan_sum(num_ranks, len, DType::BF16)?.1);
     assert!(!is_in_parts(2, 1 << 22)? && !is_in_parts(8, 4096)? && is_in_parts(4, 1 << 20)?);

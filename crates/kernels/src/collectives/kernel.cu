@@ -43,6 +43,9 @@ __device__ __forceinline__ int rank_of_block(const CollectiveParams& p) {
     return p.first_rank + int(blockIdx.y);
 }
 
+constexpr unsigned SIGNAL_BYTES = 3 << 10;
+static_assert(sizeof(Signals) <= SIGNAL_BYTES, "as cuda.rs lays a buffer out");
+
 // The round after the last one of this block: the same in all ranks.
 __device__ __forceinline__ unsigned next_round(const CollectiveParams& p) {
     return signals(p, rank_of_block(p))->round[blockIdx.x] + 1;
@@ -62,11 +65,16 @@ __device__ __forceinline__ void tell(unsigned* word, unsigned value) {
 #endif
 }
 
-// Until the word is `round` or a later one.
+// Whether a block was there in this round. No rank is ever more than one ahead.
+__device__ __forceinline__ bool has_come(unsigned value, unsigned round) {
+    return value - round <= 1u;
+}
+
+// Until it has come.
 __device__ __forceinline__ void wait_for(const CollectiveParams& p, const unsigned* word,
                                          unsigned round) {
 #ifdef SCONCE_HOST
-    while (int(*word - round) < 0 && *p.is_given_up == 0) {
+    while (!has_come(*word, round) && *p.is_given_up == 0) {
         shim::wait_for_change(word, "another rank");
     }
 #else
@@ -74,7 +82,7 @@ __device__ __forceinline__ void wait_for(const CollectiveParams& p, const unsign
     for (unsigned polls = 1;; polls++) {
         unsigned value;
         asm volatile("ld.acquire.sys.global.u32 %0, [%1];\n" : "=r"(value) : "l"(word) : "memory");
-        if (int(value - round) >= 0) return;
+        if (has_come(value, round)) return;
         if (polls % 256 != 0) continue;
         // A word of the host takes a microsecond or two.
         if (*const_cast<volatile unsigned*>(p.is_given_up) != 0) return;
@@ -128,8 +136,8 @@ __device__ __forceinline__ Pack<T> sum_of_ranks(const CollectiveParams& p, unsig
     return sum;
 }
 
-// A sweep is what all threads of a rank take at once. If a sum is computed in parts, each sweep is one
-// rank's to sum, in turns.
+// A sweep is what all threads of a rank take at once. If a sum is computed in parts, a block's share of a
+// sweep is one rank's to sum, in turns: block after block, and sweep after sweep.
 template <class T>
 __device__ __forceinline__ void sum(const CollectiveParams& p) {
     const T* x = reinterpret_cast<const T*>(p.x[blockIdx.y]);
@@ -145,12 +153,13 @@ __device__ __forceinline__ void sum(const CollectiveParams& p) {
     }
     meet(p, 0, round);
     if (p.in_parts) {
-        for (int index = first + rank * sweep; index < packs; index += p.num_ranks * sweep) {
+        const int turn = (rank + p.num_ranks - int(blockIdx.x) % p.num_ranks) % p.num_ranks;
+        for (int index = first + turn * sweep; index < packs; index += p.num_ranks * sweep) {
             // Nobody else reads this of what the rank has brought.
             store_pack(mine + index * Pack<T>::LEN, sum_of_ranks<T>(p, round, index));
         }
         meet(p, 1, round);
-        for (int index = first, owner = 0; index < packs; index += sweep, owner++) {
+        for (int index = first, owner = blockIdx.x; index < packs; index += sweep, owner++) {
             const T* sums = half_of<T>(p, owner % p.num_ranks, round);
             store_row_pack(out, index, len, out_is_aligned, load_pack(sums + index * Pack<T>::LEN));
         }

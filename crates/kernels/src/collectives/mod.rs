@@ -123,6 +123,28 @@ impl Communicator {
         }
     }
 
+    /// Sums known numbers with the other ranks, few and many, and looks at what comes. There are machines that
+    /// say of GPUs that they reach each other's memory, and they do not.
+    ///
+    /// # Errors
+    /// Other sums; as [`all_reduce`](Self::all_reduce).
+    pub fn check(&self, device: &Device) -> Result<()> {
+        for len in [1_000, 300_000] {
+            let own: Vec<f32> = (0..len).map(|i| (i % 97 + self.rank) as f32).collect();
+            let sums = self.all_reduce(&Tensor::from_vec(own, len, device)?)?.to_vec1::<f32>()?;
+            let of_ranks = self.num_ranks * (self.num_ranks - 1) / 2;
+            let expected = |i: usize| (i % 97 * self.num_ranks + of_ranks) as f32;
+            if let Some(wrong) = (0..len).find(|i| sums[*i] != expected(*i)) {
+                let (sum, expected) = (sums[wrong], expected(wrong));
+                bail!(
+                    "GPUs do not read what others wrote: a sum is {sum} instead of {expected}; leave \
+                     --tensor-parallel-size out, or look at the IOMMU (ACS) and the driver"
+                );
+            }
+        }
+        Ok(())
+    }
+
     /// Gives the group up: nobody waits any more, on no device, and what ranks ask for gives an error or
     /// anything, until the group [begins anew](Self::begin_anew). For a rank that cannot go on. A GPU that
     /// waits for another a minute does so by itself.

@@ -89,6 +89,18 @@ fn columns_are_put_side_by_side() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn known_numbers_are_summed_as_they_should() -> Result<()> {
+    for num_ranks in [2, 4, 5] {
+        for (devices, group) in groups(num_ranks)? {
+            for checked in together(&group, |end| end.check(&devices[end.rank()])) {
+                checked?;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Ranks that are ahead of others, in whatever order they come.
 #[test]
 fn rounds_follow_each_other() -> Result<()> {

@@ -55,6 +55,9 @@ impl Module {
 
     /// The function of a launch, allowed its shared memory. A module has few functions, and their
     /// names are constants: a scan is quick.
+    ///
+    /// The driver is asked without a lock: it may wait for all that a GPU is at, which may wait for a rank that
+    /// wants this module on another. What two threads load at once is loaded twice.
     fn function(&self, stream: &Arc<CudaStream>, launch: &Launch) -> Result<Arc<CudaFunction>> {
         let ordinal = stream.context().ordinal();
         let is_it =
@@ -65,38 +68,32 @@ impl Module {
         {
             return Ok(Arc::clone(&known.handle));
         }
+        let module = loaded.modules.iter().find(|(at, _)| *at == ordinal);
+        let module = module.map(|(_, module)| Arc::clone(module));
         drop(loaded);
 
+        let module = match module {
+            Some(module) => module,
+            None => stream.context().load_module(Ptx::from_binary(self.image.to_vec())).w()?,
+        };
+        let handle = Arc::new(module.load_function(launch.function).w()?);
+        if launch.shared_bytes > UNASKED_SHARED_BYTES {
+            let most = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            handle.set_attribute(most, launch.shared_bytes as i32).w()?;
+        }
         let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
-        if !loaded.functions.iter().any(is_it) {
-            let name = launch.function;
-            let module = loaded.module(self.image, stream)?;
-            let handle = Arc::new(module.load_function(name).w()?);
-            let shared_bytes = UNASKED_SHARED_BYTES;
+        if loaded.modules.iter().all(|(at, _)| *at != ordinal) {
+            loaded.modules.push((ordinal, module));
+        }
+        // The one that may have the most replaces the other.
+        let shared_bytes = launch.shared_bytes.max(UNASKED_SHARED_BYTES);
+        if !loaded.functions.iter().any(|known| is_it(known) && known.shared_bytes >= shared_bytes)
+        {
+            loaded.functions.retain(|known| !is_it(known));
+            let (name, handle) = (launch.function, Arc::clone(&handle));
             loaded.functions.push(Function { ordinal, name, handle, shared_bytes });
         }
-        let Some(function) = loaded.functions.iter_mut().find(|function| is_it(function)) else {
-            bail!("{} was not loaded", launch.function);
-        };
-        if launch.shared_bytes > function.shared_bytes {
-            let most = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            function.handle.set_attribute(most, launch.shared_bytes as i32).w()?;
-            function.shared_bytes = launch.shared_bytes;
-        }
-        Ok(Arc::clone(&function.handle))
-    }
-}
-
-impl Loaded {
-    /// The module on the stream's device.
-    fn module(&mut self, image: &[u8], stream: &Arc<CudaStream>) -> Result<Arc<CudaModule>> {
-        let ordinal = stream.context().ordinal();
-        if let Some((_, module)) = self.modules.iter().find(|(at, _)| *at == ordinal) {
-            return Ok(Arc::clone(module));
-        }
-        let module = stream.context().load_module(Ptx::from_binary(image.to_vec())).w()?;
-        self.modules.push((ordinal, Arc::clone(&module)));
-        Ok(module)
+        Ok(handle)
     }
 }
 

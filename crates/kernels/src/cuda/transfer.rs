@@ -13,7 +13,7 @@ use candle_core::{CudaDevice, CudaStorage, Result, Storage, Tensor, bail};
 
 use crate::views::contiguous;
 
-/// Free buffers that are kept: more than there are copies on their way at once.
+/// Free buffers of a GPU that are kept: more than there are copies on their way at once.
 const MAX_FREE: usize = 32;
 /// Of the smallest buffer.
 const MIN_WORDS: usize = 1 << 12;
@@ -53,12 +53,17 @@ impl Buffer {
 
     /// Back, with a copy perhaps still under way.
     fn give(self) {
+        let context = Arc::clone(self.memory.context());
+        let is_of_gpu = |buffer: &Self| *buffer.memory.context() == context;
         let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
         free.push_back(self);
-        if free.len() > MAX_FREE {
-            // Dropping one waits for nothing: the oldest was used long ago.
-            free.pop_front();
-        }
+        let too_many = free.iter().filter(|buffer| is_of_gpu(buffer)).count() > MAX_FREE;
+        let is_unused = |buffer: &Self| is_of_gpu(buffer) && buffer.used.is_complete();
+        let oldest = too_many.then(|| free.iter().position(is_unused)).flatten();
+        let oldest = oldest.and_then(|at| free.remove(at));
+        // The driver may wait for a GPU when it takes memory back: others need not wait for that.
+        drop(free);
+        drop(oldest);
     }
 }
 

@@ -95,19 +95,22 @@ pub(super) fn can_multiply(device: &CudaDevice, product: &Product) -> Result<boo
 }
 
 fn with_blas<T>(device: &CudaDevice, f: impl FnOnce(&mut Blas) -> Result<T>) -> Result<T> {
-    let mut streams = STREAMS.lock().unwrap_or_else(PoisonError::into_inner);
+    let streams = STREAMS.lock().unwrap_or_else(PoisonError::into_inner);
     let stream = device.cuda_stream();
     let key = stream.cu_stream().addr();
-    if let Some((_, blas)) = streams.iter().find(|(stream, _)| *stream == key) {
-        let blas = Arc::clone(blas);
-        drop(streams);
+    let known = streams.iter().find(|(stream, _)| *stream == key);
+    let known = known.map(|(_, blas)| Arc::clone(blas));
+    drop(streams);
+    if let Some(blas) = known {
         return f(&mut blas.lock().unwrap_or_else(PoisonError::into_inner));
     }
     let handle = result::create_handle().map_err(failed)?;
     // SAFETY: what a product leaves in it is read by no other.
     let workspace = unsafe { stream.alloc::<u8>(WORKSPACE_BYTES) }.w()?;
     let mut blas = Blas { handle, workspace, algorithms: HashMap::new() };
+    // A stream is one thread's at a time: nobody else has made the same meanwhile.
     let done = f(&mut blas);
+    let mut streams = STREAMS.lock().unwrap_or_else(PoisonError::into_inner);
     streams.push((key, Arc::new(Mutex::new(blas))));
     done
 }
