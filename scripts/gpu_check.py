@@ -344,7 +344,7 @@ def sanitizers(check):
         return
     skipped = [part for word in ["cuda_tests", *RANKS] for part in ["--skip", word]]
     for tool in ["memcheck", "racecheck"]:
-        for binary in ["kernels-tests", "golden-tests"]:
+        for binary in ["kernels-tests", "golden-tests", "pooling-tests"]:
             command = [sanitizer, "--tool", tool, "--error-exitcode", "9", HERE / "bin" / binary]
             check.run(f"sanitizer-{tool}-{binary}", [*command, "--test-threads", "1", *skipped], 500, cwd=HERE / "models")
 
@@ -501,6 +501,7 @@ def main():
     check.only = args.only if check.rows[-1][1].startswith("ok") else []
     tests(check, "kernels-tests")
     tests(check, "golden-tests", cwd=HERE / "models")
+    tests(check, "pooling-tests", cwd=HERE / "models")
     check.part("equalities", lambda: equalities(check.out))
     check.part("equal-megakernel", lambda: whole_steps(check.out))
     check.part("equal-tensor-parallel", lambda: shared_out(check.out))

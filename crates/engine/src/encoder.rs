@@ -5,10 +5,12 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Result, Tensor};
+use kernels::device::upload;
 use scheduler::{Plan, SeqId};
 use serde_json::Value;
 
 use crate::architecture::{ConfigError, LoadError};
+use crate::config::EngineConfig;
 use crate::engine::Engine;
 use crate::handle::EngineHandle;
 use crate::layers::ClassificationHead;
@@ -66,6 +68,26 @@ pub struct EncoderBatch {
     pub segments: Tensor,
     /// Rows of each sequence: `starts[i]..starts[i + 1]`. `[seqs + 1]` u32
     pub starts: Tensor,
+    /// Rows of the longest sequence.
+    pub max_len: usize,
+}
+
+impl EncoderBatch {
+    /// Sequences of these lengths, back to back.
+    fn of(ids: &[u32], segments: &[u32], lens: &[usize], device: &Device) -> Result<Self> {
+        let (mut positions, mut starts) = (Vec::new(), vec![0]);
+        for len in lens {
+            positions.extend(0..*len as u32);
+            starts.push(positions.len() as u32);
+        }
+        Ok(Self {
+            ids: upload(ids, device)?,
+            positions: upload(&positions, device)?,
+            segments: upload(segments, device)?,
+            starts: upload(&starts, device)?,
+            max_len: lens.iter().copied().max().unwrap_or(0),
+        })
+    }
 }
 
 /// A model that reads prompts whole. Only the mathematics.
@@ -91,6 +113,7 @@ impl Engine {
         let pooling = plan.config.pooling.expect("the plan of a model that pools");
         let dtype = plan.config.dtype;
         let runner = EncoderRunner { model, pooling, dtype, device: device.clone() };
+        runner.reserve_memory(&plan.config)?;
         let speculation = Speculation::new(&plan.config, false);
         Self::with((Box::new(runner), false), speculation, spec, plan, &[])?.spawn()
     }
@@ -157,25 +180,28 @@ impl EncoderRunner {
     }
 
     fn lay_out(&self, prompts: &[&Sequence]) -> Result<EncoderBatch> {
-        let (mut ids, mut positions, mut segments) = (Vec::new(), Vec::new(), Vec::new());
-        let mut starts = vec![0];
+        let (mut ids, mut segments, mut lens) = (Vec::new(), Vec::new(), Vec::new());
         for prompt in prompts {
             let second = prompt.second_text().unwrap_or(prompt.prompt_len());
             ids.extend_from_slice(prompt.tokens());
-            positions.extend(0..prompt.prompt_len() as u32);
             segments.extend((0..prompt.prompt_len()).map(|at| u32::from(at >= second)));
-            starts.push(ids.len() as u32);
+            lens.push(prompt.prompt_len());
         }
-        let vector = |values: Vec<u32>| {
-            let len = values.len();
-            Tensor::from_vec(values, len, &self.device)
-        };
-        Ok(EncoderBatch {
-            ids: vector(ids)?,
-            positions: vector(positions)?,
-            segments: vector(segments)?,
-            starts: vector(starts)?,
-        })
+        EncoderBatch::of(&ids, &segments, &lens, &self.device)
+    }
+
+    /// Runs the largest step there can be, on a device with memory of its own: what it allocates stays with
+    /// the process, so that no later step can lack it.
+    fn reserve_memory(&self, config: &EngineConfig) -> Result<()> {
+        if self.device.is_cpu() {
+            return Ok(());
+        }
+        let EngineConfig { max_num_batched_tokens, max_model_len, .. } = *config;
+        // What one prompt was dealt before comes on top of the budget.
+        let lens = vec![max_model_len; 1 + max_num_batched_tokens.div_ceil(max_model_len)];
+        let zeros = vec![0; lens.iter().sum()];
+        self.model.hidden(&EncoderBatch::of(&zeros, &zeros, &lens, &self.device)?)?;
+        self.device.synchronize()
     }
 
     /// A state a prompt.

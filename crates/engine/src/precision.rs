@@ -141,12 +141,12 @@ pub(crate) fn resolve_dtype(
     let has_e4m3 = options.quantization.is_some()
         || is_fp8(spec)
         || options.kv_cache_dtype == Some(DType::F8E4M3);
-    let takes_f16 = options.on_gpu && !has_e4m3 && spec.num_layers > 0;
+    let takes_f16 = options.on_gpu && !has_e4m3;
     match (options.dtype, spec.dtype) {
         (Some(dtype @ (DType::F32 | DType::BF16)), _) => Ok(dtype),
         (Some(DType::F16), _) | (None, DType::F16) if takes_f16 => Ok(DType::F16),
         (Some(DType::F16), _) if options.on_gpu => {
-            Err(OptionError::Dtype("float16", "for fp8 weights, fp8 caches and encoders"))
+            Err(OptionError::Dtype("float16", "for fp8 weights and fp8 caches"))
         }
         (Some(DType::F16), _) => Err(OptionError::Dtype("float16", "on the CPU")),
         (Some(other), _) => Err(OptionError::Dtype(other.as_str(), "for activations")),

@@ -29,9 +29,9 @@ pub enum StartError {
     /// The limits make no scheduler.
     #[error(transparent)]
     Limits(#[from] LimitsError),
-    /// The cache could not be allocated.
-    #[error("cannot allocate the KV cache: {0}")]
-    Cache(#[from] candle_core::Error),
+    /// Memory that is not there, or a device that does not do as it should.
+    #[error("cannot start on the device: {0}")]
+    Device(#[from] candle_core::Error),
     /// The device could not be measured.
     #[error("--enable-mfu-metrics: the device cannot be measured: {0}")]
     Ceilings(candle_core::Error),

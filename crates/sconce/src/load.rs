@@ -187,9 +187,6 @@ impl Planned {
             if options.cudagraph_capture_sizes.as_ref().is_some_and(|sizes| !sizes.is_empty()) {
                 bail!("--cudagraph-capture-sizes: {} pools and decodes nothing", model.name);
             }
-            if matches!(model.found, Found::Encoder(_)) && options.on_gpu {
-                bail!("--device: {} is an encoder, which has no GPU form: give cpu", model.name);
-            }
             pooling.apply(&mut options, &model.spec);
         }
         let engine = EngineConfig::resolve(&options, &model.spec).with_context(of_model)?;

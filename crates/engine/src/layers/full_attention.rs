@@ -33,6 +33,7 @@ impl FullAttention {
             num_heads: self.num_heads,
             scale: (head_dim as f32).sqrt().recip(),
             starts: &batch.starts,
+            max_len: batch.max_len,
             window: self.window,
             rotary: self.rotary.as_ref().map(|rotary| (rotary.cos(), rotary.sin())),
         };

@@ -275,7 +275,9 @@ fn whole_steps_bytes(spec: &ModelSpec, config: &EngineConfig, sizes: &[usize]) -
 
 /// What attention works in on a GPU.
 fn attention_bytes(spec: &ModelSpec, config: &EngineConfig) -> usize {
-    if config.on_gpu { AttentionShape::of(spec, config).workspace_bytes() } else { 0 }
+    // An encoder's attention needs nothing beside its rows.
+    let has_cache = spec.num_layers > 0;
+    if config.on_gpu && has_cache { AttentionShape::of(spec, config).workspace_bytes() } else { 0 }
 }
 
 /// Counts what `layers::Decoder::forward` holds at its two widest points, in elements of a token.

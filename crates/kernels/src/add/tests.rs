@@ -1,7 +1,7 @@
 //! Sums against those of the widened elements.
 
 use super::add;
-use crate::testing::{DTYPES, message, tensor, to_bits};
+use crate::testing::{DTYPES, devices, message, tensor, to_bits};
 use candle_core::{DType, Device, Result};
 
 #[test]
@@ -9,12 +9,14 @@ fn equals_the_rounded_sum() -> Result<()> {
     for dtype in DTYPES {
         // Less than a vector, one piece and a rest, and enough for several threads.
         for dims in [&[7][..], &[3, 345], &[130, 1027]] {
-            let x = tensor(1, dims, dtype, &Device::Cpu)?;
-            let y = tensor(2, dims, dtype, &Device::Cpu)?;
-            let sum = add(&x, &y)?;
-            let expected = (x.to_dtype(DType::F32)? + y.to_dtype(DType::F32)?)?;
-            assert_eq!((sum.dims(), sum.dtype()), (dims, dtype));
-            assert_eq!(to_bits(&sum)?, to_bits(&expected.to_dtype(dtype)?)?);
+            for device in devices() {
+                let x = tensor(1, dims, dtype, &device)?;
+                let y = tensor(2, dims, dtype, &device)?;
+                let sum = add(&x, &y)?;
+                let expected = (x.to_dtype(DType::F32)? + y.to_dtype(DType::F32)?)?;
+                assert_eq!((sum.dims(), sum.dtype()), (dims, dtype));
+                assert_eq!(to_bits(&sum)?, to_bits(&expected.to_dtype(dtype)?)?);
+            }
         }
     }
     Ok(())

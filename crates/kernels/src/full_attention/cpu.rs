@@ -31,10 +31,8 @@ pub(super) fn full_attention<E: Element>(
         bail!("starts must rise from 0 to the {tokens} rows of qkv, they are {starts:?}");
     }
     let longest = starts.windows(2).map(|pair| (pair[1] - pair[0]) as usize).max().unwrap_or(0);
-    if let Some((cos, _)) = args.rotary
-        && longest > cos.dims()[0]
-    {
-        bail!("a sequence has {longest} rows, the rotary tables {} positions", cos.dims()[0]);
+    if longest > args.max_len {
+        bail!("a sequence has {longest} rows, max_len is {}", args.max_len);
     }
     let tables = args.rotary.map(|(cos, sin)| [cos, sin].map(Tensor::storage_and_layout));
     let rotary = match &tables {

@@ -1,7 +1,7 @@
 //! GELU against tabulated values of the normal distribution, and rows alone.
 
 use super::gelu;
-use crate::testing::{DTYPES, Tolerance, assert_close, message, tensor, to_bits};
+use crate::testing::{DTYPES, Tolerance, assert_close, devices, message, tensor, to_bits};
 use candle_core::{DType, Device, Result, Tensor};
 
 /// x, and the probability that a normal variable is at most x (Abramowitz and Stegun 1964, 26.1).
@@ -17,14 +17,22 @@ const NORMAL: [(f32, f64); 9] = [
     (40.0, 1.0),
 ];
 
+pub(super) const TOLERANCE: Tolerance = Tolerance { f32: 3e-7, bf16: 4e-3 };
+
+/// x and its GELU, on both sides of zero.
+pub(super) fn points() -> impl Iterator<Item = (f32, f64)> {
+    let points = NORMAL.iter().flat_map(|&(x, p)| [(x, p), (-x, 1.0 - p)]);
+    points.map(|(x, p)| (x, f64::from(x) * p))
+}
+
 #[test]
 fn equals_the_tables() -> Result<()> {
     for dtype in DTYPES {
-        let points = NORMAL.iter().flat_map(|&(x, p)| [(x, p), (-x, 1.0 - p)]);
-        let (x, expected): (Vec<f32>, Vec<f64>) =
-            points.map(|(x, p)| (x, f64::from(x) * p)).unzip();
-        let x = Tensor::new(x, &Device::Cpu)?.to_dtype(dtype)?;
-        assert_close(&gelu(&x)?, &expected, Tolerance { f32: 3e-7, bf16: 4e-3 });
+        let (x, expected): (Vec<f32>, Vec<f64>) = points().unzip();
+        for device in devices() {
+            let x = Tensor::new(&x[..], &device)?.to_dtype(dtype)?;
+            assert_close(&gelu(&x)?, &expected, TOLERANCE);
+        }
     }
     Ok(())
 }

@@ -4,16 +4,22 @@
 //! and rounded once.
 
 mod cpu;
+#[cfg(any(feature = "cuda", test))]
+mod cuda;
+#[cfg(test)]
+mod cuda_tests;
 #[cfg(test)]
 mod tests;
 
 use crate::views::{expect_dims, expect_like, match_element};
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
 /// Normalises the last dimension.
 ///
-/// x `[.., hidden]`, weight and bias `[hidden]` are all f32 or all bf16. Returns the shape and dtype
+/// x `[.., hidden]`, weight and bias `[hidden]` are all f32 or all bf16 (on a CUDA device f16, too). Returns the shape and dtype
 /// of x.
 ///
 /// # Errors
@@ -50,6 +56,19 @@ impl CustomOp2 for LayerNorm<'_> {
         let out = match_element!(x.dtype(), "x", E => {
             cpu::layer_norm::<E>((x, x_layout), (weight, weight_layout), self.bias, self.eps)?
         });
+        Ok((out, x_layout.shape().clone()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        x_layout: &Layout,
+        weight: &CudaStorage,
+        weight_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (x, weight) = ((x, x_layout), (weight, weight_layout));
+        let out = cuda::forward::layer_norm(x, weight, self.bias, self.eps)?;
         Ok((out, x_layout.shape().clone()))
     }
 }

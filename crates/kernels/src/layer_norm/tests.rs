@@ -1,13 +1,19 @@
 //! Layer normalisation against a plain f64 reference.
 
 use super::layer_norm;
-use crate::testing::{DTYPES, Tolerance, assert_close, message, tensor, to_bits, to_f64};
+use crate::testing::{DTYPES, Tolerance, assert_close, devices, message, tensor, to_bits, to_f64};
 use candle_core::{DType, Device, Result, Tensor};
 
-const TOLERANCE: Tolerance = Tolerance { f32: 2e-6, bf16: 4e-3 };
+/// Of values that are far from zero.
+pub(super) const TOLERANCE_FAR: Tolerance = Tolerance { f32: 2e-5, bf16: 4e-3 };
 const SHAPES: [&[usize]; 6] = [&[2], &[1, 5], &[3, 7], &[2, 3, 64], &[5, 384], &[2, 1027]];
 
-fn reference(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, eps: f64) -> Result<Vec<f64>> {
+pub(super) fn reference(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    eps: f64,
+) -> Result<Vec<f64>> {
     let (x, weight) = (to_f64(x)?, to_f64(weight)?);
     let bias = bias.map_or(Ok(vec![0.0; weight.len()]), to_f64)?;
     let row = |row: &[f64]| {
@@ -23,17 +29,18 @@ fn reference(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, eps: f64) -> Re
 #[test]
 fn equals_the_reference() -> Result<()> {
     for dtype in DTYPES {
-        for dims in SHAPES {
+        for (dims, device) in
+            SHAPES.into_iter().flat_map(|d| devices().into_iter().map(move |g| (d, g)))
+        {
             let hidden = dims[dims.len() - 1];
             // Far from zero, so that a sum of squares alone would lose the variance.
-            let x = (tensor(1, dims, dtype, &Device::Cpu)? + 4.0)?;
-            let weight = tensor(2, &[hidden], dtype, &Device::Cpu)?;
-            let bias = tensor(3, &[hidden], dtype, &Device::Cpu)?;
+            let x = (tensor(1, dims, dtype, &device)? + 4.0)?;
+            let weight = tensor(2, &[hidden], dtype, &device)?;
+            let bias = tensor(3, &[hidden], dtype, &device)?;
             for bias in [None, Some(&bias)] {
                 let y = layer_norm(&x, &weight, bias, 1e-5)?;
                 assert_eq!((y.dims(), y.dtype()), (dims, dtype));
-                let tolerance = Tolerance { f32: 2e-5, ..TOLERANCE };
-                assert_close(&y, &reference(&x, &weight, bias, 1e-5)?, tolerance);
+                assert_close(&y, &reference(&x, &weight, bias, 1e-5)?, TOLERANCE_FAR);
             }
         }
     }
