@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use candle_core::{Device, Error, Result};
 pub use kernels::device::HAS_CUDA;
-use kernels::device::{memory, open_cuda};
+use kernels::device::{Readback, memory, open_cuda, upload};
 use serde::{Deserialize, Serialize};
 
 use crate::host_memory;
@@ -106,6 +106,15 @@ pub fn available_bytes_of_ranks(devices: &[Device], gpu_memory_utilization: f64)
     let least = each.collect::<Result<Vec<_>>>()?.into_iter().min().unwrap_or(0);
     let share_memory = devices.iter().all(Device::is_cpu);
     Ok(if share_memory { least / devices.len().max(1) } else { least })
+}
+
+/// Sends a device a word and waits for it to come back.
+///
+/// # Errors
+/// A device that refuses everything since a fault.
+pub(crate) fn check_device(device: &Device) -> Result<()> {
+    let word = upload(&[0], device)?;
+    Readback::start(&word)?.wait().map(drop)
 }
 
 /// What went wrong in one line. With `RUST_BACKTRACE` candle appends where, which is nothing to clients.

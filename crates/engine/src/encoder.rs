@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::architecture::{ConfigError, LoadError};
 use crate::config::EngineConfig;
+use crate::device::check_device;
 use crate::engine::Engine;
 use crate::handle::EngineHandle;
 use crate::layers::ClassificationHead;
@@ -154,6 +155,10 @@ impl StepRunner for EncoderRunner {
         Ok(Launched::done(output))
     }
 
+    fn check_device(&self) -> Result<()> {
+        check_device(&self.device)
+    }
+
     /// There is nothing but the weights.
     fn reset(&mut self) -> Result<()> {
         Ok(())
@@ -198,8 +203,10 @@ impl EncoderRunner {
         }
         let EngineConfig { max_num_batched_tokens, max_model_len, .. } = *config;
         // What one prompt was dealt before comes on top of the budget.
-        let lens = vec![max_model_len; 1 + max_num_batched_tokens.div_ceil(max_model_len)];
-        let zeros = vec![0; lens.iter().sum()];
+        let num_tokens = max_num_batched_tokens + max_model_len;
+        let mut lens = vec![max_model_len; num_tokens / max_model_len];
+        lens.extend([num_tokens % max_model_len].into_iter().filter(|len| *len > 0));
+        let zeros = vec![0; num_tokens];
         self.model.hidden(&EncoderBatch::of(&zeros, &zeros, &lens, &self.device)?)?;
         self.device.synchronize()
     }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor, bail};
 use kernels::decode_step::DecodeStep;
-use kernels::device::{Readback, upload};
 
 use crate::batch::BatchLists;
 use crate::config::EngineConfig;
+use crate::device::check_device;
 use crate::kv_cache::CacheShape;
 use crate::memory::MemoryPlan;
 use crate::model::{CausalLm, ForwardBatch, KvCache, ModelSpec, Workspace};
@@ -65,13 +65,9 @@ impl Resident {
         Ok(())
     }
 
-    /// Sends the device a word and waits for it to come back.
-    ///
-    /// # Errors
-    /// A device that refuses everything since a fault.
+    /// As [`check_device`].
     pub(crate) fn check_device(&self) -> Result<()> {
-        let word = upload(&[0], &self.device)?;
-        Readback::start(&word)?.wait().map(drop)
+        check_device(&self.device)
     }
 
     /// Runs the largest step there can be, on a device with memory of its own: what `run` allocates stays

@@ -1,9 +1,10 @@
 // Sums and concatenations over GPUs that read each other's memory.
 //
-// All launches have as many blocks. Every rank has a buffer that all can reach, with two halves for rounds in turns. In a round each block
-// of a rank writes its share to its own half, tells the same block of the other ranks, waits for
-// theirs, and reads what they wrote. A half is written again two rounds later: by then all others
-// have begun the round between, whose launch comes behind their last read of it.
+// All launches have as many blocks. Every rank has a buffer that all can reach, with two halves for
+// rounds in turns. In a round each block of a rank writes its share to its own half, tells the same
+// block of the other ranks, waits for theirs, and reads what they wrote. A half is written again two
+// rounds later: by then all others have begun the round between, whose launch comes behind their last
+// read of it.
 #include "../cuda/device.cuh"
 
 constexpr int MAX_RANKS = 8;
@@ -23,8 +24,8 @@ struct CollectiveParams {
     // Of the ranks that are blocks of this launch, from `first_rank` on: on a GPU one.
     const unsigned char* x[MAX_RANKS];
     unsigned char* out[MAX_RANKS];
-    unsigned* is_given_up;  // memory of the host: not zero, and nobody waits
-    unsigned long long most_ns;  // that a block waits before it gives the group up
+    unsigned* is_given_up;          // memory of the host: not zero, and nobody waits
+    unsigned long long most_ns;     // that a block waits before it gives the group up
     unsigned long long first_half;  // behind the start of a buffer
     unsigned long long half_bytes;
     int first_rank;
@@ -85,10 +86,11 @@ __device__ __forceinline__ void wait_for(const CollectiveParams& p, const unsign
         if (has_come(value, round)) return;
         if (polls % 256 != 0) continue;
         // A word of the host takes a microsecond or two.
-        if (*const_cast<volatile unsigned*>(p.is_given_up) != 0) return;
+        volatile unsigned* is_given_up = p.is_given_up;
+        if (*is_given_up != 0) return;
         asm volatile("mov.u64 %0, %%globaltimer;\n" : "=l"(now));
         if (begun == 0) begun = now;
-        if (now - begun > p.most_ns) *const_cast<volatile unsigned*>(p.is_given_up) = 1;
+        if (now - begun > p.most_ns) *is_given_up = 1;
     }
 #endif
 }
