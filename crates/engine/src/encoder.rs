@@ -176,8 +176,13 @@ impl StepRunner for EncoderRunner {
 impl EncoderRunner {
     fn vectors(&self, prompts: &[&Sequence]) -> Result<Vec<Vec<f32>>> {
         let lens: Vec<usize> = prompts.iter().map(|prompt| prompt.prompt_len()).collect();
-        let hidden = self.model.hidden(&self.lay_out(prompts)?)?; // [tokens, hidden]
-        let pooled = self.pool(&hidden, &lens)?;
+        self.vectors_of(&self.lay_out(prompts)?, &lens)
+    }
+
+    /// Of sequences of these lengths.
+    fn vectors_of(&self, batch: &EncoderBatch, lens: &[usize]) -> Result<Vec<Vec<f32>>> {
+        let hidden = self.model.hidden(batch)?; // [tokens, hidden]
+        let pooled = self.pool(&hidden, lens)?;
         let Some(head) = self.model.head() else { return Ok(pooled) };
         let shape = (lens.len(), hidden.dim(1)?);
         let states = Tensor::from_vec(pooled.concat(), shape, &self.device)?;
@@ -207,8 +212,8 @@ impl EncoderRunner {
         let mut lens = vec![max_model_len; num_tokens / max_model_len];
         lens.extend([num_tokens % max_model_len].into_iter().filter(|len| *len > 0));
         let zeros = vec![0; num_tokens];
-        self.model.hidden(&EncoderBatch::of(&zeros, &zeros, &lens, &self.device)?)?;
-        self.device.synchronize()
+        let batch = EncoderBatch::of(&zeros, &zeros, &lens, &self.device)?;
+        self.vectors_of(&batch, &lens).map(drop)
     }
 
     /// A state a prompt.

@@ -18,6 +18,14 @@ pub(crate) fn devices() -> Vec<Device> {
 /// The storage types of activations.
 pub(crate) const DTYPES: [DType; 2] = [DType::F32, DType::BF16];
 
+/// Every device with each that it computes in: a GPU in f16, too.
+pub(crate) fn kinds() -> impl Iterator<Item = (Device, DType)> {
+    devices().into_iter().flat_map(|device| {
+        let f16 = device.is_cuda().then_some(DType::F16);
+        DTYPES.into_iter().chain(f16).map(move |dtype| (device.clone(), dtype))
+    })
+}
+
 /// Uniform values in [-1, 1), the same for the same seed (SplitMix64, Steele et al. 2014).
 pub(crate) fn values(seed: u64, len: usize) -> Vec<f32> {
     let mut state = seed;

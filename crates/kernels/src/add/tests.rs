@@ -1,22 +1,20 @@
 //! Sums against those of the widened elements.
 
 use super::add;
-use crate::testing::{DTYPES, devices, message, tensor, to_bits};
+use crate::testing::{kinds, message, tensor, to_bits};
 use candle_core::{DType, Device, Result};
 
 #[test]
 fn equals_the_rounded_sum() -> Result<()> {
-    for dtype in DTYPES {
+    for (device, dtype) in kinds() {
         // Less than a vector, one piece and a rest, and enough for several threads.
         for dims in [&[7][..], &[3, 345], &[130, 1027]] {
-            for device in devices() {
-                let x = tensor(1, dims, dtype, &device)?;
-                let y = tensor(2, dims, dtype, &device)?;
-                let sum = add(&x, &y)?;
-                let expected = (x.to_dtype(DType::F32)? + y.to_dtype(DType::F32)?)?;
-                assert_eq!((sum.dims(), sum.dtype()), (dims, dtype));
-                assert_eq!(to_bits(&sum)?, to_bits(&expected.to_dtype(dtype)?)?);
-            }
+            let x = tensor(1, dims, dtype, &device)?;
+            let y = tensor(2, dims, dtype, &device)?;
+            let sum = add(&x, &y)?;
+            let expected = (x.to_dtype(DType::F32)? + y.to_dtype(DType::F32)?)?;
+            assert_eq!((sum.dims(), sum.dtype()), (dims, dtype));
+            assert_eq!(to_bits(&sum)?, to_bits(&expected.to_dtype(dtype)?)?);
         }
     }
     Ok(())

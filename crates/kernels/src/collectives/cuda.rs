@@ -232,6 +232,13 @@ pub(super) mod forward {
                 .map(|device| device.as_cuda_device().cloned())
                 .collect::<Result<_>>()?;
             connect(&devices)?;
+            // A rank that waits keeps a GPU busy: on one that it shares, nobody may load beside it.
+            for device in &devices {
+                for dtype in [DType::F32, DType::F16, DType::BF16] {
+                    MODULE.prepare(device, &plan_sum(devices.len(), 0, dtype)?.0)?;
+                }
+                MODULE.prepare(device, &plan_gather())?;
+            }
             let buffers = devices.iter().map(Buffer::new).collect::<Result<_>>()?;
             // SAFETY: a context is current; the word is written before anything reads it.
             let is_given_up =

@@ -17,7 +17,8 @@ fn groups(num_ranks: usize) -> Result<Vec<(Vec<Device>, Vec<Communicator>)>> {
     devices().into_iter().map(ranks_on).collect()
 }
 
-/// What `f` gives of each rank, all at once.
+/// What `f` gives of each rank, all at once. On a GPU that they share, what candle loads at first use may wait for
+/// all ranks, so that tensors are made before.
 fn together<T: Send>(group: &[Communicator], f: impl Fn(&Communicator) -> T + Sync) -> Vec<T> {
     thread::scope(|scope| {
         let ranks: Vec<_> = group.iter().map(|rank| scope.spawn(|| f(rank))).collect();
@@ -46,13 +47,13 @@ fn a_sum_is_that_of_all_ranks_in_their_order() -> Result<()> {
         for (devices, group) in groups(num_ranks)? {
             for dtype in DTYPES {
                 for (rows, width) in [(1, 1), (3, 7), (5, 896), (70, 40_001)] {
-                    let x =
-                        |rank: usize| tensor(rank as u64, &[rows, width], dtype, &devices[rank]);
-                    let sums = together(&group, |end| end.all_reduce(&x(end.rank())?));
+                    let x = |rank| tensor(rank as u64, &[rows, width], dtype, &devices[rank]);
+                    let x = (0..num_ranks).map(x).collect::<Result<Vec<_>>>()?;
+                    let sums = together(&group, |end| end.all_reduce(&x[end.rank()]));
                     let sums = sums.into_iter().collect::<Result<Vec<_>>>()?;
                     let mut expected = vec![0f32; rows * width];
-                    for rank in 0..num_ranks {
-                        for (sum, value) in expected.iter_mut().zip(to_f64(&x(rank)?)?) {
+                    for x in &x {
+                        for (sum, value) in expected.iter_mut().zip(to_f64(x)?) {
                             *sum += value as f32;
                         }
                     }
@@ -75,11 +76,13 @@ fn columns_are_put_side_by_side() -> Result<()> {
         for (devices, group) in groups(num_ranks)? {
             for (rows, width) in [(1, 5), (3, 131), (9, 256), (40, 151_936)] {
                 let whole = tensor(1, &[rows, width], DType::F32, &Device::Cpu)?;
-                let gathered = together(&group, |end| {
-                    let columns = part(width, end.rank(), num_ranks);
+                let own = |rank: usize| {
+                    let columns = part(width, rank, num_ranks);
                     let own = whole.narrow(1, columns.start, columns.len())?.contiguous()?;
-                    end.all_gather(&own.to_device(&devices[end.rank()])?, width)
-                });
+                    own.to_device(&devices[rank])
+                };
+                let own = (0..num_ranks).map(own).collect::<Result<Vec<_>>>()?;
+                let gathered = together(&group, |end| end.all_gather(&own[end.rank()], width));
                 for gathered in gathered {
                     assert!(to_bits(&gathered?)? == to_bits(&whole)?, "[{rows}, {width}]");
                 }
@@ -105,12 +108,14 @@ fn known_numbers_are_summed_as_they_should() -> Result<()> {
 #[test]
 fn rounds_follow_each_other() -> Result<()> {
     for (devices, group) in groups(3)? {
+        let first = |(rank, device): (usize, &Device)| {
+            // And what divides it.
+            let x = (Tensor::full(3.0 * rank as f32, 50, device)? / 3.0)?;
+            x.to_vec1::<f32>().map(|_| x)
+        };
+        let first = devices.iter().enumerate().map(first).collect::<Result<Vec<_>>>()?;
         let sums = together(&group, |end| -> Result<Vec<f32>> {
-            let device = &devices[end.rank()];
-            // What candle loads at its first use waits for all of a GPU, on which others may wait for this.
-            (Tensor::full(1f32, 50, device)? / 3.0)?.to_vec1::<f32>()?;
-            end.all_reduce(&Tensor::zeros(50, DType::F32, device)?)?.to_vec1::<f32>()?;
-            let mut x = Tensor::full(end.rank() as f32, 50, device)?;
+            let mut x = first[end.rank()].clone();
             for round in 0..200 {
                 if (round + end.rank()) % 50 == 0 {
                     thread::yield_now();
@@ -129,15 +134,17 @@ fn rounds_follow_each_other() -> Result<()> {
 #[test]
 fn who_waits_for_a_rank_that_gave_up_goes_on_and_the_group_can_begin_anew() -> Result<()> {
     for (devices, group) in groups(3)? {
+        let ones = devices.iter().map(|device| Tensor::ones(10, DType::F32, device));
+        let ones = ones.collect::<Result<Vec<_>>>()?;
         for _ in 0..2 {
             together(&group, |end| -> Result<()> {
-                let x = Tensor::ones(10, DType::F32, &devices[end.rank()])?;
+                let x = &ones[end.rank()];
                 if end.rank() == 1 {
                     thread::sleep(std::time::Duration::from_millis(20));
                     end.give_up();
                     return Ok(());
                 }
-                let sum = end.all_reduce(&x);
+                let sum = end.all_reduce(x);
                 if devices[0].is_cpu() {
                     assert!(message(sum).contains("another rank of the model failed"));
                     return Ok(());
@@ -150,10 +157,7 @@ fn who_waits_for_a_rank_that_gave_up_goes_on_and_the_group_can_begin_anew() -> R
             assert!(group[2].is_given_up());
             group[0].begin_anew()?;
             assert!(!group[1].is_given_up());
-            let sums = together(&group, |end| {
-                end.all_reduce(&Tensor::ones(10, DType::F32, &devices[end.rank()])?)?
-                    .to_vec1::<f32>()
-            });
+            let sums = together(&group, |end| end.all_reduce(&ones[end.rank()])?.to_vec1::<f32>());
             for sum in sums {
                 assert_eq!(sum?, [3.0; 10]);
             }

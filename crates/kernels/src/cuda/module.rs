@@ -72,6 +72,7 @@ impl Module {
         let module = module.map(|(_, module)| Arc::clone(module));
         drop(loaded);
 
+        let is_fresh = module.is_none();
         let module = match module {
             Some(module) => module,
             None => stream.context().load_module(Ptx::from_binary(self.image.to_vec())).w()?,
@@ -82,18 +83,29 @@ impl Module {
             handle.set_attribute(most, launch.shared_bytes as i32).w()?;
         }
         let mut loaded = self.loaded.write().unwrap_or_else(PoisonError::into_inner);
-        if loaded.modules.iter().all(|(at, _)| *at != ordinal) {
+        if is_fresh {
+            // For good: a module is unloaded with its last handle, of which a kernel may be running.
             loaded.modules.push((ordinal, module));
         }
-        // The one that may have the most replaces the other.
         let shared_bytes = launch.shared_bytes.max(UNASKED_SHARED_BYTES);
-        if !loaded.functions.iter().any(|known| is_it(known) && known.shared_bytes >= shared_bytes)
-        {
-            loaded.functions.retain(|known| !is_it(known));
-            let (name, handle) = (launch.function, Arc::clone(&handle));
-            loaded.functions.push(Function { ordinal, name, handle, shared_bytes });
+        let enough = |known: &&Function| is_it(known) && known.shared_bytes >= shared_bytes;
+        if let Some(known) = loaded.functions.iter().find(enough) {
+            return Ok(Arc::clone(&known.handle));
         }
+        loaded.functions.retain(|known| !is_it(known));
+        let name = launch.function;
+        loaded.functions.push(Function {
+            ordinal,
+            name,
+            handle: Arc::clone(&handle),
+            shared_bytes,
+        });
         Ok(handle)
+    }
+
+    /// Loads the function of a launch before it is asked for.
+    pub(crate) fn prepare(&self, device: &CudaDevice, launch: &Launch) -> Result<()> {
+        self.function(&device.cuda_stream(), launch).map(drop)
     }
 }
 

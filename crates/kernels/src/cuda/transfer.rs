@@ -30,6 +30,13 @@ struct Buffer {
 /// Buffers of all streams whose copies may or may not be done, the oldest first.
 static FREE: Mutex<VecDeque<Buffer>> = Mutex::new(VecDeque::new());
 
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // The memory is freed behind this, and a copy that nobody waited for may be under way.
+        let _ = self.used.synchronize();
+    }
+}
+
 impl Buffer {
     /// One that no copy uses any more.
     fn take(stream: &Arc<CudaStream>, words: usize) -> Result<Self> {

@@ -1,9 +1,7 @@
 //! Attention that looks both ways against a plain f64 reference, and sequences alone.
 
 use super::{FullAttention, full_attention};
-use crate::testing::{
-    DTYPES, Tolerance, assert_close, devices, ids, message, tensor, to_bits, to_f64,
-};
+use crate::testing::{Tolerance, assert_close, ids, kinds, message, tensor, to_bits, to_f64};
 use candle_core::{DType, Device, Result, Tensor};
 
 /// Scores reach 20, of which f32 keeps 2e-6.
@@ -15,8 +13,9 @@ pub(super) fn tolerance_of_tiles(rotates: bool) -> Tolerance {
 /// Around the rows taken together and the lanes.
 pub(super) const LENS: [usize; 6] = [1, 2, 5, 16, 37, 130];
 
-/// Heads and elements of each.
-pub(super) const HEADS: [(usize, usize); 4] = [(1, 8), (3, 20), (2, 32), (2, 64)];
+/// Heads and elements of each: for every kernel of a GPU one that fills it, or one that does not.
+pub(super) const HEADS: [(usize, usize); 6] =
+    [(1, 8), (3, 20), (2, 32), (2, 64), (1, 96), (1, 130)];
 
 pub(super) struct Case {
     pub(super) qkv: Tensor,
@@ -108,20 +107,18 @@ impl Case {
 
 #[test]
 fn equals_the_reference() -> Result<()> {
-    for dtype in DTYPES {
+    for (device, dtype) in kinds() {
         for heads in HEADS {
-            for device in devices() {
-                let case = case(heads, dtype, &device)?;
-                for (window, rotates) in
-                    [(None, false), (None, true), (Some(3), true), (Some(40), false)]
-                {
-                    let args = case.args(window, rotates);
-                    let on_tiles = tolerance_of_tiles(rotates);
-                    let tolerance = if device.is_cpu() { TOLERANCE } else { on_tiles };
-                    let y = full_attention(&case.qkv, &args)?;
-                    assert_eq!(y.dtype(), dtype);
-                    assert_close(&y, &case.reference(&args)?, tolerance);
-                }
+            let case = case(heads, dtype, &device)?;
+            for (window, rotates) in
+                [(None, false), (None, true), (Some(3), true), (Some(40), false)]
+            {
+                let args = case.args(window, rotates);
+                let on_tiles = tolerance_of_tiles(rotates);
+                let tolerance = if device.is_cpu() { TOLERANCE } else { on_tiles };
+                let y = full_attention(&case.qkv, &args)?;
+                assert_eq!(y.dtype(), dtype);
+                assert_close(&y, &case.reference(&args)?, tolerance);
             }
         }
     }
@@ -130,13 +127,13 @@ fn equals_the_reference() -> Result<()> {
 
 #[test]
 fn a_sequence_is_the_same_in_any_batch() -> Result<()> {
-    for dtype in DTYPES {
-        let case = case((2, 32), dtype, &Device::Cpu)?;
+    for (device, dtype) in kinds() {
+        let case = case((2, 32), dtype, &device)?;
         let args = case.args(Some(20), true);
         let all = full_attention(&case.qkv, &args)?;
         let mut start = 0;
         for len in LENS {
-            let starts = ids(&[0, len as u32], &Device::Cpu)?;
+            let starts = ids(&[0, len as u32], &device)?;
             let args = FullAttention { starts: &starts, ..args };
             let alone = full_attention(&case.qkv.narrow(0, start, len)?, &args)?;
             assert_eq!(to_bits(&alone)?, to_bits(&all.narrow(0, start, len)?)?, "{len}");

@@ -1,7 +1,7 @@
 //! Layer normalisation against a plain f64 reference.
 
 use super::layer_norm;
-use crate::testing::{DTYPES, Tolerance, assert_close, devices, message, tensor, to_bits, to_f64};
+use crate::testing::{Tolerance, assert_close, kinds, message, tensor, to_bits, to_f64};
 use candle_core::{DType, Device, Result, Tensor};
 
 /// Of values that are far from zero.
@@ -28,10 +28,8 @@ pub(super) fn reference(
 
 #[test]
 fn equals_the_reference() -> Result<()> {
-    for dtype in DTYPES {
-        for (dims, device) in
-            SHAPES.into_iter().flat_map(|d| devices().into_iter().map(move |g| (d, g)))
-        {
+    for (device, dtype) in kinds() {
+        for dims in SHAPES {
             let hidden = dims[dims.len() - 1];
             // Far from zero, so that a sum of squares alone would lose the variance.
             let x = (tensor(1, dims, dtype, &device)? + 4.0)?;
