@@ -32,19 +32,18 @@ fn device_of_rank() -> Device {
     if device().is_cpu() { Device::Cpu } else { open(DeviceKind::Cuda(0)).unwrap() }
 }
 
-/// What `f` gives of each rank's part, all at once.
-fn on_ranks<T: Send>(
+/// What `f` gives of each rank's part, all at once. On a GPU that they share, what is loaded may wait for what
+/// another rank is at, so that all have their parts before one begins.
+fn on_ranks<P: Send, T: Send>(
     num_ranks: usize,
-    f: impl Fn(Arc<Communicator>, &Device) -> T + Sync,
+    part: impl Fn(Arc<Communicator>, &Device) -> P,
+    f: impl Fn(P) -> T + Sync,
 ) -> Vec<T> {
     let devices: Vec<Device> = (0..num_ranks).map(|_| device_of_rank()).collect();
-    let group = Communicator::group(&devices).unwrap();
+    let group = Communicator::group(&devices).unwrap().into_iter().zip(&devices);
+    let parts: Vec<P> = group.map(|(end, device)| part(Arc::new(end), device)).collect();
     thread::scope(|scope| {
-        let ranks: Vec<_> = group
-            .into_iter()
-            .zip(&devices)
-            .map(|(end, device)| scope.spawn(|| f(Arc::new(end), device)))
-            .collect();
+        let ranks: Vec<_> = parts.into_iter().map(|part| scope.spawn(|| f(part))).collect();
         ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
     })
 }
@@ -74,8 +73,8 @@ fn ranks_together_compute_what_transformers_does() {
         for num_ranks in possible(&golden.spec()) {
             seen.push(num_ranks);
             let f32 = (DType::F32, DType::F32);
-            let logits = on_ranks(num_ranks, |end, device| {
-                let mut paged = golden.part((end, device), f32, None);
+            let part = |end, device: &_| golden.part((end, device), f32, None);
+            let logits = on_ranks(num_ranks, part, |mut paged| {
                 let cases = golden.cases.iter();
                 cases.map(|case| generate(&mut paged, case, usize::MAX)).collect::<Vec<_>>()
             });
@@ -105,10 +104,8 @@ fn chunks_change_no_bit_of_what_ranks_compute() {
         for dtype in [DType::F32, DType::BF16] {
             let case = golden.cases.iter().max_by_key(|case| case.prompt.len()).unwrap();
             let [whole, cut] = [usize::MAX, 7].map(|chunk| {
-                on_ranks(num_ranks, |end, device| {
-                    let mut paged = golden.part((end, device), (dtype, dtype), None);
-                    generate(&mut paged, case, chunk)
-                })
+                let part = |end, device: &_| golden.part((end, device), (dtype, dtype), None);
+                on_ranks(num_ranks, part, |mut paged| generate(&mut paged, case, chunk))
             });
             assert!(whole == cut, "{}, {dtype:?}", golden.name());
         }
@@ -125,9 +122,9 @@ fn ranks_in_16_and_8_bits_are_near_transformers() {
             (None, DType::BF16, 2.0 * BF16_TOLERANCE),
             (fp8, DType::F8E4M3, FP8_TOLERANCE),
         ] {
-            let errors = on_ranks(num_ranks, |end, device| {
-                let dtypes = (DType::BF16, cache_dtype);
-                let mut paged = golden.part((end, device), dtypes, quantization);
+            let dtypes = (DType::BF16, cache_dtype);
+            let part = |end, device: &_| golden.part((end, device), dtypes, quantization);
+            let errors = on_ranks(num_ranks, part, |mut paged| {
                 golden.cases.iter().map(|case| error(&mut paged, case)).fold(0.0, f32::max)
             });
             let bound = tolerance * golden.bf16_error;
@@ -143,7 +140,7 @@ fn a_rank_reads_its_part_alone() {
     for golden in goldens() {
         let spec = golden.spec();
         for num_ranks in possible(&spec) {
-            let counts = on_ranks(num_ranks, |end, device| {
+            let load = |end: Arc<Communicator>, device: &_| {
                 let is_first = end.rank() == 0;
                 let loaded_bytes = Arc::new(AtomicU64::new(0));
                 let last = Arc::clone(&loaded_bytes);
@@ -161,7 +158,8 @@ fn a_rank_reads_its_part_alone() {
                     golden.name()
                 );
                 (weights.num_parameters(), loaded_bytes.load(Ordering::Relaxed))
-            });
+            };
+            let counts = on_ranks(num_ranks, load, |counts| counts);
             let (name, planned) = (golden.name(), spec.of_rank(num_ranks).num_parameters);
             let most = counts.iter().map(|(parameters, _)| *parameters).max().unwrap();
             // Biases are counted whole.
