@@ -31,6 +31,8 @@ mod start;
 mod stats;
 mod steering;
 mod step;
+#[cfg(test)]
+mod testing;
 pub mod weights;
 
 pub use config::{EngineConfig, EngineOptions, Megakernel, OptionError};

@@ -243,7 +243,7 @@ impl StepRunner for Ranks {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::sync::mpsc::{Receiver, channel};
+    use std::sync::mpsc::Receiver;
 
     use candle_core::{DType, Tensor};
 
@@ -253,7 +253,8 @@ mod tests {
     use crate::handle::EngineHandle;
     use crate::memory::MemoryPlan;
     use crate::model::{ForwardBatch, KvCache, ModelSpec};
-    use crate::request::{Constraint, EngineError, Event, Request, SamplingParams};
+    use crate::request::{Constraint, EngineError, Event};
+    use crate::testing::request;
 
     const VOCAB: usize = 8;
     /// What the second rank cannot read: an error, a panic, and one that it takes for another.
@@ -327,22 +328,6 @@ mod tests {
         };
         let ranks = group.iter().map(rank).collect();
         Engine::start_ranks(ranks, (&spec, None), &plan, &[], None).unwrap()
-    }
-
-    /// So many tokens that follow one.
-    fn request(first: u32, max_tokens: usize) -> (Request, Receiver<Event>) {
-        let (sender, events) = channel();
-        let request = Request {
-            prompt: vec![first],
-            params: SamplingParams { temperature: 0.0, max_tokens, ..SamplingParams::default() },
-            priority: 0,
-            share: None,
-            deadline: None,
-            cache_salt: None,
-            constraint: None,
-            sink: Box::new(move |event| sender.send(event).is_ok()),
-        };
-        (request, events)
     }
 
     /// The tokens, or why there are none.

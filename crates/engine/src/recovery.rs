@@ -226,7 +226,7 @@ mod tests {
     use std::collections::HashMap;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::sync::mpsc::{Receiver, channel};
+    use std::sync::mpsc::Receiver;
 
     use candle_core::{DType, Device, Tensor};
 
@@ -234,11 +234,11 @@ mod tests {
     use crate::config::{EngineConfig, EngineOptions};
     use crate::memory::MemoryPlan;
     use crate::model::{CausalLm, ForwardBatch, KvCache, ModelSpec};
-    use crate::request::{Request, SamplingParams};
     use crate::resident::Resident;
     use crate::runner::{Runner, StepRunner};
     use crate::speculation::Speculation;
     use crate::step::Launched;
+    use crate::testing::request;
 
     /// Says that everything is equally likely.
     struct Even;
@@ -322,21 +322,6 @@ mod tests {
         Engine::with(runner, Speculation::new(&config, false), &spec, &plan, &[]).unwrap()
     }
 
-    fn request() -> (Request, Receiver<Event>) {
-        let (sender, events) = channel();
-        let request = Request {
-            prompt: vec![1],
-            params: SamplingParams { temperature: 0.0, max_tokens: 2, ..SamplingParams::default() },
-            priority: 0,
-            share: None,
-            deadline: None,
-            cache_salt: None,
-            constraint: None,
-            sink: Box::new(move |event| sender.send(event).is_ok()),
-        };
-        (request, events)
-    }
-
     fn last(events: &Receiver<Event>) -> Event {
         events.iter().last().unwrap()
     }
@@ -352,7 +337,7 @@ mod tests {
             Ok(vec![Models { model: Box::new(Even), draft: None }])
         })));
         let handle = engine.spawn().unwrap();
-        let ((first, of_first), (second, of_second)) = (request(), request());
+        let ((first, of_first), (second, of_second)) = (request(1, 2), request(1, 2));
         handle.submit_all(vec![first, second]).unwrap();
         assert!(matches!(last(&of_first), Event::Failed(EngineError::Step(_))));
         assert!(matches!(last(&of_second), Event::Finished { .. }));
@@ -366,7 +351,7 @@ mod tests {
         for (reload, why) in [(Some(failing), "the disk is gone"), (None, "not loaded")] {
             let engine = engine_without_model(reload);
             let handle = engine.spawn().unwrap();
-            let ((first, of_first), (second, of_second)) = (request(), request());
+            let ((first, of_first), (second, of_second)) = (request(1, 2), request(1, 2));
             handle.submit_all(vec![first, second]).unwrap();
             assert!(matches!(last(&of_first), Event::Failed(EngineError::Step(_))));
             assert_eq!(last(&of_second), Event::Failed(EngineError::Stopped));
@@ -380,7 +365,7 @@ mod tests {
     fn a_device_that_no_longer_answers_ends_the_engine_at_once() {
         let engine = engine_with(|_, _| Box::new(LostDevice));
         let handle = engine.spawn().unwrap();
-        let ((first, of_first), (second, of_second)) = (request(), request());
+        let ((first, of_first), (second, of_second)) = (request(1, 2), request(1, 2));
         handle.submit_all(vec![first, second]).unwrap();
         let Event::Failed(EngineError::Step(text)) = last(&of_first) else {
             panic!("it is served")

@@ -79,17 +79,11 @@ impl StepOutput {
 
     /// Whether both gave the same tokens and vectors, as ranks of one model do.
     pub(crate) fn agrees_with(&self, other: &Self) -> bool {
-        let ids = |rows: &[SampledRow]| -> Vec<_> {
-            rows.iter().map(|row| row.as_ref().map(|token| token.id).ok()).collect()
-        };
-        let bits = |vector: Option<&Vec<f32>>| -> Vec<_> {
-            vector.into_iter().flatten().map(|x| x.to_bits()).collect()
-        };
         self.entries.len() == other.entries.len()
             && self.entries.iter().zip(&other.entries).all(|(one, another)| {
                 one.drafts == another.drafts
-                    && ids(&one.sampled) == ids(&another.sampled)
-                    && bits(one.pooled.as_ref()) == bits(another.pooled.as_ref())
+                    && one.ids().eq(another.ids())
+                    && one.bits().eq(another.bits())
             })
     }
 }
@@ -105,4 +99,16 @@ pub(crate) struct EntryOutput {
     pub(crate) scores: Vec<SampledRow>,
     /// The vector of the prompt, from the entry that completes it, if the engine pools.
     pub(crate) pooled: Option<Vec<f32>>,
+}
+
+impl EntryOutput {
+    /// Of the tokens that were sampled.
+    fn ids(&self) -> impl Iterator<Item = Option<u32>> {
+        self.sampled.iter().map(|row| row.as_ref().map(|token| token.id).ok())
+    }
+
+    /// Of the vector.
+    fn bits(&self) -> impl Iterator<Item = u32> {
+        self.pooled.iter().flatten().map(|x| x.to_bits())
+    }
 }

@@ -24,13 +24,13 @@ pub struct Linear {
 
 /// A projection, and which of its output features are wanted.
 #[derive(Debug, Clone)]
-pub struct Projection<'a> {
+pub(super) struct Projection<'a> {
     /// Of its tensors.
-    pub name: &'a str,
+    pub(super) name: &'a str,
     /// Output features that it has.
-    pub out_features: usize,
+    pub(super) out_features: usize,
     /// Those of the rank.
-    pub part: Range<usize>,
+    pub(super) part: Range<usize>,
 }
 
 impl Linear {
@@ -53,7 +53,7 @@ impl Linear {
     }
 
     /// The same of some output features: the rank's, whose results stay with it.
-    pub fn load_parts(
+    pub(super) fn load_parts(
         weights: &mut Weights,
         prefix: &str,
         projections: &[Projection],
@@ -77,7 +77,7 @@ impl Linear {
 
     /// Loads `{prefix}.{name}` for the inputs that the rank has: the results of all ranks are added up, so
     /// that each has all of it.
-    pub fn load_summed(
+    pub(super) fn load_summed(
         weights: &mut Weights,
         prefix: &str,
         name: &str,

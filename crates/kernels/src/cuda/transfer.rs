@@ -64,7 +64,8 @@ impl Buffer {
         let is_of_gpu = |buffer: &Self| *buffer.memory.context() == context;
         let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
         free.push_back(self);
-        let too_many = free.iter().filter(|buffer| is_of_gpu(buffer)).count() > MAX_FREE;
+        let num_of_gpu = || free.iter().filter(|buffer| is_of_gpu(buffer)).count();
+        let too_many = free.len() > MAX_FREE && num_of_gpu() > MAX_FREE;
         let is_unused = |buffer: &Self| is_of_gpu(buffer) && buffer.used.is_complete();
         let oldest = too_many.then(|| free.iter().position(is_unused)).flatten();
         let oldest = oldest.and_then(|at| free.remove(at));

@@ -26,9 +26,8 @@ impl CustomOp1 for Gather<'_> {
             bail!("token id {id} is outside the vocabulary of {num_rows}");
         }
         let first = self.part_from.unwrap_or_default();
-        let ids: Vec<u32> = ids.iter().map(|id| id.wrapping_sub(first)).collect();
         let rows = match_element!(self.weight.dtype, "weight", E => {
-            let Some(rows) = weight.gather::<E>(&ids) else {
+            let Some(rows) = weight.gather::<E>(ids, first) else {
                 bail!("a weight of e4m3 has no rows to gather");
             };
             E::to_cpu_storage_owned(rows)

@@ -192,9 +192,9 @@ impl Packed {
         }
     }
 
-    /// Rows of the weight as they were, or as they were rounded: `[ids, in]`; zeros of ids beyond it; none of an
-    /// e4m3 weight.
-    pub(super) fn gather<E: Element>(&self, ids: &[u32]) -> Option<Vec<E>> {
+    /// Rows of the weight, whose ids are those from `first` on, as they were, or as they were rounded: `[ids, in]`;
+    /// zeros of other ids; none of an e4m3 weight.
+    pub(super) fn gather<E: Element>(&self, ids: &[u32], first: u32) -> Option<Vec<E>> {
         /// A step is a cache line that no other step of the row shares.
         const OPERATIONS_PER_STEP: usize = 8;
         let (steps, kind) = match &self.steps {
@@ -205,7 +205,7 @@ impl Packed {
         let mut out = vec![E::default(); ids.len() * self.in_features];
         let work = OPERATIONS_PER_STEP * ids.len() * self.steps_per_panel;
         for_each_row(&mut out, self.in_features, work, |i, out| {
-            let id = ids[i] as usize;
+            let id = ids[i].wrapping_sub(first) as usize;
             if id >= self.out_features {
                 return;
             }
