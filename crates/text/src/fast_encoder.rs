@@ -41,19 +41,36 @@ impl FastEncoder {
         let json = tokenizers_1::canonicalize_str(json).ok()?;
         let fast = Self(tokenizers_1::from_json(&json).ok()?);
         let vocabulary = probe_of(pieces);
-        let agree = |text: &str, special| fast.encode(text, special) == encode(text, special);
+        let agree = |text: &str, special| fast.ids(text, special) == encode(text, special);
         let texts = PROBE.into_iter().map(str::to_owned);
         let mut texts = texts.chain([PROBE.concat(), vocabulary.concat(), vocabulary.join(" ")]);
         texts.all(|text| agree(&text, false) && agree(&text, true)).then_some(fast)
     }
 
-    /// The ids of `text`, with what the tokenizer puts around it if that is wanted; `None` if it fails.
+    /// The ids of `text`, with what the tokenizer puts around it if that is wanted; `None` if it fails, or if the
+    /// text has characters that the two may take for unlike ones.
     pub(crate) fn encode(&self, text: &str, add_special_tokens: bool) -> Option<Vec<u32>> {
+        if is_settled(text) { self.ids(text, add_special_tokens) } else { None }
+    }
+
+    fn ids(&self, text: &str, add_special_tokens: bool) -> Option<Vec<u32>> {
         let options = EncodeOptions { add_special_tokens, ..EncodeOptions::default() };
         let mut tokens = Vec::<PipelineToken>::new();
         self.0.encode_into(text, &options, &mut tokens).ok()?;
         Some(tokens.into_iter().map(u32::from).collect())
     }
+}
+
+/// Whether no character is of a script beyond the basic plane, which Unicode goes on adding to: the two know
+/// other versions of it, and divide words by what is a letter. Emoji are none in either, and the letters of
+/// mathematics and the ideographs of plane 2 were there before both.
+fn is_settled(text: &str) -> bool {
+    // Those beyond the basic plane have four bytes.
+    text.bytes().all(|byte| byte < 0xf0)
+        || text.chars().all(|character| {
+            matches!(u32::from(character),
+                ..0x1_0000 | 0x1_d400..0x1_d800 | 0x1_f000..0x1_fb00 | 0x2_0000..0x2_a6d7 | 0xf_0000..)
+        })
 }
 
 /// Pieces from all over the vocabulary; parts of characters become U+FFFD.
