@@ -91,29 +91,37 @@ fn rewrite_patterns(keywords: &mut Map<String, Value>) -> Result<(), GrammarErro
     Ok(())
 }
 
+/// What the formats of times look like (RFC 3339); none of other formats.
+pub(crate) fn time_format(name: &str) -> Option<String> {
+    let date = format!("(?:{YEAR}-{DAY}|{LEAP_YEAR}-02-29)");
+    match name {
+        "date" => Some(date),
+        "time" => Some(TIME.to_owned()),
+        "date-time" => Some(format!("{date}[tT]{TIME}")),
+        _ => None,
+    }
+}
+
 /// llguidance gives every year a 29th of February and every minute a leap second, lets the parts of
 /// an address be of any length, and labels of a host look like encoded ones.
 fn rewrite_format(keywords: &mut Map<String, Value>) {
-    let date = format!("(?:{YEAR}-{DAY}|{LEAP_YEAR}-02-29)");
-    let (replaces, more) = match keywords.get("format").and_then(Value::as_str) {
-        Some("date") => (true, vec![json!({"pattern": format!("^{date}$")})]),
-        Some("time") => (true, vec![json!({"pattern": format!("^{TIME}$")})]),
-        Some("date-time") => (true, vec![json!({"pattern": format!("^{date}[tT]{TIME}$")})]),
-        Some("email") => (
-            false,
-            vec![
-                json!({"pattern": "^[^@]{1,64}@(?:[^.]{1,63}\\.)*[^.]{1,63}$"}),
-                json!({"maxLength": 254}),
-            ],
-        ),
+    let format = keywords.get("format").and_then(Value::as_str);
+    let more = match format {
+        Some("email") => vec![
+            json!({"pattern": "^[^@]{1,64}@(?:[^.]{1,63}\\.)*[^.]{1,63}$"}),
+            json!({"maxLength": 254}),
+        ],
         Some("hostname") => {
-            (false, vec![json!({"pattern": "^(?:[^-]|-[^-])*$"}), json!({"maxLength": 253})])
+            vec![json!({"pattern": "^(?:[^-]|-[^-])*$"}), json!({"maxLength": 253})]
         }
-        _ => return,
+        _ => match format.and_then(time_format) {
+            Some(time) => {
+                keywords.remove("format");
+                vec![json!({"pattern": format!("^{time}$")})]
+            }
+            None => return,
+        },
     };
-    if replaces {
-        keywords.remove("format");
-    }
     if let Value::Array(all) = keywords.entry("allOf").or_insert_with(|| json!([])) {
         all.extend(more);
     }

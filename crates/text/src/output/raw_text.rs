@@ -3,6 +3,7 @@
 use super::typed::{MAX_SCHEMAS, resolved};
 use crate::GrammarError;
 use crate::lark::{any_of, ascii_regex, text_without};
+use crate::schema::time_format;
 use serde_json::{Map, Value};
 
 /// Keywords that constrain nothing.
@@ -21,15 +22,7 @@ pub(super) const LABELS: &[&str] = &[
     "nullable",
 ];
 
-/// What the formats of strings look like; others are refused.
-const FORMATS: &[(&str, &str)] = &[
-    ("date", DATE),
-    ("uuid", "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"),
-    ("time", "([01][0-9]|2[0-3])(:[0-5][0-9]){2}(Z|[+-](0[0-9]|1[0-2]):[0-5][0-9])"),
-];
-
-/// The 29th of February is left to the other years.
-const DATE: &str = "[0-9]{4}-((0[13578]|1[02])-(0[1-9]|[12][0-9]|3[01])|(0[469]|11)-(0[1-9]|[12][0-9]|30)|02-(0[1-9]|1[0-9]|2[0-8]))";
+const UUID: &str = "[0-9a-fA-F]{8}-([0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}";
 
 /// The texts that a value may be.
 #[derive(Debug, Default)]
@@ -191,9 +184,9 @@ fn string_text(fields: &Map<String, Value>, place: Place) -> Result<String, Gram
     }
     if let Some(name) = fields.get("format").and_then(Value::as_str) {
         let format = match name {
-            "date-time" => format!("{DATE}T{}", FORMATS[2].1),
-            name => match FORMATS.iter().find(|(known, _)| *known == name) {
-                Some((_, format)) => (*format).to_owned(),
+            "uuid" => UUID.to_owned(),
+            name => match time_format(name) {
+                Some(format) => format,
                 None => return refuse(&format!("the format '{name}'")),
             },
         };

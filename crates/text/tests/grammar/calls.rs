@@ -295,6 +295,52 @@ fn refusal(format: &str, parameters: &Value) -> String {
     }
 }
 
+/// They were others where arguments are written without quotes.
+#[test]
+fn times_look_alike_in_every_format() {
+    let tokenizer = walk::tokenizer();
+    let compiler = compiler(&tokenizer);
+    let formats = [
+        (
+            "hermes",
+            r#"<tool_call>
+{"name": "f", "arguments": {"p": "TEXT"}}
+</tool_call>"#,
+        ),
+        (
+            "qwen3_coder",
+            "<tool_call>
+<function=f>
+<parameter=p>
+TEXT
+</parameter>
+</function>
+</tool_call>",
+        ),
+    ];
+    for (format, text, is_valid) in [
+        ("date", "2024-02-29", true),
+        ("date", "2023-02-29", false),
+        ("date-time", "2000-02-29t23:59:59.25z", true),
+        ("date-time", "2024-12-31T23:59:59+14:00", true),
+        ("time", "12:00:00", false),
+        ("uuid", "123E4567-e89b-12d3-a456-426614174000", true),
+    ] {
+        let string = json!({"type": "string", "format": format});
+        let parameters = json!({"type": "object", "properties": {"p": string}, "required": ["p"]});
+        let tool = json!({"function": {"name": "f", "parameters": parameters}});
+        for (name, call) in formats {
+            let tool_format = ToolFormat::from_name(name).unwrap();
+            let grammar = tool_format
+                .grammar(&tokenizer, std::slice::from_ref(&tool), (Calls::One, 0))
+                .unwrap();
+            let accepted =
+                accepts_with(&tokenizer, &compiler, &grammar, &call.replace("TEXT", text));
+            assert_eq!(accepted, is_valid, "{name}: {text}");
+        }
+    }
+}
+
 #[test]
 fn what_a_format_cannot_write_is_refused_by_name() {
     let of = |schema: Value| json!({"type": "object", "properties": {"p": schema}});
