@@ -13,8 +13,8 @@ struct KeysFile {
     keys: Vec<KeySpec>,
 }
 
-/// Reads the keys file. Its lines do not come into errors, which are logged: one of them may hold a
-/// key by mistake.
+/// Reads the keys file. Nothing that stands in it comes into errors, which are logged, but names of fields: by
+/// mistake it may hold a key.
 pub(crate) fn read(path: &Path) -> Result<Vec<KeySpec>> {
     let flag = || format!("--api-keys-file {}", path.display());
     let text = std::fs::read_to_string(path).with_context(flag)?;
@@ -27,14 +27,36 @@ fn is_json(path: &Path) -> bool {
 
 fn parse(text: &str, json: bool) -> Result<Vec<KeySpec>> {
     if json {
-        return Ok(serde_json::from_str::<KeysFile>(text)?.keys);
+        let file = serde_json::from_str::<KeysFile>(text);
+        return Ok(file.map_err(|error| anyhow!(without_values(&error.to_string())))?.keys);
     }
     let file = toml::from_str::<KeysFile>(text).map_err(|error| {
         let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
         let line = before.matches('\n').count() + 1;
-        anyhow!("line {line}: {}", error.message().replace('\n', " "))
+        anyhow!("line {line}: {}", without_values(&error.message().replace('\n', " ")))
     })?;
     Ok(file.keys)
+}
+
+/// An error of serde's without what it quotes: values in `"` or, if they are numbers, in backticks. A name of a
+/// field, which has letters alone, stays.
+fn without_values(message: &str) -> String {
+    let is_name = |quoted: &str| {
+        quoted.len() < 20 && quoted.chars().all(|c| c == '_' || c.is_ascii_lowercase())
+    };
+    let mut shown = String::new();
+    let mut rest = message;
+    while let Some(start) = rest.find(['"', '`']) {
+        let (before, quoted) = rest.split_at(start);
+        let (quote, quoted) = quoted.split_at(1);
+        // Within `"` others are escaped: the last one ends it.
+        let end = if quote == "`" { quoted.find('`') } else { quoted.rfind('"') };
+        let (value, behind) = quoted.split_at(end.unwrap_or(quoted.len()));
+        let value = if quote == "`" && is_name(value) { value } else { "…" };
+        shown.extend([before, quote, value, quote]);
+        rest = behind.strip_prefix(quote).unwrap_or_default();
+    }
+    shown + rest
 }
 
 /// Prints a fresh key for the user on stderr, and on stdout what stands for it in the file, so that
@@ -73,6 +95,23 @@ mod tests {
         let text = "{\"keys\": [{\"name\": \"a\", \"key\": \"sk-secret\"}]}";
         let error = format!("{:#}", parse(text, true).unwrap_err());
         assert!(error.contains("`key`") && !error.contains("sk-secret"), "{error}");
+        for (text, json) in [
+            ("keys = \"sk-secret\"", false),
+            ("[[keys]]\nsk-secret = 1", false),
+            ("[[keys]]\nname = sk-secret", false),
+            ("[[keys]]\nname = \"a\"\nweight = \"\\\"sk-secret\\\" `x`\"", false),
+            ("sk-secret", false),
+            ("[\"sk-secret\"]", true),
+            ("{\"keys\": \"sk-secret\"}", true),
+            ("{\"keys\": [{\"sk-secret\": 1}]}", true),
+            ("{\"keys\": [{\"name\": \"sk-secret\", \"weight\": \"sk-secret\"}]}", true),
+            ("sk-secret", true),
+        ] {
+            let error = format!("{:#}", parse(text, json).unwrap_err());
+            assert!(error.contains("line ") && !error.contains("secret"), "{error}");
+        }
+        let error = parse("{\"keys\": \"sk-secret\"}", true).unwrap_err().to_string();
+        assert!(error.contains("string \"…\", expected a sequence"), "{error}");
         let text = "[[keys]]\nname = \"a\"\nsha256 = \"\"\nweight = 0\n";
         let error = format!("{:#}", parse(text, false).unwrap_err());
         assert!(error.contains("line 4"), "{error}");
