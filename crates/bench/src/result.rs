@@ -262,7 +262,10 @@ impl Summary {
     pub(crate) fn statistic(&self, statistic: Statistic) -> f64 {
         let Statistic::Percentile(percent) = statistic else { return self.mean };
         if self.curve.is_empty() {
-            return 0.0;
+            // Another tool's result, which has these alone, or some of them.
+            let known = [(50.0, self.median), (90.0, self.p90), (95.0, self.p95)];
+            let next = known.into_iter().find(|&(known, ms)| percent <= known && ms > 0.0);
+            return next.map_or(self.p99, |(_, value)| value);
         }
         let at = if percent <= 99.0 {
             percent.ceil() as usize

@@ -75,6 +75,7 @@ fn run_from_json(json: Value) -> Result<RunResult> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quantity::Statistic;
     use serde_json::json;
 
     #[test]
@@ -96,6 +97,8 @@ mod tests {
         let theirs = read(&theirs).unwrap().runs.remove(0);
         assert_eq!((theirs.load().as_str(), theirs.completed), ("8 users", 100));
         assert_eq!((theirs.ttft.p99, theirs.tpot.median), (40.0, 8.0));
+        let ttft = |percent| theirs.ttft.statistic(Statistic::Percentile(percent));
+        assert_eq!([50.0, 90.0, 99.0].map(ttft), [19.0, 40.0, 40.0], "the next that it has");
         assert!(read(&json!({"runs": []})).is_err());
         let error = format!("{:#}", read(&json!({"mean_ttft_ms": 3})).unwrap_err());
         assert!(error.contains("request_throughput"), "{error}");

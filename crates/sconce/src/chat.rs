@@ -180,7 +180,8 @@ impl Chat {
         let mut answer = String::new();
         for line in BufReader::new(response.body_mut().as_reader()).lines() {
             let line = line.context("the connection broke")?;
-            let Some(data) = line.strip_prefix("data: ") else { continue };
+            let Some(data) = line.strip_prefix("data:") else { continue };
+            let data = data.trim_start();
             if data == "[DONE]" {
                 return Ok(answer);
             }
