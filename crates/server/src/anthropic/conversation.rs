@@ -1,5 +1,7 @@
 //! The messages of a request as those of a chat: one message a turn, a tool's result one of its own.
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 
 use super::block::{Piece, Role};
@@ -159,7 +161,7 @@ impl<'a> Group<'a> {
 
 /// The id of a result without a call before it.
 fn stray_result<'a>(groups: &[Group<'a>]) -> Option<&'a str> {
-    let mut called = Vec::new();
+    let mut called = HashSet::new();
     for group in groups {
         for piece in &group.pieces {
             match piece {

@@ -1,6 +1,7 @@
 //! One message of a chat: the shapes clients send, and the object a chat template sees.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -161,12 +162,12 @@ impl Message {
 /// Refuses results of calls that nobody made: a `tool` message answers a call in the messages before
 /// it, by its id where both have one.
 pub(crate) fn check_results(messages: &[Value]) -> Result<(), ApiError> {
-    let (mut any_call, mut ids, mut has_nameless) = (false, Vec::new(), false);
+    let (mut any_call, mut ids, mut has_nameless) = (false, HashSet::new(), false);
     for (index, message) in messages.iter().enumerate() {
         for call in message["tool_calls"].as_array().into_iter().flatten() {
             any_call = true;
             has_nameless |= call["id"].is_null();
-            ids.push(&call["id"]);
+            ids.extend(call["id"].as_str());
         }
         if message["role"] != "tool" {
             continue;
@@ -178,10 +179,11 @@ pub(crate) fn check_results(messages: &[Value]) -> Result<(), ApiError> {
             );
             return Err(ApiError::invalid(path, message));
         }
-        let id = &message["tool_call_id"];
-        if !id.is_null() && !has_nameless && !ids.contains(&id) {
+        let id = message["tool_call_id"].as_str();
+        if let Some(id) = id.filter(|id| !has_nameless && !ids.contains(id)) {
             let path = format!("messages[{index}].tool_call_id");
-            let message = format!("'{path}' is {id}, the id of no call in the messages before it.");
+            let message =
+                format!("'{path}' is \"{id}\", the id of no call in the messages before it.");
             return Err(ApiError::invalid(path, message));
         }
     }

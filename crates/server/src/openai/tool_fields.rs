@@ -9,9 +9,9 @@ use crate::error::ApiError;
 use crate::random::{random_id, random_u64};
 
 /// Most tools of a request, as at OpenAI.
-const MAX_TOOLS: usize = 128;
+pub(crate) const MAX_TOOLS: usize = 128;
 /// Longest name of a function, in bytes.
-const MAX_NAME_BYTES: usize = 128;
+pub(crate) const MAX_NAME_BYTES: usize = 128;
 
 /// Fields of `/v1/chat/completions`.
 #[derive(Debug, Default, Deserialize, JsonSchema)]

@@ -6,12 +6,11 @@ use serde_json::{Map, Value, json};
 
 use super::input::{must_be, only, optional_text, text};
 use crate::error::ApiError;
+use crate::openai::tool_fields::{MAX_NAME_BYTES, MAX_TOOLS};
 
 /// Built-in tools that are left out instead of refused: Codex always offers them, and a model that is
 /// not told of them answers without. A response does not list them.
 const LEFT_OUT: &[&str] = &["web_search"];
-
-const MAX_NAME_BYTES: usize = 128;
 
 /// What may be called.
 #[derive(Debug, Default)]
@@ -113,6 +112,10 @@ impl ToolSet {
             }
             Some(_) => return Err(must_be(&format!("{path}.strict"), "a boolean")),
         };
+        if self.for_chat.len() == MAX_TOOLS {
+            let message = format!("'tools' has more than {MAX_TOOLS} functions.");
+            return Err(ApiError::invalid("tools", message));
+        }
         let flat = flat_name(namespace, name);
         let is_taken = self.for_chat.iter().any(|tool| tool["function"]["name"] == flat.as_str());
         if is_taken || flat.len() > MAX_NAME_BYTES {
