@@ -88,6 +88,10 @@ impl Running {
 }
 
 impl Generator for StandIn {
+    fn max_num_queued_reqs(&self) -> usize {
+        usize::MAX
+    }
+
     fn submit_all(&self, requests: Vec<Request>) -> std::result::Result<Vec<SeqId>, EngineError> {
         let submit = |request: Request| {
             let id = SeqId(self.next_id.fetch_add(1, Ordering::Relaxed));

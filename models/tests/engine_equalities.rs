@@ -179,7 +179,7 @@ fn asks() -> Vec<Ask> {
                 presence_penalty: if n % 4 == 2 { 0.5 } else { 0.0 },
                 frequency_penalty: if n % 4 == 3 { 0.3 } else { 0.0 },
                 seed: u64::from(n),
-                logit_bias: if n % 6 == 4 { vec![(7, 3.0), (9, -100.0)] } else { vec![] },
+                logit_bias: if n % 6 == 4 { [(7, 3.0), (9, -100.0)].into() } else { [].into() },
                 allowed_token_ids: (n % 7 == 5).then(|| (0..90).collect()),
                 logprobs: (n % 3 == 0).then_some(n % 5),
                 prompt_logprobs: (n % 4 == 0).then_some(n % 3),

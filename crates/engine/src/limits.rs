@@ -33,7 +33,7 @@ impl RequestLimits {
             ));
         }
         let bias = params.logit_bias.iter().map(|(id, _)| id);
-        let allowed = params.allowed_token_ids.iter().flatten();
+        let allowed = params.allowed_token_ids.iter().flat_map(|allowed| &**allowed);
         let named = [("prompt", prompt.iter().max()), ("logit_bias", bias.max())];
         for (field, id) in named.into_iter().chain([("allowed_token_ids", allowed.max())]) {
             if let Some(&id) = id

@@ -3,6 +3,7 @@
 //! Plain data. The server fills a [`Request`], the engine answers through its [`Sink`].
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Instant;
 
 use scheduler::Share;
@@ -30,9 +31,9 @@ pub struct SamplingParams {
     /// Key of the counter-based generator: the same seed gives the same text in any batch.
     pub seed: u64,
     /// Added to single logits: (token id, bias).
-    pub logit_bias: Vec<(u32, f32)>,
+    pub logit_bias: Arc<[(u32, f32)]>,
     /// If given, every other token is impossible.
-    pub allowed_token_ids: Option<Vec<u32>>,
+    pub allowed_token_ids: Option<Arc<[u32]>>,
     /// Report the chosen token's log-probability and this many of the most likely ones.
     pub logprobs: Option<u32>,
     /// Report the same for every prompt token but the first.
@@ -60,7 +61,7 @@ impl Default for SamplingParams {
             presence_penalty: 0.0,
             frequency_penalty: 0.0,
             seed: 0,
-            logit_bias: Vec::new(),
+            logit_bias: Arc::default(),
             allowed_token_ids: None,
             logprobs: None,
             prompt_logprobs: None,

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::Instant;
 
 use kernels::sample::{RowFault, RowLogprobs, SampleRow, Sampled, SampledRow};
@@ -54,7 +55,7 @@ pub(crate) struct SampleLists {
     pub(crate) prompt_tokens: Vec<u32>,
     /// How often each id occurs in the output, if a penalty looks at it.
     pub(crate) output_counts: HashMap<u32, u32>,
-    pub(crate) bias: Vec<(u32, f32)>,
+    pub(crate) bias: Arc<[(u32, f32)]>,
     /// Ids impossible until `min_tokens`.
     pub(crate) banned: Vec<u32>,
     /// One bit a token, 1 allows it.
@@ -351,7 +352,7 @@ impl SampleLists {
         }
         let mask = params.allowed_token_ids.as_ref().map(|allowed| {
             let mut words = vec![0_u32; vocab_size.div_ceil(32)];
-            for &id in allowed {
+            for &id in &**allowed {
                 words[id as usize / 32] |= 1 << (id % 32);
             }
             words
@@ -359,13 +360,12 @@ impl SampleLists {
         Self {
             prompt_tokens: prompt_tokens.into_iter().collect(),
             output_counts: HashMap::new(),
-            bias: params
-                .logit_bias
-                .iter()
-                .copied()
-                .collect::<BTreeMap<_, _>>()
-                .into_iter()
-                .collect(),
+            bias: if params.logit_bias.is_sorted_by(|(a, _), (b, _)| a < b) {
+                Arc::clone(&params.logit_bias)
+            } else {
+                let by_id: BTreeMap<_, _> = params.logit_bias.iter().copied().collect();
+                by_id.into_iter().collect()
+            },
             banned: banned.into_iter().filter(|&id| (id as usize) < vocab_size).collect(),
             mask,
         }

@@ -42,6 +42,8 @@ pub trait Generator: Send + Sync + 'static {
     fn max_model_len(&self) -> usize;
     /// Ids are below this.
     fn vocab_size(&self) -> usize;
+    /// Sequences that may wait for their first step.
+    fn max_num_queued_reqs(&self) -> usize;
 }
 
 impl Generator for EngineHandle {
@@ -83,5 +85,9 @@ impl Generator for EngineHandle {
 
     fn vocab_size(&self) -> usize {
         Self::vocab_size(self)
+    }
+
+    fn max_num_queued_reqs(&self) -> usize {
+        self.config().max_num_queued_reqs
     }
 }

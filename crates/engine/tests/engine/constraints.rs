@@ -75,9 +75,9 @@ fn length_ends_before_the_constraint_does() {
 
 #[test]
 fn it_meets_what_else_the_request_asks_for() {
-    let params = SamplingParams { allowed_token_ids: Some(vec![20, 21]), ..greedy(1) };
+    let params = SamplingParams { allowed_token_ids: Some([20, 21].into()), ..greedy(1) };
     assert_eq!(scripted(vec![Ok(vec![9, 20])], params).tokens, [20]);
-    let params = SamplingParams { allowed_token_ids: Some(vec![21]), ..greedy(1) };
+    let params = SamplingParams { allowed_token_ids: Some([21].into()), ..greedy(1) };
     let failed = scripted(vec![Ok(vec![9, 20])], params).failed;
     assert_eq!(failed, Some(EngineError::Constraint("no token is possible".into())));
     let params = SamplingParams { min_tokens: 1, ..greedy(2) };

@@ -36,7 +36,7 @@ fn params(random: &mut Random) -> SamplingParams {
         presence_penalty: some(random, 0.6, 0.0),
         frequency_penalty: some(random, 0.4, 0.0),
         seed: random.below(1000) as u64,
-        logit_bias: if random.chance(20) { vec![(3, 5.0), (9, -100.0)] } else { vec![] },
+        logit_bias: if random.chance(20) { [(3, 5.0), (9, -100.0)].into() } else { [].into() },
         allowed_token_ids: random.chance(20).then(|| (0..40).chain([EOS]).collect()),
         logprobs: random.chance(40).then(|| random.below(4) as u32),
         prompt_logprobs: random.chance(25).then(|| random.below(3) as u32),

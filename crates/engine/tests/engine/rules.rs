@@ -58,12 +58,12 @@ fn the_context_length_ends_with_length() {
 
 #[test]
 fn penalties_bias_and_masks_reach_the_sampler() {
-    let params = SamplingParams { logit_bias: vec![(20, 100.0)], ..greedy(2) };
+    let params = SamplingParams { logit_bias: [(20, 100.0)].into(), ..greedy(2) };
     assert_eq!(counting(params, 4).0, [20, 20]);
     let params = SamplingParams { frequency_penalty: 40.0, ..greedy(2) };
-    let params = SamplingParams { logit_bias: vec![(20, 80.0), (30, 70.0)], ..params };
+    let params = SamplingParams { logit_bias: [(20, 80.0), (30, 70.0)].into(), ..params };
     assert_eq!(counting(params, 4).0, [20, 30], "the second 20 is penalised");
-    let params = SamplingParams { allowed_token_ids: Some(vec![2, 33]), ..greedy(2) };
+    let params = SamplingParams { allowed_token_ids: Some([2, 33].into()), ..greedy(2) };
     assert_eq!(counting(params, 4).0, [33, 2]);
 }
 
@@ -162,13 +162,13 @@ fn what_cannot_run_is_rejected_by_name() {
         (vec![1], SamplingParams { min_p: 1.5, ..plain() }, "min_p"),
         (vec![1], SamplingParams { repetition_penalty: 0.0, ..plain() }, "repetition_penalty"),
         (vec![1], SamplingParams { presence_penalty: f32::INFINITY, ..plain() }, "presence"),
-        (vec![1], SamplingParams { logit_bias: vec![(vocab, 1.0)], ..plain() }, "logit_bias"),
-        (vec![1], SamplingParams { logit_bias: vec![(1, f32::NAN)], ..plain() }, "logit_bias"),
-        (vec![1], SamplingParams { allowed_token_ids: Some(vec![]), ..plain() }, "allowed"),
-        (vec![1], SamplingParams { allowed_token_ids: Some(vec![vocab]), ..plain() }, "allowed"),
+        (vec![1], SamplingParams { logit_bias: [(vocab, 1.0)].into(), ..plain() }, "logit_bias"),
+        (vec![1], SamplingParams { logit_bias: [(1, f32::NAN)].into(), ..plain() }, "logit_bias"),
+        (vec![1], SamplingParams { allowed_token_ids: Some([].into()), ..plain() }, "allowed"),
+        (vec![1], SamplingParams { allowed_token_ids: Some([vocab].into()), ..plain() }, "allowed"),
         (
             vec![1],
-            SamplingParams { allowed_token_ids: Some(vec![EOS]), min_tokens: 1, ..plain() },
+            SamplingParams { allowed_token_ids: Some([EOS].into()), min_tokens: 1, ..plain() },
             "min_tokens",
         ),
     ];

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use engine::{Event, FinishReason, TokenLogprobs};
 use serde_json::{Value, json};
-use text::{Detokenizer, OutputPart, StopStrings};
+use text::{Detokenizer, OutputPart};
 
 use super::output::OutputReader;
 use super::{Job, JobPrompt};
@@ -65,7 +65,6 @@ pub(crate) struct Choice {
     index: usize,
     rules: TextRules,
     detokenizer: Detokenizer,
-    stops: StopStrings,
     /// Of a chat.
     reader: Option<OutputReader>,
     echo: Option<Arc<Echo>>,
@@ -125,7 +124,6 @@ impl Choice {
         let echo = prompt.echo.clone();
         Self {
             index,
-            stops: StopStrings::new(rules.stop.clone(), rules.include_stop),
             rules,
             detokenizer,
             reader: job.output.as_ref().map(OutputReader::new),
@@ -199,14 +197,14 @@ impl Choice {
     /// Puts `text` through the stop strings into the delta.
     fn show(&mut self, delta: &mut Delta, text: &str) {
         if self.course.num_tokens <= self.rules.min_tokens {
-            let text = self.stops.pass(text);
+            let text = self.rules.stop.pass(text);
             self.say(delta, text);
             return;
         }
-        let shown = self.stops.push(text);
+        let shown = self.rules.stop.push(text);
         self.say(delta, shown.text);
         if let Some(matched) = shown.matched {
-            let stop = Value::from(self.rules.stop[matched].as_str());
+            let stop = Value::from(self.rules.stop.text(matched));
             delta.finish = Some(Finish { reason: "stop", stop_reason: stop });
         }
     }
@@ -222,7 +220,7 @@ impl Choice {
         let rest = self.detokenizer.finish();
         self.show(delta, &rest);
         if delta.finish.is_none() {
-            let held = self.stops.finish();
+            let held = self.rules.stop.finish();
             self.say(delta, held);
             delta.finish = Some(match reason {
                 FinishReason::Stop(id) => Finish { reason: "stop", stop_reason: json!(id) },

@@ -4,6 +4,7 @@
 mod choice;
 mod output;
 mod reasoning_tokens;
+mod refusal;
 mod steer;
 mod thinking_budget;
 
@@ -23,6 +24,8 @@ use tokio::sync::watch;
 use self::choice::Choice;
 pub(crate) use self::choice::{Delta, Echo, Finish, TokenOut};
 pub(crate) use self::output::OutputRules;
+use self::refusal::check_num_choices;
+pub(crate) use self::refusal::refused;
 use self::steer::steer;
 pub(crate) use self::thinking_budget::ThinkingBudget;
 use crate::access::{Account, Call, Tokens};
@@ -38,9 +41,6 @@ use crate::seldom::Seldom;
 use crate::served_model::ServedModel;
 use crate::state::{App, InFlight};
 use crate::terms::Terms;
-
-/// The least and the most that `Retry-After` says: a longer wait some clients take for a refusal.
-const RETRY_AFTER_S: (f64, f64) = (1.0, 60.0);
 
 /// What to generate: each prompt `n` times.
 #[derive(Debug)]
@@ -120,14 +120,17 @@ impl Traced {
 
 impl Generation {
     /// Submits all sequences of `job`, or none. `arrived` is when the request came.
+    ///
+    /// What sequences of one job have in common they share: a request has as many as may wait.
     pub(crate) fn start(
         app: &App,
         model: &ServedModel,
         job: &Job,
         (in_flight, arrived): (InFlight, Instant),
     ) -> Result<Self, ApiError> {
-        let (sender, events) = unbounded_channel();
         let n = job.sampling.n;
+        check_num_choices(model, job.prompts.len(), n)?;
+        let (sender, events) = unbounded_channel();
         // Without a seed every sequence gets its own; with one, choice `i` of each prompt is what
         // a request of its own with `seed + i` would give.
         let random = random_u64();
@@ -374,16 +377,4 @@ fn named(error: ApiError, held_by: Option<&str>) -> ApiError {
         }
         _ => error,
     }
-}
-
-/// The engine took none of the sequences.
-pub(crate) fn refused(model: &ServedModel, refusal: &EngineError) -> ApiError {
-    let error = ApiError::from(refusal.clone());
-    if error.status != StatusCode::TOO_MANY_REQUESTS {
-        return error;
-    }
-    model.metrics().rejection(refusal);
-    let seconds = model.generator().time_to_drain().as_secs_f64().ceil();
-    let (least, most) = RETRY_AFTER_S;
-    ApiError { retry_after: Some(seconds.clamp(least, most) as u64), ..error }
 }

@@ -1,13 +1,14 @@
 //! How to sample and when to stop: OpenAI's and vLLM's fields, their ranges and their defaults.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use engine::SamplingParams;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer};
 use serde_json::json;
-use text::GenerationConfig;
+use text::{GenerationConfig, StopStrings};
 
 use crate::error::ApiError;
 
@@ -17,6 +18,8 @@ const MAX_N: i64 = 128;
 const MAX_STOP_STRINGS: usize = 64;
 /// Longest stop string, in bytes: a stream may hold back this much.
 const MAX_STOP_BYTES: usize = 4096;
+/// Most ids that end an answer: each new token is compared with them.
+const MAX_STOP_TOKEN_IDS: usize = 1024;
 /// Most alternatives that log-probabilities list at a position.
 pub(crate) const MAX_TOP_LOGPROBS: i64 = 20;
 
@@ -51,7 +54,7 @@ pub(crate) struct SamplingFields {
     n: Option<i64>,
     /// One string or up to 64.
     stop: Option<StopField>,
-    /// vLLM: ids that end the answer.
+    /// vLLM: ids that end the answer, up to 1024.
     stop_token_ids: Option<Vec<u32>>,
     /// vLLM: generate past end-of-sequence tokens.
     ignore_eos: Option<bool>,
@@ -140,9 +143,10 @@ pub(crate) struct Sampling {
 }
 
 /// How ids become the text of a choice.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct TextRules {
-    pub(crate) stop: Vec<String>,
+    /// Before any text.
+    pub(crate) stop: StopStrings,
     pub(crate) include_stop: bool,
     pub(crate) skip_special_tokens: bool,
     /// Stop strings do not count before this many tokens.
@@ -165,14 +169,8 @@ impl SamplingFields {
         params.frequency_penalty =
             ranged("frequency_penalty", self.frequency_penalty, -2.0, 2.0)?.unwrap_or(0.0);
         params.logit_bias = self.logit_bias(vocab_size)?;
-        params.allowed_token_ids.clone_from(&self.allowed_token_ids);
-        if params.allowed_token_ids.as_ref().is_some_and(Vec::is_empty) {
-            let message = "'allowed_token_ids' must not be empty.";
-            return Err(ApiError::invalid("allowed_token_ids", message));
-        }
-        params.stop_token_ids = self.stop_token_ids.clone().unwrap_or_default();
-        check_ids("allowed_token_ids", params.allowed_token_ids.iter().flatten(), vocab_size)?;
-        check_ids("stop_token_ids", &params.stop_token_ids, vocab_size)?;
+        params.allowed_token_ids = self.allowed(vocab_size)?;
+        params.stop_token_ids = self.stop_ids(vocab_size)?;
         params.prompt_logprobs =
             integer("prompt_logprobs", self.prompt_logprobs, 0, MAX_TOP_LOGPROBS)?
                 .map(|count| count as u32);
@@ -183,9 +181,10 @@ impl SamplingFields {
         if !params.ignore_eos {
             end_ids.extend(eos);
         }
+        let include_stop = self.include_stop_str_in_output == Some(true);
         let text = TextRules {
-            stop: self.stop_strings()?,
-            include_stop: self.include_stop_str_in_output == Some(true),
+            stop: StopStrings::new(self.stop_strings()?, include_stop),
+            include_stop,
             skip_special_tokens: self.skip_special_tokens != Some(false),
             min_tokens: params.min_tokens,
             end_ids,
@@ -235,9 +234,33 @@ impl SamplingFields {
         Ok(stops.clone())
     }
 
-    fn logit_bias(&self, vocab_size: usize) -> Result<Vec<(u32, f32)>, ApiError> {
+    fn stop_ids(&self, vocab_size: usize) -> Result<Vec<u32>, ApiError> {
+        let ids: BTreeSet<u32> = self.stop_token_ids.iter().flatten().copied().collect();
+        check_ids("stop_token_ids", &ids, vocab_size)?;
+        if ids.len() > MAX_STOP_TOKEN_IDS {
+            let message = format!(
+                "'stop_token_ids' has {} ids; at most {MAX_STOP_TOKEN_IDS} are allowed.",
+                ids.len()
+            );
+            return Err(ApiError::invalid("stop_token_ids", message));
+        }
+        Ok(ids.into_iter().collect())
+    }
+
+    fn allowed(&self, vocab_size: usize) -> Result<Option<Arc<[u32]>>, ApiError> {
+        let Some(allowed) = &self.allowed_token_ids else { return Ok(None) };
+        let ids: BTreeSet<u32> = allowed.iter().copied().collect();
+        check_ids("allowed_token_ids", &ids, vocab_size)?;
+        if ids.is_empty() {
+            let message = "'allowed_token_ids' must not be empty.";
+            return Err(ApiError::invalid("allowed_token_ids", message));
+        }
+        Ok(Some(ids.into_iter().collect()))
+    }
+
+    fn logit_bias(&self, vocab_size: usize) -> Result<Arc<[(u32, f32)]>, ApiError> {
         let biases = self.logit_bias.iter().flatten();
-        biases
+        let by_id: BTreeMap<u32, f32> = biases
             .map(|(key, &bias)| {
                 let path = format!("logit_bias.{key}");
                 let id = key.parse().map_err(|_| {
@@ -248,7 +271,8 @@ impl SamplingFields {
                 let bias = ranged(&path, Some(bias), -100.0, 100.0)?.unwrap_or(0.0);
                 Ok((id, bias))
             })
-            .collect()
+            .collect::<Result<_, ApiError>>()?;
+        Ok(by_id.into_iter().collect())
     }
 }
 
@@ -318,5 +342,29 @@ pub(crate) fn check_ids<'a>(
             );
             Err(ApiError::invalid(name, message))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn validate(fields: serde_json::Value) -> Result<Sampling, ApiError> {
+        let fields: SamplingFields = serde_json::from_value(fields).unwrap();
+        fields.validate(&GenerationConfig::default(), 5000)
+    }
+
+    #[test]
+    fn lists_of_ids_have_each_once_and_those_that_end_are_few() {
+        let ids: Vec<u32> = (0..1024).rev().collect();
+        let twice = [&ids[..], &ids].concat();
+        let sampling =
+            validate(json!({"stop_token_ids": twice, "allowed_token_ids": [9, 7, 9]})).unwrap();
+        assert_eq!(sampling.params.stop_token_ids, (0..1024).collect::<Vec<_>>());
+        assert_eq!(sampling.params.allowed_token_ids.as_deref(), Some(&[7, 9][..]));
+        let ids: Vec<u32> = (0..1025).collect();
+        let error = validate(json!({"stop_token_ids": ids})).unwrap_err();
+        assert_eq!(error.param.as_deref(), Some("stop_token_ids"));
+        assert!(error.message.contains("1025 ids; at most 1024"), "{}", error.message);
     }
 }

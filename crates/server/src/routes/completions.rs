@@ -19,9 +19,6 @@ use crate::sse;
 use crate::state::App;
 use crate::terms::Terms;
 
-/// Most choices of one request, over all prompts.
-const MAX_CHOICES: usize = 4096;
-
 /// A request that has passed every check, ready to be submitted.
 struct Prepared {
     job: Job,
@@ -64,14 +61,6 @@ fn prepare(model: &ServedModel, request: CompletionRequest) -> Result<Prepared, 
     }
     let add_special_tokens = request.completion.add_special_tokens != Some(false);
     let encoded = encode(model, request.completion.prompt, add_special_tokens)?;
-    if encoded.len() * sampling.n > MAX_CHOICES {
-        let message = format!(
-            "{} prompts with 'n' {} are more than {MAX_CHOICES} choices.",
-            encoded.len(),
-            sampling.n
-        );
-        return Err(ApiError::invalid("n", message));
-    }
     let mut prompts = Vec::with_capacity(encoded.len());
     for PromptIds { mut ids, mut text } in encoded {
         if truncate(&mut ids, request.sampling.truncate_prompt_tokens)? {

@@ -88,7 +88,7 @@ async fn fields_of_completions() {
     let many = completion(&json!({"prompt": vec!["x"; 2049]}));
     refused(COMPLETIONS, &many.to_string(), Some("prompt"), "2048").await;
     let choices = completion(&json!({"prompt": vec!["x"; 100], "n": 100}));
-    refused(COMPLETIONS, &choices.to_string(), Some("n"), "4096").await;
+    refused(COMPLETIONS, &choices.to_string(), Some("n"), "10000 choices").await;
     refused(COMPLETIONS, r#"{"model":"tiny"}"#, Some("prompt"), "Missing required field").await;
 }
 

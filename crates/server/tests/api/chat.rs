@@ -124,8 +124,8 @@ async fn fields_reach_the_engine() {
     assert_eq!((params.temperature, params.top_p, params.top_k, params.min_p), (0.5, 0.9, 0, 0.1));
     assert_eq!((params.repetition_penalty, params.presence_penalty), (1.5, -1.0));
     assert_eq!((params.frequency_penalty, params.seed), (2.0, u64::MAX));
-    assert_eq!(params.logit_bias, [(5, -100.0), (6, 1.5)]);
-    assert_eq!(params.allowed_token_ids, Some(vec![120, 257]));
+    assert_eq!(*params.logit_bias, [(5, -100.0), (6, 1.5)]);
+    assert_eq!(params.allowed_token_ids, Some([120, 257].into()));
     assert_eq!((params.stop_token_ids, params.ignore_eos), (vec![7], true));
     assert_eq!((params.min_tokens, params.max_tokens, params.logprobs), (2, 9, None));
     assert_eq!((seen.priority, seen.cache_salt.as_deref()), (-3, Some("s")));

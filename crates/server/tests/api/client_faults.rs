@@ -212,6 +212,23 @@ async fn a_failure_breaks_no_client_wherever_it_comes() {
     }
 }
 
+/// What an empty queue could not take is refused for good, before anything is made of it.
+#[tokio::test]
+async fn more_choices_than_may_wait_are_no_full_queue() {
+    let (app, fake) = app(Fake { most_at_once: 3, ..Fake::answering("x") });
+    let two = post(&app, CHAT, &chat(&json!({"n": 3}))).await;
+    assert_eq!(two.status, 200);
+    let more = post(&app, CHAT, &chat(&json!({"n": 4}))).await;
+    let error = &more.json()["error"];
+    assert_eq!((more.status.as_u16(), &error["param"]), (400, &json!("n")));
+    let message = error["message"].as_str().unwrap();
+    assert!(
+        message.contains("4 choices") && message.contains("--max-num-queued-reqs"),
+        "{message}"
+    );
+    assert_eq!(fake.seen.lock().unwrap().len(), 3);
+}
+
 #[tokio::test]
 async fn every_error_is_in_the_envelope() {
     let request = |method: Method, path: &str, headers: &[(&str, &str)], body: &str| {

@@ -196,6 +196,10 @@ fn logprobs(id: u32, num_top: u32) -> TokenLogprobs {
 }
 
 impl Generator for Fake {
+    fn max_num_queued_reqs(&self) -> usize {
+        if self.most_at_once == 0 { 1024 } else { self.most_at_once }
+    }
+
     fn submit_all(&self, requests: Vec<engine::Request>) -> Result<Vec<SeqId>, EngineError> {
         if let Some(error) = &self.refusal {
             return Err(error.clone());
