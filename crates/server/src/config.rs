@@ -33,8 +33,6 @@ pub struct ServerConfig {
     pub guard_metrics: bool,
     /// Whether a request may bring its own `chat_template`. Templates run code: off by default.
     pub trust_request_chat_template: bool,
-    /// How many requests may be parsed, templated and tokenised at once; 0 is one per core.
-    pub num_text_threads: usize,
     /// What `/v1/responses` keeps.
     pub response_store: StoreLimits,
     /// When the process took the place of a server whose engine had ended, in seconds since 1970.
@@ -75,7 +73,6 @@ impl Default for ServerConfig {
             api_keys: Vec::new(),
             guard_metrics: false,
             trust_request_chat_template: false,
-            num_text_threads: 0,
             response_store: StoreLimits::default(),
             restarted_at: None,
         }

@@ -46,7 +46,7 @@ impl App {
     /// A server that listens while its models load.
     pub fn new(config: ServerConfig) -> Self {
         Self(Arc::new(Inner {
-            text_pool: TextPool::new(config.num_text_threads),
+            text_pool: TextPool::new(),
             access: Access::new(&config.api_keys),
             responses: Responses::new(config.response_store),
             config,

@@ -1,5 +1,6 @@
 //! Parsing, templating and tokenising, away from the threads that serve connections.
 
+use std::num::NonZero;
 use std::sync::{Arc, OnceLock};
 
 use tokio::runtime::Handle;
@@ -17,13 +18,10 @@ pub(crate) struct TextPool {
 }
 
 impl TextPool {
-    /// 0 threads means one per core.
-    pub(crate) fn new(num_threads: usize) -> Self {
-        let num_threads = match num_threads {
-            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-            num_threads => num_threads,
-        };
-        Self { permits: Arc::new(Semaphore::new(num_threads)), runtime: OnceLock::new() }
+    /// As many jobs at once as there are cores.
+    pub(crate) fn new() -> Self {
+        let num_cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        Self { permits: Arc::new(Semaphore::new(num_cores)), runtime: OnceLock::new() }
     }
 
     /// Has the work of all connections done by the threads of this runtime, the first that is named: each
