@@ -11,7 +11,6 @@ mod log;
 mod usage;
 mod window;
 
-use std::fmt::Write;
 use std::io;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -25,6 +24,7 @@ pub use self::keys::{KeySpec, Scope, new_key};
 use self::log::AccessLog;
 pub use self::log::AccessLogConfig;
 pub(crate) use self::usage::Tokens;
+use crate::metrics::Page;
 use crate::state::App;
 
 /// How long the end of the process waits for the access log.
@@ -64,13 +64,13 @@ impl Access {
     }
 
     /// Adds keys and log to the page that Prometheus scrapes.
-    pub(crate) fn render(&self, page: &mut String) {
+    pub(crate) fn render(&self, page: &mut Page) {
         usage::render(&self.keys(), page);
         if let Some(log) = self.log() {
-            let (name, dropped) = ("sconce:access_log_dropped_total", log.dropped());
             let help = "Requests that the access log lost.";
-            write!(page, "# HELP {name} {help}\n# TYPE {name} counter\n{name} {dropped}\n")
-                .expect("a string takes any text");
+            page.family(("counter", "sconce:access_log_dropped_total", help), |samples| {
+                samples.plain(log.dropped() as f64);
+            });
         }
     }
 }

@@ -1,10 +1,10 @@
 //! What each key has used, for `/metrics`.
 
-use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::keys::{Key, KeySet};
 use super::limits::Refusal;
+use crate::metrics::Page;
 
 /// Keys with a label of their own; the others share one, so that a large file stays a small page.
 const MAX_LABELS: usize = 256;
@@ -95,45 +95,45 @@ type Value = fn(&Row) -> u64;
 
 /// Families with one value a key: kind, name, help, value.
 const FAMILIES: [(&str, &str, &str, Value); 5] = [
-    ("counter", "requests_total", "Requests to the API, by key.", |row| row.requests),
-    ("gauge", "requests_running", "Requests that are being answered, by key.", |row| row.running),
-    ("counter", "prompt_tokens_total", "Prompt tokens, by key.", |row| row.tokens.prompt),
-    ("counter", "prompt_tokens_cached_total", "Cached prompt tokens, by key.", |row| {
+    ("counter", "sconce:key_requests_total", "Requests to the API, by key.", |row| row.requests),
+    ("gauge", "sconce:key_requests_running", "Requests that are being answered, by key.", |row| {
+        row.running
+    }),
+    ("counter", "sconce:key_prompt_tokens_total", "Prompt tokens, by key.", |row| {
+        row.tokens.prompt
+    }),
+    ("counter", "sconce:key_prompt_tokens_cached_total", "Cached prompt tokens, by key.", |row| {
         row.tokens.cached
     }),
-    ("counter", "generation_tokens_total", "Generated tokens, by key.", |row| {
+    ("counter", "sconce:key_generation_tokens_total", "Generated tokens, by key.", |row| {
         row.tokens.completion
     }),
 ];
 
 /// Adds the keys to the page that Prometheus scrapes.
-pub(super) fn render(keys: &KeySet, out: &mut String) {
+pub(super) fn render(keys: &KeySet, page: &mut Page) {
     let mut rows: Vec<Row> = keys.keys.iter().take(MAX_LABELS).map(|key| Row::new(key)).collect();
-    if rows.is_empty() {
-        return;
-    }
     if keys.keys.len() > MAX_LABELS {
         let mut others = Row { name: OTHERS.into(), ..Row::default() };
         keys.keys[MAX_LABELS..].iter().for_each(|key| others.add(&Row::new(key)));
         rows.push(others);
     }
-    let mut line = |text: std::fmt::Arguments<'_>| {
-        out.write_fmt(text).expect("a string takes any text");
-    };
     for (kind, name, help, value) in FAMILIES {
-        line(format_args!("# HELP sconce:key_{name} {help}\n# TYPE sconce:key_{name} {kind}\n"));
+        page.family((kind, name, help), |samples| {
+            for row in &rows {
+                samples.add(format_args!("key=\"{}\"", row.name), value(row) as f64);
+            }
+        });
+    }
+    let help = "Requests past a limit, by key.";
+    page.family(("counter", "sconce:key_refusals_total", help), |samples| {
         for row in &rows {
-            line(format_args!("sconce:key_{name}{{key=\"{}\"}} {}\n", row.name, value(row)));
+            for (limit, count) in REFUSALS.iter().zip(row.refusals) {
+                let key = &row.name;
+                samples.add(format_args!("key=\"{key}\",limit=\"{limit}\""), count as f64);
+            }
         }
-    }
-    let name = "sconce:key_refusals_total";
-    line(format_args!("# HELP {name} Requests past a limit, by key.\n# TYPE {name} counter\n"));
-    for row in &rows {
-        for (reason, count) in REFUSALS.iter().zip(row.refusals) {
-            let key = &row.name;
-            line(format_args!("{name}{{key=\"{key}\",limit=\"{reason}\"}} {count}\n"));
-        }
-    }
+    });
 }
 
 #[cfg(test)]
@@ -148,8 +148,13 @@ mod tests {
             key.state.usage.add(Tokens { prompt: 2, cached: 1, completion: 5 });
             key.state.usage.refuse(Refusal::Concurrent);
         }
-        let mut page = String::new();
+        let mut page = Page::new(0);
         render(&set, &mut page);
+        let page = page.finish();
+        let begin = "# HELP sconce:key_requests_total Requests to the API, by key.\n\
+                     # TYPE sconce:key_requests_total counter\n\
+                     sconce:key_requests_total{key=\"api-key-1\"} 0\n";
+        assert!(page.starts_with(begin), "{page}");
         let lines = page.lines().filter(|line| line.starts_with("sconce:key_prompt_tokens_total"));
         assert_eq!(lines.count(), MAX_LABELS + 1);
         for line in [
@@ -160,8 +165,8 @@ mod tests {
         ] {
             assert!(page.lines().any(|found| found == line), "{line}");
         }
-        let mut page = String::new();
+        let mut page = Page::new(0);
         render(&KeySet::default(), &mut page);
-        assert_eq!(page, "", "without keys there is no family");
+        assert_eq!(page.finish(), "", "without keys there is no family");
     }
 }

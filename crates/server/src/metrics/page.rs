@@ -16,7 +16,7 @@ pub(crate) struct Page {
 }
 
 /// The samples of one family.
-pub(super) struct Samples<'a> {
+pub(crate) struct Samples<'a> {
     out: &'a mut String,
     name: &'a str,
 }
@@ -28,7 +28,7 @@ impl Page {
     }
 
     /// A family; one without samples is left out.
-    pub(super) fn family(
+    pub(crate) fn family(
         &mut self,
         (kind, name, help): (&str, &str, &str),
         samples: impl FnOnce(&mut Samples<'_>),
@@ -42,11 +42,6 @@ impl Page {
         }
     }
 
-    /// What others write, in whole families.
-    pub(crate) fn text(&mut self) -> &mut String {
-        &mut self.out
-    }
-
     pub(crate) fn finish(self) -> String {
         self.out
     }
@@ -54,13 +49,13 @@ impl Page {
 
 impl Samples<'_> {
     /// `labels` as they stand between the braces, values escaped.
-    pub(super) fn add(&mut self, labels: impl fmt::Display, value: f64) {
+    pub(crate) fn add(&mut self, labels: impl fmt::Display, value: f64) {
         let name = self.name;
         write(self.out, format_args!("{name}{{{labels}}} {value}\n"));
     }
 
     /// Without labels.
-    pub(super) fn plain(&mut self, value: f64) {
+    pub(crate) fn plain(&mut self, value: f64) {
         let name = self.name;
         write(self.out, format_args!("{name} {value}\n"));
     }

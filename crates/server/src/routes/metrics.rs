@@ -16,7 +16,7 @@ pub(crate) async fn show(
     page.models(registry.loaded().map(|model| &**model));
     process::render(&mut page, app.config().restarted_at);
     app.http_metrics().render(&mut page);
-    app.access().render(page.text());
+    app.access().render(&mut page);
     let accepted = headers.get_all(header::ACCEPT).iter();
     let wants_open = |accept: &str| accept.contains("application/openmetrics-text");
     if accepted.filter_map(|accept| accept.to_str().ok()).any(wants_open) {
