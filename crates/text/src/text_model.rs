@@ -104,14 +104,28 @@ impl TextModel {
             &json("config.json", files.config.as_ref())?,
             tokenizer.special_id("eos_token"),
         )?;
-        let processor = json("chat_template.json", files.chat_template_json.as_ref())?;
-        let templates = ChatTemplates::from_files(
-            files,
-            &tokenizer_config,
-            &processor,
-            tokenizer.special_tokens(),
-        )?;
         let grammars = Arc::new(GrammarCompiler::new(&tokenizer, &generation.eos_token_ids));
+        Self::build(files, &tokenizer_config, tokenizer, generation, grammars)
+    }
+
+    /// The same with the chat templates of `files`, and the output format that they show. Tokenizer and
+    /// defaults stay as they were loaded: the engine knows them, too.
+    pub fn with_templates_of(&self, files: &TextFiles) -> Result<Self, TextError> {
+        let config = json("tokenizer_config.json", files.tokenizer_config.as_ref())?;
+        let (tokenizer, generation) = (self.tokenizer.clone(), self.generation.clone());
+        Self::build(files, &config, tokenizer, generation, Arc::clone(&self.grammars))
+    }
+
+    fn build(
+        files: &TextFiles,
+        tokenizer_config: &Value,
+        tokenizer: Tokenizer,
+        generation: GenerationConfig,
+        grammars: Arc<GrammarCompiler>,
+    ) -> Result<Self, TextError> {
+        let processor = json("chat_template.json", files.chat_template_json.as_ref())?;
+        let special = tokenizer.special_tokens();
+        let templates = ChatTemplates::from_files(files, tokenizer_config, &processor, special)?;
         let model_type = json("config.json", files.config.as_ref())?["model_type"].take();
         let detected = OutputFormat::detect(&templates.text(), model_type.as_str());
         let mut model = Self {
@@ -119,27 +133,6 @@ impl TextModel {
             templates,
             generation,
             grammars,
-            output_format: OutputFormat::default(),
-            markers: Arc::default(),
-        };
-        model.set_output_format(detected);
-        Ok(model)
-    }
-
-    /// The same with the chat templates of `files`, and the output format that they show. Tokenizer and
-    /// defaults stay as they were loaded: the engine knows them, too.
-    pub fn with_templates_of(&self, files: &TextFiles) -> Result<Self, TextError> {
-        let config = json("tokenizer_config.json", files.tokenizer_config.as_ref())?;
-        let processor = json("chat_template.json", files.chat_template_json.as_ref())?;
-        let special = self.tokenizer.special_tokens();
-        let templates = ChatTemplates::from_files(files, &config, &processor, special)?;
-        let model_type = json("config.json", files.config.as_ref())?["model_type"].take();
-        let detected = OutputFormat::detect(&templates.text(), model_type.as_str());
-        let mut model = Self {
-            tokenizer: self.tokenizer.clone(),
-            templates,
-            generation: self.generation.clone(),
-            grammars: Arc::clone(&self.grammars),
             output_format: OutputFormat::default(),
             markers: Arc::default(),
         };
