@@ -43,16 +43,25 @@ pub(crate) struct Launch {
 }
 
 impl Launch {
-    /// Blocks and threads along x alone, no dynamic shared memory.
-    pub(crate) fn one_dimensional(function: &'static str, blocks: usize, threads: usize) -> Self {
-        let (blocks, threads) = (blocks as u32, threads as u32);
+    /// Blocks that do not wait for each other, with their threads along x.
+    pub(crate) fn new(
+        function: &'static str,
+        grid: [usize; 3],
+        threads: usize,
+        shared_bytes: usize,
+    ) -> Self {
         Self {
             function,
-            grid: [blocks, 1, 1],
-            block: [threads, 1, 1],
-            shared_bytes: 0,
+            grid: grid.map(|blocks| blocks as u32),
+            block: [threads as u32, 1, 1],
+            shared_bytes: shared_bytes as u32,
             is_cooperative: false,
         }
+    }
+
+    /// Blocks along x, too, and no dynamic shared memory.
+    pub(crate) fn one_dimensional(function: &'static str, blocks: usize, threads: usize) -> Self {
+        Self::new(function, [blocks, 1, 1], threads, 0)
     }
 }
 

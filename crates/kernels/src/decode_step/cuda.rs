@@ -116,7 +116,7 @@ pub(super) struct Plan {
 }
 
 /// Eight warps that compute, and four that ask for weights.
-const THREADS: u32 = 12 * 32;
+const THREADS: usize = 12 * 32;
 
 /// 8 output features of up to 1,024 inputs, rows padded by 64 bytes.
 const STAGE_BYTES: usize = 8 * (1024 + 32) * 2;
@@ -163,12 +163,10 @@ pub(super) fn plan(dims: &Dims, processors: Processors) -> Result<Option<Plan>> 
     if num_stages < STAGES.0 {
         return Ok(None);
     }
+    let shared_bytes = kept + num_stages * (STAGE_BYTES + 16);
     let launch = Launch {
-        function,
-        grid: [processors.count as u32, 1, 1],
-        block: [THREADS, 1, 1],
-        shared_bytes: (kept + num_stages * (STAGE_BYTES + 16)) as u32,
         is_cooperative: true,
+        ..Launch::new(function, [processors.count, 1, 1], THREADS, shared_bytes)
     };
     let norm_threads = rms_norm::cuda::plan(1, hidden, dtype, true)?.block[0] as usize;
     Ok(Some(Plan { launch, num_stages, region_bytes, norm_threads }))

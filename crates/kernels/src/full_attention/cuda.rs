@@ -34,10 +34,10 @@ pub(super) struct Sizes {
 }
 
 const TILE: usize = 64;
-const TILE_THREADS: u32 = 128;
+const TILE_THREADS: usize = 128;
 const PADDING: usize = 8;
-const PLAIN_THREADS: u32 = 128;
-const ROWS_OF_PLAIN: usize = PLAIN_THREADS as usize / 32;
+const PLAIN_THREADS: usize = 128;
+const ROWS_OF_PLAIN: usize = PLAIN_THREADS / 32;
 /// Elements of a head that a warp's lanes hold.
 const MOST_ELEMENTS: usize = 256;
 /// Of a dimension of a grid.
@@ -65,24 +65,14 @@ pub(super) fn plan(sizes: Sizes, dtype: DType) -> Result<Launch> {
                 ["full_attention_rows_f32", "full_attention_rows_f16", "full_attention_rows_bf16"];
             let function = of_dtype(dtype, functions, "qkv")?;
             let blocks = [max_len.div_ceil(ROWS_OF_PLAIN), num_heads, num_seqs];
-            return Ok(launch(function, blocks, PLAIN_THREADS, 0));
+            return Ok(Launch::new(function, blocks, PLAIN_THREADS, 0));
         }
     };
     let width = tiled.unwrap_or(MOST_ELEMENTS) + PADDING;
     // Queries, keys and values.
     let shared_bytes = 3 * TILE * width * dtype.size_in_bytes();
     let blocks = [max_len.div_ceil(TILE), num_heads, num_seqs];
-    Ok(launch(function, blocks, TILE_THREADS, shared_bytes))
-}
-
-fn launch(function: &'static str, blocks: [usize; 3], threads: u32, shared_bytes: usize) -> Launch {
-    Launch {
-        function,
-        grid: blocks.map(|blocks| blocks as u32),
-        block: [threads, 1, 1],
-        shared_bytes: shared_bytes as u32,
-        is_cooperative: false,
-    }
+    Ok(Launch::new(function, blocks, TILE_THREADS, shared_bytes))
 }
 
 /// Of a window, and of the factor on the scores, as the kernel has them.

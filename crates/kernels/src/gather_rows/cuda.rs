@@ -28,10 +28,7 @@ pub(super) fn plan(num_ids: usize, params: &GatherParams) -> Launch {
     let (function, unit) = if is_aligned { ("gather_16", 16) } else { ("gather_2", 2) };
     let units = row_bytes as usize / unit;
     let threads = units.next_multiple_of(WARP).min(MAX_THREADS);
-    Launch {
-        grid: [num_ids as u32, units.div_ceil(threads) as u32, 1],
-        ..Launch::one_dimensional(function, num_ids, threads)
-    }
+    Launch::new(function, [num_ids, units.div_ceil(threads), 1], threads, 0)
 }
 
 #[cfg(feature = "cuda")]

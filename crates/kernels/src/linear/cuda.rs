@@ -61,7 +61,7 @@ pub(crate) struct Sizes {
 /// Forms of the skinny kernel: (16 output features, 8 rows) a block, times these.
 const FORMS: [(usize, usize); 3] = [(1, 1), (2, 1), (2, 2)];
 
-const SKINNY_THREADS: u32 = 256;
+const SKINNY_THREADS: usize = 256;
 
 /// The launch for 1 to [`MAX_SKINNY_ROWS`] rows that start at multiples of 16 bytes, or for any number
 /// of an e4m3 weight; none for lengths that do not allow it. What a row becomes does not depend on the
@@ -84,13 +84,8 @@ pub(crate) fn plan_skinny(
         _ => 0,
     };
     let (outs, rows_of_block) = (16 * FORMS[form].0, 8 * FORMS[form].1);
-    Ok(Some(Launch {
-        function: skinny_functions(dtypes)?[form],
-        grid: [rows.div_ceil(rows_of_block) as u32, out_features.div_ceil(outs) as u32, 1],
-        block: [SKINNY_THREADS, 1, 1],
-        shared_bytes: 0,
-        is_cooperative: false,
-    }))
+    let grid = [rows.div_ceil(rows_of_block), out_features.div_ceil(outs), 1];
+    Ok(Some(Launch::new(skinny_functions(dtypes)?[form], grid, SKINNY_THREADS, 0)))
 }
 
 macro_rules! forms {
@@ -139,9 +134,7 @@ pub(crate) fn plan_plain(sizes: Sizes, dtypes: Dtypes) -> Result<Launch> {
         _ => bail!("a linear layer has no kernel for {dtypes:?}"),
     };
     let grid = [sizes.out_features.div_ceil(PLAIN_OUTS), sizes.rows.div_ceil(PLAIN_ROWS), 1];
-    let block = [PLAIN_OUTS as u32 * 32, 1, 1];
-    let grid = grid.map(|blocks| blocks as u32);
-    Ok(Launch { function, grid, block, shared_bytes: 0, is_cooperative: false })
+    Ok(Launch::new(function, grid, PLAIN_OUTS * 32, 0))
 }
 
 /// The launch that brings rows to e4m3.

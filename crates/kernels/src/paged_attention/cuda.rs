@@ -184,24 +184,14 @@ pub(crate) fn plan(
         let resident = processors.count * fitting.clamp(1, split.max_blocks);
         let row_tiles = (extents.max_split_rows * group_size).div_ceil(split.rows);
         let units = extents.split_seqs * row_tiles * extents.max_splits();
-        launches.push(Launch {
-            function: split.functions[dtype],
-            grid: [resident.min(units * num_kv_heads) as u32, 1, 1],
-            block: [split.warps as u32 * 32, 1, 1],
-            shared_bytes: shared_bytes as u32,
-            is_cooperative: false,
-        });
+        let grid = [resident.min(units * num_kv_heads), 1, 1];
+        launches.push(Launch::new(split.functions[dtype], grid, split.warps * 32, shared_bytes));
     }
     if extents.tile_seqs > 0 {
         // Every sequence may have one tile that is not full.
         let rows = extents.tile_rows * group_size + extents.tile_seqs * (tile.rows - 1);
-        launches.push(Launch {
-            function: tile.functions[dtype],
-            grid: [(rows / tile.rows * num_kv_heads) as u32, 1, 1],
-            block: [128, 1, 1],
-            shared_bytes: tile.shared_bytes(heads) as u32,
-            is_cooperative: false,
-        });
+        let grid = [rows / tile.rows * num_kv_heads, 1, 1];
+        launches.push(Launch::new(tile.functions[dtype], grid, 128, tile.shared_bytes(heads)));
     }
     Ok(launches)
 }
@@ -215,13 +205,7 @@ fn plain(heads: &Model, tokens: usize) -> Launch {
         _ => "paged_attention_plain_f32",
     };
     let head_blocks = heads.num_heads.div_ceil(PLAIN_WARPS);
-    Launch {
-        function,
-        grid: [tokens as u32, head_blocks as u32, 1],
-        block: [PLAIN_WARPS as u32 * 32, 1, 1],
-        shared_bytes: 0,
-        is_cooperative: false,
-    }
+    Launch::new(function, [tokens, head_blocks, 1], PLAIN_WARPS * 32, 0)
 }
 
 #[cfg(feature = "cuda")]

@@ -68,10 +68,7 @@ pub(crate) fn plan(
         _ => ["rope_kv_write_f32", "rope_kv_write_f16", "rope_kv_write_bf16"],
     };
     let function = of_dtype(dtype, functions, "qkv")?;
-    Ok(Launch {
-        grid: [tokens as u32, lanes.div_ceil(threads) as u32, 1],
-        ..Launch::one_dimensional(function, tokens, threads)
-    })
+    Ok(Launch::new(function, [tokens, lanes.div_ceil(threads), 1], threads, 0))
 }
 
 #[cfg(feature = "cuda")]

@@ -24,8 +24,8 @@ const HISTOGRAM_BYTES: usize = 2048 * 8;
 /// A launch for at least one row.
 pub(super) fn plan(rows: usize, vocab_size: usize) -> Launch {
     // A bit a token before there is a histogram.
-    let shared_bytes = HISTOGRAM_BYTES.max(vocab_size.div_ceil(32) * 4) as u32;
-    Launch { shared_bytes, ..Launch::one_dimensional("sample", rows, THREADS) }
+    let shared_bytes = HISTOGRAM_BYTES.max(vocab_size.div_ceil(32) * 4);
+    Launch::new("sample", [rows, 1, 1], THREADS, shared_bytes)
 }
 
 #[cfg(feature = "cuda")]
