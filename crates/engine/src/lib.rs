@@ -38,6 +38,7 @@ pub mod weights;
 pub use config::{EngineConfig, EngineOptions, Megakernel, OptionError};
 pub use engine::Engine;
 pub use handle::EngineHandle;
+pub use kernels::sample::TokenLogprobs;
 pub use kernels::{CpuIsa, instructions};
 pub use memory::MemoryPlan;
 pub use memory_shares::share_memory;
@@ -45,9 +46,7 @@ pub use pooling::Pooling;
 pub use precision::Quantization;
 pub use ranks::{Models, Rank};
 pub use recovery::Reload;
-pub use request::{
-    Constraint, EngineError, Event, FinishReason, Request, SamplingParams, Sink, TokenLogprobs,
-};
+pub use request::{Constraint, EngineError, Event, FinishReason, Request, SamplingParams, Sink};
 pub use scheduler::{SeqId, Share};
 pub use start::StartError;
 pub use stats::{EngineStats, MAX_DRAFT_PLACES, STEP_TOKEN_BOUNDS};

@@ -6,6 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
+use kernels::sample::TokenLogprobs;
 use scheduler::Share;
 
 /// Sampling and stopping parameters of one sequence, validated by the caller.
@@ -169,18 +170,6 @@ pub enum FinishReason {
     Stop(Option<u32>),
     /// `max_tokens` or the model's context length was reached.
     Length,
-}
-
-/// Natural-log probabilities at one position, of the distribution before temperature, top-k,
-/// top-p and min-p, after penalties, bias and mask.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TokenLogprobs {
-    /// Of the token itself.
-    pub logprob: f32,
-    /// 1 for the most likely token.
-    pub rank: u32,
-    /// The most likely tokens, in falling order.
-    pub top: Vec<(u32, f32)>,
 }
 
 /// Why the engine refused or failed a request.

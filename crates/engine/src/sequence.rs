@@ -6,15 +6,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use kernels::sample::{RowFault, RowLogprobs, SampleRow, Sampled, SampledRow};
+use kernels::sample::{RowFault, SampleRow, Sampled, SampledRow, TokenLogprobs};
 use parking_lot::Mutex;
 use scheduler::{Entry, NewSequence, SeqId, Share};
 
 use crate::backlog::Left;
 use crate::limits::RequestLimits;
-use crate::request::{
-    EngineError, Event, FinishReason, Request, SamplingParams, Sink, TokenLogprobs,
-};
+use crate::request::{EngineError, Event, FinishReason, Request, SamplingParams, Sink};
 use crate::speculation::{Drafter, Price, Source};
 use crate::steering::{Mask, Steering};
 use crate::step::EntryOutput;
@@ -239,7 +237,6 @@ impl Sequence {
             self.push(id);
             progress.tokens.push(id);
             reason = self.finish_reason(id, is_complete);
-            let logprobs = logprobs.map(TokenLogprobs::from);
             progress.events.push(Event::Token { id, logprobs });
             let is_right = drafts.get(at) == Some(&id);
             progress.num_right_drafts += usize::from(is_right);
@@ -261,7 +258,7 @@ impl Sequence {
     fn record_scores(&mut self, start: usize, scores: Vec<SampledRow>) -> Result<(), RowFault> {
         if let Some(kept) = &mut self.prompt_scores {
             for (slot, score) in kept[start + 1..].iter_mut().zip(scores) {
-                *slot = score?.logprobs.map(TokenLogprobs::from);
+                *slot = score?.logprobs;
             }
         }
         Ok(())
@@ -369,11 +366,5 @@ impl SampleLists {
             banned: banned.into_iter().filter(|&id| (id as usize) < vocab_size).collect(),
             mask,
         }
-    }
-}
-
-impl From<RowLogprobs> for TokenLogprobs {
-    fn from(row: RowLogprobs) -> Self {
-        Self { logprob: row.logprob, rank: row.rank, top: row.top }
     }
 }

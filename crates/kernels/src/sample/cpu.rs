@@ -3,7 +3,7 @@
 use super::keep::{Ranked, rank_of, top};
 use super::philox::uniform;
 use super::scan::{BLOCK, Extremes, block_sum, extremes, fill_weights, first_index, total};
-use super::{RowFault, RowLogprobs, SampleBatch, SampleRow, Sampled, SampledRow};
+use super::{RowFault, SampleBatch, SampleRow, Sampled, SampledRow, TokenLogprobs};
 use crate::pool::for_each_row;
 use std::cell::RefCell;
 
@@ -170,11 +170,11 @@ fn logprobs(
     token: u32,
     num_top: u32,
     weights: &mut Vec<f32>,
-) -> RowLogprobs {
+) -> TokenLogprobs {
     fill_weights(logits, extremes.max, 1.0, 0.0, weights);
     let log_total = total(weights).ln();
     let logprob =
         |id: u32| (f64::from(logits[id as usize]) - f64::from(extremes.max) - log_total) as f32;
     let top = top(logits, num_top as usize).into_iter().map(|id| (id, logprob(id))).collect();
-    RowLogprobs { logprob: logprob(token), rank: rank_of(logits, token), top }
+    TokenLogprobs { logprob: logprob(token), rank: rank_of(logits, token), top }
 }

@@ -53,7 +53,7 @@ pub struct Sampled {
     /// Its id.
     pub id: u32,
     /// Present if [`SampleRow::num_top`] asked for it.
-    pub logprobs: Option<RowLogprobs>,
+    pub logprobs: Option<TokenLogprobs>,
 }
 
 /// Why a row gives no token. Its neighbours are not concerned.
@@ -77,10 +77,11 @@ impl fmt::Display for RowFault {
     }
 }
 
-/// Natural-log probabilities of one row.
+/// Natural-log probabilities at one position, of the distribution before temperature, top-k,
+/// top-p and min-p, after penalties, bias and mask.
 #[derive(Debug, Clone, PartialEq)]
-pub struct RowLogprobs {
-    /// Of the token in question.
+pub struct TokenLogprobs {
+    /// Of the token itself.
     pub logprob: f32,
     /// 1 for the most likely token; of equal ones the lower id ranks first.
     pub rank: u32,

@@ -5,7 +5,7 @@
 //! of each of the most likely tokens, padded with [`NONE`]. If no row has any, the id alone. A row that
 //! gives no token has a number in place of the id that no vocabulary reaches.
 
-use super::{RowFault, RowLogprobs, Sampled, SampledRow};
+use super::{RowFault, Sampled, SampledRow, TokenLogprobs};
 use crate::device::Readback;
 use candle_core::{Result, Tensor};
 
@@ -98,7 +98,7 @@ fn read_row(words: &[u32]) -> SampledRow {
         [_, rank, logprob, ref top @ ..] if rank > 0 => {
             let pairs = top.as_chunks::<2>().0.iter().filter(|[id, _]| *id != NONE);
             let top = pairs.map(|&[id, bits]| (id, f32::from_bits(bits))).collect();
-            Some(RowLogprobs { logprob: f32::from_bits(logprob), rank, top })
+            Some(TokenLogprobs { logprob: f32::from_bits(logprob), rank, top })
         }
         _ => None,
     };

@@ -2,7 +2,7 @@
 
 use super::philox::uniform;
 use super::{
-    Ragged, RaggedVec, RowFault, RowLogprobs, SampleBatch, SampleRow, Sampled, read_records,
+    Ragged, RaggedVec, RowFault, SampleBatch, SampleRow, Sampled, TokenLogprobs, read_records,
     sample, score,
 };
 use crate::testing::{devices, message, values};
@@ -26,7 +26,7 @@ fn sample_rows(rows: &[Vec<f32>], params: &[SampleRow], device: &Device) -> Resu
     Ok(rows.into_iter().map(|row| row.expect("a row that can be sampled")).collect())
 }
 
-fn score_rows(logits: &Tensor, targets: &[u32], num_top: u32) -> Result<Vec<RowLogprobs>> {
+fn score_rows(logits: &Tensor, targets: &[u32], num_top: u32) -> Result<Vec<TokenLogprobs>> {
     let scored = read_records(&score(logits, targets, num_top)?)?;
     let scored = scored.into_iter().map(|row| row.expect("a row that can be scored"));
     let (ids, logprobs): (Vec<_>, Vec<_>) =
