@@ -44,7 +44,7 @@ fn least_bytes(plan: &MemoryPlan) -> usize {
 fn has_fixed_cache(plan: &MemoryPlan) -> bool {
     let has_given_size = plan.config.kv_cache_memory_bytes.is_some()
         || plan.config.num_gpu_blocks_override.is_some();
-    plan.block_bytes == 0 || has_given_size
+    plan.is_encoder || has_given_size
 }
 
 #[cfg(test)]

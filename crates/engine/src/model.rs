@@ -54,6 +54,11 @@ pub(crate) fn kv_heads_of(rank: usize, num_ranks: usize, num_kv_heads: usize) ->
 }
 
 impl ModelSpec {
+    /// Whether prompts become vectors without a cache of keys and values.
+    pub fn is_encoder(&self) -> bool {
+        self.num_layers == 0
+    }
+
     /// What the first of so many ranks holds, none of which holds more. The vocabulary stays that of the
     /// logits, which every rank gets.
     #[must_use]

@@ -111,7 +111,7 @@ pub(crate) fn check_encoder(
     options: &EngineOptions,
     spec: &ModelSpec,
 ) -> std::result::Result<(), OptionError> {
-    if spec.num_layers > 0 {
+    if !spec.is_encoder() {
         return Ok(());
     }
     if options.quantization.is_some() {

@@ -6,18 +6,20 @@ use crate::load;
 use anyhow::Result;
 use bench::say;
 use engine::memory::{MemoryPlan, Size};
+use engine::model::ModelSpec;
 
 /// Prints the plans; fails as `serve` would if the models do not fit together.
 pub(crate) fn run(config: &Config) -> Result<()> {
     let planned = load::plan(config, Files::Metadata)?;
     for planned in &planned {
         let spec = planned.spec();
-        let heads = match spec.num_layers {
-            0 => format!("encoder, {} heads of {}", spec.num_heads, spec.head_dim),
-            num_layers => format!(
-                "{num_layers} layers, {} query and {} key-value heads of {}",
-                spec.num_heads, spec.num_kv_heads, spec.head_dim,
-            ),
+        let ModelSpec { num_layers, num_heads, num_kv_heads, head_dim, .. } = *spec;
+        let heads = if spec.is_encoder() {
+            format!("encoder, {num_heads} heads of {head_dim}")
+        } else {
+            format!(
+                "{num_layers} layers, {num_heads} query and {num_kv_heads} key-value heads of {head_dim}"
+            )
         };
         let (name, architecture) = (planned.name(), &spec.architecture);
         let pooling = planned.pooling().map(|pooling| format!("{pooling}\n")).unwrap_or_default();

@@ -298,7 +298,7 @@ impl EngineConfig {
             // What comes from the cache has no hidden states, which all but the last pooling need;
             // encoders have no cache.
             enable_prefix_caching: options.enable_prefix_caching.unwrap_or(true)
-                && spec.num_layers > 0
+                && !spec.is_encoder()
                 && options.pooling.is_none_or(|pooling| pooling == Pooling::Last),
             max_num_queued_reqs: in_range(
                 "--max-num-queued-reqs",

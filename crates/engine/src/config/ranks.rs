@@ -31,7 +31,7 @@ pub(crate) fn check_ranks(num_ranks: usize, spec: &ModelSpec) -> Result<(), Opti
     if num_ranks == 1 {
         return Ok(());
     }
-    if spec.num_layers == 0 {
+    if spec.is_encoder() {
         return Err(OptionError::Encoder("--tensor-parallel-size", "they have no parts"));
     }
     let fits = |ranks: usize| {

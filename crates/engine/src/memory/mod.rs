@@ -56,7 +56,7 @@ pub struct MemoryPlan {
     pub workspace_bytes: usize,
     /// The process itself, or what the libraries of a GPU take of its memory.
     pub runtime_bytes: usize,
-    /// Keys and values of a block, all layers together.
+    /// Keys and values of a block, all layers together; 0 of an encoder, which has no cache.
     pub block_bytes: usize,
     /// Blocks in the cache.
     pub num_blocks: usize,
@@ -69,6 +69,7 @@ pub struct MemoryPlan {
     /// What they are stored in, if they are widened from it.
     widened_from: Option<Quantized>,
     model: String,
+    pub(crate) is_encoder: bool,
     num_parameters: usize,
 }
 
@@ -100,7 +101,7 @@ impl MemoryPlan {
             weight_bytes: config.weight_bytes(whole),
             table_bytes: config.max_model_len * spec.head_dim * DType::F32.size_in_bytes(),
             activation_bytes: activation_bytes(spec, config),
-            logits_bytes: num_rows(spec.num_layers, config) * row_bytes,
+            logits_bytes: num_rows(spec.is_encoder(), config) * row_bytes,
             tokenizer_bytes: if config.on_gpu {
                 0
             } else {
@@ -116,6 +117,7 @@ impl MemoryPlan {
             quantization: config.quantization_of(whole),
             widened_from: spec.quantized.filter(|quantized| *quantized != Quantized::Fp8Rows),
             model: spec.architecture.clone(),
+            is_encoder: spec.is_encoder(),
             num_parameters: whole.num_parameters,
         };
         plan.num_blocks = plan.choose_blocks();
@@ -164,7 +166,7 @@ impl MemoryPlan {
         if let Some(blocks) = config.num_gpu_blocks_override {
             return blocks;
         }
-        if self.block_bytes == 0 {
+        if self.is_encoder {
             // An encoder's blocks are numbers that nothing stands behind.
             return self.blocks_of_longest() * config.max_num_seqs;
         }
@@ -276,8 +278,10 @@ fn whole_steps_bytes(spec: &ModelSpec, config: &EngineConfig, sizes: &[usize]) -
 /// What attention works in on a GPU.
 fn attention_bytes(spec: &ModelSpec, config: &EngineConfig) -> usize {
     // An encoder's attention needs nothing beside its rows.
-    let has_cache = spec.num_layers > 0;
-    if config.on_gpu && has_cache { AttentionShape::of(spec, config).workspace_bytes() } else { 0 }
+    if !config.on_gpu || spec.is_encoder() {
+        return 0;
+    }
+    AttentionShape::of(spec, config).workspace_bytes()
 }
 
 /// Counts what `layers::Decoder::forward` holds at its two widest points, in elements of a token.
@@ -298,23 +302,20 @@ fn activation_bytes(spec: &ModelSpec, config: &EngineConfig) -> usize {
     let per_token = 4 * hidden + attention.max(mlp);
     let is_narrow = config.on_gpu && config.quantization_of(spec) == Some(Quantization::Fp8);
     let inputs = q.max(hidden).max(spec.intermediate_size) + DType::F32.size_in_bytes();
-    step_tokens(spec.num_layers, config)
+    step_tokens(spec.is_encoder(), config)
         * (per_token * config.dtype.size_in_bytes() + if is_narrow { inputs } else { 0 })
 }
 
 /// Tokens of the largest step. An encoder reads prompts whole: what one was dealt before comes on top
 /// of the budget.
-fn step_tokens(num_cached_layers: usize, config: &EngineConfig) -> usize {
-    let dealt_before = if num_cached_layers == 0 { config.max_model_len } else { 0 };
+fn step_tokens(is_encoder: bool, config: &EngineConfig) -> usize {
+    let dealt_before = if is_encoder { config.max_model_len } else { 0 };
     config.max_num_batched_tokens + dealt_before
 }
 
 /// Rows whose logits or hidden states are wanted at once; an encoder gives all.
-fn num_rows(num_cached_layers: usize, config: &EngineConfig) -> usize {
-    match num_cached_layers {
-        0 => step_tokens(num_cached_layers, config),
-        _ => config.max_logits_rows(),
-    }
+fn num_rows(is_encoder: bool, config: &EngineConfig) -> usize {
+    if is_encoder { step_tokens(is_encoder, config) } else { config.max_logits_rows() }
 }
 
 impl fmt::Display for MemoryPlan {
@@ -338,12 +339,10 @@ impl fmt::Display for MemoryPlan {
         let mut row = |name: String, bytes| writeln!(f, "  {name:<44}{:>12}", Size(bytes));
         row("weights".into(), self.weight_bytes)?;
         row(format!("position tables, {} positions", config.max_model_len), self.table_bytes)?;
-        let is_encoder = self.block_bytes == 0;
-        let num_layers = usize::from(!is_encoder);
-        let tokens = step_tokens(num_layers, config);
+        let tokens = step_tokens(self.is_encoder, config);
         row(format!("activations, {tokens} tokens a step"), self.activation_bytes)?;
         let wanted = if config.pooling.is_some() { "hidden states" } else { "logits" };
-        row(format!("{wanted}, {} rows", num_rows(num_layers, config)), self.logits_bytes)?;
+        row(format!("{wanted}, {} rows", num_rows(self.is_encoder, config)), self.logits_bytes)?;
         row("tokenizer".into(), self.tokenizer_bytes)?;
         if self.draft_bytes > 0 {
             row("draft model".into(), self.draft_bytes)?;
@@ -352,7 +351,7 @@ impl fmt::Display for MemoryPlan {
             row("recorded steps and workspaces".into(), self.workspace_bytes)?;
         }
         row("runtime".into(), self.runtime_bytes)?;
-        if !is_encoder {
+        if !self.is_encoder {
             let dtype = if config.cache_dtype == DType::F8E4M3 { ", fp8" } else { "" };
             let (blocks, size) = (self.num_blocks, config.block_size);
             let blocks = format!("KV cache, {blocks} blocks of {size}{dtype}");
@@ -360,7 +359,7 @@ impl fmt::Display for MemoryPlan {
         }
         row("total".into(), self.total_bytes())?;
         row("available".into(), self.available_bytes)?;
-        if is_encoder {
+        if self.is_encoder {
             return write!(f, "  prompts of up to {} tokens, read whole", config.max_model_len);
         }
         let full = self.cache_tokens() as f64 / config.max_model_len as f64;
