@@ -2,13 +2,15 @@
 
 use std::fmt::Write;
 
+use jiff::ZonedDateTime;
 use jiff::civil::DateTime;
+use jiff::fmt::strtime;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, Output, State};
 
 use super::python::{self, BoundedText};
-use super::{clock, json, methods};
+use super::{json, methods};
 
 /// The message of a template's `raise_exception`.
 #[derive(Debug, thiserror::Error)]
@@ -209,12 +211,35 @@ fn raise_exception(message: &Value) -> Result<Value, Error> {
 }
 
 fn strftime_now(format: &str) -> Result<String, Error> {
-    strftime(format, clock::now())
+    strftime(format, ZonedDateTime::now().datetime())
 }
 
-/// `time` in C's `format`.
+/// `time` in C's `format`; an unknown directive is an error.
 pub(super) fn strftime(format: &str, time: DateTime) -> Result<String, Error> {
-    clock::strftime(format, time).map_err(|error| {
+    strtime::format(format, time).map_err(|error| {
         Error::new(ErrorKind::InvalidOperation, format!("strftime_now({format:?}): {error}"))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_as_in_python() {
+        let cases: Vec<serde_json::Value> =
+            serde_json::from_str(include_str!("../../tests/goldens/clock.json")).unwrap();
+        assert!(cases.len() >= 20);
+        for case in cases {
+            let time: DateTime = case["time"].as_str().unwrap().parse().unwrap();
+            let text = strftime(case["format"].as_str().unwrap(), time).unwrap();
+            assert_eq!(text, case["expected"], "{case}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_directive_is_an_error() {
+        assert!(strftime_now("%Y").unwrap().parse::<u32>().unwrap() >= 2026);
+        assert!(strftime_now("%!").is_err());
+    }
 }

@@ -4,7 +4,6 @@
 //! transformers, `messages` prepares what a template sees in the `forms` that it reads, `template`
 //! compiles and renders within bounds, `continuation` leaves a last message open.
 
-mod clock;
 mod continuation;
 mod environment;
 mod forms;
