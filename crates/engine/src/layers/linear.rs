@@ -102,13 +102,10 @@ impl Linear {
         in_features: usize,
         has_bias: bool,
     ) -> std::result::Result<[Self; 2], WeightsError> {
-        let mut half = |which| -> std::result::Result<Self, WeightsError> {
-            let shape = [2 * out_features, in_features];
-            let weight = weights.tensor_sharded(&format!("{name}.weight"), &shape, 0, which, 2)?;
-            let weight = weights.matrix(&weight)?;
-            let bias = || weights.tensor_sharded(&format!("{name}.bias"), &shape[..1], 0, which, 2);
-            let bias = has_bias.then(bias).transpose()?;
-            Ok(Self { weight, bias, sum: None })
+        let mut half = |which| {
+            let part = which * out_features..(which + 1) * out_features;
+            let projection = Projection { name, out_features: 2 * out_features, part };
+            Self::load_parts(weights, "", &[projection], in_features, has_bias)
         };
         Ok([half(0)?, half(1)?])
     }

@@ -165,21 +165,6 @@ pub enum WeightsError {
     /// Weights were asked for in a type that is not supported.
     #[error("weights cannot be loaded as {0}; choose f32, bf16 or f16")]
     TargetDtype(&'static str),
-    /// A dimension does not split evenly over the ranks.
-    #[error(
-        "tensor `{name}`: dimension {dim} of {shape:?} cannot be split over {world} ranks; \
-         choose a tensor-parallel size that divides it"
-    )]
-    Shard {
-        /// The tensor.
-        name: String,
-        /// Its whole shape.
-        shape: Vec<usize>,
-        /// The dimension to split.
-        dim: usize,
-        /// Number of ranks.
-        world: usize,
-    },
     /// The tensor could not be made on the device.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),

@@ -229,26 +229,6 @@ impl Weights {
         self.gather(&[Part::whole(name, shape)], shape)
     }
 
-    /// The part of a tensor of whole shape `shape` that rank `rank` of `world` holds when
-    /// dimension `dim` is split evenly; nothing else of it is read.
-    pub fn tensor_sharded(
-        &mut self,
-        name: &str,
-        shape: &[usize],
-        dim: usize,
-        rank: usize,
-        world: usize,
-    ) -> Result<Tensor> {
-        assert!(rank < world, "rank {rank} of {world}");
-        if dim >= shape.len() || !shape[dim].is_multiple_of(world) {
-            let (name, shape) = (name.to_owned(), shape.to_vec());
-            return Err(WeightsError::Shard { name, shape, dim, world });
-        }
-        let mut local = shape.to_vec();
-        local[dim] /= world;
-        self.gather(&[Part::shard(name, shape, dim, rank, world)], &local)
-    }
-
     /// Rows of several tensors, stacked along their first dimension; `row` is the shape of a row (empty for
     /// biases).
     pub fn stacked(&mut self, parts: &[RowsOf], row: &[usize]) -> Result<Tensor> {

@@ -99,20 +99,8 @@ pub(super) struct Part<'a> {
 
 impl<'a> Part<'a> {
     pub(super) fn whole(name: &'a str, shape: &[usize]) -> Self {
-        Self::shard(name, shape, 0, 0, 1)
-    }
-
-    pub(super) fn shard(
-        name: &'a str,
-        shape: &[usize],
-        dim: usize,
-        rank: usize,
-        world: usize,
-    ) -> Self {
-        let stride = shape[dim..].iter().product::<usize>();
-        let width = stride / world;
-        let len = shape[..dim].iter().product::<usize>() * width;
-        Self { name, shape: shape.to_vec(), first: rank * width, width, stride, len }
+        let len = shape.iter().product();
+        Self { name, shape: shape.to_vec(), first: 0, width: len, stride: len, len }
     }
 
     pub(super) fn rows(part: &'a RowsOf, row: &[usize]) -> Self {

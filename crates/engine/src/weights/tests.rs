@@ -8,6 +8,7 @@ use candle_core::{D, DType, Device, Tensor};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, serialize};
 
+use kernels::collectives;
 use kernels::linear::Matrix;
 
 use super::dummy::Dummy;
@@ -143,34 +144,38 @@ fn shards_are_found_and_what_nobody_asked_for_is_reported() {
     assert_eq!(*seen.lock().unwrap(), [progress(16), progress(40)]);
 }
 
-/// Whether all ranks' parts together are the whole, for each dimension and several sizes.
-fn assert_shards_make_the_whole(weights: &mut Weights, name: &str, shape: &[usize]) {
-    let whole = weights.tensor(name, shape).unwrap();
-    for dim in 0..shape.len() {
-        for world in (1..=3).filter(|world| shape[dim].is_multiple_of(*world)) {
-            let parts: Vec<Tensor> = (0..world)
-                .map(|rank| weights.tensor_sharded(name, shape, dim, rank, world).unwrap())
-                .collect();
-            assert_same(&Tensor::cat(&parts, dim).unwrap(), &whole);
-        }
+/// Whether parts together are the whole: rows and columns, shared out to several ranks.
+fn assert_parts_make_the_whole(weights: &mut Weights, name: &str, [rows, columns]: [usize; 2]) {
+    let whole = weights.tensor(name, &[rows, columns]).unwrap();
+    for ranks in 1..=3 {
+        let of_rank = |len, rank| collectives::part(len, rank, ranks);
+        let some_rows = |rank| {
+            let rows_of = RowsOf { name: name.to_owned(), total: rows, rows: of_rank(rows, rank) };
+            weights.stacked(&[rows_of], &[columns]).unwrap()
+        };
+        let parts: Vec<Tensor> = (0..ranks).map(some_rows).collect();
+        assert_same(&Tensor::cat(&parts, 0).unwrap(), &whole);
+        let some_columns = |rank| {
+            let (all, wanted) = (RowsOf::all(name.to_owned(), rows), of_rank(columns, rank));
+            let shape = [rows, wanted.len()];
+            weights.gather(&[Part::block(&all, columns, wanted)], &shape).unwrap()
+        };
+        let parts: Vec<Tensor> = (0..ranks).map(some_columns).collect();
+        assert_same(&Tensor::cat(&parts, 1).unwrap(), &whole);
     }
 }
 
 #[test]
-fn shards_concatenated_are_the_whole() {
+fn parts_concatenated_are_the_whole() {
     let folder = Folder::new("ranks");
-    let big = [2, CHUNK / 1000 + 1, 1000];
-    let (small, large) = (numbers(&[6, 4, 9]), numbers(&big));
+    let big = [2 * (CHUNK / 1000 + 1), 1000];
+    let (small, large) = (numbers(&[6, 36]), numbers(&big));
     folder.write("model.safetensors", &file(&[("s", &small), ("l", &large)], Dtype::BF16));
     let mut stored = folder.open(DType::BF16).unwrap();
     assert_same(&stored.tensor("l", &big).unwrap(), &large.to_dtype(DType::BF16).unwrap());
     for weights in [&mut stored, &mut Weights::dummy(3, CPU, DType::BF16).unwrap()] {
-        assert_shards_make_the_whole(weights, "s", &[6, 4, 9]);
-        assert_shards_make_the_whole(weights, "l", &big);
-        assert_says(
-            &message(weights.tensor_sharded("s", &[6, 4, 9], 1, 0, 3)),
-            &["`s`", "dimension 1", "3 ranks"],
-        );
+        assert_parts_make_the_whole(weights, "s", [6, 36]);
+        assert_parts_make_the_whole(weights, "l", big);
     }
 }
 
@@ -178,11 +183,9 @@ fn shards_concatenated_are_the_whole() {
 #[test]
 fn pieces_are_the_whole() {
     let source = Source::Dummy(Dummy { seed: 3 });
-    let parts = [
-        Part::whole("a", &[3, 50]),
-        Part::shard("b", &[4, 6, 10], 1, 1, 2),
-        Part::whole("c", &[7]),
-    ];
+    let rows_of_b = RowsOf::all("b".to_owned(), 4);
+    let parts =
+        [Part::whole("a", &[3, 50]), Part::block(&rows_of_b, 60, 30..60), Part::whole("c", &[7])];
     let sources: Vec<_> =
         parts.iter().map(|part| source.tensor::<f32>(part, None).unwrap()).collect();
     let mut whole = vec![f32::NAN; 150 + 120 + 7];
@@ -438,9 +441,11 @@ fn pages_of_a_tensor_are_dropped_once_it_is_read() {
     let shape = [4, CHUNK];
     folder.write("model.safetensors", &file(&[("w", &numbers(&shape))], Dtype::F32));
     let mut weights = folder.open(DType::F32).unwrap();
+    let rows = RowsOf::all("w".to_owned(), shape[0]);
     for _ in 0..2 {
         weights.tensor("w", &shape).unwrap();
-        weights.tensor_sharded("w", &shape, 1, 1, 2).unwrap();
+        let half = Part::block(&rows, CHUNK, CHUNK / 2..CHUNK);
+        weights.gather(&[half], &[4, CHUNK / 2]).unwrap();
         let kb = resident_kb(&folder.0.join("model.safetensors"));
         assert!(kb < 256, "{kb} kB of 16 MB are still mapped in");
     }
