@@ -19,12 +19,6 @@ pub struct Stats {
     pub cached_blocks: usize,
     /// Plans made.
     pub num_steps: u64,
-    /// Tokens in all plans.
-    pub num_scheduled_tokens: u64,
     /// Sequences that lost their blocks, counted each time.
     pub num_preemptions: u64,
-    /// Prompt tokens of sequences that first ran and might read the prefix cache.
-    pub prefix_queried_tokens: u64,
-    /// Those of them that were found there.
-    pub prefix_hit_tokens: u64,
 }

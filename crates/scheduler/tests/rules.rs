@@ -106,7 +106,6 @@ fn a_prompt_reads_the_full_blocks_that_an_earlier_one_filled() {
     assert_eq!(cached(NewSequence { salt: Some("s".into()), ..sequence(5, 10, 1) }), 8);
     assert_eq!(cached(NewSequence { need_prompt_logits: true, ..sequence(6, 10, 1) }), 0);
     let stats = scheduler.stats();
-    assert_eq!((stats.prefix_queried_tokens, stats.prefix_hit_tokens), (51, 20));
     assert_eq!((stats.used_blocks, stats.cached_blocks), (0, 4));
 }
 

@@ -166,10 +166,6 @@ impl Scheduler {
         if seq.admit_first(self.num_tickets) {
             self.num_tickets += 1;
             seq.cached_tokens = seq.num_computed;
-            if seq.max_cached_tokens() > 0 && seq.registers {
-                self.counters.prefix_queried_tokens += seq.prompt_len as u64;
-                self.counters.prefix_hit_tokens += seq.cached_tokens as u64;
-            }
         }
         let at = self.running.partition_point(|other| *other < (seq.rank(), id));
         self.running.insert(at, (seq.rank(), id));
@@ -227,7 +223,6 @@ impl Scheduler {
         }
         let num_tokens = entries.iter().map(|entry| entry.len).sum();
         self.counters.num_steps += 1;
-        self.counters.num_scheduled_tokens += num_tokens as u64;
         let step = self.counters.num_steps;
         self.in_flight.push_back(InFlight { step, let_go: Vec::new() });
         Some(Plan { step, entries, num_tokens, preempted: std::mem::take(&mut self.preempted) })

@@ -54,7 +54,7 @@ struct Coverage {
     urgent_turns: usize,
     patient_turns: usize,
     preemptions: u64,
-    hit_tokens: u64,
+    hit_tokens: usize,
 }
 
 struct Simulation<'a> {
@@ -140,7 +140,6 @@ impl<'a> Simulation<'a> {
         assert_eq!(stats.free_blocks, self.limits.num_blocks);
         assert_eq!(stats.tenants, 0, "nobody is remembered");
         self.coverage.preemptions += stats.num_preemptions;
-        self.coverage.hit_tokens += stats.prefix_hit_tokens;
     }
 
     fn random_request(&mut self) -> NewSequence {
@@ -284,6 +283,7 @@ impl<'a> Simulation<'a> {
             assert!(entry.start < request.prompt.len());
             let may_hit = self.limits.enable_prefix_caching && !request.need_prompt_logits;
             assert!(may_hit || entry.cached_tokens == 0);
+            self.coverage.hit_tokens += entry.cached_tokens;
         }
         let rows = entry.start..end;
         if entry.prompt_logits {
