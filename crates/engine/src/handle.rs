@@ -257,18 +257,9 @@ impl EngineHandle {
         }
     }
 
-    fn phase(&self) -> Phase {
-        self.shared().mailbox().commands.phase
-    }
-
-    /// Whether new requests are accepted: not draining, not stopped.
-    pub fn is_serving(&self) -> bool {
-        self.phase() == Phase::Serving
-    }
-
     /// Whether accepted requests are still answered.
     pub fn is_alive(&self) -> bool {
-        self.phase() < Phase::Ended
+        self.shared().mailbox().commands.phase < Phase::Ended
     }
 
     /// Whether the engine is getting up again after a fault. Requests are still accepted.

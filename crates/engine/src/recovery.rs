@@ -342,7 +342,7 @@ mod tests {
         assert!(matches!(last(&of_first), Event::Failed(EngineError::Step(_))));
         assert!(matches!(last(&of_second), Event::Finished { .. }));
         assert_eq!((num_loads.load(Ordering::Relaxed), handle.stats().restarts), (2, 2));
-        assert!(handle.is_serving() && handle.fault().is_none());
+        assert!(handle.is_alive() && handle.fault().is_none());
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::weights::{Weights, WeightsError};
 
 /// Causal self-attention with rotary positions; optionally q and k are normalised per head.
 #[derive(Debug)]
-pub struct Attention {
+pub(super) struct Attention {
     qkv: Linear,
     out: Linear,
     q_norm: Option<RmsNorm>,
@@ -29,7 +29,7 @@ pub struct Attention {
 impl Attention {
     /// Loads `q_proj`, `k_proj`, `v_proj`, `o_proj` and, if the model has them, `q_norm` and
     /// `k_norm` under `prefix`.
-    pub fn load(
+    pub(super) fn load(
         weights: &mut Weights,
         prefix: &str,
         config: &DecoderConfig,
@@ -89,7 +89,7 @@ impl Attention {
     }
 
     /// Writes the step's keys and values into `cache` and attends. `[tokens, hidden]` to the same.
-    pub fn forward(
+    pub(super) fn forward(
         &self,
         x: &Tensor,
         rope: &RotaryEmbedding,

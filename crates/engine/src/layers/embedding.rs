@@ -19,7 +19,7 @@ pub struct Embedding {
 
 /// Hidden states to logits.
 #[derive(Debug)]
-pub struct LmHead {
+pub(super) struct LmHead {
     weight: Arc<Matrix>,
     vocab_size: usize,
     /// What puts the parts together.
@@ -47,7 +47,7 @@ impl Embedding {
     }
 
     /// Loads an embedding that is the head, too.
-    pub fn load_tied(
+    pub(super) fn load_tied(
         weights: &mut Weights,
         name: &str,
         vocab_size: usize,
@@ -80,7 +80,7 @@ impl Embedding {
 
 impl LmHead {
     /// Loads `{name}.weight`. `[vocab, hidden]`
-    pub fn load(
+    pub(super) fn load(
         weights: &mut Weights,
         name: &str,
         vocab_size: usize,
@@ -102,7 +102,7 @@ impl LmHead {
     }
 
     /// `[rows, hidden]` to logits. `[rows, vocab]` f32
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let logits = self.weight.forward_f32(x)?;
         match &self.ranks {
             None => Ok(logits),

@@ -14,10 +14,9 @@ mod norm;
 mod quantization;
 mod rope;
 
-pub use attention::Attention;
 pub use decoder::Decoder;
 pub use decoder_config::DecoderConfig;
-pub use embedding::{Embedding, LmHead};
+pub use embedding::Embedding;
 pub use feed_forward::FeedForward;
 pub use full_attention::FullAttention;
 pub use head::{ClassificationHead, HeadActivation};

@@ -87,7 +87,7 @@ fn assert_sound(engine: &EngineHandle) {
     eventually("all are gone", || engine.is_idle());
     let stats = engine.stats();
     assert_eq!((stats.num_waiting_tokens, stats.kv_blocks_used), (0, 0));
-    assert!(engine.is_serving() && !engine.is_restarting() && engine.fault().is_none());
+    assert!(engine.is_alive() && !engine.is_restarting() && engine.fault().is_none());
 }
 
 /// The saboteur runs beside another, and two wait.

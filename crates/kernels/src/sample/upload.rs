@@ -52,7 +52,6 @@ impl Upload {
     }
 
     /// Takes tokens to score, one a row.
-    #[cfg(any(feature = "cuda", test))]
     pub(super) fn fill_targets(
         &mut self,
         targets: &[u32],
