@@ -1,6 +1,6 @@
 //! Sums on a CUDA device: 16 bytes a thread.
 
-use crate::cuda::{Launch, of_dtype, pack_len};
+use crate::cuda::Launch;
 use candle_core::{DType, Result};
 
 /// `AddParams` of `kernel.cu`; addresses of contiguous elements.
@@ -16,12 +16,9 @@ pub(super) struct AddParams {
     pub(super) len: u64,
 }
 
-const THREADS: usize = 256;
-
 /// A launch for at least one element.
 pub(super) fn plan(len: usize, dtype: DType) -> Result<Launch> {
-    let function = of_dtype(dtype, ["add_f32", "add_f16", "add_bf16"], "x")?;
-    Ok(Launch::one_dimensional(function, len.div_ceil(THREADS * pack_len(dtype)), THREADS))
+    Launch::elementwise(["add_f32", "add_f16", "add_bf16"], len, dtype)
 }
 
 #[cfg(feature = "cuda")]

@@ -63,6 +63,17 @@ impl Launch {
     pub(crate) fn one_dimensional(function: &'static str, blocks: usize, threads: usize) -> Self {
         Self::new(function, [blocks, 1, 1], threads, 0)
     }
+
+    /// 16 bytes of `x` a thread, by the kernel of its type, of those for f32, f16 and bf16.
+    pub(crate) fn elementwise(
+        functions: [&'static str; 3],
+        len: usize,
+        dtype: DType,
+    ) -> Result<Self> {
+        const THREADS: usize = 256;
+        let blocks = len.div_ceil(THREADS * pack_len(dtype));
+        Ok(Self::one_dimensional(of_dtype(dtype, functions, "x")?, blocks, THREADS))
+    }
 }
 
 /// Threads of a warp.

@@ -1,6 +1,6 @@
 //! GELU on a CUDA device: 16 bytes a thread.
 
-use crate::cuda::{Launch, of_dtype, pack_len};
+use crate::cuda::Launch;
 use candle_core::{DType, Result};
 
 /// `GeluParams` of `kernel.cu`; addresses of contiguous elements.
@@ -14,12 +14,9 @@ pub(super) struct GeluParams {
     pub(super) len: u64,
 }
 
-const THREADS: usize = 256;
-
 /// A launch for at least one element.
 pub(super) fn plan(len: usize, dtype: DType) -> Result<Launch> {
-    let function = of_dtype(dtype, ["gelu_f32", "gelu_f16", "gelu_bf16"], "x")?;
-    Ok(Launch::one_dimensional(function, len.div_ceil(THREADS * pack_len(dtype)), THREADS))
+    Launch::elementwise(["gelu_f32", "gelu_f16", "gelu_bf16"], len, dtype)
 }
 
 #[cfg(feature = "cuda")]
