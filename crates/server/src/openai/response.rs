@@ -86,6 +86,15 @@ impl Usage {
         self.prompt_tokens_details.map_or(0, |details| details.cached_tokens)
     }
 
+    /// Completion tokens between the marks of reasoning; 0 where that is not said.
+    pub(crate) fn reasoning_tokens(&self) -> usize {
+        self.completion_tokens_details.map_or(0, |details| details.reasoning_tokens)
+    }
+
+    pub(crate) fn total_tokens(&self) -> usize {
+        self.total_tokens
+    }
+
     /// `cached` is unknown until a sequence has run to an end of its own; `reasoning` is said of
     /// chats.
     pub(crate) fn new(

@@ -124,21 +124,18 @@ struct OutputDetails {
 }
 
 impl From<Usage> for ResponseUsage {
-    /// Reads what a chat reports, so that the two routes cannot differ in what they count.
     fn from(usage: Usage) -> Self {
-        let usage = serde_json::to_value(usage).expect("counts are JSON");
-        let count = |path: &str| usage.pointer(path).and_then(Value::as_u64).unwrap_or(0);
         Self {
-            input_tokens: count("/prompt_tokens"),
+            input_tokens: usage.prompt_tokens() as u64,
             input_tokens_details: InputDetails {
-                cached_tokens: count("/prompt_tokens_details/cached_tokens"),
+                cached_tokens: usage.cached_tokens() as u64,
                 cache_write_tokens: 0,
             },
-            output_tokens: count("/completion_tokens"),
+            output_tokens: usage.completion_tokens() as u64,
             output_tokens_details: OutputDetails {
-                reasoning_tokens: count("/completion_tokens_details/reasoning_tokens"),
+                reasoning_tokens: usage.reasoning_tokens() as u64,
             },
-            total_tokens: count("/total_tokens"),
+            total_tokens: usage.total_tokens() as u64,
         }
     }
 }
