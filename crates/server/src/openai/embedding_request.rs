@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::completion_request::Prompt;
+use super::prompt::Prompt;
 
 /// Fields of this route alone.
 #[derive(Debug, Deserialize, JsonSchema)]

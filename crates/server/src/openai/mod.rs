@@ -10,6 +10,7 @@ pub(crate) mod embedding_response;
 pub(crate) mod field_names;
 pub(crate) mod message;
 pub(crate) mod pooling_request;
+pub(crate) mod prompt;
 pub(crate) mod refused;
 pub(crate) mod request_fields;
 pub(crate) mod response;

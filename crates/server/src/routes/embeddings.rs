@@ -7,10 +7,10 @@ use text::Cut;
 
 use crate::body::JsonBytes;
 use crate::error::ApiError;
-use crate::openai::completion_request::Prompt;
 use crate::openai::embedding_request::{EmbeddingFields, EncodingFormat};
 use crate::openai::embedding_response::{EmbeddingList, PoolingUsage};
 use crate::openai::pooling_request::PoolingRequest;
+use crate::openai::prompt::Prompt;
 use crate::openai::sampling_fields::check_ids;
 use crate::pooling::{PoolingJob, PoolingPrompt, PoolingRun, cut_ids, shaped};
 use crate::registry::Registry;
