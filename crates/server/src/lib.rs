@@ -17,7 +17,6 @@ mod constraint;
 mod error;
 mod generation;
 mod generator;
-mod guards;
 mod listen;
 mod metrics;
 mod openai;

@@ -17,12 +17,14 @@ pub(crate) mod store;
 pub(crate) mod tools;
 pub(crate) mod translate;
 
-use std::hash::RandomState;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
+use crate::access::Call;
 use crate::config::StoreLimits;
 
 pub(crate) use self::running::Registry;
+use self::store::Owner;
 pub(crate) use self::store::ResponseStore;
 
 /// What the server knows of responses. Clones share it.
@@ -31,7 +33,7 @@ pub(crate) struct Responses {
     pub(crate) store: Arc<ResponseStore>,
     pub(crate) running: Arc<Registry>,
     /// Tells API keys apart without keeping them.
-    pub(crate) keys: RandomState,
+    keys: RandomState,
 }
 
 impl Responses {
@@ -41,5 +43,10 @@ impl Responses {
             running: Arc::default(),
             keys: RandomState::new(),
         }
+    }
+
+    /// Who asks: a number for the name of the call's key, where there are keys.
+    pub(crate) fn owner(&self) -> Owner {
+        Call::current().key_name().map(|name| self.keys.hash_one(name))
     }
 }

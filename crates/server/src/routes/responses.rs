@@ -13,7 +13,6 @@ use serde_json::{Value, json};
 use crate::body::JsonBytes;
 use crate::error::ApiError;
 use crate::generation::Generation;
-use crate::guards;
 use crate::openai::request_fields::StreamOptions;
 use crate::registry::Registry;
 use crate::responses::running::{Entered, Keep, Running};
@@ -35,7 +34,7 @@ pub(crate) async fn create(
     terms: Terms,
     JsonBytes(body): JsonBytes,
 ) -> Result<Response, ApiError> {
-    let owner = guards::owner(&app);
+    let owner = app.responses().owner();
     let store = Arc::clone(&app.responses().store);
     let prepared = move |models: &Registry| prepare(models, &store, &body, owner);
     let (prepared, entered) = app.admit(terms, prepared).await?;
@@ -79,7 +78,7 @@ pub(crate) async fn retrieve(
             (name, _) => return Err(ApiError::unsupported(name)),
         }
     }
-    let owner = guards::owner(&app);
+    let owner = app.responses().owner();
     if let Some(response) = app.responses().store.response(Instant::now(), owner, &id) {
         return Ok(json_text(response.to_string()));
     }
@@ -94,7 +93,7 @@ pub(crate) async fn cancel(
     State(app): State<App>,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
-    let owner = guards::owner(&app);
+    let owner = app.responses().owner();
     if let Some(running) = app.responses().running.get(owner, &id) {
         return Ok(json_text(running.cancel()));
     }
@@ -107,7 +106,7 @@ pub(crate) async fn delete(
     State(app): State<App>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
-    let owner = guards::owner(&app);
+    let owner = app.responses().owner();
     if app.responses().store.remove(Instant::now(), owner, &id) {
         return Ok(Json(json!({"id": id, "object": "response", "deleted": true})));
     }
@@ -125,7 +124,7 @@ pub(crate) async fn input_items(
     Query(parameters): Parameters,
 ) -> Result<Json<Value>, ApiError> {
     let page = Page::read(&parameters)?;
-    let owner = guards::owner(&app);
+    let owner = app.responses().owner();
     let turn = app.responses().store.turn(Instant::now(), owner, &id);
     let items = turn.ok_or_else(|| not_found(&id))?.input();
     page.of(items).map(Json)
