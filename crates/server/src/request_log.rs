@@ -24,8 +24,8 @@ pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 /// Longest request id that is taken over from a client.
 const MAX_REQUEST_ID_LEN: usize = 128;
 /// nginx's status for a client that left before its answer.
-const CLIENT_LEFT: u16 = 499;
-/// Most that the log shows of a path.
+pub(crate) const CLIENT_LEFT: u16 = 499;
+/// Most that logs and errors show of a path: it is the client's text.
 const MAX_PATH_LEN: usize = 200;
 /// Probes and scrapes: several a minute that nobody wants to read.
 const QUIET: &[&str] = &["/health", "/ready", "/metrics", "/version"];
@@ -137,7 +137,8 @@ impl Line {
 }
 
 impl Line {
-    /// As it is counted: whoever leaves before the answer begins has not been failed by us.
+    /// As metrics and traces count it: whoever leaves before the answer begins has not been failed by us,
+    /// and a stream that breaks has been. Logs have the status that was sent.
     fn final_status(&self) -> u16 {
         match (self.status, self.ending) {
             (Some(_), Ending::Failed) => 500,
@@ -167,7 +168,8 @@ impl Drop for Line {
     }
 }
 
-fn shortened(path: &str) -> Cow<'_, str> {
+/// A path as it is shown.
+pub(crate) fn shortened(path: &str) -> Cow<'_, str> {
     match path.char_indices().nth(MAX_PATH_LEN) {
         None => path.into(),
         Some((end, _)) => format!("{}...", &path[..end]).into(),

@@ -17,13 +17,8 @@ use super::keys::{Key, KeySet, Scope, Unknown};
 use super::limits::go_duration;
 use super::log::{AccessLog, Entry, MAX_BODY_BYTES};
 use crate::error::ApiError;
-use crate::request_log::REQUEST_ID;
+use crate::request_log::{CLIENT_LEFT, REQUEST_ID, shortened};
 use crate::state::App;
-
-/// What is logged of a path: it is the client's text.
-const MAX_PATH_LEN: usize = 256;
-/// As nginx says it: the client was gone before the answer.
-const CLIENT_GONE: u16 = 499;
 
 /// What a path asks of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,12 +192,12 @@ impl End {
                 time: format!("{:.3}", jiff::Timestamp::now()),
                 request_id: id().unwrap_or_default().to_owned(),
                 method: request.method().as_str().chars().take(16).collect(),
-                route: shortened(request.uri().path()),
+                route: shortened(request.uri().path()).into_owned(),
                 ..Entry::default()
             };
             (log, Box::new(entry))
         });
-        Self { call, permit: None, log, status: CLIENT_GONE, response: Vec::new() }
+        Self { call, permit: None, log, status: CLIENT_LEFT, response: Vec::new() }
     }
 
     fn keep(&mut self, data: &Bytes) {
@@ -222,10 +217,6 @@ impl Drop for End {
         entry.response = self.call.keeps_bodies().then(|| response.into());
         log.write(*entry);
     }
-}
-
-fn shortened(path: &str) -> String {
-    path.chars().take(MAX_PATH_LEN).collect()
 }
 
 /// A body with what happens at its end. The fields drop in this order: what generates it has told the
