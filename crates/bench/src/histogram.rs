@@ -15,18 +15,16 @@ const CURVE_STEPS: usize = 100;
 #[derive(Debug, Clone)]
 pub(crate) struct Times {
     histogram: Histogram<u64>,
-    sum: f64,
     /// Mean and sum of squared differences, by Welford.
     mean: f64,
     squares: f64,
-    count: f64,
 }
 
 impl Default for Times {
     fn default() -> Self {
         let histogram = Histogram::new_with_bounds(1, MAX_NS, SIGNIFICANT_DIGITS);
         let histogram = histogram.expect("the bounds are constants");
-        Self { histogram, sum: 0.0, mean: 0.0, squares: 0.0, count: 0.0 }
+        Self { histogram, mean: 0.0, squares: 0.0 }
     }
 }
 
@@ -35,10 +33,8 @@ impl Times {
         let ns = u64::try_from(time.as_nanos()).unwrap_or(MAX_NS);
         self.histogram.saturating_record(ns);
         let ms = time.as_secs_f64() * 1e3;
-        self.count += 1.0;
-        self.sum += ms;
         let difference = ms - self.mean;
-        self.mean += difference / self.count;
+        self.mean += difference / self.len() as f64;
         self.squares += difference * (ms - self.mean);
     }
 
@@ -65,9 +61,9 @@ impl Times {
         let curve = steps.chain([99.9, 99.99]).map(|percent| self.percentile_ms(percent)).collect();
         Summary {
             count: self.len(),
-            mean: self.sum / self.count,
+            mean: self.mean,
             median: self.percentile_ms(50.0),
-            std: (self.squares / self.count).sqrt(),
+            std: (self.squares / self.len() as f64).sqrt(),
             min: self.histogram.min() as f64 / 1e6,
             max: self.histogram.max() as f64 / 1e6,
             p90: self.percentile_ms(90.0),
