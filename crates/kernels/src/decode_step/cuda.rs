@@ -102,8 +102,8 @@ pub(super) struct StepParams {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Processors {
     pub(super) count: usize,
-    /// Shared memory that a block may have, in bytes.
-    pub(super) shared_bytes: usize,
+    /// Shared memory that a block may have.
+    pub(super) shared_bytes_per_block: usize,
 }
 
 /// A launch, which is cooperative, and how its blocks divide their memory.
@@ -158,7 +158,7 @@ pub(super) fn plan(dims: &Dims, processors: Processors) -> Result<Option<Plan>> 
     // The rows' stream and the weight of a norm.
     let kept = region_bytes + (num_rows + 1) * hidden * 2 + SUM_BYTES + layer_bytes;
     // Two barriers a stage.
-    let left = processors.shared_bytes.saturating_sub(kept + STATIC_BYTES);
+    let left = processors.shared_bytes_per_block.saturating_sub(kept + STATIC_BYTES);
     let num_stages = (left / (STAGE_BYTES + 16)).min(STAGES.1);
     if num_stages < STAGES.0 {
         return Ok(None);

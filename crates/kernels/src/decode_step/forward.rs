@@ -105,8 +105,10 @@ impl Addresses {
 impl Step {
     pub(super) fn new(model: &Model, num_rows: usize, device: &CudaDevice) -> Result<Option<Self>> {
         let dims = model.dims(num_rows);
-        let processors =
-            Processors { count: processors(device)?.0, shared_bytes: block_shared_bytes(device)? };
+        let processors = Processors {
+            count: processors(device)?.0,
+            shared_bytes_per_block: block_shared_bytes(device)?,
+        };
         let plan = plan(&dims, processors)?.filter(|_| model.has_plain_rows());
         let Some(plan) = plan else { return Ok(None) };
         let compiled_for = compiled_for(device, &MODULE, &plan.launch)?;

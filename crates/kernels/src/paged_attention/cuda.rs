@@ -70,8 +70,8 @@ pub(crate) struct Model {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Processors {
     pub(crate) count: usize,
-    /// Shared memory of each, in bytes.
-    pub(crate) shared_bytes: usize,
+    /// Shared memory that each has for its blocks.
+    pub(crate) shared_bytes_per_processor: usize,
 }
 
 /// A form of the split kernel: `SplitShape` of `split.cuh`.
@@ -180,7 +180,7 @@ pub(crate) fn plan(
     if extents.split_seqs > 0 {
         let shared_bytes = split.shared_bytes(heads);
         // A block has a KiB of its own besides.
-        let fitting = processors.shared_bytes / (shared_bytes + 1024);
+        let fitting = processors.shared_bytes_per_processor / (shared_bytes + 1024);
         let resident = processors.count * fitting.clamp(1, split.max_blocks);
         let row_tiles = (extents.max_split_rows * group_size).div_ceil(split.rows);
         let units = extents.split_seqs * row_tiles * extents.max_splits();
@@ -269,8 +269,8 @@ pub(super) mod forward {
         if tokens > 0 {
             let (dtype, cache_dtype) = (q.dtype(), key.dtype());
             let heads = Model { num_heads, num_kv_heads, head_dim, dtype, cache_dtype };
-            let (count, shared_bytes) = processors(q.device())?;
-            let processors = Processors { count, shared_bytes };
+            let (count, shared_bytes_per_processor) = processors(q.device())?;
+            let processors = Processors { count, shared_bytes_per_processor };
             for one in plan(&heads, tokens, extents, processors)? {
                 launch(q.device(), &MODULE, &one, &params)?;
             }

@@ -11,7 +11,7 @@ use candle_core::{DType, Device, Error, Result, Tensor};
 /// (sequence, rows, context)
 type Part = (usize, usize, usize);
 
-const SMALL: Processors = Processors { count: 2, shared_bytes: 1 << 17 };
+const SMALL: Processors = Processors { count: 2, shared_bytes_per_processor: 1 << 17 };
 
 /// A call of the kernels.
 struct Call<'a> {

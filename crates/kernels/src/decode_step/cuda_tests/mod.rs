@@ -67,7 +67,10 @@ impl Case {
     }
 
     fn plan(&self) -> Result<Option<Plan>> {
-        plan(&self.dims(), Processors { count: NUM_BLOCKS, shared_bytes: self.shared_bytes })
+        plan(
+            &self.dims(),
+            Processors { count: NUM_BLOCKS, shared_bytes_per_block: self.shared_bytes },
+        )
     }
 
     fn query_width(&self) -> usize {

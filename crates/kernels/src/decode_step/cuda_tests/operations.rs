@@ -105,7 +105,7 @@ impl Operations<'_> {
             self.memory.attention(case, [q.address(), layer.key, layer.value, out.address()]);
         let (dtype, cache_dtype) = (case.dtype, case.cache_dtype);
         let model = attention::Model { num_heads, num_kv_heads, head_dim, dtype, cache_dtype };
-        let processors = attention::Processors { count: 2, shared_bytes: 1 << 17 };
+        let processors = attention::Processors { count: 2, shared_bytes_per_processor: 1 << 17 };
         for one in attention::plan(&model, rows, &self.memory.extents, processors)? {
             self.launch(&one, &params)?;
         }
