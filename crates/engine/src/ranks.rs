@@ -35,9 +35,9 @@ pub struct Rank {
 
 /// The models of a rank.
 pub struct Models {
-    /// Or its part.
+    /// The model, or the rank's part of it.
     pub model: Box<dyn CausalLm>,
-    /// Or its part.
+    /// The draft model, or the rank's part of it.
     pub draft: Option<Box<dyn CausalLm>>,
 }
 

@@ -1,8 +1,9 @@
 //! Fused operations on candle tensors: the data plane.
 //!
 //! One folder an op: `mod.rs` holds the formula, the shapes and their checks, `cpu.rs` the CPU
-//! forward, `tests.rs` the comparison with a plain reference. Storage is f32 or bf16, of weights and of
-//! the cache e4m3 too, arithmetic f32. Inputs may be contiguous views with a start offset; a strided one is refused by name.
+//! forward, `tests.rs` the comparison with a plain reference. Storage is f32 or bf16 (on a CUDA device
+//! f16, too), of weights and of the cache e4m3 too, arithmetic f32. Inputs may be contiguous views with a
+//! start offset; a strided one is refused by name.
 //!
 //! Every result of a row depends on that row alone: no reduction has an order that knows the batch,
 //! the chunk, the number of threads or the block layout.

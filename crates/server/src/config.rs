@@ -26,8 +26,8 @@ pub struct ServerConfig {
     pub drain_timeout: Duration,
     /// Origins that browsers may call from; `None` allows any.
     pub allowed_origins: Option<Vec<String>>,
-    /// Keys that may do everything. If there are any, or keys of a file, every route but `/health` and
-    /// `/ready` wants one.
+    /// Keys that may do everything. If there are any, or keys of a file, every route wants one but
+    /// `/health`, `/ready`, `/docs`, `/openapi.json` and, unless it is guarded, `/metrics`.
     pub api_keys: Vec<String>,
     /// Whether `/metrics` wants one, too.
     pub guard_metrics: bool,

@@ -28,7 +28,8 @@ pub enum Activation {
 
 /// Activates the first half of each row and multiplies it with the second.
 ///
-/// gate_up `[.., 2 * intermediate]` f32 or bf16, gate first. Returns `[.., intermediate]` of its dtype.
+/// gate_up `[.., 2 * intermediate]` f32 or bf16 (on a CUDA device f16, too), gate first. Returns
+/// `[.., intermediate]` of its dtype.
 ///
 /// # Errors
 /// An odd last dimension, another dtype, or a strided input.

@@ -100,8 +100,8 @@ const MAX_HEAD_DIM: usize = 256;
 
 /// Attends. Keys and values of the rows themselves must be in the cache already.
 ///
-/// q `[tokens, heads, head_dim]` f32 or bf16, `head_dim` a multiple of 8 up to 256, the cache of the
-/// same dtype or e4m3. Returns `[tokens, heads * head_dim]`.
+/// q `[tokens, heads, head_dim]` f32 or bf16 (on a CUDA device f16, too), `head_dim` a multiple of 8 up
+/// to 256, the cache of the same dtype or e4m3. Returns `[tokens, heads * head_dim]`.
 ///
 /// # Errors
 /// A shape or dtype that does not fit, a strided input, rows that do not add up to tokens, a context

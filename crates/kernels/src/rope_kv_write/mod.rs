@@ -66,8 +66,8 @@ pub struct RopeKvWrite<'a> {
 
 /// Writes keys and values into the cache in place and returns the queries.
 ///
-/// qkv `[tokens, (heads + 2 * kv_heads) * head_dim]` f32 or bf16: all query heads, all key heads, all
-/// value heads. The cache tensors `[num_blocks, kv_heads, block_size, head_dim]` have its dtype or
+/// qkv `[tokens, (heads + 2 * kv_heads) * head_dim]` f32 or bf16 (on a CUDA device f16, too): all query
+/// heads, all key heads, all value heads. The cache tensors `[num_blocks, kv_heads, block_size, head_dim]` have its dtype or
 /// e4m3, where numbers beyond 448 become 448.
 /// Returns q `[tokens, heads, head_dim]`.
 ///
