@@ -1,6 +1,6 @@
 """Makes models/golden/: tiny random checkpoints with what transformers computes from them.
 
-    python scripts/golden.py        (torch, transformers 5, safetensors)
+    python scripts/golden.py [NAME..]        (torch, transformers 5, safetensors)
 
 Weights are random from a fixed seed, norms and biases included, and large enough that the most
 likely token leads clearly: `MARGIN` below is asserted at every greedy step. The reference runs in
@@ -10,11 +10,13 @@ float32 on the CPU with eager attention, from the weights as they are stored.
 import copy
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import Qwen2Config, Qwen2ForCausalLM
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 GOLDEN = Path(__file__).resolve().parent.parent / "models" / "golden"
@@ -98,6 +100,33 @@ GOLDENS = [
         },
         "dtype": torch.float16,
         "old_keys": True,
+    },
+    {
+        "name": "mistral",  # a window in every layer, shorter than two of the prompts
+        "classes": (MistralConfig, MistralForCausalLM),
+        "config": {
+            "hidden_size": 72,
+            "intermediate_size": 88,
+            "head_dim": 16,
+            "rms_norm_eps": 1e-5,
+            "sliding_window": 24,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        },
+        "dtype": torch.bfloat16,
+    },
+    {
+        "name": "qwen2_window",  # a window in the last two layers
+        "classes": (Qwen2Config, Qwen2ForCausalLM),
+        "config": {
+            "hidden_size": 48,
+            "intermediate_size": 64,
+            "rms_norm_eps": 1e-6,
+            "use_sliding_window": True,
+            "sliding_window": 40,
+            "max_window_layers": 1,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0},
+        },
+        "dtype": torch.bfloat16,
     },
     {
         "name": "qwen3",  # heads wider than hidden_size / num_attention_heads, tied
@@ -245,4 +274,5 @@ def make(golden):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     for golden in GOLDENS:
-        make(golden)
+        if not sys.argv[1:] or golden["name"] in sys.argv[1:]:
+            make(golden)

@@ -88,6 +88,7 @@ impl BertConfig {
                 max_position_embeddings: self.num_positions - self.first_position,
                 num_parameters: embeddings + self.num_layers * layer + head,
                 num_gathered: embeddings,
+                window: None,
                 dtype: self.dtype,
                 quantized: None,
             },

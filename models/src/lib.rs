@@ -3,6 +3,7 @@
 mod bert;
 mod bert_config;
 mod llama;
+mod mistral;
 mod modernbert;
 mod modernbert_config;
 mod qwen2;
@@ -16,7 +17,7 @@ use serde_json::Value;
 
 /// A row per architecture.
 pub fn registry() -> &'static [Architecture] {
-    &[llama::ARCHITECTURE, qwen2::ARCHITECTURE, qwen3::ARCHITECTURE]
+    &[llama::ARCHITECTURE, mistral::ARCHITECTURE, qwen2::ARCHITECTURE, qwen3::ARCHITECTURE]
 }
 
 /// A row per architecture that reads prompts whole and gives vectors or scores.

@@ -101,6 +101,7 @@ impl Config {
                 max_position_embeddings: self.num_positions,
                 num_parameters: self.vocab_size * hidden + layers + if has_head { head } else { 0 },
                 num_gathered: self.vocab_size * hidden,
+                window: None,
                 dtype: self.dtype,
                 quantized: None,
             },

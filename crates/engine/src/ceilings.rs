@@ -129,6 +129,8 @@ pub struct Costs {
     token_flops: f64,
     /// Of attention, for a key that a token sees: its score, and its part of the sum of values.
     seen_flops: f64,
+    /// Of the layers with a window, the keys that a token sees, and their part of all layers.
+    window: Option<(f64, f64)>,
     /// Of a row of logits.
     logits_flops: f64,
 }
@@ -147,6 +149,9 @@ impl Costs {
             key_bytes: plan.block_bytes as f64 / plan.config.block_size as f64,
             token_flops: 2.0 * (read - head),
             seen_flops: 4.0 * (spec.num_layers * spec.num_heads * spec.head_dim) as f64,
+            window: spec.window.map(|window| {
+                (window.num_keys as f64, window.num_layers as f64 / spec.num_layers as f64)
+            }),
             logits_flops: 2.0 * head,
         }
     }
@@ -157,8 +162,15 @@ impl Costs {
         let mut work = Work { bytes: self.weight_bytes, flops: 0.0 };
         for (tokens, keys) in sequences {
             let (tokens, keys) = (tokens as f64, keys as f64);
-            let seen = tokens * keys - tokens * (tokens - 1.0) / 2.0;
-            work.bytes += keys * self.key_bytes;
+            let all = |tokens: f64, keys: f64| tokens * keys - tokens * (tokens - 1.0) / 2.0;
+            let (mut read, mut seen) = (keys, all(tokens, keys));
+            if let Some((window, share)) = self.window {
+                let full = (keys - window).clamp(0.0, tokens); // Tokens that see a whole window.
+                let within = full * window + all(tokens - full, keys - full);
+                read += share * (keys.min(window + tokens - 1.0) - keys);
+                seen += share * (within - seen);
+            }
+            work.bytes += read * self.key_bytes;
             work.flops += tokens * self.token_flops + seen * self.seen_flops + self.logits_flops;
         }
         work
@@ -177,6 +189,7 @@ impl std::ops::Add for Work {
 mod tests {
     use super::*;
     use crate::config::{EngineConfig, EngineOptions};
+    use crate::model::SlidingWindow;
 
     /// Of two layers, with an embedding beside the head.
     fn spec() -> ModelSpec {
@@ -193,6 +206,7 @@ mod tests {
             max_position_embeddings: 64,
             num_parameters: 2 * layer + 2 * head,
             num_gathered: head,
+            window: None,
             quantized: None,
             dtype: DType::F32,
         }
@@ -214,6 +228,14 @@ mod tests {
         let prefill = costs.of_step([(4, 4)]);
         assert_eq!(prefill.bytes, 4.0 * 2_800.0 + 4.0 * cached);
         assert_eq!(prefill.flops, 4.0 * 2.0 * 2_000.0 + 4.0 * 16.0 * 10.0 + 2.0 * 800.0);
+        // With a window of 2 in one of the layers that one reads the last 2 keys, or of 4 rows all of 5; rows that
+        // saw 2, 3, 4 and 5 keys see 2.
+        let window = Some(SlidingWindow { num_keys: 2, num_layers: 1 });
+        let costs = Costs::of(&ModelSpec { window, ..spec }, &plan);
+        assert_eq!(costs.of_step([(1, 10)]).bytes, 4.0 * 2_800.0 + (10.0 + 2.0) / 2.0 * cached);
+        assert_eq!(costs.of_step([(4, 5)]).bytes, 4.0 * 2_800.0 + 5.0 * cached);
+        let flops = 4.0 * 2.0 * 2_000.0 + 4.0 * 8.0 * (14.0 + 8.0) + 2.0 * 800.0;
+        assert_eq!(costs.of_step([(4, 5)]).flops, flops);
     }
 
     #[test]

@@ -69,6 +69,7 @@ mod tests {
             max_position_embeddings: 1 << 20,
             num_parameters: 100_000_000,
             num_gathered: 0,
+            window: None,
             dtype: DType::BF16,
             quantized: None,
         }

@@ -37,10 +37,21 @@ pub struct ModelSpec {
     pub num_parameters: usize,
     /// Those of them of which a step takes single rows: embeddings that the logits do not share.
     pub num_gathered: usize,
+    /// Of the layers, if any, that do not attend to all of a context.
+    pub window: Option<SlidingWindow>,
     /// `torch_dtype` of the checkpoint.
     pub dtype: DType,
     /// What the checkpoint's linear layers are stored in, if not as they are.
     pub quantized: Option<Quantized>,
+}
+
+/// Attention to the last tokens alone (Mistral 7B, arXiv:2310.06825).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SlidingWindow {
+    /// Keys that a token sees at most, itself included.
+    pub num_keys: usize,
+    /// Layers in which that is so.
+    pub num_layers: usize,
 }
 
 /// The key and value heads of a rank: as many as the others, or, where ranks are more than heads, one that

@@ -304,6 +304,7 @@ mod tests {
             max_position_embeddings: 32,
             num_parameters: 1000,
             num_gathered: 0,
+            window: None,
             dtype: DType::F32,
             quantized: None,
         };

@@ -24,15 +24,18 @@ pub(super) struct Attention {
     norm_eps: f32,
     heads: HeadShape,
     scale: f32,
+    /// Keys that a token sees at most.
+    window: Option<usize>,
 }
 
 impl Attention {
     /// Loads `q_proj`, `k_proj`, `v_proj`, `o_proj` and, if the model has them, `q_norm` and
-    /// `k_norm` under `prefix`.
+    /// `k_norm` under `prefix`. `window` bounds the keys that a token sees.
     pub(super) fn load(
         weights: &mut Weights,
         prefix: &str,
         config: &DecoderConfig,
+        window: Option<usize>,
     ) -> std::result::Result<Self, WeightsError> {
         let (hidden, dim) = (config.hidden_size, config.head_dim);
         let (rank, num_ranks) = weights.rank();
@@ -66,6 +69,7 @@ impl Attention {
                 head_dim: dim,
             },
             scale: (dim as f32).sqrt().recip(),
+            window,
         })
     }
 
@@ -81,6 +85,11 @@ impl Attention {
 
     pub(super) fn heads(&self) -> HeadShape {
         self.heads
+    }
+
+    /// Whether a token may see less than all before it.
+    pub(super) fn has_window(&self) -> bool {
+        self.window.is_some()
     }
 
     /// Factor on the scores.
@@ -114,7 +123,7 @@ impl Attention {
             q_starts: &batch.q_starts,
             context_lens: &batch.context_lens,
             block_tables: &batch.block_tables,
-            variant: Variant::default(),
+            variant: Variant { window: self.window, ..Variant::default() },
             on_device: batch
                 .on_device
                 .as_ref()

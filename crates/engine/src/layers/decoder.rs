@@ -33,6 +33,7 @@ impl DecoderLayer {
         weights: &mut Weights,
         prefix: &str,
         config: &DecoderConfig,
+        window: Option<usize>,
     ) -> std::result::Result<Self, WeightsError> {
         let norm = |weights: &mut Weights, name: &str| {
             let name = format!("{prefix}.{name}");
@@ -40,7 +41,7 @@ impl DecoderLayer {
         };
         Ok(Self {
             attention_norm: norm(weights, "input_layernorm")?,
-            attention: Attention::load(weights, &format!("{prefix}.self_attn"), config)?,
+            attention: Attention::load(weights, &format!("{prefix}.self_attn"), config, window)?,
             mlp_norm: norm(weights, "post_attention_layernorm")?,
             mlp: Mlp::load(weights, &format!("{prefix}.mlp"), config)?,
         })
@@ -117,9 +118,13 @@ impl Decoder {
             let embedding = Embedding::load(weights, &name, vocab, hidden)?;
             (embedding, LmHead::load(weights, "lm_head", vocab, hidden)?)
         };
-        let layers = (0..config.num_layers)
-            .map(|layer| DecoderLayer::load(weights, &format!("{root}layers.{layer}"), config))
-            .collect::<std::result::Result<_, _>>()?;
+        let load_layer = |(layer, window): (usize, &Option<usize>)| {
+            // One that holds the longest context hides nothing.
+            let window = window.filter(|window| *window < max_model_len);
+            DecoderLayer::load(weights, &format!("{root}layers.{layer}"), config, window)
+        };
+        let layers = config.windows.iter().enumerate().map(load_layer);
+        let layers = layers.collect::<std::result::Result<_, _>>()?;
         let norm = RmsNorm::load(weights, &format!("{root}norm"), hidden, config.norm_eps)?;
         let device = weights.device();
         let rope = RotaryEmbedding::new(&config.rope, config.head_dim, max_model_len, device)?;
@@ -159,8 +164,8 @@ impl CausalLm for Decoder {
     }
 
     fn decode_step(&self, num_seqs: usize, cache: &KvCache) -> Result<Option<DecodeStep>> {
-        if self.head.is_part() {
-            // Between its operations ranks add up what they have.
+        // Between its operations ranks add up what they have, and it knows no window.
+        if self.head.is_part() || self.layers.iter().any(|layer| layer.attention.has_window()) {
             return Ok(None);
         }
         let first = &self.layers[0];

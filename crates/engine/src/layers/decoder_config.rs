@@ -6,8 +6,9 @@ use kernels::gated_activation::Activation;
 use super::quantization;
 use super::rope::RopeConfig;
 use crate::architecture::{ConfigError, ConfigReader};
-use crate::model::ModelSpec;
+use crate::model::{ModelSpec, SlidingWindow};
 use crate::weights::Quantized;
+use serde_json::Value;
 
 /// Everything that decides the tensors and the mathematics of a [`Decoder`](super::Decoder).
 #[derive(Debug, Clone)]
@@ -45,6 +46,8 @@ pub struct DecoderConfig {
     pub mlp_bias: bool,
     /// Each head of q and k goes through an RMSNorm before rotation.
     pub qk_norm: bool,
+    /// Of each layer: keys that a token sees at most, the last ones, itself included; `None` for all.
+    pub windows: Vec<Option<usize>>,
     /// Of the checkpoint.
     pub dtype: DType,
     /// What the checkpoint's linear layers are stored in, if not as they are.
@@ -55,8 +58,8 @@ impl DecoderConfig {
     /// Reads the keys that the architectures share. Biases and q/k norms are theirs to set: here
     /// there are none.
     pub fn parse(config: &ConfigReader) -> Result<Self, ConfigError> {
-        refuse(config)?;
         let count = |key: &str| config.required(key, config.count(key)?);
+        let num_layers = count("num_hidden_layers")?;
         let num_heads = count("num_attention_heads")?;
         let num_kv_heads = config.count("num_key_value_heads")?.unwrap_or(num_heads);
         if !num_heads.is_multiple_of(num_kv_heads) {
@@ -76,7 +79,7 @@ impl DecoderConfig {
             return Err(config.invalid("head_dim", "even (RoPE turns pairs)"));
         }
         Ok(Self {
-            num_layers: count("num_hidden_layers")?,
+            num_layers,
             num_heads,
             num_kv_heads,
             head_dim,
@@ -92,6 +95,7 @@ impl DecoderConfig {
             out_bias: false,
             mlp_bias: false,
             qk_norm: false,
+            windows: windows(config, num_layers)?,
             dtype: config.dtype()?,
             quantized: quantization::quantized(config)?,
         })
@@ -111,9 +115,16 @@ impl DecoderConfig {
             max_position_embeddings: self.max_position_embeddings,
             num_parameters: self.num_parameters(),
             num_gathered: if self.tied_embeddings { 0 } else { self.vocab_size * self.hidden_size },
+            window: self.window(),
             dtype: self.dtype,
             quantized: self.quantized,
         }
+    }
+
+    /// What the layers with a window have in common.
+    fn window(&self) -> Option<SlidingWindow> {
+        let num_keys = self.windows.iter().flatten().copied().max()?;
+        Some(SlidingWindow { num_keys, num_layers: self.windows.iter().flatten().count() })
     }
 
     /// Parameters as loaded.
@@ -140,32 +151,33 @@ fn activation(config: &ConfigReader) -> Result<Activation, ConfigError> {
     }
 }
 
-/// Refuses what would change the numbers and is not implemented.
-fn refuse(config: &ConfigReader) -> Result<(), ConfigError> {
+/// transformers' where config.json does not say.
+const DEFAULT_FULL_LAYERS: u64 = 28;
+
+/// As transformers reads what Qwen writes: with `use_sliding_window` the layers that `layer_types` names, or those
+/// from `max_window_layers` on, have the `sliding_window`.
+fn windows(config: &ConfigReader, num_layers: usize) -> Result<Vec<Option<usize>>, ConfigError> {
     let window = config.count("sliding_window")?;
-    let num_layers = config.count("num_hidden_layers")?.unwrap_or(0);
-    let full_layers = config.get("max_window_layers").and_then(serde_json::Value::as_u64);
-    let windowed_layers = full_layers.is_none_or(|full| (full as usize) < num_layers);
-    if let (Some(window), true, true) =
-        (window, config.flag("use_sliding_window")?, windowed_layers)
-    {
-        let supported = "use_sliding_window = false";
-        return Err(config.unsupported("sliding_window", &window.to_string(), supported));
-    }
-    let layer_types = config.get("layer_types").and_then(serde_json::Value::as_array);
-    for kind in layer_types.into_iter().flatten() {
-        if kind != "full_attention" {
-            let kind = kind.to_string();
-            return Err(config.unsupported("layer_types", &kind, "full_attention in every layer"));
-        }
-    }
-    Ok(())
+    let window = if config.flag("use_sliding_window")? { window } else { None };
+    let Some(types) = config.get("layer_types") else {
+        let full = config.get("max_window_layers").and_then(Value::as_u64);
+        let full = full.unwrap_or(DEFAULT_FULL_LAYERS) as usize;
+        return Ok((0..num_layers).map(|layer| window.filter(|_| layer >= full)).collect());
+    };
+    let of_each = || config.invalid("layer_types", "a list of num_hidden_layers strings");
+    let types = types.as_array().filter(|types| types.len() == num_layers).ok_or_else(of_each)?;
+    let window_of = |kind: &Value| match kind.as_str().ok_or_else(of_each)? {
+        "full_attention" => Ok(None),
+        "sliding_attention" => Ok(window),
+        other => Err(config.unsupported("layer_types", other, "full_attention, sliding_attention")),
+    };
+    types.iter().map(window_of).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     fn base() -> Value {
         json!({
@@ -201,7 +213,7 @@ mod tests {
         for (key, value) in [
             ("hidden_act", json!("relu2")),
             ("quantization_config", json!({"quant_method": "hqq"})),
-            ("layer_types", json!(["full_attention", "sliding_attention"])),
+            ("layer_types", json!(["full_attention", "chunked_attention", "full_attention"])),
             ("num_key_value_heads", json!(4)),
             ("head_dim", json!(7)),
             ("hidden_size", json!(50)),
@@ -215,16 +227,32 @@ mod tests {
     }
 
     #[test]
-    fn a_sliding_window_is_refused_only_if_a_layer_uses_it() {
-        let with = |used: bool, full_layers: usize| {
+    fn layers_have_the_windows_that_transformers_gives_them() {
+        let with = |used: bool, full_layers: Value, types: Value| {
             let mut config = base();
-            config["sliding_window"] = json!(4096);
+            config["sliding_window"] = json!(40);
             config["use_sliding_window"] = json!(used);
-            config["max_window_layers"] = json!(full_layers);
+            config["max_window_layers"] = full_layers;
+            config["layer_types"] = types;
             parse(&config)
         };
-        assert!(with(false, 0).is_ok() && with(true, 3).is_ok());
-        let error = with(true, 2).unwrap_err().to_string();
-        assert!(error.contains("`sliding_window` = 4096"), "{error}");
+        let (none, full, sliding) = (Value::Null, "full_attention", "sliding_attention");
+        let windows = |used, full, types| with(used, full, types).unwrap().windows;
+        assert_eq!(windows(false, json!(0), none.clone()), [None; 3]);
+        assert_eq!(windows(true, none.clone(), none.clone()), [None; 3], "28 layers have none");
+        assert_eq!(windows(true, json!(2), none.clone()), [None, None, Some(40)]);
+        let types = json!([sliding, full, sliding]);
+        assert_eq!(windows(true, json!(3), types.clone()), [Some(40), None, Some(40)]);
+        assert_eq!(windows(false, json!(0), types.clone()), [None; 3]);
+        let spec = with(true, none.clone(), types).unwrap().spec("A");
+        assert_eq!(spec.window, Some(SlidingWindow { num_keys: 40, num_layers: 2 }));
+        for types in [
+            json!([sliding, full]),
+            json!([full, full, 3]),
+            json!([full, full, "linear_attention"]),
+        ] {
+            let error = with(true, none.clone(), types).unwrap_err().to_string();
+            assert!(error.contains("`layer_types`"), "{error}");
+        }
     }
 }

@@ -19,6 +19,7 @@ fn spec() -> ModelSpec {
         max_position_embeddings: 40_960,
         num_parameters: 596_049_920,
         num_gathered: 0,
+        window: None,
         dtype: DType::BF16,
         quantized: None,
     }

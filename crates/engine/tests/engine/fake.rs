@@ -223,6 +223,7 @@ pub(crate) fn spec() -> ModelSpec {
         max_position_embeddings: 128,
         num_parameters: 1,
         num_gathered: 0,
+        window: None,
         dtype: DType::F32,
         quantized: None,
     }

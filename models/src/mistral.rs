@@ -1,0 +1,30 @@
+//! Mistral 7B (arXiv:2310.06825), Mistral Nemo and Mistral Small 2501, and what shares their architecture:
+//! Zephyr, OpenHermes-Mistral, E5-Mistral.
+//!
+//! Llama's mathematics and tensor names (see `llama.rs`), without biases. With a `sliding_window` a token sees
+//! so many of the last tokens in every layer, itself included. `head_dim` is independent of `hidden_size`.
+
+use engine::architecture::{Architecture, ConfigError, ConfigReader};
+use engine::layers::{Decoder, DecoderConfig};
+use serde_json::Value;
+
+const NAME: &str = "MistralForCausalLM";
+
+/// transformers' where config.json does not say; those without a window say null.
+const DEFAULT_WINDOW: usize = 4096;
+
+pub(crate) const ARCHITECTURE: Architecture = Architecture {
+    name: NAME,
+    spec: |json| Ok(config(json)?.spec(NAME)),
+    load: |json, weights, max_model_len| {
+        Ok(Box::new(Decoder::load(weights, &config(json)?, max_model_len)?))
+    },
+};
+
+fn config(json: &Value) -> Result<DecoderConfig, ConfigError> {
+    let window_is_said = json.get("sliding_window").is_some();
+    let json = ConfigReader::new(json)?;
+    let window = if window_is_said { json.count("sliding_window")? } else { Some(DEFAULT_WINDOW) };
+    let config = DecoderConfig::parse(&json)?;
+    Ok(DecoderConfig { windows: vec![window; config.num_layers], ..config })
+}
