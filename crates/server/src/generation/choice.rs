@@ -236,8 +236,12 @@ impl Choice {
             delta.finish = Some(Finish { reason: "stop", stop_reason: Value::Null });
         }
         let Some(mut finish) = delta.finish.take() else { return };
-        reader.finish(delta);
-        if finish.reason == "stop" && reader.num_calls > 0 {
+        let at_stop_string = finish.stop_reason.is_string();
+        reader.finish(at_stop_string || finish.reason == "length", delta);
+        // A stop string may stand in the arguments of a call, which then is none to run.
+        let has_calls =
+            if at_stop_string { reader.ends_with_calls() } else { reader.num_calls > 0 };
+        if finish.reason == "stop" && has_calls {
             finish.reason = "tool_calls";
         }
         delta.finish = Some(finish);

@@ -2,6 +2,7 @@
 
 use std::mem;
 
+use serde::de::IgnoredAny;
 use serde_json::Value;
 use text::{OutputFormat, OutputParser, OutputPart, Stretch};
 
@@ -45,6 +46,8 @@ pub(super) struct OutputReader {
     state: State,
     reasoning: ReasoningTokens,
     pub(super) num_calls: usize,
+    /// Of the last call.
+    arguments: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +70,13 @@ impl OutputReader {
             state: State::Parsing,
             reasoning: ReasoningTokens::default(),
             num_calls: 0,
+            arguments: String::new(),
         }
+    }
+
+    /// Whether there are calls, and the last has all of its arguments.
+    pub(super) fn ends_with_calls(&self) -> bool {
+        self.num_calls > 0 && serde_json::from_str::<IgnoredAny>(&self.arguments).is_ok()
     }
 
     /// Whether nothing more is part of the answer.
@@ -107,9 +116,9 @@ impl OutputReader {
         }
     }
 
-    /// The end of the output.
-    pub(super) fn finish(&mut self, delta: &mut Delta) {
-        let parts = self.parser.finish();
+    /// The end of the output, which may have been cut where it stands.
+    pub(super) fn finish(&mut self, is_cut: bool, delta: &mut Delta) {
+        let parts = if is_cut { self.parser.cut() } else { self.parser.finish() };
         self.take(parts, delta);
         self.reasoning.finish(self.parser.in_reasoning());
     }
@@ -127,9 +136,11 @@ impl OutputReader {
                         return;
                     }
                     self.num_calls += 1;
+                    self.arguments.clear();
                     id.get_or_insert_with(|| self.ids.random());
                 }
                 _ if self.is_over() => return,
+                OutputPart::Arguments { json, .. } => self.arguments.push_str(json),
                 _ => {}
             }
             delta.push(part);

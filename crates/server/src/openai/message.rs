@@ -209,12 +209,14 @@ impl ToolCall {
             return Err(ApiError::invalid(format!("{path}.type"), message));
         }
         let text = self.function.arguments.unwrap_or_default();
-        let text = if text.trim().is_empty() { "{}" } else { &text };
-        let arguments: Map<String, Value> = serde_json::from_str(text).map_err(|error| {
-            let field = format!("{path}.function.arguments");
-            let message = format!("'{field}' must be a JSON object in a string: {error}.");
-            ApiError::invalid(field, message)
-        })?;
+        let arguments: Map<String, Value> = if text.trim().is_empty() {
+            Map::new()
+        } else {
+            // A model that was cut off wrote no object, and the client cannot help it: shown as it is.
+            let as_written =
+                |_| Map::from_iter([("invalid_json".to_owned(), text.as_str().into())]);
+            serde_json::from_str(&text).unwrap_or_else(as_written)
+        };
         let function = json!({"name": self.function.name, "arguments": arguments});
         Ok(json!({"id": self.id, "type": "function", "function": function}))
     }

@@ -95,13 +95,8 @@ impl Chat {
         self.turn.content = Some(content.clone());
     }
 
-    /// What the model wrote may be no JSON object, and the client cannot help it: shown as it is.
     fn call(&mut self, item: &Value) {
-        let text = item["arguments"].as_str().unwrap_or_default();
-        let is_object = text.trim().is_empty()
-            || serde_json::from_str::<serde_json::Map<String, Value>>(text).is_ok();
-        let arguments =
-            if is_object { text.to_owned() } else { json!({"invalid_json": text}).to_string() };
+        let arguments = item["arguments"].as_str().unwrap_or_default();
         let name = item["name"].as_str().unwrap_or_default();
         let name = flat_name(item["namespace"].as_str(), name);
         let function = json!({"name": name, "arguments": arguments});

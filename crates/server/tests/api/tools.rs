@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::fake::{Fake, chat, format_app, post, template_app, tool_app};
+use crate::fake::{Fake, chat, format_app, post, prompt_text, template_app, tool_app};
 
 const CHAT: &str = "/v1/chat/completions";
 const ANSWER: &str = "<think>\nWho?\n</think>\n\nI look.\n<tool_call>\n\
@@ -252,6 +252,37 @@ async fn a_cut_call_says_length_and_keeps_what_it_has() {
     let choice = whole(ANSWER, json!({"max_tokens": 90})).await;
     assert_eq!(choice["finish_reason"], "length");
     assert_eq!(choice["message"]["tool_calls"][0]["function"]["name"], "sky");
+}
+
+#[tokio::test]
+async fn a_call_that_is_cut_is_neither_text_nor_to_be_run() {
+    let call =
+        "<tool_call>\n{\"name\": \"sky\", \"arguments\": {\"city\": \"Paris\"}}\n</tool_call>";
+    let choice = whole(call, json!({"max_tokens": 20})).await;
+    assert_eq!(
+        (&choice["message"]["content"], &choice["finish_reason"]),
+        (&json!(""), &json!("length"))
+    );
+    let choice = whole(call, json!({"stop": ["Paris"]})).await;
+    assert_eq!(choice["finish_reason"], "stop");
+    assert_eq!(choice["message"]["tool_calls"][0]["function"]["arguments"], "{\"city\": \"");
+    let choice = whole(&(call.to_owned() + "\nBye"), json!({"stop": ["Bye"]})).await;
+    assert_eq!(choice["finish_reason"], "tool_calls");
+}
+
+#[tokio::test]
+async fn a_call_that_was_cut_may_stand_in_the_history() {
+    let call = json!({"id": "c", "type": "function", "function": {"name": "sky", "arguments": "{\"city\": \"Pa"}});
+    let messages = json!([
+        {"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": "broken"},
+    ]);
+    let template = "{% for m in messages %}{{ m.tool_calls }}{% endfor %}";
+    let (app, fake) = template_app(Fake::answering("x"), template);
+    let reply = post(&app, CHAT, &json!({"messages": messages})).await;
+    assert_eq!(reply.status, 200, "{}", reply.text);
+    let prompt = prompt_text(&fake.last().prompt);
+    assert!(prompt.contains("invalid_json"), "{prompt}");
 }
 
 #[tokio::test]

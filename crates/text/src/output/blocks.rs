@@ -121,6 +121,18 @@ impl Blocks {
         self.flush(out);
     }
 
+    /// The output was cut where it stands. Behind a marker of calls that was the beginning of one, and behind a
+    /// call the beginning of what ends it.
+    pub(super) fn cut(&mut self, out: &mut Parts) {
+        let in_call = matches!(self.at, At::Section(_) | At::Call(_, None)) && !self.known_only;
+        if in_call || matches!(self.at, At::Text) && self.after == After::Call {
+            self.at = At::Text;
+            self.space.clear();
+            self.drop_held(self.thinking, out);
+        }
+        self.finish(out);
+    }
+
     /// A character of text, or of a marker in it.
     fn watch(&mut self, c: char, out: &mut Parts) {
         // Most characters begin no marker, whatever it would mean here.

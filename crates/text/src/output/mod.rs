@@ -181,4 +181,14 @@ impl OutputParser {
         }
         self.out.take()
     }
+
+    /// The end of an output that was cut, by its greatest length or a stop string: as [`finish`](Self::finish), but
+    /// the beginning of a call behind its marker is no text.
+    pub fn cut(&mut self) -> Vec<OutputPart> {
+        match &mut self.grammar {
+            Grammar::Blocks(blocks) => blocks.cut(&mut self.out),
+            Grammar::Harmony(harmony) => harmony.finish(&mut self.out),
+        }
+        self.out.take()
+    }
 }

@@ -84,6 +84,37 @@ fn code_arguments_stream() {
     );
 }
 
+/// Wherever the output is cut behind a marker, none of it is text; an end that the model chose hides nothing.
+#[test]
+fn the_beginning_of_a_call_that_is_cut_is_no_text() {
+    for (name, marker, rest) in [
+        ("hermes", "<tool_call>", "\n{\"name\": \"get_time\", \"arguments\": {}}\n</tool_call>"),
+        ("qwen3_coder", "<tool_call>", "\n<function=get_time>\n</function>\n</tool_call>"),
+        ("mistral", "[TOOL_CALLS]", "[{\"name\": \"get_time\", \"arguments\": {}}]"),
+        (
+            "kimi_k2",
+            "<|tool_calls_section_begin|>",
+            "<|tool_call_begin|>functions.get_time:0<|tool_call_argument_begin|>{}",
+        ),
+    ] {
+        for end in 0..=rest.len() {
+            let output = format!("Hi.\n{marker}{}", &rest[..end]);
+            let parse = |finish: fn(&mut OutputParser) -> Vec<OutputPart>| {
+                let mut parser = OutputParser::new(&format("", name), &tools(), false);
+                let mut parts = parser.push(&output);
+                parts.extend(finish(&mut parser));
+                let text = |part: &Whole| {
+                    if let Whole::Text(text) = part { Some(text.clone()) } else { None }
+                };
+                join(parts).iter().filter_map(text).collect::<String>()
+            };
+            assert_eq!(parse(OutputParser::cut), "Hi.", "{name}: {output}");
+            let is_begun = parse(OutputParser::finish) != output;
+            assert!(is_begun || end < rest.len(), "{name}: {output}");
+        }
+    }
+}
+
 /// Were any of these read again and again, the test would not end.
 #[test]
 fn long_outputs_cost_their_length() {
