@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use rustyline::error::ReadlineError;
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, IsTerminal};
 
 const HELP: &str = "/clear forgets the conversation, /system TEXT sets the system message, \
                     /quit or Ctrl-D leaves; Ctrl-C stops an unfinished line";
@@ -53,6 +53,10 @@ pub(crate) fn run(args: &ChatArgs) -> Result<()> {
                 }
             }
             Err(ReadlineError::Interrupted) => {}
+            // A script sees by the status that its last question was not answered.
+            Err(ReadlineError::Eof) if chat.failed && !std::io::stdin().is_terminal() => {
+                bail!("the last question was not answered")
+            }
             Err(ReadlineError::Eof) => return Ok(()),
             Err(error) => return Err(error).context("the terminal cannot be read"),
         }
@@ -90,6 +94,8 @@ struct Chat {
     settings: Value,
     system: Option<String>,
     messages: Vec<Value>,
+    /// The last question was not answered.
+    failed: bool,
 }
 
 impl Chat {
@@ -109,8 +115,9 @@ impl Chat {
             settings["max_tokens"] = json!(max_tokens);
         }
         let system = args.system.clone();
+        let (model_name, messages) = (String::new(), Vec::new());
         let mut chat =
-            Self { base, key, model: String::new(), settings, system, messages: Vec::new() };
+            Self { base, key, model: model_name, settings, system, messages, failed: false };
         chat.model = match model {
             Some(model) => model,
             None => chat.first_model()?,
@@ -149,7 +156,9 @@ impl Chat {
     /// One question and its answer. A refused question is shown and forgotten.
     fn turn(&mut self, question: &str) {
         self.messages.push(json!({"role": "user", "content": question}));
-        match self.answer() {
+        let answer = self.answer();
+        self.failed = answer.is_err();
+        match answer {
             Ok(answer) => {
                 self.messages.push(json!({"role": "assistant", "content": answer}));
                 say("\n");

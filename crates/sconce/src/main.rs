@@ -8,6 +8,7 @@ mod hub;
 mod keys;
 mod listen;
 mod load;
+mod logging;
 #[cfg(test)]
 mod manual;
 mod measure;

@@ -1,9 +1,9 @@
 //! `sconce serve`: listens at once, loads the model meanwhile, drains on SIGTERM.
 
-use crate::cli::LogFormat;
 use crate::config::Config;
 use crate::listen::{Bound, Listen, Place, raise_file_limit};
 use crate::load::{self, Loaded};
+use crate::logging;
 use crate::model_choice::ModelChoice;
 use crate::model_files::ModelFiles;
 use crate::notify::Notify;
@@ -16,12 +16,10 @@ use server::{App, ServedModel};
 use std::collections::hash_map::RandomState;
 use std::future::{Future, pending};
 use std::hash::BuildHasher;
-use std::io::IsTerminal;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 use tokio::sync::mpsc;
-use tracing_subscriber::EnvFilter;
 
 /// An engine has ended though nobody asked it to.
 #[derive(Debug, thiserror::Error)]
@@ -34,7 +32,7 @@ struct EngineEnded {
 /// Serves until a signal ends the process, or the model cannot be loaded. If an engine ends, the process
 /// begins anew.
 pub(crate) fn run(mut config: Config) -> Result<()> {
-    start_log(&config)?;
+    logging::start(&config)?;
     let telemetry = Telemetry::from_env()?;
     let notify = Notify::new(config.notify_socket.as_deref()).context("NOTIFY_SOCKET")?;
     config.server.max_connections = raise_file_limit(config.server.max_connections);
@@ -202,19 +200,4 @@ fn served(choice: &ModelChoice, loaded: Loaded) -> (ServedModel, ModelFiles) {
         None => model,
     };
     (model, files)
-}
-
-fn start_log(config: &Config) -> Result<()> {
-    // How tokenizers 1.0 lays out a vocabulary is news to nobody who does not ask for it.
-    let filter = EnvFilter::try_new(format!("tk_encode=warn,{}", config.log_level))
-        .with_context(|| format!("--log-level {}", config.log_level))?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
-    match config.log_format {
-        LogFormat::Pretty => log.with_target(false).init(),
-        LogFormat::Json => log.json().init(),
-    }
-    Ok(())
 }
