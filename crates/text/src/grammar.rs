@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::Tokenizer;
 use crate::exit::endless;
-use crate::lark::{any_of, regex};
+use crate::lark::{one_of, regex};
 use crate::schema::prepared;
 use crate::token_table::Leading;
 
@@ -80,10 +80,7 @@ impl Grammar {
             Self::Regex(pattern) => {
                 TopLevelGrammar::from_lark(format!("start: {}", regex(pattern)?))
             }
-            Self::Choice(texts) => {
-                let texts = texts.iter().map(String::as_str);
-                TopLevelGrammar::from_lark(format!("start: {}", any_of(texts)))
-            }
+            Self::Choice(texts) => TopLevelGrammar::from_lark(format!("start: {}", one_of(texts))),
             Self::Lark(text) => TopLevelGrammar::from_lark(text.clone()),
             Self::Rules(rules) => TopLevelGrammar::from_lark(format!("start: answer\n{rules}")),
         })
@@ -117,7 +114,7 @@ impl Grammar {
             Self::JsonSchema(schema) => format!("answer: {}\n", lark_json(schema)?),
             Self::Regex(pattern) => format!("answer: {}\n", regex(pattern)?),
             Self::Choice(texts) => {
-                format!("answer: {}\n", any_of(texts.iter().map(String::as_str)))
+                format!("answer: {}\n", one_of(texts))
             }
             Self::Lark(_) => return Ok(None),
             Self::Rules(rules) => rules.clone(),

@@ -162,6 +162,12 @@ pub(crate) fn any_of<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
     format!("({})", quoted.join(" | "))
 }
 
+/// One of many texts, as a word of its own: alternatives of rules are bounded.
+pub(crate) fn one_of(texts: &[String]) -> String {
+    let escaped: Vec<_> = texts.iter().map(|text| escaped(text)).collect();
+    format!("/({})/", escaped.join("|"))
+}
+
 /// Text in which none of `texts` stands.
 pub(crate) fn text_without<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
     let escaped: Vec<_> = texts.into_iter().map(escaped).collect();

@@ -133,6 +133,20 @@ fn a_choice_is_one_of_its_texts() {
     assert!(seen.len() > 1, "{seen:?}");
 }
 
+/// Alternatives of rules are 2,000 at most; texts need not be few.
+#[test]
+fn a_choice_may_be_among_thousands() {
+    let tokenizer = tokenizer();
+    let texts: Vec<_> = (0..5000).map(|n| format!("option {n}.")).collect();
+    let (compiler, grammar) = (compiler(&tokenizer), Grammar::Choice(texts));
+    assert!(
+        accepts(&compiler, &grammar, "option 0.") && accepts(&compiler, &grammar, "option 4999.")
+    );
+    assert!(
+        !accepts(&compiler, &grammar, "option 5000.") && !accepts(&compiler, &grammar, "option 12")
+    );
+}
+
 #[test]
 fn a_context_free_grammar_balances() {
     let grammar = "start: pair\npair: \"(\" pair \")\" | /[0-9]/";
