@@ -228,11 +228,11 @@ mod tests {
         let prefill = costs.of_step([(4, 4)]);
         assert_eq!(prefill.bytes, 4.0 * 2_800.0 + 4.0 * cached);
         assert_eq!(prefill.flops, 4.0 * 2.0 * 2_000.0 + 4.0 * 16.0 * 10.0 + 2.0 * 800.0);
-        // With a window of 2 in one of the layers that one reads the last 2 keys, or of 4 rows all of 5; rows that
+        // With a window of 2 in one of the layers that one reads the last 2 keys of 10, or of 4 rows all of 5; rows that
         // saw 2, 3, 4 and 5 keys see 2.
         let window = Some(SlidingWindow { num_keys: 2, num_layers: 1 });
         let costs = Costs::of(&ModelSpec { window, ..spec }, &plan);
-        assert_eq!(costs.of_step([(1, 10)]).bytes, 4.0 * 2_800.0 + (10.0 + 2.0) / 2.0 * cached);
+        assert_eq!(costs.of_step([(1, 10)]).bytes, 4.0 * 2_800.0 + 6.0 * cached);
         assert_eq!(costs.of_step([(4, 5)]).bytes, 4.0 * 2_800.0 + 5.0 * cached);
         let flops = 4.0 * 2.0 * 2_000.0 + 4.0 * 8.0 * (14.0 + 8.0) + 2.0 * 800.0;
         assert_eq!(costs.of_step([(4, 5)]).flops, flops);
