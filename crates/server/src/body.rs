@@ -19,6 +19,7 @@ impl FromRequest<App> for JsonBytes {
 
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
         check_content_type(request.headers())?;
+        check_content_encoding(request.headers())?;
         let limit = app.config().max_body_bytes;
         if content_length(request.headers()).is_some_and(|length| length > limit as u64) {
             return Err(too_large(limit));
@@ -55,6 +56,19 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
     }
     let message = format!("The Content-Type is '{given}'; it must be 'application/json'.");
     Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message))
+}
+
+/// Wants it as it is: what a compressed body holds has no bound that its length tells.
+fn check_content_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
+    match headers.get(header::CONTENT_ENCODING) {
+        Some(coding) if !coding.as_bytes().eq_ignore_ascii_case(b"identity") => {
+            let message = format!(
+                "The Content-Encoding {coding:?} is not supported: send the body as it is."
+            );
+            Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {

@@ -50,7 +50,15 @@ pub(crate) async fn envelope(request: Request, next: Next) -> Response {
 
 /// The envelope without the request's id, as it stands in a stream.
 pub(crate) fn body(error: &ApiError) -> Value {
-    json!({"type": "error", "error": {"type": kind(error), "message": error.message}})
+    let mut body =
+        json!({"type": "error", "error": {"type": kind(error), "message": error.message}});
+    if error.param.as_deref() == Some("thread") {
+        // The SDKs' tool runners ask for a thread that the server keeps, and go on without if they read this.
+        let details =
+            json!({"error_code": "thread_unsupported_request", "unsupported": ["thread"]});
+        body["error"]["details"] = details;
+    }
+    body
 }
 
 /// A full server is 529 here; 429 is for a client that asks too much.

@@ -139,13 +139,26 @@ fn body_error(error: &serde_json::Error) -> ApiError {
 
 /// One field has the wrong type, is missing, or has no such name.
 fn field_error(path: &str, error: &serde_json::Error) -> ApiError {
+    let text = readable(&error.to_string());
+    // A name that is no string is bad syntax to serde_json, in a body whose syntax has been seen to be right.
+    let is_no_name = !path.is_empty() && text.starts_with("expected value at ");
+    if is_no_name {
+        let place = text.trim_start_matches("expected value");
+        let message =
+            format!("Invalid value for '{path}': invalid type, expected a string{place}.");
+        return ApiError { code: Some("invalid_type"), ..ApiError::invalid(path, message) };
+    }
     if !error.is_data() {
         return body_error(error);
     }
-    let text = readable(&error.to_string());
     if let Some(name) = quoted_after(&text, "missing field ") {
         let param = join(path, name);
         return ApiError::missing(param);
+    }
+    if let Some(name) = quoted_after(&text, "duplicate field ") {
+        let param = join(path, name);
+        let message = format!("'{param}' is there twice.");
+        return ApiError::invalid(param, message);
     }
     if quoted_after(&text, "unknown field ").is_some() {
         let message = format!("Unrecognized request argument supplied: {path}: {text}.");

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::response::{Head, TokenNames, Usage, finite};
+use super::response::{Head, TokenNames, Usage, finite, number};
 use crate::generation::{Delta, Finish, TokenOut};
 use crate::sse::{self, Event};
 
@@ -107,7 +107,7 @@ impl CompletionWire {
             // The token itself is always listed, as at OpenAI.
             let top = scores.top.iter().take(num_top).copied();
             let top = top.chain([(token.id, scores.logprob)]);
-            let top = top.map(|(id, logprob)| (self.names.name(id), finite(logprob).into()));
+            let top = top.map(|(id, logprob)| (self.names.name(id), number(finite(logprob))));
             lists.top_logprobs.push(Some(top.collect()));
         }
         Some(lists)

@@ -149,7 +149,7 @@ impl TokenNames {
     ) -> Vec<Option<Map<String, Value>>> {
         let entry = |id: u32, logprob: f32, rank: u32| {
             let score = json!({
-                "logprob": finite(logprob),
+                "logprob": number(finite(logprob)),
                 "rank": rank,
                 "decoded_token": self.name(id),
             });
@@ -170,4 +170,23 @@ impl TokenNames {
 /// A log-probability that JSON can hold.
 pub(crate) fn finite(logprob: f32) -> f32 {
     logprob.max(LEAST_LOGPROB)
+}
+
+/// As it is written on its own: as an f64 it would have twice the digits.
+pub(crate) fn number(x: f32) -> Value {
+    x.to_string().parse::<f64>().map_or(Value::Null, Value::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_has_the_digits_that_it_has_on_its_own() {
+        for x in [-0.020_494_994_f32, -17.25, 0.0, LEAST_LOGPROB, -1e-20] {
+            assert_eq!(number(x).as_f64().map(|x| x as f32), Some(x));
+            let alone: f64 = serde_json::to_string(&x).unwrap().parse().unwrap();
+            assert_eq!(number(x), json!(alone));
+        }
+    }
 }

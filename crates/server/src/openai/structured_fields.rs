@@ -48,6 +48,7 @@ enum FormatType {
 
 #[derive(Debug, Deserialize, schemars::JsonSchema)]
 #[schemars(rename = "JsonSchemaFormat")]
+#[serde(deny_unknown_fields)]
 struct SchemaFormat {
     schema: Option<Value>,
     #[expect(dead_code, reason = "a label: checked for its type only")]

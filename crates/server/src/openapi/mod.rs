@@ -79,9 +79,12 @@ fn error() -> Value {
 
 fn anthropic_error() -> Value {
     let text = || json!({"type": "string"});
+    let mut error = closed(&json!({"type": text(), "message": text()}));
+    error["properties"]["details"] =
+        json!({"type": "object", "description": "Of a refused `thread`: what clients go on from."});
     closed(&json!({
         "type": {"const": "error"},
-        "error": closed(&json!({"type": text(), "message": text()})),
+        "error": error,
         "request_id": {"type": ["string", "null"]},
     }))
 }

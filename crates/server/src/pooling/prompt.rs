@@ -18,6 +18,9 @@ impl ServedModel {
         cut: Option<Cut>,
         (field, index): (&str, usize),
     ) -> Result<PoolingPrompt, ApiError> {
+        if text.is_empty() {
+            return Err(is_empty(field, index));
+        }
         let text = self.lowered(text);
         let ids = match cut {
             None => {
@@ -79,8 +82,7 @@ impl ServedModel {
     ) -> Result<(), ApiError> {
         let (len, context) = (ids.len(), self.generator().max_model_len());
         if len == 0 {
-            let message = format!("'{field}' number {index} is empty: give at least one token.");
-            return Err(ApiError::invalid(field, message));
+            return Err(is_empty(field, index));
         }
         if len > context {
             let message = format!(
@@ -92,6 +94,11 @@ impl ServedModel {
         }
         Ok(())
     }
+}
+
+fn is_empty(field: &str, index: usize) -> ApiError {
+    let message = format!("'{field}' number {index} is empty: give at least one token.");
+    ApiError::invalid(field, message)
 }
 
 /// What is left must fit, special tokens and all.

@@ -99,8 +99,8 @@ impl Registry {
                 "scores pairs of texts and generates none: ask it at /v1/rerank or /v1/score",
             )),
             Some(PoolingRules { head: None, .. }) => Err(model.wrong_task(
-                "makes embeddings and generates no text: ask it at /v1/embeddings, or start the \
-                 server with --runner generate",
+                "makes embeddings and generates no text: ask it at /v1/embeddings, or, if it is no encoder, \
+                 start the server with --runner generate",
             )),
         }
     }

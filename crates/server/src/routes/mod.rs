@@ -6,6 +6,7 @@ pub(crate) mod embeddings;
 pub(crate) mod messages;
 pub(crate) mod metrics;
 pub(crate) mod models;
+mod path_id;
 pub(crate) mod rerank;
 pub(crate) mod responses;
 pub(crate) mod score;

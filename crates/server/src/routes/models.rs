@@ -1,12 +1,13 @@
 //! `GET /v1/models` and `/v1/models/{id}`.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::path_id::PathId;
 use crate::access::Call;
 use crate::anthropic::models::{ModelPage, info};
 use crate::error::ApiError;
@@ -49,7 +50,7 @@ pub(crate) async fn list(State(app): State<App>, headers: HeaderMap) -> Result<R
 /// One of them. Names may hold slashes.
 pub(crate) async fn show(
     State(app): State<App>,
-    Path(id): Path<String>,
+    PathId(id): PathId,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let model = app.loaded()?.named(Some(&id))?;

@@ -5,11 +5,12 @@ use std::time::Instant;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use serde_json::{Value, json};
 
+use super::path_id::PathId;
 use crate::body::JsonBytes;
 use crate::error::ApiError;
 use crate::generation::Generation;
@@ -69,7 +70,7 @@ async fn whole(mut generation: Generation, running: &Entered) -> Result<Response
 /// A response that is kept, or at work and to be kept.
 pub(crate) async fn retrieve(
     State(app): State<App>,
-    Path(id): Path<String>,
+    PathId(id): PathId,
     Query(parameters): Parameters,
 ) -> Result<Response, ApiError> {
     for (name, value) in &parameters {
@@ -91,7 +92,7 @@ pub(crate) async fn retrieve(
 /// Stops a response at work. One that has ended is shown as it is.
 pub(crate) async fn cancel(
     State(app): State<App>,
-    Path(id): Path<String>,
+    PathId(id): PathId,
 ) -> Result<Response, ApiError> {
     let owner = app.responses().owner();
     if let Some(running) = app.responses().running.get(owner, &id) {
@@ -104,7 +105,7 @@ pub(crate) async fn cancel(
 /// Forgets a response.
 pub(crate) async fn delete(
     State(app): State<App>,
-    Path(id): Path<String>,
+    PathId(id): PathId,
 ) -> Result<Json<Value>, ApiError> {
     let owner = app.responses().owner();
     if app.responses().store.remove(Instant::now(), owner, &id) {
@@ -120,7 +121,7 @@ pub(crate) async fn delete(
 /// The items of the request that a response answered, the last first.
 pub(crate) async fn input_items(
     State(app): State<App>,
-    Path(id): Path<String>,
+    PathId(id): PathId,
     Query(parameters): Parameters,
 ) -> Result<Json<Value>, ApiError> {
     let page = Page::read(&parameters)?;

@@ -45,6 +45,8 @@ async fn bodies_that_are_not_json() {
     refused(CHAT, &huge, None, "number out of range").await;
     let deep = format!("{{\"tools\": {}{}}}", "[".repeat(300), "]".repeat(300));
     refused(CHAT, &deep, None, "recursion limit").await;
+    let twice = "{\"messages\": [], \"max_tokens\": 3, \"max_tokens\": 3}";
+    refused(CHAT, twice, Some("max_tokens"), "there twice").await;
 }
 
 #[tokio::test]

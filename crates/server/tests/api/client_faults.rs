@@ -239,6 +239,7 @@ async fn every_error_is_in_the_envelope() {
         request.body(Body::from(body.to_owned())).unwrap()
     };
     let json = ("content-type", "application/json");
+    let gzip = ("content-encoding", "gzip");
     let hello = chat(&json!({})).to_string();
     let guarded = ServerConfig { api_keys: vec!["sesame".into()], ..config() };
     let full = EngineError::QueueFull { waiting: 9, limit: 8 };
@@ -261,7 +262,10 @@ async fn every_error_is_in_the_envelope() {
         (failing(None, false), post_request("/v1/nothing", hello.clone()), 404),
         (failing(None, false), request(Method::GET, CHAT, &[], ""), 405),
         (failing(None, false), request(Method::POST, CHAT, &[], &hello), 415),
+        (failing(None, false), request(Method::POST, CHAT, &[json, gzip], &hello), 415),
         (failing(None, false), request(Method::GET, "/v1/models/gpt-9", &[json], ""), 404),
+        (failing(None, false), request(Method::GET, "/v1/models/%ff", &[json], ""), 400),
+        (failing(None, false), request(Method::GET, "/v1/responses/%ff", &[json], ""), 400),
     ] {
         let reply = send(&app, request).await;
         check_head(&reply, status, "application/json");

@@ -604,6 +604,18 @@ async fn errors_have_anthropics_envelope_statuses_and_names() {
     assert_eq!(get(&app, "/v1/messagesx").await.json()["error"]["code"], "unknown_url");
 }
 
+/// The SDKs' tool runners ask for a thread, and go on without one if the error says this.
+#[tokio::test]
+async fn a_thread_is_refused_in_the_words_that_clients_go_on_from() {
+    let (app, _) = app(Fake::answering("x"));
+    let reply = post(&app, MESSAGES, &hi(&json!({"thread": {"type": "create"}}))).await;
+    assert_eq!(reply.status, 400);
+    assert_eq!(
+        reply.json()["error"]["details"],
+        json!({"error_code": "thread_unsupported_request", "unsupported": ["thread"]})
+    );
+}
+
 #[tokio::test]
 async fn faults_of_the_server_have_anthropics_names() {
     let full = EngineError::QueueFull { waiting: 4, limit: 4 };
