@@ -373,17 +373,20 @@ def benchmarks(check):
                 check.figures[f"{rate.replace('_', ' ')}, measured"] = field(result, rate)
         check.part(f"roofline-{model.name}", lambda: roofline(model.name))
 
-        def saturated(name, *more, model=model, flags=flags):
+        def saturated(name, *more, model=model, flags=flags, users=256):
             with Server(check.out, f"bench-{name.replace(' ', '-')}", model, *flags, *more) as server:
                 result = check.out / f"serve-{name.replace(' ', '-')}.json"
                 check.execute(result.stem, [
                     SCONCE, "bench", "serve", "--url", f"http://127.0.0.1:{server.port}", "--api", "completions", "--tokenizer",
-                    model / "tokenizer.json", "--concurrency", 256, "--requests", 512, "--input-tokens", 1000, "--output-tokens", 1000,
+                    model / "tokenizer.json", "--concurrency", users, "--requests", 2 * users, "--input-tokens", 1000, "--output-tokens", 1000,
                     "--ignore-eos=always", "-q", "-o", result, "--report", result.with_suffix(".html")], 300)
                 check.figures[f"{name} saturated over HTTP, tokens/s"] = field(result, "output_throughput")
         check.part(f"saturated-{model.name}", lambda: saturated(model.name))
         fp8 = f"{model.name} fp8"
         check.part(f"saturated-{model.name}-fp8", lambda: saturated(fp8, "--quantization", "fp8", "--kv-cache-dtype", "fp8"))
+        # Half the bytes of keys leave room for twice the users, who share the reading of weights.
+        more_users = ["--quantization", "fp8", "--kv-cache-dtype", "fp8", "--max-num-seqs", 512]
+        check.part(f"saturated-{model.name}-fp8-512", lambda: saturated(f"{fp8} 512 users", *more_users, users=512))
         invariant = f"{model.name} batch-invariant"
         check.part(f"roofline-{invariant.replace(' ', '-')}", lambda: roofline(invariant, "--batch-invariant"))
 

@@ -101,6 +101,20 @@ edits = {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}
 beta = client.beta.messages.create(**asking("hello", betas=["context-management-2025-06-27"], context_management=edits, thinking={"type": "adaptive"}, output_config={"effort": "high"}))
 assert beta.content[-1].type == "text", beta
 
+# An agent's loop, as the SDK runs it: it asks for a thread that the server keeps, and goes on without.
+@anthropic.beta_tool
+def get_weather(city: str) -> str:
+    """Tells the weather.
+
+    Args:
+        city: where
+    """
+    return f"rain in {city}"
+
+
+looping = client.beta.messages.tool_runner(max_tokens=100, model="spark", tools=[get_weather], messages=[{"role": "user", "content": "What is the weather in Paris?"}])
+assert "rain in Paris" in looping.until_done().content[-1].text
+
 # Errors surface as the right exceptions.
 error = refused(anthropic.BadRequestError, 400, **asking("hi", extra_body={"temperature": 3}))
 assert error["type"] == "invalid_request_error" and "'temperature' is 3" in error["message"], error
