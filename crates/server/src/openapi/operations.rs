@@ -20,6 +20,7 @@ use crate::responses::object::ResponseObject;
 use crate::responses::request::Fields as ResponseFields;
 use crate::routes::messages::TokenCount;
 use crate::routes::models::{ModelCard, ModelList};
+use crate::routes::responses::InputTokens;
 use crate::routes::tokenize::{DetokenizeFields, Detokenized, TokenizeFields, Tokenized};
 
 const GENERATION: &str = "Generation";
@@ -47,6 +48,7 @@ fn openai() -> Vec<Operation> {
     let completion: MakeSchema = |schemas| schemas.response::<Completion<'_>>();
     let completion = Answer::Events { whole: completion, event: completion };
     let response = Answer::Events { whole: RESPONSE, event: typed };
+    let input_tokens = Answer::Json(Schemas::response::<InputTokens>);
     vec![
         Operation::new("post", "/v1/chat/completions", GENERATION, chat)
             .says("Answer a conversation", "OpenAI's chat completions, with vLLM's fields.")
@@ -65,6 +67,12 @@ fn openai() -> Vec<Operation> {
                 "Answer items, and keep the response",
                 "OpenAI's responses. They are kept in memory for a while, unless `store` is false.",
             )
+            .takes(
+                ResponseFields::request_schema,
+                || json!({"model": "MODEL", "input": "What is 17 + 25?"}),
+            ),
+        Operation::new("post", "/v1/responses/input_tokens", GENERATION, input_tokens)
+            .says("Count the tokens of items", "Of the prompt; nothing is generated.")
             .takes(
                 ResponseFields::request_schema,
                 || json!({"model": "MODEL", "input": "What is 17 + 25?"}),

@@ -8,6 +8,8 @@ use axum::body::Body;
 use axum::extract::{Query, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
+use schemars::JsonSchema;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::path_id::PathId;
@@ -53,6 +55,29 @@ pub(crate) async fn create(
         return Ok(sse::stream_response(generation, running, options, heartbeat));
     }
     whole(generation, &running).await
+}
+
+/// The answer of `/v1/responses/input_tokens`.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct InputTokens {
+    #[schemars(extend("const" = "response.input_tokens"))]
+    object: &'static str,
+    input_tokens: usize,
+}
+
+/// Counts the tokens of the prompt that `create` would make, and generates nothing.
+pub(crate) async fn input_tokens(
+    State(app): State<App>,
+    JsonBytes(body): JsonBytes,
+) -> Result<Json<InputTokens>, ApiError> {
+    let models = app.ready()?;
+    let (store, owner) = (Arc::clone(&app.responses().store), app.responses().owner());
+    let job = move || {
+        let prepared = prepare(&models, &store, &body, owner)?;
+        let input_tokens = prepared.job.prompts.iter().map(|prompt| prompt.ids.len()).sum();
+        Ok(InputTokens { object: "response.input_tokens", input_tokens })
+    };
+    app.text_pool().run(job).await.map(Json)
 }
 
 /// The response that is not streamed: the same fold, shown at its end.

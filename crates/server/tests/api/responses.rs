@@ -302,6 +302,28 @@ async fn usage_is_that_of_the_same_chat() {
 }
 
 #[tokio::test]
+async fn the_tokens_of_a_request_are_counted_as_they_are_used() {
+    let (app, fake) = tool_app(Fake { extra_len: 100_000, ..Fake::answering(ANSWER) });
+    let first = whole(&app, &asking(&json!({}))).await;
+    for extra in [
+        json!({}),
+        json!({"instructions": "Be brief.", "tools": tools(None), "tool_choice": "required"}),
+        json!({"previous_response_id": first["id"]}),
+    ] {
+        let asked = fake.seen.lock().unwrap().len();
+        let count = post(&app, "/v1/responses/input_tokens", &asking(&extra)).await;
+        assert_eq!(fake.seen.lock().unwrap().len(), asked, "nothing is generated");
+        let tokens = whole(&app, &asking(&extra)).await["usage"]["input_tokens"].clone();
+        assert_eq!(
+            count.json(),
+            json!({"object": "response.input_tokens", "input_tokens": tokens})
+        );
+    }
+    let long = post(&app, "/v1/responses/input_tokens", &json!({"input": 7})).await;
+    assert_eq!((long.status.as_u16(), &long.json()["error"]["param"]), (400, &json!("input")));
+}
+
+#[tokio::test]
 async fn what_is_cut_is_incomplete() {
     let (app, _) = tool_app(Fake { extra_len: 100_000, ..Fake::answering(ANSWER) });
     let body = asking(&json!({"tools": tools(Some(false)), "max_output_tokens": 90}));
