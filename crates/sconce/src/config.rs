@@ -43,6 +43,11 @@ impl Config {
     /// Merges and checks. Errors name the flag, variable or file key at fault.
     pub(crate) fn resolve(typed: ServeArgs) -> Result<Self> {
         let args = merge(typed)?;
+        if args.api_key.iter().flatten().any(String::is_empty) {
+            bail!(
+                "--api-key: a key is empty, and no client can send it: leave the flag and SCONCE_API_KEY out to serve without"
+            );
+        }
         let models = ModelChoice::resolve_all(&args)?;
         let restarts = variable(restart::VARIABLE).as_deref().map(Restarts::parse).transpose()?;
         let restarts = restarts.unwrap_or_default();
@@ -167,6 +172,20 @@ pub(crate) fn variable(name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_that_is_empty_is_refused() {
+        for keys in [vec![""], vec!["a", ""]] {
+            let api_key = Some(keys.into_iter().map(str::to_owned).collect());
+            let typed =
+                ServeArgs { api_key, model: Some(vec!["spark".into()]), ..Default::default() };
+            let error = Config::resolve(typed).err().map(|error| error.to_string());
+            assert!(
+                error.as_ref().is_some_and(|error| error.starts_with("--api-key")),
+                "{error:?}"
+            );
+        }
+    }
 
     #[test]
     fn a_flag_is_stronger_than_the_file() {

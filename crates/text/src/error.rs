@@ -16,12 +16,12 @@ pub enum TextError {
         hint: &'static str,
     },
     /// A file is there but cannot be read.
-    #[error("cannot read {path}: {source}")]
+    #[error("cannot read {path}: {reason}")]
     Io {
         /// The file.
         path: PathBuf,
-        /// The system's reason.
-        source: std::io::Error,
+        /// The system's.
+        reason: std::io::Error,
     },
     /// A file's contents are not what they should be.
     #[error("{file} is invalid: {reason}")]

@@ -66,7 +66,7 @@ impl TextFiles {
             let path = Path::new(path_or_text);
             let text = read_text(path)?.ok_or_else(|| TextError::Io {
                 path: path.to_owned(),
-                source: std::io::ErrorKind::NotFound.into(),
+                reason: std::io::ErrorKind::NotFound.into(),
             })?;
             Some(text)
         };
@@ -223,7 +223,7 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, TextError> {
     match std::fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(TextError::Io { path: path.to_owned(), source }),
+        Err(reason) => Err(TextError::Io { path: path.to_owned(), reason }),
     }
 }
 
@@ -237,7 +237,7 @@ fn read_text(path: &Path) -> Result<Option<String>, TextError> {
 }
 
 fn read_templates(dir: &Path) -> Result<BTreeMap<String, String>, TextError> {
-    let io = |source| TextError::Io { path: dir.to_owned(), source };
+    let io = |reason| TextError::Io { path: dir.to_owned(), reason };
     let mut templates = BTreeMap::new();
     let entries = match std::fs::read_dir(dir) {
         Ok(entries) => entries,

@@ -63,7 +63,8 @@ pub enum OptionError {
     /// The cache holds less than one sequence of full length.
     #[error(
         "the KV cache holds {cache_tokens} tokens, less than one sequence of --max-model-len \
-         {max_model_len}: lower --max-model-len to {cache_tokens} or raise {flag}"
+         {max_model_len}: {}raise {flag}",
+        lower_to(*.cache_tokens)
     )]
     CacheTooSmall {
         /// Tokens that fit.
@@ -120,4 +121,12 @@ pub(crate) fn in_range(
     } else {
         Err(OptionError::OutOfRange { flag, value, least, most, why })
     }
+}
+
+/// Other advice, if there is any.
+fn lower_to(cache_tokens: usize) -> String {
+    if cache_tokens == 0 {
+        return String::new();
+    }
+    format!("lower --max-model-len to {cache_tokens} or ")
 }

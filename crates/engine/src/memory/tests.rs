@@ -179,6 +179,7 @@ fn what_does_not_fit_is_refused_with_the_flag_to_change() {
         (none(), GIB, "before any KV cache but 1.00 GiB are available"),
         (none(), 3 * GIB, "lower --max-model-len to"),
         (bytes(GIB), 64 * GIB, "raise --kv-cache-memory-bytes"),
+        (bytes(1), 64 * GIB, ": raise --kv-cache-memory-bytes"),
         (blocks(100), 64 * GIB, "holds 1600 tokens"),
         (bytes(80 * GIB), 64 * GIB, "the KV cache would take 80.00 GiB"),
         (EngineOptions { on_gpu: true, ..none() }, 6 * GIB, "or raise --gpu-memory-utilization"),
