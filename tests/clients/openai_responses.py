@@ -67,6 +67,7 @@ chat = client.chat.completions.create(model=model, messages=[{"role": "user", "c
 whole = ask("hello")
 assert whole.output_text == chat.choices[0].message.content
 assert (whole.usage.input_tokens, whole.usage.output_tokens) == (chat.usage.prompt_tokens, chat.usage.completion_tokens)
+assert client.responses.input_tokens.count(model=model, input="hello").input_tokens == whole.usage.input_tokens
 thought = ask("what is 17 + 25?", reasoning={"effort": "high"})
 assert [item.type for item in thought.output] == ["reasoning", "message"] and "carry 1" in content(thought.output[0]), thought
 
