@@ -6,8 +6,10 @@ use crate::listen::Listen;
 use crate::model_choice::ModelChoice;
 use crate::restart::{self, Restarts};
 use anyhow::{Context, Result, bail};
+use clap::Args;
 use engine::device::DeviceKind;
 use server::AccessLogConfig;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,6 +26,8 @@ pub(crate) struct Config {
     pub(crate) access_log: Option<AccessLogConfig>,
     pub(crate) log_level: String,
     pub(crate) log_format: LogFormat,
+    /// Set, and no setting's.
+    pub(crate) unknown_variables: Vec<String>,
     /// Where systemd wants to hear how far the service is.
     pub(crate) notify_socket: Option<String>,
     pub(crate) restarts: Restarts,
@@ -60,6 +64,9 @@ impl Config {
             log_level: args.log_level.unwrap_or_else(|| "info".to_owned()),
             log_format: args.log_format.unwrap_or(LogFormat::Pretty),
             notify_socket: variable("NOTIFY_SOCKET"),
+            unknown_variables: unknown_variables(
+                std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()),
+            ),
             restarts,
             models,
         })
@@ -159,6 +166,23 @@ fn access_log(args: &ServeArgs) -> Result<Option<AccessLogConfig>> {
     Ok(Some(AccessLogConfig { path, bodies }))
 }
 
+/// Names of variables that look like settings and are none, by a slip of the hand. Those that Kubernetes sets for a
+/// service whose name begins like ours are not meant, nor those of builds.
+fn unknown_variables(names: impl IntoIterator<Item = String>) -> Vec<String> {
+    let known = ServeArgs::augment_args(clap::Command::new("serve"));
+    let known: HashSet<&str> =
+        known.get_arguments().filter_map(|arg| arg.get_env()?.to_str()).collect();
+    let others = ["SCONCE_NVCC", "SCONCE_CUDA_ARCHS", restart::VARIABLE];
+    let is_unknown = |name: &String| {
+        name.starts_with("SCONCE_")
+            && !known.contains(name.as_str())
+            && !others.contains(&name.as_str())
+            && !name.contains("_SERVICE_")
+            && !name.contains("_PORT")
+    };
+    names.into_iter().filter(is_unknown).collect()
+}
+
 /// As huggingface_hub reads its switches.
 fn truthy(value: &str) -> bool {
     matches!(value.to_ascii_uppercase().as_str(), "1" | "ON" | "YES" | "TRUE")
@@ -172,6 +196,21 @@ pub(crate) fn variable(name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_variable_with_a_slip_is_noticed() {
+        let names = [
+            "SCONCE_MAX_NUM_SEQ",
+            "SCONCE_MAX_NUM_SEQS",
+            "SCONCE_HTTP_PORT",
+            "SCONCE_PORT_8000_TCP_ADDR",
+            "SCONCE_PORT",
+            "SCONCE_ROUTER_SERVICE_HOST",
+            "SCONCE_RESTARTED",
+            "PATH",
+        ];
+        assert_eq!(unknown_variables(names.map(str::to_owned)), ["SCONCE_MAX_NUM_SEQ"]);
+    }
 
     #[test]
     fn a_key_that_is_empty_is_refused() {

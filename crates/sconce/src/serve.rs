@@ -33,6 +33,11 @@ struct EngineEnded {
 /// begins anew.
 pub(crate) fn run(mut config: Config) -> Result<()> {
     logging::start(&config)?;
+    for name in &config.unknown_variables {
+        tracing::warn!(
+            "{name} is set and no setting has that name: `sconce serve --help` lists those that have one"
+        );
+    }
     let telemetry = Telemetry::from_env()?;
     let notify = Notify::new(config.notify_socket.as_deref()).context("NOTIFY_SOCKET")?;
     config.server.max_connections = raise_file_limit(config.server.max_connections);
