@@ -15,6 +15,8 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from transformers import Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig
+from transformers import GemmaConfig, GemmaForCausalLM
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -141,6 +143,75 @@ GOLDENS = [
         },
         "dtype": torch.bfloat16,
     },
+    {
+        "name": "gemma",
+        "classes": (GemmaConfig, GemmaForCausalLM),
+        "config": {
+            "hidden_size": 48,
+            "intermediate_size": 96,
+            "num_key_value_heads": 1,
+            "head_dim": 16,
+            "rms_norm_eps": 1e-6,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        },
+        "dtype": torch.bfloat16,
+        "old_keys": True,
+    },
+    {
+        "name": "gemma2",  # a window in the first and the last layer, caps low enough to bend
+        "classes": (Gemma2Config, Gemma2ForCausalLM),
+        "config": {
+            "hidden_size": 72,
+            "intermediate_size": 88,
+            "head_dim": 16,
+            "rms_norm_eps": 1e-6,
+            "query_pre_attn_scalar": 24,
+            "sliding_window": 24,
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 15.0,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        },
+        "dtype": torch.bfloat16,
+    },
+    {
+        "name": "gemma3",  # two rotations, one of them stretched
+        "classes": (Gemma3TextConfig, Gemma3ForCausalLM),
+        "config": {
+            "hidden_size": 72,
+            "intermediate_size": 88,
+            "head_dim": 16,
+            "rms_norm_eps": 1e-6,
+            "query_pre_attn_scalar": 24,
+            "sliding_window": 24,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "rope_theta": 1000000.0, "factor": 8.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+            },
+        },
+        "dtype": torch.bfloat16,
+    },
+    {
+        # The language model of one that sees, keys as transformers 4 wrote them, defaults left out: none of the
+        # three layers is the sixth.
+        "name": "gemma3_vision",
+        "classes": (Gemma3TextConfig, Gemma3ForCausalLM),
+        "config": {
+            "hidden_size": 48,
+            "intermediate_size": 56,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 3,
+            "head_dim": 16,
+            "sliding_window": 40,
+            "rope_parameters": {
+                "full_attention": {"rope_type": "linear", "rope_theta": 1000000.0, "factor": 8.0},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+            },
+        },
+        "dtype": torch.bfloat16,
+        "old_keys": True,
+        "beside_vision": True,
+    },
 ]
 
 
@@ -149,6 +220,8 @@ def randomise(model, dtype, seed):
     generator = torch.Generator().manual_seed(seed)
     # A tied embedding is kept small beside what the layers add, or every token predicts itself.
     embedding = 0.7 if model.config.tie_word_embeddings else 2.0
+    if is_gemma := model.config.model_type.startswith("gemma"):
+        embedding = 0.1  # it is scaled up there
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
         if name == "model.norm.weight":
@@ -161,6 +234,8 @@ def randomise(model, dtype, seed):
             value = noise * (embedding / parameter.shape[1] ** 0.5)
         else:
             value = noise * (1.4 / parameter.shape[1] ** 0.5)
+        if is_gemma and name.endswith("norm.weight"):
+            value = value - 1.0
         parameter.data.copy_(value.to(dtype).float())
 
 
@@ -197,6 +272,7 @@ def save_config(folder, golden, config):
     keep = {
         "architectures", "model_type", "hidden_act", "head_dim", "torch_dtype",
         "tie_word_embeddings", "layer_types", "sliding_window", "max_window_layers",
+        "hidden_activation",
         *SHARED, *golden["config"],
     }  # fmt: skip
     values = {key: value for key, value in values.items() if key in keep}
@@ -204,6 +280,9 @@ def save_config(folder, golden, config):
     dtype = str(golden["dtype"]).removeprefix("torch.")
     if golden.get("old_keys"):
         rope = values.pop("rope_parameters")
+        if "full_attention" in rope:
+            values["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+            rope = rope["full_attention"]
         values["rope_theta"] = rope.pop("rope_theta")
         kind = rope.pop("rope_type")
         values["rope_scaling"] = None if kind == "default" else {"type": kind, **rope}
@@ -212,6 +291,18 @@ def save_config(folder, golden, config):
             del values["head_dim"]
     else:
         values["dtype"] = dtype
+    if golden.get("beside_vision"):
+        kept = {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+                "num_key_value_heads", "head_dim", "sliding_window", "rope_scaling", "vocab_size",
+                "max_position_embeddings"}  # fmt: skip
+        values = {
+            "architectures": ["Gemma3ForConditionalGeneration"],
+            "model_type": "gemma3",
+            "torch_dtype": dtype,
+            "eos_token_id": [2],
+            "text_config": {key: value for key, value in values.items() if key in kept},
+            "vision_config": {"model_type": "siglip_vision_model"},
+        }
     (folder / "config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
@@ -221,6 +312,8 @@ def save_weights(folder, golden, model):
         name: parameter.data.to(golden["dtype"]).contiguous()
         for name, parameter in model.named_parameters()  # a tied head is listed once
     }
+    if golden.get("beside_vision"):
+        tensors = {f"language_model.{name}": tensor for name, tensor in tensors.items()}
     num_shards = golden.get("num_shards", 1)
     if num_shards == 1:
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

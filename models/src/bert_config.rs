@@ -89,6 +89,8 @@ impl BertConfig {
                 num_parameters: embeddings + self.num_layers * layer + head,
                 num_gathered: embeddings,
                 window: None,
+                num_rotary_tables: 0,
+                fits_f16: true,
                 dtype: self.dtype,
                 quantized: None,
             },

@@ -2,6 +2,7 @@
 
 mod bert;
 mod bert_config;
+mod gemma;
 mod llama;
 mod mistral;
 mod modernbert;
@@ -17,7 +18,16 @@ use serde_json::Value;
 
 /// A row per architecture.
 pub fn registry() -> &'static [Architecture] {
-    &[llama::ARCHITECTURE, mistral::ARCHITECTURE, qwen2::ARCHITECTURE, qwen3::ARCHITECTURE]
+    &[
+        gemma::GEMMA,
+        gemma::GEMMA_2,
+        gemma::GEMMA_3,
+        gemma::GEMMA_3_WITH_VISION,
+        llama::ARCHITECTURE,
+        mistral::ARCHITECTURE,
+        qwen2::ARCHITECTURE,
+        qwen3::ARCHITECTURE,
+    ]
 }
 
 /// A row per architecture that reads prompts whole and gives vectors or scores.

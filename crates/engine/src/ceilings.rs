@@ -207,6 +207,8 @@ mod tests {
             num_parameters: 2 * layer + 2 * head,
             num_gathered: head,
             window: None,
+            num_rotary_tables: 1,
+            fits_f16: true,
             quantized: None,
             dtype: DType::F32,
         }

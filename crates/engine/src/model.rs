@@ -39,6 +39,10 @@ pub struct ModelSpec {
     pub num_gathered: usize,
     /// Of the layers, if any, that do not attend to all of a context.
     pub window: Option<SlidingWindow>,
+    /// Tables of rotary positions: 2 where layers with a window have others, 0 where there are none.
+    pub num_rotary_tables: usize,
+    /// Whether what it computes stays below 65,504.
+    pub fits_f16: bool,
     /// `torch_dtype` of the checkpoint.
     pub dtype: DType,
     /// What the checkpoint's linear layers are stored in, if not as they are.

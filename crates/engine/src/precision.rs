@@ -141,10 +141,13 @@ pub(crate) fn resolve_dtype(
     let has_e4m3 = options.quantization.is_some()
         || is_fp8(spec)
         || options.kv_cache_dtype == Some(DType::F8E4M3);
-    let takes_f16 = options.on_gpu && !has_e4m3;
+    let takes_f16 = options.on_gpu && !has_e4m3 && spec.fits_f16;
     match (options.dtype, spec.dtype) {
         (Some(dtype @ (DType::F32 | DType::BF16)), _) => Ok(dtype),
         (Some(DType::F16), _) | (None, DType::F16) if takes_f16 => Ok(DType::F16),
+        (Some(DType::F16), _) if options.on_gpu && !spec.fits_f16 => {
+            Err(OptionError::Dtype("float16", "for this model, whose numbers go beyond it"))
+        }
         (Some(DType::F16), _) if options.on_gpu => {
             Err(OptionError::Dtype("float16", "for fp8 weights and fp8 caches"))
         }

@@ -305,6 +305,8 @@ mod tests {
             num_parameters: 1000,
             num_gathered: 0,
             window: None,
+            num_rotary_tables: 1,
+            fits_f16: true,
             dtype: DType::F32,
             quantized: None,
         };

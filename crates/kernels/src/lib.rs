@@ -23,7 +23,6 @@ pub mod fork_join;
 pub mod full_attention;
 pub mod gated_activation;
 pub mod gather_rows;
-pub mod gelu;
 pub mod layer_norm;
 pub mod linear;
 pub mod paged_attention;
@@ -33,6 +32,7 @@ pub mod resolve_ids;
 pub mod rms_norm;
 pub mod rope_kv_write;
 pub mod sample;
+pub mod unary;
 
 #[cfg(any(feature = "cuda", test))]
 mod cuda;

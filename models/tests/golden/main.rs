@@ -422,10 +422,14 @@ fn the_specification_counts_what_is_loaded() {
 fn a_configuration_of_another_size_is_refused_by_tensor() {
     for golden in goldens() {
         let mut config = golden.config.clone();
-        config["intermediate_size"] = (golden.spec().intermediate_size + 1).into();
+        let larger = (golden.spec().intermediate_size + 1).into();
+        match config.get_mut("text_config") {
+            Some(text) => text["intermediate_size"] = larger,
+            None => config["intermediate_size"] = larger,
+        }
         let mut weights = Weights::open(&golden.folder, &device(), DType::F32).unwrap();
         let error = (golden.row.load)(&config, &mut weights, MAX_MODEL_LEN).err();
         let error = error.expect("an error").to_string();
-        assert!(error.contains("`model.layers.0.mlp.gate_proj.weight` has shape"), "{error}");
+        assert!(error.contains("model.layers.0.mlp.gate_proj.weight` has shape"), "{error}");
     }
 }

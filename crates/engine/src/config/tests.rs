@@ -18,6 +18,8 @@ fn spec() -> ModelSpec {
         num_parameters: 596_049_920,
         num_gathered: 0,
         window: None,
+        num_rotary_tables: 1,
+        fits_f16: true,
         dtype: DType::BF16,
         quantized: None,
     }
@@ -78,8 +80,13 @@ fn half_precision_checkpoints_are_widened_where_it_is_not_computed_in() {
     assert_eq!(dtype(&narrow, &f16).unwrap(), DType::F32);
     assert_eq!(dtype(&narrow, &spec()).unwrap(), DType::BF16);
 
+    let wide = ModelSpec { fits_f16: false, ..f16.clone() };
+    assert_eq!(dtype(&on_gpu, &wide).unwrap(), DType::F32);
+
     let asked = EngineOptions { dtype: Some(DType::F16), ..on_gpu };
     assert_eq!(dtype(&asked, &spec()).unwrap(), DType::F16);
+    let message = dtype(&asked, &wide).unwrap_err().to_string();
+    assert!(message.contains("not supported for this model, whose numbers go beyond"), "{message}");
     let asked = EngineOptions { dtype: Some(DType::F16), ..narrow };
     let message = dtype(&asked, &spec()).unwrap_err().to_string();
     assert!(message.contains("--dtype float16 is not supported for fp8"), "{message}");

@@ -1,10 +1,12 @@
 //! Grouped-query attention (arXiv:2305.13245) over the paged cache, with merged q, k and v.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 use kernels::decode_step;
 use kernels::paged_attention::{KvCacheLayer, OnDevice, PagedAttention, Variant, paged_attention};
+use kernels::rms_norm::Gain;
 use kernels::rope_kv_write::{HeadShape, RopeKvWrite, rope_kv_write};
 
 use super::decoder_config::DecoderConfig;
@@ -21,21 +23,24 @@ pub(super) struct Attention {
     out: Linear,
     q_norm: Option<RmsNorm>,
     k_norm: Option<RmsNorm>,
+    norm_gain: Gain,
     norm_eps: f32,
+    rope: Arc<RotaryEmbedding>,
     heads: HeadShape,
     scale: f32,
-    /// Keys that a token sees at most.
-    window: Option<usize>,
+    /// What the scores go through.
+    variant: Variant<'static>,
 }
 
 impl Attention {
     /// Loads `q_proj`, `k_proj`, `v_proj`, `o_proj` and, if the model has them, `q_norm` and
-    /// `k_norm` under `prefix`. `window` bounds the keys that a token sees.
+    /// `k_norm` under `prefix`. `window` bounds the keys that a token sees, `rope` says where it is.
     pub(super) fn load(
         weights: &mut Weights,
         prefix: &str,
         config: &DecoderConfig,
         window: Option<usize>,
+        rope: Arc<RotaryEmbedding>,
     ) -> std::result::Result<Self, WeightsError> {
         let (hidden, dim) = (config.hidden_size, config.head_dim);
         let (rank, num_ranks) = weights.rank();
@@ -53,7 +58,8 @@ impl Attention {
         ];
         let out = [config.num_heads * dim, hidden];
         let mut head_norm = |name: &str| {
-            let load = || RmsNorm::load(weights, &format!("{prefix}.{name}"), dim, config.norm_eps);
+            let name = format!("{prefix}.{name}");
+            let load = || RmsNorm::load(weights, &name, dim, config.norm_gain, config.norm_eps);
             config.qk_norm.then(load).transpose()
         };
         let (q_norm, k_norm) = (head_norm("q_norm")?, head_norm("k_norm")?);
@@ -62,14 +68,16 @@ impl Attention {
             out: Linear::load_summed(weights, prefix, "o_proj", out, config.out_bias)?,
             q_norm,
             k_norm,
+            norm_gain: config.norm_gain,
             norm_eps: config.norm_eps,
+            rope,
             heads: HeadShape {
                 num_heads: heads.len(),
                 num_kv_heads: kv_heads.len(),
                 head_dim: dim,
             },
-            scale: (dim as f32).sqrt().recip(),
-            window,
+            scale: config.attention_scale,
+            variant: Variant { window, soft_cap: config.attention_soft_cap, sinks: None },
         })
     }
 
@@ -89,7 +97,7 @@ impl Attention {
 
     /// Whether a token may see less than all before it.
     pub(super) fn has_window(&self) -> bool {
-        self.window.is_some()
+        self.variant.window.is_some()
     }
 
     /// Factor on the scores.
@@ -101,7 +109,6 @@ impl Attention {
     pub(super) fn forward(
         &self,
         x: &Tensor,
-        rope: &RotaryEmbedding,
         batch: &ForwardBatch,
         cache: &KvCacheLayer,
     ) -> Result<Tensor> {
@@ -111,9 +118,10 @@ impl Attention {
             heads: self.heads,
             q_norm,
             k_norm,
+            norm_gain: self.norm_gain,
             norm_eps: self.norm_eps,
-            cos: rope.cos(),
-            sin: rope.sin(),
+            cos: self.rope.cos(),
+            sin: self.rope.sin(),
             positions: &batch.positions,
             slots: &batch.slots,
         };
@@ -123,7 +131,7 @@ impl Attention {
             q_starts: &batch.q_starts,
             context_lens: &batch.context_lens,
             block_tables: &batch.block_tables,
-            variant: Variant { window: self.window, ..Variant::default() },
+            variant: self.variant,
             on_device: batch
                 .on_device
                 .as_ref()

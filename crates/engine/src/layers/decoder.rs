@@ -1,21 +1,25 @@
 //! The pre-norm decoder of Llama's family: embedding, layers, final norm, head.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Device, Result, Tensor};
 use kernels::decode_step::{self, DecodeStep};
 use kernels::gather_rows::gather_rows;
 use kernels::paged_attention::KvCacheLayer;
+use kernels::unary;
 
 use super::attention::Attention;
 use super::decoder_config::DecoderConfig;
 use super::embedding::{Embedding, LmHead};
 use super::mlp::Mlp;
 use super::norm::RmsNorm;
-use super::rope::RotaryEmbedding;
+use super::rope::{RopeConfig, RotaryEmbedding};
 use crate::architecture::LoadError;
 use crate::model::{CausalLm, ForwardBatch, KvCache};
 use crate::weights::{Weights, WeightsError};
 
-/// `x + attention(norm(x))`, then `x + mlp(norm(x))`.
+/// `x + attention(norm(x))`, then `x + mlp(norm(x))`; with branch norms, `x + norm(attention(norm(x)))` and
+/// the like.
 ///
 /// Each sum is fused with the norm after it, so the last one is left to the decoder: it is fused
 /// with the first norm of the next layer.
@@ -25,25 +29,39 @@ struct DecoderLayer {
     attention: Attention,
     mlp_norm: RmsNorm,
     mlp: Mlp,
+    /// Of what attention and the MLP add.
+    branch_norms: Option<[RmsNorm; 2]>,
 }
 
 impl DecoderLayer {
-    /// Loads `input_layernorm`, `self_attn`, `post_attention_layernorm` and `mlp` under `prefix`.
+    /// Loads `input_layernorm`, `self_attn`, `post_attention_layernorm` and `mlp` under `prefix`. Where branches
+    /// have norms, that of attention's is `post_attention_layernorm`, and the MLP lies between
+    /// `pre_feedforward_layernorm` and `post_feedforward_layernorm`.
     fn load(
         weights: &mut Weights,
         prefix: &str,
         config: &DecoderConfig,
         window: Option<usize>,
+        rope: Arc<RotaryEmbedding>,
     ) -> std::result::Result<Self, WeightsError> {
         let norm = |weights: &mut Weights, name: &str| {
-            let name = format!("{prefix}.{name}");
-            RmsNorm::load(weights, &name, config.hidden_size, config.norm_eps)
+            let (name, hidden) = (format!("{prefix}.{name}"), config.hidden_size);
+            RmsNorm::load(weights, &name, hidden, config.norm_gain, config.norm_eps)
         };
+        let (mlp_norm, branch_norms) = if config.branch_norms {
+            let branches = ["post_attention_layernorm", "post_feedforward_layernorm"];
+            let [attention, mlp] = branches.map(|name| norm(weights, name));
+            ("pre_feedforward_layernorm", Some([attention?, mlp?]))
+        } else {
+            ("post_attention_layernorm", None)
+        };
+        let attention = format!("{prefix}.self_attn");
         Ok(Self {
             attention_norm: norm(weights, "input_layernorm")?,
-            attention: Attention::load(weights, &format!("{prefix}.self_attn"), config, window)?,
-            mlp_norm: norm(weights, "post_attention_layernorm")?,
+            attention: Attention::load(weights, &attention, config, window, rope)?,
+            mlp_norm: norm(weights, mlp_norm)?,
             mlp: Mlp::load(weights, &format!("{prefix}.mlp"), config)?,
+            branch_norms,
         })
     }
 
@@ -53,12 +71,17 @@ impl DecoderLayer {
         &self,
         x: &Tensor,      // [tokens, hidden]
         stream: &Tensor, // [tokens, hidden]
-        step: &Step,
+        batch: &ForwardBatch,
         cache: &KvCacheLayer,
     ) -> Result<(Tensor, Tensor)> {
-        let x = self.attention.forward(x, step.rope, step.batch, cache)?;
+        let norms = self.branch_norms.as_ref();
+        let normed = |norm: Option<&RmsNorm>, branch: Tensor| match norm {
+            Some(norm) => norm.forward(&branch),
+            None => Ok(branch),
+        };
+        let x = normed(norms.map(|[norm, _]| norm), self.attention.forward(x, batch, cache)?)?;
         let (x, stream) = self.mlp_norm.forward_add(&x, stream)?;
-        Ok((self.mlp.forward(&x)?, stream))
+        Ok((normed(norms.map(|[_, norm]| norm), self.mlp.forward(&x)?)?, stream))
     }
 
     /// For a kernel that is all of it.
@@ -79,27 +102,28 @@ impl DecoderLayer {
     }
 }
 
-/// What every layer of one step shares.
-struct Step<'a> {
-    rope: &'a RotaryEmbedding,
-    batch: &'a ForwardBatch,
-}
+/// What the names of a language model's tensors may begin with.
+const ROOTS: [&str; 4] = ["model.", "", "language_model.model.", "model.language_model."];
 
 /// A whole language model of pre-norm layers.
 #[derive(Debug)]
 pub struct Decoder {
     embedding: Embedding,
+    embedding_scale: Option<f32>,
     layers: Vec<DecoderLayer>,
     norm: RmsNorm,
     head: LmHead,
-    rope: RotaryEmbedding,
+    logits_soft_cap: Option<f32>,
+    rope: Arc<RotaryEmbedding>,
     vocab_size: usize,
+    /// Whether a kernel that is a whole step knows all that it has.
+    is_plain: bool,
 }
 
 impl Decoder {
     /// Loads `model.embed_tokens`, `model.layers.N`, `model.norm` and, unless tied, `lm_head`, for
     /// contexts of at most `max_model_len` tokens. Checkpoints that were saved without their head
-    /// leave the `model.` out.
+    /// leave the `model.` out; those that also see have the language model beside the eyes.
     pub fn load(
         weights: &mut Weights,
         config: &DecoderConfig,
@@ -108,9 +132,8 @@ impl Decoder {
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
         // The largest tensors first: while one is packed it takes its memory twice, which must not
         // come on top of all the others.
-        let is_bare = !weights.contains("model.embed_tokens.weight")
-            && weights.contains("embed_tokens.weight");
-        let root = if is_bare { "" } else { "model." };
+        let has_embedding = |root: &&&str| weights.contains(&format!("{root}embed_tokens.weight"));
+        let root = ROOTS.iter().find(has_embedding).unwrap_or(&ROOTS[0]);
         let name = format!("{root}embed_tokens");
         let (embedding, head) = if config.tied_embeddings {
             Embedding::load_tied(weights, &name, vocab, hidden)?
@@ -118,17 +141,35 @@ impl Decoder {
             let embedding = Embedding::load(weights, &name, vocab, hidden)?;
             (embedding, LmHead::load(weights, "lm_head", vocab, hidden)?)
         };
+        let device = weights.device().clone();
+        let rotary = |config: &RopeConfig, head_dim| {
+            RotaryEmbedding::new(config, head_dim, max_model_len, &device).map(Arc::new)
+        };
+        let rope = rotary(&config.rope, config.head_dim)?;
+        let window_rope = match &config.window_rope {
+            Some(window_rope) => rotary(window_rope, config.head_dim)?,
+            None => Arc::clone(&rope),
+        };
         let load_layer = |(layer, window): (usize, &Option<usize>)| {
+            let rope = Arc::clone(if window.is_some() { &window_rope } else { &rope });
             // One that holds the longest context hides nothing.
             let window = window.filter(|window| *window < max_model_len);
-            DecoderLayer::load(weights, &format!("{root}layers.{layer}"), config, window)
+            DecoderLayer::load(weights, &format!("{root}layers.{layer}"), config, window, rope)
         };
         let layers = config.windows.iter().enumerate().map(load_layer);
         let layers = layers.collect::<std::result::Result<_, _>>()?;
-        let norm = RmsNorm::load(weights, &format!("{root}norm"), hidden, config.norm_eps)?;
-        let device = weights.device();
-        let rope = RotaryEmbedding::new(&config.rope, config.head_dim, max_model_len, device)?;
-        Ok(Self { embedding, layers, norm, head, rope, vocab_size: vocab })
+        let name = format!("{root}norm");
+        Ok(Self {
+            embedding,
+            embedding_scale: config.embedding_scale,
+            layers,
+            norm: RmsNorm::load(weights, &name, hidden, config.norm_gain, config.norm_eps)?,
+            head,
+            logits_soft_cap: config.logits_soft_cap,
+            rope,
+            vocab_size: vocab,
+            is_plain: config.is_plain(),
+        })
     }
 }
 
@@ -139,7 +180,11 @@ impl CausalLm for Decoder {
         if x.dim(0)? == 0 {
             return Tensor::zeros((0, self.vocab_size), DType::F32, &Device::Cpu);
         }
-        self.head.forward(&x)
+        let logits = self.head.forward(&x)?;
+        match self.logits_soft_cap {
+            Some(cap) => unary::soft_cap(logits, cap),
+            None => Ok(logits),
+        }
     }
 
     fn hidden(&self, batch: &ForwardBatch, cache: &KvCache) -> Result<Tensor> {
@@ -148,11 +193,13 @@ impl CausalLm for Decoder {
             self.layers.len(),
             "the cache has a layer per decoder layer"
         );
-        let step = Step { rope: &self.rope, batch };
         let mut stream = self.embedding.forward(&batch.ids)?; // [tokens, hidden]
+        if let Some(factor) = self.embedding_scale {
+            stream = unary::scale(stream, factor)?;
+        }
         let mut x = self.layers[0].attention_norm.forward(&stream)?;
         for (i, (layer, cache)) in self.layers.iter().zip(&cache.layers).enumerate() {
-            let (branch, sum) = layer.forward(&x, &stream, &step, cache)?;
+            let (branch, sum) = layer.forward(&x, &stream, batch, cache)?;
             let next_norm = self.layers.get(i + 1).map_or(&self.norm, |next| &next.attention_norm);
             (x, stream) = next_norm.forward_add(&branch, &sum)?;
         }
@@ -164,8 +211,9 @@ impl CausalLm for Decoder {
     }
 
     fn decode_step(&self, num_seqs: usize, cache: &KvCache) -> Result<Option<DecodeStep>> {
-        // Between its operations ranks add up what they have, and it knows no window.
-        if self.head.is_part() || self.layers.iter().any(|layer| layer.attention.has_window()) {
+        // Between its operations ranks add up what they have.
+        let has_window = self.layers.iter().any(|layer| layer.attention.has_window());
+        if self.head.is_part() || has_window || !self.is_plain {
             return Ok(None);
         }
         let first = &self.layers[0];

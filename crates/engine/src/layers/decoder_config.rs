@@ -2,6 +2,7 @@
 
 use candle_core::DType;
 use kernels::gated_activation::Activation;
+use kernels::rms_norm::Gain;
 
 use super::quantization;
 use super::rope::RopeConfig;
@@ -32,10 +33,24 @@ pub struct DecoderConfig {
     pub max_position_embeddings: usize,
     /// Added to the mean square in every RMSNorm.
     pub norm_eps: f32,
+    /// What the weights of all norms mean.
+    pub norm_gain: Gain,
+    /// What attention and the MLP add to the stream is normalised, too (Gemma 2).
+    pub branch_norms: bool,
     /// Of the MLP's gate.
     pub activation: Activation,
     /// Rotary positions.
     pub rope: RopeConfig,
+    /// Those of layers with a window, if they are others.
+    pub window_rope: Option<RopeConfig>,
+    /// Factor on the embedding.
+    pub embedding_scale: Option<f32>,
+    /// Factor on the scores of attention.
+    pub attention_scale: f32,
+    /// Scores of attention become `cap tanh(score / cap)`.
+    pub attention_soft_cap: Option<f32>,
+    /// So do logits.
+    pub logits_soft_cap: Option<f32>,
     /// The output head is the embedding.
     pub tied_embeddings: bool,
     /// `q_proj`, `k_proj` and `v_proj` have biases.
@@ -48,6 +63,8 @@ pub struct DecoderConfig {
     pub qk_norm: bool,
     /// Of each layer: keys that a token sees at most, the last ones, itself included; `None` for all.
     pub windows: Vec<Option<usize>>,
+    /// Whether what the model computes stays below 65,504.
+    pub fits_f16: bool,
     /// Of the checkpoint.
     pub dtype: DType,
     /// What the checkpoint's linear layers are stored in, if not as they are.
@@ -55,8 +72,8 @@ pub struct DecoderConfig {
 }
 
 impl DecoderConfig {
-    /// Reads the keys that the architectures share. Biases and q/k norms are theirs to set: here
-    /// there are none.
+    /// Reads the keys that the architectures share. What only some have, such as biases and q/k norms, is
+    /// theirs to set: here there is none.
     pub fn parse(config: &ConfigReader) -> Result<Self, ConfigError> {
         let count = |key: &str| config.required(key, config.count(key)?);
         let num_layers = count("num_hidden_layers")?;
@@ -88,14 +105,22 @@ impl DecoderConfig {
             vocab_size: count("vocab_size")?,
             max_position_embeddings: count("max_position_embeddings")?,
             norm_eps: config.required("rms_norm_eps", config.number("rms_norm_eps")?)? as f32,
+            norm_gain: Gain::Weight,
+            branch_norms: false,
             activation: activation(config)?,
             rope: RopeConfig::parse(config)?,
+            window_rope: None,
+            embedding_scale: None,
+            attention_scale: (head_dim as f32).sqrt().recip(),
+            attention_soft_cap: None,
+            logits_soft_cap: None,
             tied_embeddings: config.flag("tie_word_embeddings")?,
             qkv_bias: false,
             out_bias: false,
             mlp_bias: false,
             qk_norm: false,
             windows: windows(config, num_layers)?,
+            fits_f16: true,
             dtype: config.dtype()?,
             quantized: quantization::quantized(config)?,
         })
@@ -116,6 +141,8 @@ impl DecoderConfig {
             num_parameters: self.num_parameters(),
             num_gathered: if self.tied_embeddings { 0 } else { self.vocab_size * self.hidden_size },
             window: self.window(),
+            num_rotary_tables: if self.window_rope.is_some() { 2 } else { 1 },
+            fits_f16: self.fits_f16,
             dtype: self.dtype,
             quantized: self.quantized,
         }
@@ -125,6 +152,16 @@ impl DecoderConfig {
     fn window(&self) -> Option<SlidingWindow> {
         let num_keys = self.windows.iter().flatten().copied().max()?;
         Some(SlidingWindow { num_keys, num_layers: self.windows.iter().flatten().count() })
+    }
+
+    /// Whether it is no more than Llama's or Qwen3's mathematics, windows aside.
+    pub(super) fn is_plain(&self) -> bool {
+        let caps = [self.attention_soft_cap, self.logits_soft_cap];
+        self.norm_gain == Gain::Weight
+            && !self.branch_norms
+            && self.window_rope.is_none()
+            && self.embedding_scale.is_none()
+            && caps == [None; 2]
     }
 
     /// Parameters as loaded.
@@ -139,7 +176,8 @@ impl DecoderConfig {
             + if self.qk_norm { 2 * dim } else { 0 };
         let mlp = linear(hidden, 2 * inner, self.mlp_bias) + linear(inner, hidden, self.mlp_bias);
         let embeddings = if self.tied_embeddings { 1 } else { 2 } * self.vocab_size * hidden;
-        embeddings + self.num_layers * (attention + mlp + 2 * hidden) + hidden
+        let norms = if self.branch_norms { 4 } else { 2 } * hidden;
+        embeddings + self.num_layers * (attention + mlp + norms) + hidden
     }
 }
 
@@ -159,10 +197,23 @@ const DEFAULT_FULL_LAYERS: u64 = 28;
 fn windows(config: &ConfigReader, num_layers: usize) -> Result<Vec<Option<usize>>, ConfigError> {
     let window = config.count("sliding_window")?;
     let window = if config.flag("use_sliding_window")? { window } else { None };
+    let full = config.get("max_window_layers").and_then(Value::as_u64);
+    let full = full.unwrap_or(DEFAULT_FULL_LAYERS) as usize;
+    layer_windows(config, num_layers, window, |layer| layer >= full)
+}
+
+/// Of each layer, the window that `layer_types` gives it, or where there is none `has_window`.
+///
+/// # Errors
+/// A list that is not of so many known types.
+pub fn layer_windows(
+    config: &ConfigReader,
+    num_layers: usize,
+    window: Option<usize>,
+    has_window: impl Fn(usize) -> bool,
+) -> Result<Vec<Option<usize>>, ConfigError> {
     let Some(types) = config.get("layer_types") else {
-        let full = config.get("max_window_layers").and_then(Value::as_u64);
-        let full = full.unwrap_or(DEFAULT_FULL_LAYERS) as usize;
-        return Ok((0..num_layers).map(|layer| window.filter(|_| layer >= full)).collect());
+        return Ok((0..num_layers).map(|layer| window.filter(|_| has_window(layer))).collect());
     };
     let of_each = || config.invalid("layer_types", "a list of num_hidden_layers strings");
     let types = types.as_array().filter(|types| types.len() == num_layers).ok_or_else(of_each)?;

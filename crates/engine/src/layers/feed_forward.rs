@@ -1,7 +1,7 @@
 //! Feed-forward blocks with GELU: the plain one, and one whose activated half gates the other.
 
 use candle_core::{Result, Tensor};
-use kernels::gelu::gelu;
+use kernels::unary::gelu;
 
 use super::linear::Linear;
 
@@ -19,7 +19,7 @@ pub struct FeedForward {
 impl FeedForward {
     /// `[tokens, hidden]` to the same.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let activated = gelu(&self.up.forward(x)?)?;
+        let activated = gelu(self.up.forward(x)?)?;
         match &self.gate {
             None => self.down.forward(&activated),
             Some(gate) => self.down.forward(&(activated * gate.forward(x)?)?),

@@ -1,7 +1,7 @@
 //! The head of a model that scores: one more layer, then a number a label.
 
 use candle_core::{DType, Result, Tensor};
-use kernels::gelu::gelu;
+use kernels::unary::gelu;
 
 use super::layer_norm::LayerNorm;
 use super::linear::Linear;
@@ -34,7 +34,7 @@ impl ClassificationHead {
         let x = self.dense.forward(x)?;
         let x = match self.activation {
             HeadActivation::Tanh => x.tanh()?,
-            HeadActivation::Gelu => gelu(&x)?,
+            HeadActivation::Gelu => gelu(x)?,
         };
         let x = self.norm.as_ref().map_or(Ok(x.clone()), |norm| norm.forward(&x))?;
         self.out.forward(&x)?.to_dtype(DType::F32)

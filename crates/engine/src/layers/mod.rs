@@ -15,12 +15,13 @@ mod quantization;
 mod rope;
 
 pub use decoder::Decoder;
-pub use decoder_config::DecoderConfig;
+pub use decoder_config::{DecoderConfig, layer_windows};
 pub use embedding::Embedding;
 pub use feed_forward::FeedForward;
 pub use full_attention::FullAttention;
 pub use head::{ClassificationHead, HeadActivation};
 pub use kernels::add::add;
+pub use kernels::rms_norm::Gain;
 pub use layer_norm::LayerNorm;
 pub use linear::Linear;
 pub use mlp::Mlp;

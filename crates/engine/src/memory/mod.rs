@@ -99,7 +99,7 @@ impl MemoryPlan {
         };
         let mut plan = Self {
             weight_bytes: config.weight_bytes(whole),
-            table_bytes: config.max_model_len * spec.head_dim * DType::F32.size_in_bytes(),
+            table_bytes: spec.num_rotary_tables * config.max_model_len * spec.head_dim * f32_bytes,
             activation_bytes: activation_bytes(spec, config),
             logits_bytes: num_rows(spec.is_encoder(), config) * row_bytes,
             tokenizer_bytes: if config.on_gpu {
@@ -338,7 +338,9 @@ impl fmt::Display for MemoryPlan {
         writeln!(f)?;
         let mut row = |name: String, bytes| writeln!(f, "  {name:<44}{:>12}", Size(bytes));
         row("weights".into(), self.weight_bytes)?;
-        row(format!("position tables, {} positions", config.max_model_len), self.table_bytes)?;
+        if self.table_bytes > 0 {
+            row(format!("position tables, {} positions", config.max_model_len), self.table_bytes)?;
+        }
         let tokens = step_tokens(self.is_encoder, config);
         row(format!("activations, {tokens} tokens a step"), self.activation_bytes)?;
         let wanted = if config.pooling.is_some() { "hidden states" } else { "logits" };

@@ -20,6 +20,8 @@ fn spec() -> ModelSpec {
         num_parameters: 596_049_920,
         num_gathered: 0,
         window: None,
+        num_rotary_tables: 1,
+        fits_f16: true,
         dtype: DType::BF16,
         quantized: None,
     }
@@ -192,7 +194,8 @@ fn what_does_not_fit_is_refused_with_the_flag_to_change() {
 
 #[test]
 fn an_encoder_has_no_cache_and_reads_whole_prompts() {
-    let encoder = ModelSpec { num_layers: 0, max_position_embeddings: 512, ..spec() };
+    let encoder =
+        ModelSpec { num_layers: 0, max_position_embeddings: 512, num_rotary_tables: 0, ..spec() };
     let options = EngineOptions { pooling: Some(crate::Pooling::Cls), ..Default::default() };
     let config = EngineConfig::resolve(&options, &encoder).unwrap();
     assert!(!config.enable_prefix_caching);
@@ -203,6 +206,17 @@ fn an_encoder_has_no_cache_and_reads_whole_prompts() {
     assert_eq!(plan.activation_bytes, (512 + 512) * (8 * 1024 + 3 * 3072) * 2);
     let text = plan.to_string();
     assert!(text.ends_with("prompts of up to 512 tokens, read whole"), "{text}");
+    assert!(!text.contains("position tables"), "{text}");
+}
+
+#[test]
+fn each_rotation_has_its_tables() {
+    let bytes = |num_rotary_tables| {
+        let spec = ModelSpec { num_rotary_tables, ..spec() };
+        let config = EngineConfig::resolve(&EngineOptions::default(), &spec).unwrap();
+        MemoryPlan::compute(&spec, &config, 64 * GIB).table_bytes
+    };
+    assert_eq!([bytes(0), bytes(1), bytes(2)], [0, 1, 2].map(|tables| tables * 40_960 * 128 * 4));
 }
 
 #[test]

@@ -224,6 +224,8 @@ pub(crate) fn spec() -> ModelSpec {
         num_parameters: 1,
         num_gathered: 0,
         window: None,
+        num_rotary_tables: 1,
+        fits_f16: true,
         dtype: DType::F32,
         quantized: None,
     }

@@ -7,7 +7,7 @@ use crate::linear::Matrix;
 use crate::paged_attention::{
     Extents, KvCacheLayer, OnDevice, PagedAttention, Variant, Workspace, paged_attention,
 };
-use crate::rms_norm::{add_rms_norm, rms_norm};
+use crate::rms_norm::{Gain, add_rms_norm, rms_norm};
 use crate::rope_kv_write::{HeadShape, NO_SLOT, RopeKvWrite, rope_kv_write};
 use crate::testing::{devices, ids, tensor, to_bits};
 use candle_core::{DType, Device, Result, Tensor};
@@ -187,12 +187,13 @@ fn by_operations(model: &Model, batch: &Batch) -> Result<Tensor> {
     let rows = batch.rows();
     let linear = |x: &Tensor, linear: &Linear| linear.weight.forward(x, linear.bias);
     let mut stream = model.embedding.gather(rows.ids)?;
-    let mut x = rms_norm(&stream, model.layers[0].attention_norm, EPS)?;
+    let mut x = rms_norm(&stream, model.layers[0].attention_norm, Gain::Weight, EPS)?;
     for (i, layer) in model.layers.iter().enumerate() {
         let write = RopeKvWrite {
             heads: HEADS,
             q_norm: layer.q_norm,
             k_norm: layer.k_norm,
+            norm_gain: Gain::Weight,
             norm_eps: EPS,
             cos: model.cos,
             sin: model.sin,
@@ -209,11 +210,16 @@ fn by_operations(model: &Model, batch: &Batch) -> Result<Tensor> {
             on_device: Some(OnDevice { extents: batch.extents, workspace: rows.workspace }),
         };
         let attended = paged_attention(&q, layer.cache, &attend)?;
-        let (normed, sum) =
-            add_rms_norm(&linear(&attended, &layer.out)?, &stream, layer.mlp_norm, EPS)?;
+        let (normed, sum) = add_rms_norm(
+            &linear(&attended, &layer.out)?,
+            &stream,
+            layer.mlp_norm,
+            Gain::Weight,
+            EPS,
+        )?;
         let gated = gated_activation(&linear(&normed, &layer.gate_up)?, model.activation)?;
         let next = model.layers.get(i + 1).map_or(model.norm, |next| next.attention_norm);
-        (x, stream) = add_rms_norm(&linear(&gated, &layer.down)?, &sum, next, EPS)?;
+        (x, stream) = add_rms_norm(&linear(&gated, &layer.down)?, &sum, next, Gain::Weight, EPS)?;
     }
     let all = ids(&(0..x.dims()[0] as u32).collect::<Vec<_>>(), x.device())?;
     model.head.forward_f32(&gather_rows(&x, &all)?)

@@ -1,16 +1,17 @@
 //! RMSNorm on the CPU: two passes over a row, rows in parallel.
 
+use super::{AddRmsNorm, Gain, RmsNorm};
 use crate::add::AddRow;
 use crate::pool::for_each_row;
 use crate::simd::{Element, Kernel, LANES, Lanes, dispatch, load_at, store_at};
 use crate::views::{cpu_slice, slice};
-use candle_core::{CpuStorage, Layout, Result, Tensor};
+use candle_core::{CpuStorage, Layout, Result};
 
 /// x `[.., hidden]`, weight `[hidden]`
 pub(super) fn rms_norm<E: Element>(
     (x, x_layout): (&CpuStorage, &Layout),
     (weight, weight_layout): (&CpuStorage, &Layout),
-    eps: f32,
+    &RmsNorm { gain, eps }: &RmsNorm,
 ) -> Result<CpuStorage> {
     let x: &[E] = slice(x, x_layout, "x")?;
     let weight: &[E] = slice(weight, weight_layout, "weight")?;
@@ -18,7 +19,7 @@ pub(super) fn rms_norm<E: Element>(
     let mut out = vec![E::default(); x.len()];
     for_each_row(&mut out, hidden, 2 * x.len(), |row, out| {
         let x = &x[row * hidden..][..hidden];
-        dispatch(NormRow { x, weight, eps, out });
+        dispatch(NormRow { x, scale: Scale { weight, gain }, eps, out });
     });
     Ok(E::to_cpu_storage_owned(out))
 }
@@ -27,8 +28,7 @@ pub(super) fn rms_norm<E: Element>(
 pub(super) fn add_rms_norm<E: Element>(
     (x, x_layout): (&CpuStorage, &Layout),
     (residual, residual_layout): (&CpuStorage, &Layout),
-    weight: &Tensor,
-    eps: f32,
+    &AddRmsNorm { weight, gain, eps }: &AddRmsNorm,
 ) -> Result<CpuStorage> {
     let x: &[E] = slice(x, x_layout, "x")?;
     let residual: &[E] = slice(residual, residual_layout, "residual")?;
@@ -44,14 +44,14 @@ pub(super) fn add_rms_norm<E: Element>(
     let sums = &*sums;
     for_each_row(normed, hidden, 2 * x.len(), |row, out| {
         let x = &sums[row * hidden..][..hidden];
-        dispatch(NormRow { x, weight, eps, out });
+        dispatch(NormRow { x, scale: Scale { weight, gain }, eps, out });
     });
     Ok(E::to_cpu_storage_owned(out))
 }
 
 struct NormRow<'a, E> {
     x: &'a [E],
-    weight: &'a [E],
+    scale: Scale<'a, E>,
     eps: f32,
     out: &'a mut [E],
 }
@@ -62,7 +62,7 @@ impl<E: Element> Kernel for NormRow<'_, E> {
     #[inline(always)]
     fn run<V: Lanes>(self) {
         let factor = norm_factor::<V, E>(self.x, self.eps);
-        scale_row::<V, E>(self.x, self.weight, factor, self.out);
+        self.scale.apply::<V>(self.x, factor, self.out);
     }
 }
 
@@ -77,12 +77,25 @@ pub(crate) fn norm_factor<V: Lanes, E: Element>(x: &[E], eps: f32) -> f32 {
     1.0 / (sum.reduce_add() / x.len() as f32 + eps).sqrt()
 }
 
-/// `round(x * factor) * weight`
-#[inline(always)]
-pub(crate) fn scale_row<V: Lanes, E: Element>(x: &[E], weight: &[E], factor: f32, out: &mut [E]) {
-    let factor = V::splat(factor);
-    for i in (0..out.len()).step_by(LANES) {
-        let normed = E::round(load_at::<V, E>(x, i).mul(factor));
-        store_at(normed.mul(load_at(weight, i)), out, i);
+/// The weight of a norm, and what it means.
+#[derive(Clone, Copy)]
+pub(crate) struct Scale<'a, E> {
+    pub(crate) weight: &'a [E],
+    pub(crate) gain: Gain,
+}
+
+impl<E: Element> Scale<'_, E> {
+    /// `round(x * factor) * weight`, or `x * factor * (1 + weight)`
+    #[inline(always)]
+    pub(crate) fn apply<V: Lanes>(self, x: &[E], factor: f32, out: &mut [E]) {
+        let (factor, one) = (V::splat(factor), V::splat(1.0));
+        for i in (0..out.len()).step_by(LANES) {
+            let (normed, weight) = (load_at::<V, E>(x, i).mul(factor), load_at(self.weight, i));
+            let scaled = match self.gain {
+                Gain::Weight => E::round(normed).mul(weight),
+                Gain::OnePlusWeight => normed.mul(weight.add(one)),
+            };
+            store_at(scaled, out, i);
+        }
     }
 }

@@ -19,6 +19,8 @@ pub(crate) struct NormParams {
     pub(crate) sums: u64,
     pub(crate) hidden: i32,
     pub(crate) eps: f32,
+    /// 1 where the weight is stored around zero.
+    pub(crate) is_zero_centred: i32,
 }
 
 const MAX_THREADS: usize = 512;
@@ -45,8 +47,9 @@ pub(super) mod forward {
 
     use super::{NormParams, plan};
     use crate::cuda::{Module, address, allocate, launch, module, tensor_address};
+    use crate::rms_norm::{AddRmsNorm, Gain, RmsNorm};
     use candle_core::backend::BackendStorage;
-    use candle_core::{CudaStorage, Layout, Result, Tensor};
+    use candle_core::{CudaStorage, Layout, Result};
 
     static MODULE: Module = module!("rms_norm");
 
@@ -54,7 +57,7 @@ pub(super) mod forward {
     pub(crate) fn rms_norm(
         (x, x_layout): (&CudaStorage, &Layout),
         (weight, weight_layout): (&CudaStorage, &Layout),
-        eps: f32,
+        op: &RmsNorm,
     ) -> Result<CudaStorage> {
         let hidden = weight_layout.shape().elem_count();
         let len = x_layout.shape().elem_count();
@@ -66,7 +69,8 @@ pub(super) mod forward {
             normed,
             sums: 0,
             hidden: hidden as i32,
-            eps,
+            eps: op.eps,
+            is_zero_centred: (op.gain == Gain::OnePlusWeight).into(),
         };
         if len > 0 {
             launch(x.device(), &MODULE, &plan(len / hidden, hidden, x.dtype(), false)?, &params)?;
@@ -78,20 +82,20 @@ pub(super) mod forward {
     pub(crate) fn add_rms_norm(
         (x, x_layout): (&CudaStorage, &Layout),
         (residual, residual_layout): (&CudaStorage, &Layout),
-        weight: &Tensor,
-        eps: f32,
+        op: &AddRmsNorm,
     ) -> Result<CudaStorage> {
-        let hidden = weight.elem_count();
+        let hidden = op.weight.elem_count();
         let len = x_layout.shape().elem_count();
         let (out, normed) = allocate(x.device(), x.dtype(), 2 * len)?;
         let params = NormParams {
             x: address(x, x_layout, "x")?,
             residual: address(residual, residual_layout, "residual")?,
-            weight: tensor_address(weight, "weight")?,
+            weight: tensor_address(op.weight, "weight")?,
             normed,
             sums: normed + (len * x.dtype().size_in_bytes()) as u64,
             hidden: hidden as i32,
-            eps,
+            eps: op.eps,
+            is_zero_centred: (op.gain == Gain::OnePlusWeight).into(),
         };
         if len > 0 {
             launch(x.device(), &MODULE, &plan(len / hidden, hidden, x.dtype(), true)?, &params)?;

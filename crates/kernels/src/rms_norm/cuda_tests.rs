@@ -1,7 +1,8 @@
 //! The CUDA kernels of RMSNorm, on the host, against the reference of the CPU op.
 
+use super::Gain;
 use super::cuda::{NormParams, plan};
-use super::tests::{TOLERANCE, reference};
+use super::tests::{GAINS, TOLERANCE, reference};
 use crate::cuda::testing::{CUDA_DTYPES, Input, from_bytes, launch, on_device, to_bytes};
 use crate::testing::{assert_close, tensor};
 use candle_core::{DType, Device, Error, Result, Tensor};
@@ -14,7 +15,7 @@ const SHAPES: [(usize, usize); 7] =
 fn run(
     x: &Tensor,
     residual: Option<&Tensor>,
-    weight: &Tensor,
+    (weight, gain): (&Tensor, Gain),
     offset: usize,
 ) -> Result<(Tensor, Option<Tensor>)> {
     let dtype = x.dtype();
@@ -33,6 +34,7 @@ fn run(
             sums: if residual.is_some() { sums.address() } else { 0 },
             hidden: hidden as i32,
             eps: 1e-6,
+            is_zero_centred: (gain == Gain::OnePlusWeight).into(),
         };
         launch(device, &plan(rows, hidden, dtype, residual.is_some())?, &params)
             .map_err(Error::wrap)?;
@@ -50,13 +52,15 @@ fn kernels_equal_the_reference() -> Result<()> {
                 let x = tensor(1, &[rows, hidden], dtype, &Device::Cpu)?;
                 let residual = tensor(2, &[rows, hidden], dtype, &Device::Cpu)?;
                 let weight = tensor(3, &[hidden], dtype, &Device::Cpu)?;
-                let (normed, _) = run(&x, None, &weight, offset)?;
-                assert_close(&normed, &reference(&x, &weight, 1e-6)?, TOLERANCE);
-                let (normed, sums) = run(&x, Some(&residual), &weight, offset)?;
-                let expected = (&x + &residual)?;
-                assert_eq!(to_bytes(&sums.expect("asked for"))?, to_bytes(&expected)?);
-                let alone = run(&expected, None, &weight, offset)?.0;
-                assert_eq!(to_bytes(&normed)?, to_bytes(&alone)?);
+                for gain in GAINS {
+                    let (normed, _) = run(&x, None, (&weight, gain), offset)?;
+                    assert_close(&normed, &reference(&x, &weight, gain, 1e-6)?, TOLERANCE);
+                    let (normed, sums) = run(&x, Some(&residual), (&weight, gain), offset)?;
+                    let expected = (&x + &residual)?;
+                    assert_eq!(to_bytes(&sums.expect("asked for"))?, to_bytes(&expected)?);
+                    let alone = run(&expected, None, (&weight, gain), offset)?.0;
+                    assert_eq!(to_bytes(&normed)?, to_bytes(&alone)?);
+                }
             }
         }
     }
@@ -68,9 +72,10 @@ fn a_row_is_the_same_wherever_it_lies() -> Result<()> {
     for hidden in [130, 1024] {
         let x = tensor(1, &[5, hidden], DType::BF16, &Device::Cpu)?;
         let weight = tensor(2, &[hidden], DType::BF16, &Device::Cpu)?;
-        let all = run(&x, None, &weight, 0)?.0;
+        let scale = (&weight, Gain::Weight);
+        let all = run(&x, None, scale, 0)?.0;
         for (row, offset) in [(0, 3), (4, 0), (4, 1)] {
-            let alone = run(&x.narrow(0, row, 1)?, None, &weight, offset)?.0;
+            let alone = run(&x.narrow(0, row, 1)?, None, scale, offset)?.0;
             assert_eq!(to_bytes(&alone)?, to_bytes(&all.narrow(0, row, 1)?)?);
         }
     }

@@ -10,6 +10,7 @@ struct NormParams {
     void* sums;            // [rows, hidden]
     int hidden;
     float eps;
+    int is_zero_centred;  // whether the weight is stored around zero
 };
 
 // Packs of a row that a thread keeps in registers between the two passes; those behind are read twice.
@@ -30,9 +31,10 @@ __device__ __forceinline__ Pack<T> read_input(const T* x, const T* residual, T* 
 
 template <class T>
 __device__ __forceinline__ void write_normed(const Pack<T>& pack, float factor, const T* weight,
-                                             T* normed, int index, int hidden, bool is_aligned) {
+                                             bool is_zero_centred, T* normed, int index, int hidden,
+                                             bool is_aligned) {
     const Pack<T> scale = load_row_pack(weight, index, hidden, is_aligned);
-    store_row_pack(normed, index, hidden, is_aligned, normed_pack(pack, factor, scale));
+    store_row_pack(normed, index, hidden, is_aligned, normed_pack(pack, factor, scale, is_zero_centred));
 }
 
 template <class T, bool adds>
@@ -43,6 +45,7 @@ __device__ __forceinline__ void norm_row(const NormParams& p) {
     const T* x = static_cast<const T*>(p.x) + start;
     const T* residual = adds ? static_cast<const T*>(p.residual) + start : nullptr;
     const T* weight = static_cast<const T*>(p.weight);
+    const bool is_zero_centred = p.is_zero_centred != 0;
     T* normed = static_cast<T*>(p.normed) + start;
     T* sums = adds ? static_cast<T*>(p.sums) + start : nullptr;
     const bool is_aligned = is_aligned_16(x) && is_aligned_16(residual) && is_aligned_16(weight) &&
@@ -70,12 +73,12 @@ __device__ __forceinline__ void norm_row(const NormParams& p) {
     for (int i = 0; i < KEPT; i++) {
         const int index = thread + i * num_threads;
         if (index < num_packs) {
-            write_normed(kept[i], factor, weight, normed, index, hidden, is_aligned);
+            write_normed(kept[i], factor, weight, is_zero_centred, normed, index, hidden, is_aligned);
         }
     }
     for (int index = thread + KEPT * num_threads; index < num_packs; index += num_threads) {
         const Pack<T> pack = load_row_pack(adds ? sums : x, index, hidden, is_aligned);
-        write_normed(pack, factor, weight, normed, index, hidden, is_aligned);
+        write_normed(pack, factor, weight, is_zero_centred, normed, index, hidden, is_aligned);
     }
 }
 

@@ -4,6 +4,7 @@
 //! `y = round(x / sqrt(mean(x^2) + eps)) * weight` over the last dimension. The mean is taken in
 //! f32. `round` is to the dtype of x, before the weight is multiplied: this is what transformers
 //! does, and costs nothing. In bf16 the result is so equal to theirs but for the order of the sum.
+//! Of a zero-centred weight it is `x / sqrt(mean(x^2) + eps) * (1 + weight)`, rounded once, as there.
 
 mod cpu;
 #[cfg(any(feature = "cuda", test))]
@@ -13,7 +14,7 @@ mod cuda_tests;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use cpu::{norm_factor, scale_row};
+pub(crate) use cpu::{Scale, norm_factor};
 
 use crate::views::{expect_dims, expect_like, match_element};
 #[cfg(feature = "cuda")]
@@ -21,15 +22,25 @@ use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
+/// What a normalised row is multiplied by.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Gain {
+    /// The weight.
+    #[default]
+    Weight,
+    /// One more than the weight, which is stored around zero (Gemma).
+    OnePlusWeight,
+}
+
 /// Normalises the last dimension.
 ///
 /// x `[.., hidden]` and weight `[hidden]` are both f32 or both bf16. Returns the shape and dtype of x.
 ///
 /// # Errors
 /// A shape or dtype that does not fit, or a strided input.
-pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+pub fn rms_norm(x: &Tensor, weight: &Tensor, gain: Gain, eps: f32) -> Result<Tensor> {
     check(x, weight)?;
-    x.apply_op2_no_bwd(weight, &RmsNorm { eps })
+    x.apply_op2_no_bwd(weight, &RmsNorm { gain, eps })
 }
 
 /// Adds, then normalises: `s = x + residual`; returns `(rms_norm(s), s)`.
@@ -43,12 +54,13 @@ pub fn add_rms_norm(
     x: &Tensor,
     residual: &Tensor,
     weight: &Tensor,
+    gain: Gain,
     eps: f32,
 ) -> Result<(Tensor, Tensor)> {
     check(x, weight)?;
     expect_dims(residual, x.dims(), "residual")?;
     expect_like((residual, "residual"), (x, "x"))?;
-    let both = x.apply_op2_no_bwd(residual, &AddRmsNorm { weight, eps })?; // [2, .., hidden]
+    let both = x.apply_op2_no_bwd(residual, &AddRmsNorm { weight, gain, eps })?; // [2, .., hidden]
     Ok((both.get(0)?, both.get(1)?))
 }
 
@@ -61,6 +73,7 @@ fn check(x: &Tensor, weight: &Tensor) -> Result<()> {
 }
 
 struct RmsNorm {
+    gain: Gain,
     eps: f32,
 }
 
@@ -77,7 +90,7 @@ impl CustomOp2 for RmsNorm {
         weight_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let out = match_element!(x.dtype(), "x", E => {
-            cpu::rms_norm::<E>((x, x_layout), (weight, weight_layout), self.eps)?
+            cpu::rms_norm::<E>((x, x_layout), (weight, weight_layout), self)?
         });
         Ok((out, x_layout.shape().clone()))
     }
@@ -90,7 +103,7 @@ impl CustomOp2 for RmsNorm {
         weight: &CudaStorage,
         weight_layout: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
-        let out = cuda::forward::rms_norm((x, x_layout), (weight, weight_layout), self.eps)?;
+        let out = cuda::forward::rms_norm((x, x_layout), (weight, weight_layout), self)?;
         Ok((out, x_layout.shape().clone()))
     }
 }
@@ -98,6 +111,7 @@ impl CustomOp2 for RmsNorm {
 /// Returns the normed sum and the sum as one tensor, because an op has one output.
 struct AddRmsNorm<'a> {
     weight: &'a Tensor,
+    gain: Gain,
     eps: f32,
 }
 
@@ -114,7 +128,7 @@ impl CustomOp2 for AddRmsNorm<'_> {
         residual_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let out = match_element!(x.dtype(), "x", E => {
-            cpu::add_rms_norm::<E>((x, x_layout), (residual, residual_layout), self.weight, self.eps)?
+            cpu::add_rms_norm::<E>((x, x_layout), (residual, residual_layout), self)?
         });
         Ok((out, [&[2], x_layout.dims()].concat().into()))
     }
@@ -128,7 +142,7 @@ impl CustomOp2 for AddRmsNorm<'_> {
         residual_layout: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
         let residual = (residual, residual_layout);
-        let out = cuda::forward::add_rms_norm((x, x_layout), residual, self.weight, self.eps)?;
+        let out = cuda::forward::add_rms_norm((x, x_layout), residual, self)?;
         Ok((out, [&[2], x_layout.dims()].concat().into()))
     }
 }

@@ -27,12 +27,15 @@ __device__ __forceinline__ float norm_factor(float sum, int hidden, float eps) {
     return 1.0f / sqrtf(sum / float(hidden) + eps);
 }
 
+// A weight stored around zero is one less than what it scales by, and such rows are rounded once.
 template <class T>
-__device__ __forceinline__ Pack<T> normed_pack(Pack<T> pack, float factor, const Pack<T>& scale) {
+__device__ __forceinline__ Pack<T> normed_pack(Pack<T> pack, float factor, const Pack<T>& weight,
+                                               bool is_zero_centred = false) {
 #pragma unroll
     for (int i = 0; i < Pack<T>::LEN; i++) {
-        const float rounded = round_to<T>(to_float(pack.x[i]) * factor);
-        pack.x[i] = from_float<T>(rounded * to_float(scale.x[i]));
+        const float normed = to_float(pack.x[i]) * factor, scale = to_float(weight.x[i]);
+        pack.x[i] = from_float<T>(is_zero_centred ? normed * (1.0f + scale)
+                                                  : round_to<T>(normed) * scale);
     }
     return pack;
 }

@@ -3,7 +3,7 @@
 use super::{HeadShape, NO_SLOT, RopeKvWrite, WriteHeads};
 use crate::disjoint::DisjointMut;
 use crate::pool::{for_each_row, for_each_task};
-use crate::rms_norm::{norm_factor, scale_row};
+use crate::rms_norm::{Scale, norm_factor};
 use crate::simd::{Element, Kernel, LANES, Lanes, dispatch, load_at, store_at};
 use crate::views::{contiguous, cpu_slice, slice};
 use candle_core::{CpuStorage, Layout, Result, Tensor, bail};
@@ -109,7 +109,7 @@ impl<E: Element, C: Element> Kernel for Convert<'_, E, C> {
 /// What every head of a call is rotated by.
 #[derive(Clone, Copy)]
 struct Rotation<'a, E> {
-    norm: Option<&'a [E]>,
+    norm: Option<Scale<'a, E>>,
     norm_eps: f32,
     cos: &'a [f32],
     sin: &'a [f32],
@@ -127,7 +127,9 @@ fn with_rotation<E: Element, R>(
     let (positions, positions_layout) = args.positions.storage_and_layout();
     let norm = norm.map(Tensor::storage_and_layout);
     let norm = match &norm {
-        Some((norm, layout)) => Some(cpu_slice(norm, layout, "norm")?),
+        Some((norm, layout)) => {
+            Some(Scale { weight: cpu_slice(norm, layout, "norm")?, gain: args.norm_gain })
+        }
         None => None,
     };
     f(Rotation {
@@ -153,9 +155,9 @@ impl<E: Element> Kernel for RotateHead<'_, E> {
     #[inline(always)]
     fn run<V: Lanes>(self) {
         let Self { x, rotation, token, out } = self;
-        if let Some(weight) = rotation.norm {
+        if let Some(scale) = rotation.norm {
             let factor = norm_factor::<V, E>(x, rotation.norm_eps);
-            scale_row::<V, E>(x, weight, factor, out);
+            scale.apply::<V>(x, factor, out);
         } else {
             out.copy_from_slice(x);
         }

@@ -38,6 +38,8 @@ pub(crate) struct RopeParams {
     pub(crate) max_pos: u32,
     pub(crate) num_slots: u32,
     pub(crate) norm_eps: f32,
+    /// 1 where the norms' weights are stored around zero.
+    pub(crate) is_zero_centred: i32,
 }
 
 const MAX_THREADS: usize = 256;
@@ -77,6 +79,7 @@ pub(super) mod forward {
 
     use super::{RopeParams, group, plan};
     use crate::cuda::{Module, address, allocate, launch, module, tensor_address};
+    use crate::rms_norm::Gain;
     use crate::rope_kv_write::WriteAll;
     use candle_core::backend::BackendStorage;
     use candle_core::{CudaStorage, Layout, Result, Tensor};
@@ -115,6 +118,7 @@ pub(super) mod forward {
             max_pos: args.cos.dims()[0] as u32,
             num_slots: op.num_slots as u32,
             norm_eps: args.norm_eps,
+            is_zero_centred: (args.norm_gain == Gain::OnePlusWeight).into(),
         };
         if tokens > 0 {
             let plan = plan(tokens, heads, dtype, op.cache.key.dtype())?;

@@ -5,6 +5,7 @@ use super::cuda::{RopeParams, group, plan};
 use super::tests::Case;
 use crate::cuda::testing::{CUDA_DTYPES, Input, from_bytes, launch, on_device, to_bytes};
 use crate::paged_attention::KvCacheLayer;
+use crate::rms_norm::Gain;
 use crate::testing::{ids, tensor, to_e4m3};
 use candle_core::{DType, Device, Error, Result, Tensor};
 
@@ -41,6 +42,7 @@ fn run(case: &Case, offset: usize) -> Result<(Tensor, KvCacheLayer)> {
             max_pos: case.cos.dims()[0] as u32,
             num_slots: (case.cache.key.dims()[0] * case.block_size) as u32,
             norm_eps: 1e-6,
+            is_zero_centred: (case.norm_gain == Gain::OnePlusWeight).into(),
         };
         let plan = plan(tokens, case.heads, dtype, case.cache.key.dtype())?;
         launch(device, &plan, &params).map_err(Error::wrap)?;
@@ -77,8 +79,11 @@ fn the_kernel_equals_the_reference() -> Result<()> {
         case.expected()?.check(&q, &cache);
         let head_dim = case.cache.key.dim(3)?;
         case.norm = Some(tensor(5, &[head_dim], case.qkv.dtype(), &Device::Cpu)?);
-        let (q, cache) = run(&case, offset)?;
-        case.expected()?.check(&q, &cache);
+        for gain in [Gain::Weight, Gain::OnePlusWeight] {
+            case.norm_gain = gain;
+            let (q, cache) = run(&case, offset)?;
+            case.expected()?.check(&q, &cache);
+        }
         Ok(())
     })
 }

@@ -50,10 +50,11 @@ __device__ __forceinline__ void load_angles(float (&out)[LEN], const float* row,
 }
 
 template <class T>
-__device__ __forceinline__ void norm_head(Halves<T>& head, float factor, const Halves<T>& weight) {
+__device__ __forceinline__ void norm_head(Halves<T>& head, float factor, const Halves<T>& weight,
+                                          bool is_zero_centred = false) {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-        head.x[half] = normed_pack(head.x[half], factor, weight.x[half]);
+        head.x[half] = normed_pack(head.x[half], factor, weight.x[half], is_zero_centred);
     }
 }
 

@@ -21,6 +21,7 @@ struct RopeParams {
     unsigned max_pos;
     unsigned num_slots;
     float norm_eps;
+    int is_zero_centred;  // whether the norms' weights are stored around zero
 };
 
 constexpr int MAX_THREADS = 256;
@@ -51,7 +52,8 @@ __device__ __forceinline__ void write_heads(const RopeParams& p) {
         const float factor = norm_factor(sum, head_dim, p.norm_eps);
         if (has_work && !is_padding && norm != nullptr) {
             const bool is_aligned = is_aligned_16(norm) && is_aligned_16(norm + half_dim);
-            norm_head(x, factor, load_head(norm, lane, half_dim, is_aligned));
+            const Halves<T> weight = load_head(norm, lane, half_dim, is_aligned);
+            norm_head(x, factor, weight, p.is_zero_centred != 0);
         }
     }
     if (!has_work) return;

@@ -21,6 +21,7 @@ mod cuda_tests;
 mod tests;
 
 use crate::paged_attention::KvCacheLayer;
+use crate::rms_norm::Gain;
 use crate::views::{expect_cache, expect_dims, expect_like, match_element};
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
@@ -51,6 +52,8 @@ pub struct RopeKvWrite<'a> {
     pub q_norm: Option<&'a Tensor>,
     /// Weight of the RMSNorm of each key head, in the dtype of qkv. `[head_dim]`
     pub k_norm: Option<&'a Tensor>,
+    /// What the weights of both norms mean.
+    pub norm_gain: Gain,
     /// Epsilon of both norms.
     pub norm_eps: f32,
     /// `[max_pos, head_dim / 2]` f32

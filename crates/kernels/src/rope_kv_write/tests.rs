@@ -2,6 +2,7 @@
 
 use super::{HeadShape, RopeKvWrite, rope_kv_write};
 use crate::paged_attention::KvCacheLayer;
+use crate::rms_norm::Gain;
 use crate::testing::{
     DTYPES, Tolerance, assert_close, devices, ids, message, tensor, to_bits, to_e4m3, to_f64,
 };
@@ -18,6 +19,7 @@ pub(super) struct Case {
     pub(super) qkv: Tensor,
     pub(super) cache: KvCacheLayer,
     pub(super) norm: Option<Tensor>,
+    pub(super) norm_gain: Gain,
     pub(super) cos: Tensor,
     pub(super) sin: Tensor,
     pub(super) positions: Vec<u32>,
@@ -51,6 +53,7 @@ impl Case {
                 value: tensor(3, &cache_dims, dtype, device)?,
             },
             norm: None,
+            norm_gain: Gain::Weight,
             cos: (&angles * 3.0)?.cos()?,
             sin: (&angles * 3.0)?.sin()?,
             positions: (0..tokens).map(|i| (i * 37 % MAX_POS) as u32).collect(),
@@ -65,6 +68,7 @@ impl Case {
             heads: self.heads,
             q_norm: self.norm.as_ref(),
             k_norm: self.norm.as_ref(),
+            norm_gain: self.norm_gain,
             norm_eps: 1e-6,
             cos: &self.cos,
             sin: &self.sin,
@@ -80,7 +84,8 @@ impl Case {
         if let Some(weight) = &self.norm {
             let mean = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
             for (x, weight) in x.iter_mut().zip(to_f64(weight)?) {
-                *x *= weight / (mean + 1e-6).sqrt();
+                let gain = f64::from(u8::from(self.norm_gain == Gain::OnePlusWeight)) + weight;
+                *x *= gain / (mean + 1e-6).sqrt();
             }
         }
         let half = x.len() / 2;

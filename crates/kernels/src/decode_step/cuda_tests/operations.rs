@@ -70,6 +70,7 @@ impl Operations<'_> {
             sums: if adds { out[1].address() } else { 0 },
             hidden: hidden as i32,
             eps: EPS,
+            is_zero_centred: 0,
         };
         let rows = self.case.contexts.len();
         self.launch(&norm::plan(rows, hidden, self.case.dtype, adds)?, &params)?;
@@ -99,6 +100,7 @@ impl Operations<'_> {
             max_pos: MAX_POS as u32,
             num_slots: (case.num_blocks().1 * BLOCK_SIZE) as u32,
             norm_eps: EPS,
+            is_zero_centred: 0,
         };
         self.launch(&rope::plan(rows, case.heads, case.dtype, case.cache_dtype)?, &params)?;
         let params =
