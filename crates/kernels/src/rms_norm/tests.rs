@@ -12,7 +12,9 @@ pub(super) const GAINS: [Gain; 2] = [Gain::Weight, Gain::OnePlusWeight];
 pub(super) fn reference(x: &Tensor, weight: &Tensor, gain: Gain, eps: f64) -> Result<Vec<f64>> {
     let (x, mut weight) = (to_f64(x)?, to_f64(weight)?);
     if gain == Gain::OnePlusWeight {
-        weight.iter_mut().for_each(|weight| *weight += 1.0);
+        for weight in &mut weight {
+            *weight += 1.0;
+        }
     }
     Ok(x.chunks(weight.len())
         .flat_map(|row| {
