@@ -19,6 +19,7 @@ pub mod add;
 pub mod collectives;
 pub mod decode_step;
 pub mod device;
+pub mod experts;
 pub mod fork_join;
 pub mod full_attention;
 pub mod gated_activation;

@@ -1,0 +1,218 @@
+//! Layers of experts on a CUDA device.
+
+use crate::cuda::{Launch, WARP, of_dtype, pack_len};
+use candle_core::{DType, Result, bail};
+
+/// `ChooseParams` of `kernel.cu`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ChooseParams {
+    /// `[tokens, experts]` f32
+    pub(super) logits: u64,
+    /// `[2, tokens, per_token]` u32
+    pub(super) choice: u64,
+    pub(super) num_tokens: i32,
+    pub(super) num_experts: i32,
+    pub(super) per_token: i32,
+    pub(super) is_normalised: i32,
+}
+
+/// `SortParams` of `kernel.cu`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SortParams {
+    /// `[rows]` u32
+    pub(super) experts: u64,
+    /// `[rows + experts + 1]` u32
+    pub(super) sorted: u64,
+    pub(super) num_rows: i32,
+}
+
+/// `MultiplyParams` of `multiply.cuh`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct MultiplyParams {
+    /// `[rows / rows_of_one, in]`
+    pub(super) x: u64,
+    /// `[experts, out, in]`
+    pub(super) weight: u64,
+    /// `[rows]` u32
+    pub(super) experts: u64,
+    /// `[rows + experts + 1]` u32
+    pub(super) sorted: u64,
+    /// `[rows, out]`
+    pub(super) y: u64,
+    pub(super) num_rows: i32,
+    pub(super) rows_of_one: i32,
+    pub(super) in_features: i32,
+    pub(super) out_features: i32,
+}
+
+/// `CombineParams` of `kernel.cu`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CombineParams {
+    /// `[tokens * per_token, width]`
+    pub(super) y: u64,
+    /// `[tokens, per_token]` f32
+    pub(super) weights: u64,
+    /// `[tokens, width]`
+    pub(super) out: u64,
+    pub(super) per_token: i32,
+    pub(super) width: i32,
+}
+
+const THREADS: usize = 256;
+
+/// A launch for at least one token.
+pub(super) fn plan_choose(num_tokens: usize) -> Launch {
+    Launch::one_dimensional("choose_experts", num_tokens.div_ceil(THREADS / WARP), THREADS)
+}
+
+/// A launch for at least one row.
+pub(super) fn plan_sort(num_experts: usize) -> Launch {
+    Launch::one_dimensional("sort_rows", num_experts, THREADS)
+}
+
+/// Output features of a block, and what its stages take.
+const OUTS: usize = 128;
+const STAGES_BYTES: usize = 4 * (128 + 64) * 64 * 2;
+/// Output features of a block of the kernel for f32.
+const PLAIN_OUTS: usize = 8;
+
+/// A launch for at least one row.
+pub(super) fn plan_multiply(
+    params: &MultiplyParams,
+    num_experts: usize,
+    dtype: DType,
+) -> Result<Launch> {
+    let out_features = params.out_features as usize;
+    if dtype == DType::F32 {
+        let grid = [out_features.div_ceil(PLAIN_OUTS), params.num_rows as usize, 1];
+        return Ok(Launch::new("multiply_f32", grid, THREADS, 0));
+    }
+    let (of_x, of_weight) = (params.x.is_multiple_of(16), params.weight.is_multiple_of(16));
+    if !(params.in_features as usize).is_multiple_of(pack_len(dtype)) || !of_x || !of_weight {
+        bail!(
+            "on a CUDA device the inputs of experts must be a multiple of {} and lie at a multiple of 16 \
+             bytes, they are {}",
+            pack_len(dtype),
+            params.in_features
+        );
+    }
+    let function = of_dtype(dtype, ["multiply_f32", "multiply_f16", "multiply_bf16"], "x")?;
+    let grid = [out_features.div_ceil(OUTS), num_experts, 1];
+    Ok(Launch::new(function, grid, THREADS, STAGES_BYTES))
+}
+
+/// A launch for at least one token.
+pub(super) fn plan_combine(num_tokens: usize, width: usize, dtype: DType) -> Result<Launch> {
+    let function = of_dtype(dtype, ["combine_f32", "combine_f16", "combine_bf16"], "y")?;
+    let packs = width.div_ceil(pack_len(dtype));
+    let threads = packs.next_multiple_of(WARP).min(THREADS);
+    Ok(Launch::new(function, [num_tokens, packs.div_ceil(threads), 1], threads, 0))
+}
+
+#[cfg(feature = "cuda")]
+pub(super) mod forward {
+    //! The candle side.
+
+    use super::{
+        ChooseParams, CombineParams, MultiplyParams, SortParams, plan_choose, plan_combine,
+        plan_multiply, plan_sort,
+    };
+    use crate::cuda::{Module, address, allocate, launch, module, tensor_address};
+    use crate::experts::{Choose, Multiply, Routing};
+    use candle_core::backend::BackendStorage;
+    use candle_core::{CudaStorage, DType, Layout, Result};
+
+    static MODULE: Module = module!("experts");
+
+    /// logits `[tokens, experts]` to `[2, tokens, per_token]`.
+    pub(crate) fn choose(
+        logits: &CudaStorage,
+        layout: &Layout,
+        op: &Choose,
+    ) -> Result<CudaStorage> {
+        if logits.dtype() != DType::F32 {
+            candle_core::bail!("logits must be F32, they are {:?}", logits.dtype());
+        }
+        let (num_tokens, num_experts) = layout.shape().dims2()?;
+        let len = 2 * num_tokens * op.per_token;
+        let (out, choice) = allocate(logits.device(), DType::U32, len)?;
+        let params = ChooseParams {
+            logits: address(logits, layout, "logits")?,
+            choice,
+            num_tokens: num_tokens as i32,
+            num_experts: num_experts as i32,
+            per_token: op.per_token as i32,
+            is_normalised: op.is_normalised.into(),
+        };
+        if num_tokens > 0 {
+            launch(logits.device(), &MODULE, &plan_choose(num_tokens), &params)?;
+        }
+        Ok(out)
+    }
+
+    /// Experts `[.., rows]` to `[rows + experts + 1]`.
+    pub(crate) fn sort(
+        experts: &CudaStorage,
+        layout: &Layout,
+        num_experts: usize,
+    ) -> Result<CudaStorage> {
+        let num_rows = layout.shape().elem_count();
+        let (out, sorted) = allocate(experts.device(), DType::U32, num_rows + num_experts + 1)?;
+        let experts_address = address(experts, layout, "experts")?;
+        let params = SortParams { experts: experts_address, sorted, num_rows: num_rows as i32 };
+        if num_rows > 0 {
+            launch(experts.device(), &MODULE, &plan_sort(num_experts), &params)?;
+        }
+        Ok(out)
+    }
+
+    /// x `[rows / rows_of_one, in]` to `[rows, out]`.
+    pub(crate) fn multiply(
+        (x, layout): (&CudaStorage, &Layout),
+        op: &Multiply,
+    ) -> Result<CudaStorage> {
+        let (num_experts, out_features, in_features) = op.weight.dims3()?;
+        let (out, y) = allocate(x.device(), x.dtype(), op.num_rows * out_features)?;
+        let params = MultiplyParams {
+            x: address(x, layout, "x")?,
+            weight: tensor_address(op.weight, "the weight")?,
+            experts: tensor_address(op.choice, "the choice")?,
+            sorted: tensor_address(op.sorted, "the order")?,
+            y,
+            num_rows: op.num_rows as i32,
+            rows_of_one: op.rows_of_one as i32,
+            in_features: in_features as i32,
+            out_features: out_features as i32,
+        };
+        if op.num_rows > 0 {
+            let plan = plan_multiply(&params, num_experts, x.dtype())?;
+            launch(x.device(), &MODULE, &plan, &params)?;
+        }
+        Ok(out)
+    }
+
+    /// y `[tokens * per_token, width]` to `[tokens, width]`.
+    pub(crate) fn combine(
+        (y, layout): (&CudaStorage, &Layout),
+        routing: &Routing,
+    ) -> Result<CudaStorage> {
+        let ([num_tokens, per_token], width) = (routing.dims(), layout.dims()[1]);
+        let (output, out) = allocate(y.device(), y.dtype(), num_tokens * width)?;
+        let params = CombineParams {
+            y: address(y, layout, "y")?,
+            weights: tensor_address(&routing.choice.get(1)?, "the weights")?,
+            out,
+            per_token: per_token as i32,
+            width: width as i32,
+        };
+        if num_tokens * width > 0 {
+            let plan = plan_combine(num_tokens, width, y.dtype())?;
+            launch(y.device(), &MODULE, &plan, &params)?;
+        }
+        Ok(output)
+    }
+}

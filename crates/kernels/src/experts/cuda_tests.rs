@@ -1,0 +1,181 @@
+//! The CUDA kernels of experts, on the host, against the references of the CPU op.
+
+use super::cuda::{
+    ChooseParams, CombineParams, MultiplyParams, SortParams, plan_choose, plan_combine,
+    plan_multiply, plan_sort,
+};
+use super::tests::{CHOICES, TOLERANCE, assert_chosen, chosen, combined, logits, products};
+use crate::cuda::testing::{CUDA_DTYPES, Input, from_bytes, launch, on_device, to_bytes};
+use crate::testing::{assert_close, ids, message, tensor};
+use candle_core::{DType, Device, Error, Result, Tensor};
+
+fn choose(logits: &Tensor, per_token: usize, is_normalised: bool) -> Result<Tensor> {
+    let (tokens, num_experts) = logits.dims2()?;
+    let out = on_device(|device| {
+        let logits = Input::new(device, logits, 1)?;
+        let choice = device.output::<u8>(2 * tokens * per_token * size_of::<u32>());
+        let params = ChooseParams {
+            logits: logits.address(),
+            choice: choice.address(),
+            num_tokens: tokens as i32,
+            num_experts: num_experts as i32,
+            per_token: per_token as i32,
+            is_normalised: is_normalised.into(),
+        };
+        launch(device, &plan_choose(tokens), &params).map_err(Error::wrap)?;
+        Ok(vec![choice.read()])
+    })?;
+    from_bytes(&out[0], &[2, tokens, per_token], DType::U32)
+}
+
+fn sort(experts: &[u32], num_experts: usize) -> Result<Vec<u32>> {
+    let len = experts.len() + num_experts + 1;
+    let out = on_device(|device| {
+        let experts_on_device = Input::new(device, &ids(experts, &Device::Cpu)?, 0)?;
+        let sorted = device.output::<u8>(len * size_of::<u32>());
+        let params = SortParams {
+            experts: experts_on_device.address(),
+            sorted: sorted.address(),
+            num_rows: experts.len() as i32,
+        };
+        launch(device, &plan_sort(num_experts), &params).map_err(Error::wrap)?;
+        Ok(vec![sorted.read()])
+    })?;
+    from_bytes(&out[0], &[len], DType::U32)?.to_vec1()
+}
+
+fn multiply(x: &Tensor, weight: &Tensor, experts: &[u32], rows_of_one: usize) -> Result<Tensor> {
+    let (num_experts, out_features, in_features) = weight.dims3()?;
+    let (dtype, rows) = (x.dtype(), experts.len());
+    let sorted = sort(experts, num_experts)?;
+    let out = on_device(|device| {
+        let (x, weight) = (Input::new(device, x, 0)?, Input::new(device, weight, 0)?);
+        let experts = Input::new(device, &ids(experts, &Device::Cpu)?, 0)?;
+        let sorted = Input::new(device, &ids(&sorted, &Device::Cpu)?, 0)?;
+        let y = device.output::<u8>(rows * out_features * dtype.size_in_bytes());
+        let params = MultiplyParams {
+            x: x.address(),
+            weight: weight.address(),
+            experts: experts.address(),
+            sorted: sorted.address(),
+            y: y.address(),
+            num_rows: rows as i32,
+            rows_of_one: rows_of_one as i32,
+            in_features: in_features as i32,
+            out_features: out_features as i32,
+        };
+        let plan = plan_multiply(&params, num_experts, dtype)?;
+        launch(device, &plan, &params).map_err(Error::wrap)?;
+        Ok(vec![y.read()])
+    })?;
+    from_bytes(&out[0], &[rows, out_features], dtype)
+}
+
+fn combine(y: &Tensor, weights: &[f32], per_token: usize, offset: usize) -> Result<Tensor> {
+    let (dtype, width, tokens) = (y.dtype(), y.dims()[1], weights.len() / per_token);
+    let out = on_device(|device| {
+        let y = Input::new(device, y, offset)?;
+        let weights = Input::new(device, &Tensor::new(weights, &Device::Cpu)?, 1)?;
+        let out = device.output::<u8>(tokens * width * dtype.size_in_bytes());
+        let params = CombineParams {
+            y: y.address(),
+            weights: weights.address(),
+            out: out.address(),
+            per_token: per_token as i32,
+            width: width as i32,
+        };
+        launch(device, &plan_combine(tokens, width, dtype)?, &params).map_err(Error::wrap)?;
+        Ok(vec![out.read()])
+    })?;
+    from_bytes(&out[0], &[tokens, width], dtype)
+}
+
+#[test]
+fn the_largest_logits_are_chosen() -> Result<()> {
+    for (tokens, num_experts, per_token) in CHOICES {
+        for is_normalised in [false, true] {
+            let logits = logits(tokens, num_experts, &Device::Cpu)?;
+            let expected = chosen(&logits, per_token, is_normalised)?;
+            assert_chosen(&choose(&logits, per_token, is_normalised)?, &expected);
+        }
+    }
+    let rows = [[f32::NAN, 1.0, f32::NAN], [f32::NAN; 3], [f32::NEG_INFINITY, 2.0, 3.0]];
+    let choice = choose(&Tensor::new(&rows, &Device::Cpu)?, 2, true)?;
+    assert_eq!(choice.get(0)?.to_vec2::<u32>()?, [[1, 0], [0, 1], [2, 1]]);
+    Ok(())
+}
+
+#[test]
+fn rows_are_sorted_as_the_host_does() -> Result<()> {
+    for (num_rows, num_experts) in [(1, 1), (7, 3), (256, 5), (1_000, 64)] {
+        let experts: Vec<u32> = (0..num_rows).map(|row| row * row % 37 % num_experts).collect();
+        let (order, _, starts) = super::cpu::sort(&experts, num_experts as usize);
+        let starts = starts.into_iter().map(|start| start as u32);
+        let expected: Vec<u32> = order.into_iter().chain(starts).collect();
+        assert_eq!(sort(&experts, num_experts as usize)?, expected);
+    }
+    Ok(())
+}
+
+/// Sizes below, at and behind a block's, a stage's and a pass'.
+#[test]
+fn rows_are_multiplied_by_their_experts() -> Result<()> {
+    for dtype in CUDA_DTYPES {
+        for (tokens, num_experts, per_token, out_features, in_features) in [
+            (1, 4, 2, 8, 8),
+            (9, 3, 1, 130, 64),
+            (40, 2, 2, 17, 72),
+            (3, 8, 2, 128, 264),
+            (150, 2, 1, 40, 328),
+        ] {
+            let logits = logits(tokens, num_experts, &Device::Cpu)?;
+            let (experts, _) = chosen(&logits, per_token, true)?;
+            let weight = tensor(2, &[num_experts, out_features, in_features], dtype, &Device::Cpu)?;
+            for rows_of_one in [per_token, 1] {
+                let rows = experts.len() / rows_of_one;
+                let x = tensor(3, &[rows, in_features], dtype, &Device::Cpu)?;
+                let y = multiply(&x, &weight, &experts, rows_of_one)?;
+                assert_close(&y, &products(&x, &weight, &experts, rows_of_one)?, TOLERANCE);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_row_is_the_same_in_any_batch() -> Result<()> {
+    let experts: Vec<u32> = (0..80).map(|row| row * row % 7 % 2).collect();
+    let x = tensor(1, &[80, 136], DType::BF16, &Device::Cpu)?;
+    let weight = tensor(2, &[2, 24, 136], DType::BF16, &Device::Cpu)?;
+    let all = multiply(&x, &weight, &experts, 1)?;
+    for row in [0, 33, 79] {
+        let alone = multiply(&x.narrow(0, row, 1)?.copy()?, &weight, &experts[row..=row], 1)?;
+        assert_eq!(to_bytes(&alone)?, to_bytes(&all.narrow(0, row, 1)?)?);
+    }
+    Ok(())
+}
+
+#[test]
+fn sums_equal_the_reference() -> Result<()> {
+    for dtype in CUDA_DTYPES {
+        for (tokens, per_token, width) in [(1, 1, 1), (3, 2, 7), (2, 8, 64), (5, 3, 2_060)] {
+            for offset in [0, 1] {
+                let y = tensor(1, &[tokens * per_token, width], dtype, &Device::Cpu)?;
+                let weights: Vec<f32> =
+                    tensor(2, &[tokens * per_token], DType::F32, &Device::Cpu)?.to_vec1()?;
+                let wide: Vec<f64> = weights.iter().copied().map(f64::from).collect();
+                let sum = combine(&y, &weights, per_token, offset)?;
+                assert_close(&sum, &combined(&y, &wide, per_token)?, TOLERANCE);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn inputs_of_no_whole_16_bytes_are_refused() -> Result<()> {
+    let x = tensor(1, &[2, 12], DType::BF16, &Device::Cpu)?;
+    let weight = tensor(2, &[1, 8, 12], DType::BF16, &Device::Cpu)?;
+    assert!(message(multiply(&x, &weight, &[0, 0], 1)).contains("must be a multiple of 8"));
+    Ok(())
+}

@@ -1,0 +1,161 @@
+// Layers of experts: the choice of each token, rows in the order of their experts, their products, and the
+// sum over a token's experts.
+#include "multiply.cuh"
+
+// --- the choice: a warp a token ---
+
+struct ChooseParams {
+    const float* logits;  // [tokens, experts]
+    unsigned* choice;     // [2, tokens, per_token]: experts, then bits of weights
+    int num_tokens;
+    int num_experts;
+    int per_token;
+    int is_normalised;
+};
+
+constexpr int CHOOSE_THREADS = 256;
+constexpr int LOGITS_PER_LANE = 16;
+
+KERNEL(choose_experts, ChooseParams, CHOOSE_THREADS) {
+    const int token = (blockIdx.x * CHOOSE_THREADS + threadIdx.x) / 32, lane = threadIdx.x % 32;
+    if (token >= p.num_tokens) return;
+    const float* row = p.logits + size_t(token) * p.num_experts;
+    float logits[LOGITS_PER_LANE];
+    unsigned left = 0;  // which of the lane's experts are not chosen yet
+#pragma unroll
+    for (int i = 0; i < LOGITS_PER_LANE; i++) {
+        const int expert = i * 32 + lane;
+        logits[i] = -INFINITY;
+        if (expert < p.num_experts) {
+            left |= 1u << i;
+            // What is no number is chosen last.
+            if (row[expert] == row[expert]) logits[i] = row[expert];
+        }
+    }
+    float largest = 0.0f, total = 0.0f;
+    for (int k = 0; k < p.per_token; k++) {
+        float best = -INFINITY;
+        int expert = 32 * LOGITS_PER_LANE;  // none
+#pragma unroll
+        for (int i = 0; i < LOGITS_PER_LANE; i++) {
+            const bool is_free = (left >> i & 1u) != 0;
+            if (is_free && (expert == 32 * LOGITS_PER_LANE || logits[i] > best)) {
+                best = logits[i];
+                expert = i * 32 + lane;
+            }
+        }
+        for (int bits = 16; bits > 0; bits /= 2) {
+            const float other = __shfl_xor_sync(ALL_LANES, best, bits);
+            const int of_other = __shfl_xor_sync(ALL_LANES, expert, bits);
+            // Numbers beyond the last stand for lanes that have none left.
+            const bool has_none = expert == 32 * LOGITS_PER_LANE;
+            const bool other_has_none = of_other == 32 * LOGITS_PER_LANE;
+            if (!other_has_none && (has_none || other > best || (other == best && of_other < expert))) {
+                best = other;
+                expert = of_other;
+            }
+        }
+        if (expert % 32 == lane) left &= ~(1u << (expert / 32));
+        if (k == 0) {
+            largest = best;
+            if (p.is_normalised == 0) {
+                float sum = 0.0f;
+#pragma unroll
+                for (int i = 0; i < LOGITS_PER_LANE; i++) {
+                    if (i * 32 + lane < p.num_experts) sum += expf(logits[i] - largest);
+                }
+                total = warp_reduce(sum, Sum());
+            }
+        }
+        const float power = expf(best - largest);
+        if (p.is_normalised != 0) total += power;
+        if (lane == 0) {
+            const size_t at = size_t(token) * p.per_token + k;
+            p.choice[at] = expert;
+            p.choice[size_t(p.num_tokens) * p.per_token + at] = __float_as_uint(power);
+        }
+    }
+    // The total is known only now.
+    __syncwarp();
+    for (int k = lane; k < p.per_token; k += 32) {
+        unsigned* weight = p.choice + (size_t(p.num_tokens) + token) * p.per_token + k;
+        *weight = __float_as_uint(__uint_as_float(*weight) / total);
+    }
+}
+
+// --- the order: a block an expert, which counts the rows before its own by itself ---
+
+struct SortParams {
+    const unsigned* experts;  // [rows]
+    unsigned* sorted;         // [rows + experts + 1]: rows by expert, then where each expert's begin
+    int num_rows;
+};
+
+constexpr int SORT_THREADS = 256;
+
+KERNEL(sort_rows, SortParams, SORT_THREADS) {
+    const unsigned expert = blockIdx.x;
+    const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
+    SHARED(scratch, int[SORT_THREADS / 32]);
+    int before = 0;
+    for (int row = thread; row < p.num_rows; row += SORT_THREADS) before += p.experts[row] < expert;
+    int place = block_reduce(before, Sum(), scratch);
+    if (thread == 0) {
+        p.sorted[p.num_rows + expert] = place;
+        if (expert + 1 == gridDim.x) p.sorted[p.num_rows + gridDim.x] = p.num_rows;
+    }
+    for (int first = 0; first < p.num_rows; first += SORT_THREADS) {
+        const int row = first + thread;
+        const bool is_own = row < p.num_rows && p.experts[row] == expert;
+        const unsigned owned = __ballot_sync(ALL_LANES, is_own);
+        __syncthreads();
+        if (lane == 0) scratch[warp] = __popc(owned);
+        __syncthreads();
+        int at = place + __popc(owned & ((1u << lane) - 1));
+        for (int i = 0; i < SORT_THREADS / 32; i++) {
+            if (i < warp) at += scratch[i];
+            place += scratch[i];
+        }
+        if (is_own) p.sorted[at] = row;
+    }
+}
+
+// --- the sum: a pack a thread ---
+
+struct CombineParams {
+    const void* y;            // [tokens * per_token, width]
+    const unsigned* weights;  // [tokens, per_token], bits of f32
+    void* out;                // [tokens, width]
+    int per_token;
+    int width;
+};
+
+constexpr int COMBINE_THREADS = 256;
+
+// Blocks of x are tokens, those of y parts of a row.
+template <class T>
+__device__ __forceinline__ void combine(const CombineParams& p) {
+    const int index = blockIdx.y * blockDim.x + threadIdx.x;
+    if (index * Pack<T>::LEN >= p.width) return;
+    const size_t token = blockIdx.x;
+    T* out = static_cast<T*>(p.out) + token * p.width;
+    float sums[Pack<T>::LEN] = {};
+    for (int k = 0; k < p.per_token; k++) {
+        const T* row = static_cast<const T*>(p.y) + (token * p.per_token + k) * p.width;
+        const float weight = __uint_as_float(p.weights[token * p.per_token + k]);
+        const Pack<T> pack = load_row_pack(row, index, p.width, is_aligned_16(row));
+#pragma unroll
+        for (int i = 0; i < Pack<T>::LEN; i++) sums[i] = fmaf(to_float(pack.x[i]), weight, sums[i]);
+    }
+    Pack<T> pack;
+#pragma unroll
+    for (int i = 0; i < Pack<T>::LEN; i++) pack.x[i] = from_float<T>(sums[i]);
+    store_row_pack(out, index, p.width, is_aligned_16(out), pack);
+}
+
+KERNEL(multiply_f16, MultiplyParams, MULTIPLY_THREADS) { multiply_rows<f16>(p); }
+KERNEL(multiply_bf16, MultiplyParams, MULTIPLY_THREADS) { multiply_rows<bf16>(p); }
+KERNEL(multiply_f32, MultiplyParams, PLAIN_THREADS) { multiply_plain(p); }
+KERNEL(combine_f32, CombineParams, COMBINE_THREADS) { combine<float>(p); }
+KERNEL(combine_f16, CombineParams, COMBINE_THREADS) { combine<f16>(p); }
+KERNEL(combine_bf16, CombineParams, COMBINE_THREADS) { combine<bf16>(p); }

@@ -1,0 +1,260 @@
+//! Layers of experts, of which each token goes to a few (Shazeer et al. 2017, arXiv:1701.06538): the choice, the
+//! product of each row with the weight of its expert, and the weighted sum of what a token's experts give.
+//!
+//! A token that goes to `per_token` experts has as many rows behind the first product. The choice is the
+//! largest logits, of equal ones the first; the sum is taken in f32 in the order of the choice, and rounded
+//! once. A row's product is the same bits in any batch, on a CUDA device, too.
+//!
+//! On the CPU rows are brought together by expert, and each expert multiplies its own. On a CUDA device, where
+//! the host does not know the choice, one launch sorts the rows and one multiplies them, of which every
+//! expert has some blocks.
+
+mod cpu;
+#[cfg(any(feature = "cuda", test))]
+mod cuda;
+#[cfg(test)]
+mod cuda_tests;
+#[cfg(test)]
+mod tests;
+
+use crate::gather_rows::gather_rows;
+use crate::linear::Matrix;
+use crate::views::{expect_dims, match_element};
+#[cfg(feature = "cuda")]
+use candle_core::CudaStorage;
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+
+/// More experts than this are not told apart: a warp of a GPU keeps so many logits in its registers.
+pub const MAX_EXPERTS: usize = 512;
+
+/// Which experts the tokens of a step go to, and how much each counts.
+#[derive(Debug)]
+pub struct Routing {
+    /// Experts, then the bits of their weights (f32). `[2, tokens, per_token]` u32
+    choice: Tensor,
+    rows: Rows,
+}
+
+/// Rows in the order of their experts.
+#[derive(Debug)]
+enum Rows {
+    /// As the host knows them.
+    Sorted {
+        /// Rows, which are `token * per_token + choice`, by expert. `[rows]` u32
+        order: Tensor,
+        /// Where a row is in that order. `[rows]` u32
+        places: Tensor,
+        /// The first place of each expert, and the end. `[experts + 1]`
+        starts: Vec<usize>,
+    },
+    /// As only the device does: the order, then the starts. `[rows + experts + 1]` u32
+    #[cfg(feature = "cuda")]
+    OnDevice(Tensor),
+}
+
+impl Routing {
+    /// Chooses, of logits `[tokens, experts]` f32, the `per_token` largest; weights are their softmax over
+    /// all experts, or with `is_normalised` over those chosen.
+    ///
+    /// # Errors
+    /// Another shape or dtype, a strided input; more than [`MAX_EXPERTS`], or fewer than `per_token`.
+    pub fn new(logits: &Tensor, per_token: usize, is_normalised: bool) -> Result<Self> {
+        let (tokens, num_experts) = logits.dims2()?;
+        if per_token == 0 || per_token > num_experts || num_experts > MAX_EXPERTS {
+            bail!(
+                "{per_token} of {num_experts} experts cannot be chosen: at least 1, and at most \
+                 {MAX_EXPERTS} in all"
+            );
+        }
+        let choice = logits.apply_op1_no_bwd(&Choose { per_token, is_normalised })?;
+        #[cfg(feature = "cuda")]
+        if logits.device().is_cuda() {
+            let sorted = choice.get(0)?.apply_op1_no_bwd(&Sort { num_experts })?;
+            return Ok(Self { choice, rows: Rows::OnDevice(sorted) });
+        }
+        let experts: Vec<u32> = choice.get(0)?.flatten_all()?.to_vec1()?;
+        let (order, places, starts) = cpu::sort(&experts, num_experts);
+        let rows = tokens * per_token;
+        let tensor = |list| Tensor::from_vec(list, rows, logits.device());
+        let rows = Rows::Sorted { order: tensor(order)?, places: tensor(places)?, starts };
+        Ok(Self { choice, rows })
+    }
+
+    /// `[tokens, per_token]`
+    fn dims(&self) -> [usize; 2] {
+        [self.choice.dims()[1], self.choice.dims()[2]]
+    }
+
+    /// Adds up what a token's experts gave, each times its weight. y `[tokens * per_token, width]` f32 or
+    /// bf16 (on a CUDA device f16, too), to `[tokens, width]`.
+    ///
+    /// # Errors
+    /// Another shape or dtype, a strided input.
+    pub fn combine(&self, y: &Tensor) -> Result<Tensor> {
+        let [tokens, per_token] = self.dims();
+        let (_, width) = y.dims2()?;
+        expect_dims(y, &[tokens * per_token, width], "y")?;
+        y.apply_op1_no_bwd(&Combine { routing: self })
+    }
+}
+
+/// The weights of as many linear layers of one size, without biases.
+#[derive(Debug)]
+pub enum Experts {
+    /// One by one, in the form the processor multiplies fastest.
+    Packed(Vec<Matrix>),
+    /// On a CUDA device. `[experts, out, in]`
+    Stacked(Tensor),
+}
+
+impl Experts {
+    /// Each row times the weight of its expert, to `[tokens * per_token, out]` of x's dtype, rounded once.
+    /// x is `[tokens, in]`, whose rows go to all experts of their token, or `[tokens * per_token, in]`.
+    ///
+    /// # Errors
+    /// Another shape, dtype or device than those of the weights, a strided input; on a CUDA device inputs whose
+    /// rows are not of whole 16 bytes.
+    pub fn forward(&self, x: &Tensor, routing: &Routing) -> Result<Tensor> {
+        let [tokens, per_token] = routing.dims();
+        let (num_rows, _) = x.dims2()?;
+        let rows_of_one = match num_rows {
+            rows if rows == tokens * per_token => 1,
+            rows if rows == tokens => per_token,
+            rows => bail!("x must have {tokens} rows or {per_token} times as many, it has {rows}"),
+        };
+        match (self, &routing.rows) {
+            (Self::Packed(experts), Rows::Sorted { order, places, starts }) => {
+                if experts.len() + 1 != starts.len() {
+                    bail!("there are {} experts, not {}", experts.len(), starts.len() - 1);
+                }
+                let sources = order.to_vec1::<u32>()?;
+                let sources: Vec<u32> =
+                    sources.into_iter().map(|row| row / rows_of_one as u32).collect();
+                let x = gather_rows(x, &Tensor::new(sources, x.device())?)?;
+                let mut parts = Vec::new();
+                for (expert, ends) in experts.iter().zip(starts.windows(2)) {
+                    if ends[0] < ends[1] {
+                        let part = x.narrow(0, ends[0], ends[1] - ends[0])?;
+                        parts.push(expert.forward(&part, None)?);
+                    }
+                }
+                if parts.is_empty() {
+                    let width = experts.first().map_or(0, Matrix::out_features);
+                    return Tensor::zeros((0, width), x.dtype(), x.device());
+                }
+                gather_rows(&Tensor::cat(&parts, 0)?, places)
+            }
+            #[cfg(feature = "cuda")]
+            (Self::Stacked(weight), Rows::OnDevice(sorted)) => {
+                let (_, out_features, in_features) = weight.dims3()?;
+                expect_dims(x, &[num_rows, in_features], "x")?;
+                crate::views::expect_like((x, "x"), (weight, "the weight"))?;
+                let choice = &routing.choice;
+                let num_rows = tokens * per_token;
+                let op = Multiply { weight, choice, sorted, num_rows, rows_of_one, out_features };
+                x.apply_op1_no_bwd(&op)
+            }
+            _ => bail!("the weights of the experts are not where the tokens are"),
+        }
+    }
+}
+
+/// Logits to `[2, tokens, per_token]` u32, because an op has one output.
+struct Choose {
+    per_token: usize,
+    is_normalised: bool,
+}
+
+impl Choose {
+    fn shape(&self, logits: &Layout) -> Shape {
+        (2, logits.dims()[0], self.per_token).into()
+    }
+}
+
+impl CustomOp1 for Choose {
+    fn name(&self) -> &'static str {
+        "experts choose"
+    }
+
+    fn cpu_fwd(&self, logits: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        Ok((cpu::choose(logits, layout, self)?, self.shape(layout)))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, logits: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        Ok((cuda::forward::choose(logits, layout, self)?, self.shape(layout)))
+    }
+}
+
+/// Experts of rows to their order and the starts, on a device.
+#[cfg(feature = "cuda")]
+struct Sort {
+    num_experts: usize,
+}
+
+#[cfg(feature = "cuda")]
+impl CustomOp1 for Sort {
+    fn name(&self) -> &'static str {
+        "experts sort"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        bail!("rows on the CPU are sorted by the host")
+    }
+
+    fn cuda_fwd(&self, experts: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let len = layout.shape().elem_count() + self.num_experts + 1;
+        Ok((cuda::forward::sort(experts, layout, self.num_experts)?, len.into()))
+    }
+}
+
+/// The product on a device.
+#[cfg(feature = "cuda")]
+struct Multiply<'a> {
+    weight: &'a Tensor,
+    choice: &'a Tensor,
+    sorted: &'a Tensor,
+    num_rows: usize,
+    rows_of_one: usize,
+    out_features: usize,
+}
+
+#[cfg(feature = "cuda")]
+impl CustomOp1 for Multiply<'_> {
+    fn name(&self) -> &'static str {
+        "experts multiply"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        bail!("x is on the CPU, the experts are not")
+    }
+
+    fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let shape = (self.num_rows, self.out_features).into();
+        Ok((cuda::forward::multiply((x, layout), self)?, shape))
+    }
+}
+
+struct Combine<'a> {
+    routing: &'a Routing,
+}
+
+impl CustomOp1 for Combine<'_> {
+    fn name(&self) -> &'static str {
+        "experts combine"
+    }
+
+    fn cpu_fwd(&self, y: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let out = match_element!(y.dtype(), "y", E => {
+            cpu::combine::<E>((y, layout), self.routing)?
+        });
+        Ok((out, (self.routing.dims()[0], layout.dims()[1]).into()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, y: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let out = cuda::forward::combine((y, layout), self.routing)?;
+        Ok((out, (self.routing.dims()[0], layout.dims()[1]).into()))
+    }
+}
