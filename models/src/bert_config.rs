@@ -89,6 +89,7 @@ impl BertConfig {
                 num_parameters: embeddings + self.num_layers * layer + head,
                 num_gathered: embeddings,
                 window: None,
+                experts: None,
                 num_rotary_tables: 0,
                 fits_f16: true,
                 dtype: self.dtype,

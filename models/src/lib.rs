@@ -5,10 +5,12 @@ mod bert_config;
 mod gemma;
 mod llama;
 mod mistral;
+mod mixtral;
 mod modernbert;
 mod modernbert_config;
 mod qwen2;
 mod qwen3;
+mod qwen3_moe;
 mod roberta;
 pub mod spark;
 
@@ -25,8 +27,10 @@ pub fn registry() -> &'static [Architecture] {
         gemma::GEMMA_3_WITH_VISION,
         llama::ARCHITECTURE,
         mistral::ARCHITECTURE,
+        mixtral::ARCHITECTURE,
         qwen2::ARCHITECTURE,
         qwen3::ARCHITECTURE,
+        qwen3_moe::ARCHITECTURE,
     ]
 }
 

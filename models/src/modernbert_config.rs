@@ -102,6 +102,7 @@ impl Config {
                 num_parameters: self.vocab_size * hidden + layers + if has_head { head } else { 0 },
                 num_gathered: self.vocab_size * hidden,
                 window: None,
+                experts: None,
                 num_rotary_tables: 2,
                 fits_f16: true,
                 dtype: self.dtype,

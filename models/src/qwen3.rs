@@ -21,7 +21,8 @@ pub(crate) const ARCHITECTURE: Architecture = Architecture {
     },
 };
 
-fn config(json: &Value) -> Result<DecoderConfig, ConfigError> {
+/// Without experts.
+pub(crate) fn config(json: &Value) -> Result<DecoderConfig, ConfigError> {
     let json = ConfigReader::new(json)?;
     let attention_bias = json.flag("attention_bias")?;
     Ok(DecoderConfig {

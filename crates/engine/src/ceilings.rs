@@ -121,8 +121,10 @@ pub struct Work {
 /// What steps of a model cost, as its shape and its memory plan say.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Costs {
-    /// Bytes of weights that a step reads.
+    /// Bytes of weights that a step reads, those of experts aside.
     weight_bytes: f64,
+    /// Those of all experts, and their part that a token does not go to.
+    experts: Option<(f64, f64)>,
     /// Bytes of the cache for each key that a sequence sees.
     key_bytes: f64,
     /// Of the linear layers, for a token.
@@ -144,10 +146,22 @@ impl Costs {
         // What is gathered is held in the dtype of activations, whatever linear layers are held in.
         let gathered_bytes = spec.num_gathered * plan.config.dtype.size_in_bytes();
         let head = (rows * spec.hidden_size) as f64;
+        let mut weight_bytes = (plan.weight_bytes - gathered_bytes) as f64;
+        let mut used = read - head;
+        let experts = spec.experts.map(|experts| {
+            let one = 3 * spec.hidden_size * experts.intermediate_size;
+            let parameters = (experts.num_layers * experts.num_experts * one) as f64;
+            let missed = 1.0 - experts.per_token as f64 / experts.num_experts as f64;
+            let bytes = weight_bytes * parameters / read;
+            weight_bytes -= bytes;
+            used -= parameters * missed;
+            (bytes, missed)
+        });
         Self {
-            weight_bytes: (plan.weight_bytes - gathered_bytes) as f64,
+            weight_bytes,
+            experts,
             key_bytes: plan.block_bytes as f64 / plan.config.block_size as f64,
-            token_flops: 2.0 * (read - head),
+            token_flops: 2.0 * used,
             seen_flops: 4.0 * (spec.num_layers * spec.num_heads * spec.head_dim) as f64,
             window: spec.window.map(|window| {
                 (window.num_keys as f64, window.num_layers as f64 / spec.num_layers as f64)
@@ -157,9 +171,11 @@ impl Costs {
     }
 
     /// A step, given of each sequence how many tokens it computes and how many keys the last of them
-    /// sees, itself included. Of each, the last token's logits are asked for.
+    /// sees, itself included. Of each, the last token's logits are asked for. Of experts those count that
+    /// as many tokens are expected to go to.
     pub fn of_step(&self, sequences: impl IntoIterator<Item = (usize, usize)>) -> Work {
         let mut work = Work { bytes: self.weight_bytes, flops: 0.0 };
+        let mut all_tokens = 0.0;
         for (tokens, keys) in sequences {
             let (tokens, keys) = (tokens as f64, keys as f64);
             let all = |tokens: f64, keys: f64| tokens * keys - tokens * (tokens - 1.0) / 2.0;
@@ -170,8 +186,13 @@ impl Costs {
                 read += share * (keys.min(window + tokens - 1.0) - keys);
                 seen += share * (within - seen);
             }
+            all_tokens += tokens;
             work.bytes += read * self.key_bytes;
             work.flops += tokens * self.token_flops + seen * self.seen_flops + self.logits_flops;
+        }
+        if let Some((bytes, missed)) = self.experts {
+            // Of tokens that choose independently of each other.
+            work.bytes += bytes * (1.0 - missed.powf(all_tokens));
         }
         work
     }
@@ -189,7 +210,7 @@ impl std::ops::Add for Work {
 mod tests {
     use super::*;
     use crate::config::{EngineConfig, EngineOptions};
-    use crate::model::SlidingWindow;
+    use crate::model::{MixtureOfExperts, SlidingWindow};
 
     /// Of two layers, with an embedding beside the head.
     fn spec() -> ModelSpec {
@@ -207,6 +228,7 @@ mod tests {
             num_parameters: 2 * layer + 2 * head,
             num_gathered: head,
             window: None,
+            experts: None,
             num_rotary_tables: 1,
             fits_f16: true,
             quantized: None,
@@ -233,11 +255,21 @@ mod tests {
         // With a window of 2 in one of the layers that one reads the last 2 keys of 10, or of 4 rows all of 5; rows that
         // saw 2, 3, 4 and 5 keys see 2.
         let window = Some(SlidingWindow { num_keys: 2, num_layers: 1 });
-        let costs = Costs::of(&ModelSpec { window, ..spec }, &plan);
+        let costs = Costs::of(&ModelSpec { window, ..spec.clone() }, &plan);
         assert_eq!(costs.of_step([(1, 10)]).bytes, 4.0 * 2_800.0 + 6.0 * cached);
         assert_eq!(costs.of_step([(4, 5)]).bytes, 4.0 * 2_800.0 + 5.0 * cached);
         let flops = 4.0 * 2.0 * 2_000.0 + 4.0 * 8.0 * (14.0 + 8.0) + 2.0 * 800.0;
         assert_eq!(costs.of_step([(4, 5)]).flops, flops);
+        // Of 4 experts of 8 x 5 in one of the layers, 480 parameters, a token goes to one; a second one finds it
+        // taken once in four times.
+        let experts =
+            MixtureOfExperts { num_experts: 4, per_token: 1, intermediate_size: 5, num_layers: 1 };
+        let costs = Costs::of(&ModelSpec { experts: Some(experts), ..spec }, &plan);
+        let one = costs.of_step([(1, 10)]);
+        assert_eq!(one.bytes, 4.0 * (2_800.0 - 360.0) + 10.0 * cached);
+        assert_eq!(one.flops, 2.0 * (2_800.0 - 360.0) + 4.0 * 16.0 * 10.0);
+        let two = costs.of_step([(1, 10); 2]);
+        assert_eq!(two.bytes, 4.0 * (2_800.0 - 270.0) + 20.0 * cached);
     }
 
     #[test]

@@ -70,6 +70,7 @@ mod tests {
             num_parameters: 100_000_000,
             num_gathered: 0,
             window: None,
+            experts: None,
             num_rotary_tables: 1,
             fits_f16: true,
             dtype: DType::BF16,

@@ -37,6 +37,8 @@ pub struct ModelSpec {
     pub num_parameters: usize,
     /// Those of them of which a step takes single rows: embeddings that the logits do not share.
     pub num_gathered: usize,
+    /// Of the layers, if any, that have experts instead of an MLP.
+    pub experts: Option<MixtureOfExperts>,
     /// Of the layers, if any, that do not attend to all of a context.
     pub window: Option<SlidingWindow>,
     /// Tables of rotary positions: 2 where layers with a window have others, 0 where there are none.
@@ -55,6 +57,19 @@ pub struct SlidingWindow {
     /// Keys that a token sees at most, itself included.
     pub num_keys: usize,
     /// Layers in which that is so.
+    pub num_layers: usize,
+}
+
+/// Gated MLPs of which a token goes to a few.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MixtureOfExperts {
+    /// How many there are in a layer.
+    pub num_experts: usize,
+    /// How many a token goes to.
+    pub per_token: usize,
+    /// Width of each.
+    pub intermediate_size: usize,
+    /// Layers that have them.
     pub num_layers: usize,
 }
 
@@ -85,20 +100,42 @@ impl ModelSpec {
         spec.num_heads = part(self.num_heads, 0, num_ranks).len();
         spec.num_kv_heads = kv_heads_of(0, num_ranks, self.num_kv_heads).len();
         spec.intermediate_size = part(self.intermediate_size, 0, num_ranks).len();
+        if let Some(experts) = &mut spec.experts {
+            experts.intermediate_size = part(experts.intermediate_size, 0, num_ranks).len();
+        }
         let vocabulary = part(self.vocab_size, 0, num_ranks).len();
         // Of biases all count, though a rank has a part.
         let head = (self.vocab_size - vocabulary) * self.hidden_size;
         spec.num_gathered = self.num_gathered / self.vocab_size * vocabulary;
         let tables = if self.num_gathered > 0 { 2 * head } else { head };
-        let layers = self.num_layers * (self.linear_elements() - spec.linear_elements());
+        let elements = |spec: &Self| -> usize {
+            spec.linears()
+                .into_iter()
+                .map(|(count, inputs, outputs)| count * inputs * outputs)
+                .sum()
+        };
+        let layers = elements(self) - elements(&spec);
         spec.num_parameters -= layers + tables;
         spec
     }
 
-    /// Weights of a layer's projections.
-    fn linear_elements(&self) -> usize {
-        let heads = 2 * self.num_heads + 2 * self.num_kv_heads;
-        self.hidden_size * (heads * self.head_dim + 3 * self.intermediate_size)
+    /// The linear layers of all decoder layers: how many there are of each kind, their inputs and outputs.
+    pub(crate) fn linears(&self) -> Vec<(usize, usize, usize)> {
+        let (hidden, inner) = (self.hidden_size, self.intermediate_size);
+        let (q, kv) = (self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim);
+        let with_experts = self.experts.map_or(0, |experts| experts.num_layers);
+        let with_mlp = self.num_layers - with_experts;
+        let mut linears = vec![
+            (self.num_layers, hidden, q + 2 * kv),
+            (self.num_layers, q, hidden),
+            (with_mlp, hidden, 2 * inner),
+            (with_mlp, inner, hidden),
+        ];
+        if let Some(MixtureOfExperts { num_experts, intermediate_size: inner, .. }) = self.experts {
+            let count = with_experts * num_experts;
+            linears.extend([(count, hidden, 2 * inner), (count, inner, hidden)]);
+        }
+        linears
     }
 }
 

@@ -73,20 +73,19 @@ impl EngineConfig {
         let wide = self.dtype.size_in_bytes();
         let all = spec.num_parameters * wide;
         let Some(quantization) = self.quantization_of(spec) else { return all };
-        let (hidden, inner) = (spec.hidden_size, spec.intermediate_size);
-        let (q, kv) = (spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim);
-        // qkv, out, gate and up, down: inputs and outputs.
-        let linears = [(hidden, q + 2 * kv), (q, hidden), (hidden, 2 * inner), (inner, hidden)];
-        let elements: usize = linears.iter().map(|(inputs, outputs)| inputs * outputs).sum();
-        let bytes: usize = linears.iter().map(|(i, o)| quantization.linear_bytes(*i, *o)).sum();
+        let (mut elements, mut bytes) = (0, 0);
+        for (count, inputs, outputs) in spec.linears() {
+            elements += count * inputs * outputs;
+            bytes += count * quantization.linear_bytes(inputs, outputs);
+        }
         let (head, head_bytes) = match quantization.integers_of_head() {
             None => (0, 0),
             Some(integers) => {
                 let rows = part(spec.vocab_size, 0, self.tensor_parallel_size).len();
-                (rows * hidden, integers.size_in_bytes(rows, hidden))
+                (rows * spec.hidden_size, integers.size_in_bytes(rows, spec.hidden_size))
             }
         };
-        all - (spec.num_layers * elements + head) * wide + spec.num_layers * bytes + head_bytes
+        all - (elements + head) * wide + bytes + head_bytes
     }
 
     /// The dtype of the cache as vLLM names it.
@@ -137,6 +136,12 @@ pub(crate) fn resolve_dtype(
             let why = "is for wider weights, the checkpoint's are fp8 already: leave it out";
             return Err(OptionError::Quantization(name, why));
         }
+    }
+    if options.on_gpu && spec.experts.is_some() && (options.quantization.is_some() || is_fp8(spec))
+    {
+        let why =
+            "is not for experts on a GPU yet: use a checkpoint in 16 bits, without --quantization";
+        return Err(OptionError::Quantization("fp8", why));
     }
     let has_e4m3 = options.quantization.is_some()
         || is_fp8(spec)

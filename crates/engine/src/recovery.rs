@@ -309,6 +309,7 @@ mod tests {
             num_parameters: 1,
             num_gathered: 0,
             window: None,
+            experts: None,
             num_rotary_tables: 1,
             fits_f16: true,
             dtype: DType::F32,

@@ -34,12 +34,16 @@ pub(crate) fn check_ranks(num_ranks: usize, spec: &ModelSpec) -> Result<(), Opti
     if spec.is_encoder() {
         return Err(OptionError::Encoder("--tensor-parallel-size", "they have no parts"));
     }
+    let with_experts = spec.experts.map_or(0, |experts| experts.num_layers);
+    let mlp = (with_experts < spec.num_layers).then_some(spec.intermediate_size);
+    let of_experts = spec.experts.map(|experts| experts.intermediate_size);
+    let inner: Vec<usize> = mlp.into_iter().chain(of_experts).collect();
     let fits = |ranks: usize| {
         let shares_keys =
             spec.num_kv_heads.is_multiple_of(ranks) || ranks.is_multiple_of(spec.num_kv_heads);
         spec.num_heads.is_multiple_of(ranks)
             && shares_keys
-            && spec.intermediate_size.is_multiple_of(ranks)
+            && inner.iter().all(|inner| inner.is_multiple_of(ranks))
             && !part(spec.vocab_size, ranks - 1, ranks).is_empty()
     };
     if fits(num_ranks) {
@@ -51,7 +55,7 @@ pub(crate) fn check_ranks(num_ranks: usize, spec: &ModelSpec) -> Result<(), Opti
         num_ranks,
         num_heads: spec.num_heads,
         num_kv_heads: spec.num_kv_heads,
-        intermediate_size: spec.intermediate_size,
+        intermediate_sizes: inner,
         possible: possible.join(", "),
     })
 }

@@ -1,7 +1,7 @@
 //! Defaults, and what is refused by the flag's name.
 
 use super::*;
-use crate::model::ModelSpec;
+use crate::model::{MixtureOfExperts, ModelSpec};
 use crate::weights::Quantized;
 
 fn spec() -> ModelSpec {
@@ -18,6 +18,7 @@ fn spec() -> ModelSpec {
         num_parameters: 596_049_920,
         num_gathered: 0,
         window: None,
+        experts: None,
         num_rotary_tables: 1,
         fits_f16: true,
         dtype: DType::BF16,
@@ -90,6 +91,27 @@ fn half_precision_checkpoints_are_widened_where_it_is_not_computed_in() {
     let asked = EngineOptions { dtype: Some(DType::F16), ..narrow };
     let message = dtype(&asked, &spec()).unwrap_err().to_string();
     assert!(message.contains("--dtype float16 is not supported for fp8"), "{message}");
+}
+
+#[test]
+fn experts_are_not_brought_to_fp8_on_a_gpu() {
+    let experts = Some(MixtureOfExperts {
+        num_experts: 8,
+        per_token: 2,
+        intermediate_size: 16,
+        num_layers: 1,
+    });
+    let spec = ModelSpec { experts, ..spec() };
+    let narrow = ModelSpec { quantized: Some(Quantized::Fp8Rows), ..spec.clone() };
+    let fp8 = EngineOptions { quantization: Some(Quantization::Fp8), ..EngineOptions::default() };
+    assert!(EngineConfig::resolve(&fp8, &spec).is_ok());
+    let on_gpu = |options| EngineOptions { on_gpu: true, ..options };
+    let cases = [(on_gpu(fp8), spec.clone()), (on_gpu(EngineOptions::default()), narrow)];
+    for (options, spec) in cases {
+        let message = EngineConfig::resolve(&options, &spec).unwrap_err().to_string();
+        assert!(message.contains("--quantization fp8 is not for experts on a GPU"), "{message}");
+    }
+    assert!(EngineConfig::resolve(&on_gpu(EngineOptions::default()), &spec).is_ok());
 }
 
 #[test]

@@ -11,6 +11,7 @@ use kernels::unary;
 use super::attention::Attention;
 use super::decoder_config::DecoderConfig;
 use super::embedding::{Embedding, LmHead};
+use super::experts::{ExpertsConfig, MixtureOfExperts};
 use super::mlp::Mlp;
 use super::norm::RmsNorm;
 use super::rope::{RopeConfig, RotaryEmbedding};
@@ -28,9 +29,16 @@ struct DecoderLayer {
     attention_norm: RmsNorm,
     attention: Attention,
     mlp_norm: RmsNorm,
-    mlp: Mlp,
+    mlp: MlpOrExperts,
     /// Of what attention and the MLP add.
     branch_norms: Option<[RmsNorm; 2]>,
+}
+
+/// What comes behind attention.
+#[derive(Debug)]
+enum MlpOrExperts {
+    Mlp(Mlp),
+    Experts(MixtureOfExperts),
 }
 
 impl DecoderLayer {
@@ -43,6 +51,7 @@ impl DecoderLayer {
         config: &DecoderConfig,
         window: Option<usize>,
         rope: Arc<RotaryEmbedding>,
+        experts: Option<&ExpertsConfig>,
     ) -> std::result::Result<Self, WeightsError> {
         let norm = |weights: &mut Weights, name: &str| {
             let (name, hidden) = (format!("{prefix}.{name}"), config.hidden_size);
@@ -60,7 +69,12 @@ impl DecoderLayer {
             attention_norm: norm(weights, "input_layernorm")?,
             attention: Attention::load(weights, &attention, config, window, rope)?,
             mlp_norm: norm(weights, mlp_norm)?,
-            mlp: Mlp::load(weights, &format!("{prefix}.mlp"), config)?,
+            mlp: match experts {
+                None => MlpOrExperts::Mlp(Mlp::load(weights, &format!("{prefix}.mlp"), config)?),
+                Some(experts) => {
+                    MlpOrExperts::Experts(MixtureOfExperts::load(weights, prefix, config, experts)?)
+                }
+            },
             branch_norms,
         })
     }
@@ -81,14 +95,19 @@ impl DecoderLayer {
         };
         let x = normed(norms.map(|[norm, _]| norm), self.attention.forward(x, batch, cache)?)?;
         let (x, stream) = self.mlp_norm.forward_add(&x, stream)?;
-        Ok((normed(norms.map(|[_, norm]| norm), self.mlp.forward(&x)?)?, stream))
+        let branch = match &self.mlp {
+            MlpOrExperts::Mlp(mlp) => mlp.forward(&x)?,
+            MlpOrExperts::Experts(experts) => experts.forward(&x)?,
+        };
+        Ok((normed(norms.map(|[_, norm]| norm), branch)?, stream))
     }
 
-    /// For a kernel that is all of it.
-    fn operands<'a>(&'a self, cache: &'a KvCacheLayer) -> decode_step::Layer<'a> {
-        let ([qkv, out], [gate_up, down]) = (self.attention.operands(), self.mlp.operands());
+    /// For a kernel that is all of it, if it has an MLP.
+    fn operands<'a>(&'a self, cache: &'a KvCacheLayer) -> Option<decode_step::Layer<'a>> {
+        let MlpOrExperts::Mlp(mlp) = &self.mlp else { return None };
+        let ([qkv, out], [gate_up, down]) = (self.attention.operands(), mlp.operands());
         let [q_norm, k_norm] = self.attention.norms();
-        decode_step::Layer {
+        Some(decode_step::Layer {
             attention_norm: self.attention_norm.weight(),
             qkv,
             q_norm,
@@ -98,7 +117,7 @@ impl DecoderLayer {
             mlp_norm: self.mlp_norm.weight(),
             gate_up,
             down,
-        }
+        })
     }
 }
 
@@ -151,10 +170,12 @@ impl Decoder {
             None => Arc::clone(&rope),
         };
         let load_layer = |(layer, window): (usize, &Option<usize>)| {
+            let experts = config.experts.as_ref().filter(|experts| experts.layers[layer]);
             let rope = Arc::clone(if window.is_some() { &window_rope } else { &rope });
             // One that holds the longest context hides nothing.
             let window = window.filter(|window| *window < max_model_len);
-            DecoderLayer::load(weights, &format!("{root}layers.{layer}"), config, window, rope)
+            let prefix = format!("{root}layers.{layer}");
+            DecoderLayer::load(weights, &prefix, config, window, rope, experts)
         };
         let layers = config.windows.iter().enumerate().map(load_layer);
         let layers = layers.collect::<std::result::Result<_, _>>()?;
@@ -217,21 +238,19 @@ impl CausalLm for Decoder {
             return Ok(None);
         }
         let first = &self.layers[0];
+        let layers = self.layers.iter().zip(&cache.layers);
+        let layers: Option<Vec<_>> = layers.map(|(layer, cache)| layer.operands(cache)).collect();
+        let (Some(layers), MlpOrExperts::Mlp(mlp)) = (layers, &first.mlp) else { return Ok(None) };
         let model = decode_step::Model {
             embedding: self.embedding.table(),
-            layers: self
-                .layers
-                .iter()
-                .zip(&cache.layers)
-                .map(|(l, cache)| l.operands(cache))
-                .collect(),
+            layers,
             norm: self.norm.weight(),
             head: self.head.weight(),
             cos: self.rope.cos(),
             sin: self.rope.sin(),
             heads: first.attention.heads(),
             norm_eps: self.norm.eps(),
-            activation: first.mlp.activation(),
+            activation: mlp.activation(),
             scale: first.attention.scale(),
         };
         DecodeStep::new(&model, num_seqs, self.rope.cos().device())

@@ -4,10 +4,11 @@ use candle_core::DType;
 use kernels::gated_activation::Activation;
 use kernels::rms_norm::Gain;
 
+use super::experts::ExpertsConfig;
 use super::quantization;
 use super::rope::RopeConfig;
 use crate::architecture::{ConfigError, ConfigReader};
-use crate::model::{ModelSpec, SlidingWindow};
+use crate::model::{MixtureOfExperts, ModelSpec, SlidingWindow};
 use crate::weights::Quantized;
 use serde_json::Value;
 
@@ -37,6 +38,8 @@ pub struct DecoderConfig {
     pub norm_gain: Gain,
     /// What attention and the MLP add to the stream is normalised, too (Gemma 2).
     pub branch_norms: bool,
+    /// Experts in place of the MLP.
+    pub experts: Option<ExpertsConfig>,
     /// Of the MLP's gate.
     pub activation: Activation,
     /// Rotary positions.
@@ -107,6 +110,7 @@ impl DecoderConfig {
             norm_eps: config.required("rms_norm_eps", config.number("rms_norm_eps")?)? as f32,
             norm_gain: Gain::Weight,
             branch_norms: false,
+            experts: None,
             activation: activation(config)?,
             rope: RopeConfig::parse(config)?,
             window_rope: None,
@@ -141,6 +145,12 @@ impl DecoderConfig {
             num_parameters: self.num_parameters(),
             num_gathered: if self.tied_embeddings { 0 } else { self.vocab_size * self.hidden_size },
             window: self.window(),
+            experts: self.experts.as_ref().map(|experts| MixtureOfExperts {
+                num_experts: experts.num_experts,
+                per_token: experts.per_token,
+                intermediate_size: experts.intermediate_size,
+                num_layers: experts.layers.iter().filter(|has_experts| **has_experts).count(),
+            }),
             num_rotary_tables: if self.window_rope.is_some() { 2 } else { 1 },
             fits_f16: self.fits_f16,
             dtype: self.dtype,
@@ -177,7 +187,14 @@ impl DecoderConfig {
         let mlp = linear(hidden, 2 * inner, self.mlp_bias) + linear(inner, hidden, self.mlp_bias);
         let embeddings = if self.tied_embeddings { 1 } else { 2 } * self.vocab_size * hidden;
         let norms = if self.branch_norms { 4 } else { 2 } * hidden;
-        embeddings + self.num_layers * (attention + mlp + norms) + hidden
+        let (mut with_experts, mut all_experts) = (0, 0);
+        if let Some(experts) = &self.experts {
+            with_experts = experts.layers.iter().filter(|has_experts| **has_experts).count();
+            let one = 3 * hidden * experts.intermediate_size;
+            all_experts = with_experts * experts.num_experts * (hidden + one);
+        }
+        let mlps = (self.num_layers - with_experts) * mlp;
+        embeddings + self.num_layers * (attention + norms) + mlps + all_experts + hidden
     }
 }
 

@@ -298,7 +298,13 @@ fn activation_bytes(spec: &ModelSpec, config: &EngineConfig) -> usize {
     let kv = spec.num_kv_heads * spec.head_dim;
     let sum = if config.tensor_parallel_size > 1 { hidden } else { 0 };
     let attention = (q + 2 * kv) + q + q + hidden + sum;
-    let mlp = 3 * hidden + 3 * spec.intermediate_size + hidden + sum;
+    let mut inner = 3 * spec.intermediate_size + hidden;
+    if let Some(experts) = spec.experts {
+        // Rows are brought into another order before a product and back behind it.
+        let widest = hidden.max(2 * experts.intermediate_size);
+        inner = inner.max(experts.per_token * (2 * widest + experts.intermediate_size) + hidden);
+    }
+    let mlp = 3 * hidden + inner + sum;
     let per_token = 4 * hidden + attention.max(mlp);
     let is_narrow = config.on_gpu && config.quantization_of(spec) == Some(Quantization::Fp8);
     let inputs = q.max(hidden).max(spec.intermediate_size) + DType::F32.size_in_bytes();

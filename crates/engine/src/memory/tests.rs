@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::EngineOptions;
+use crate::model::MixtureOfExperts;
 
 const GIB: usize = 1 << 30;
 
@@ -20,6 +21,7 @@ fn spec() -> ModelSpec {
         num_parameters: 596_049_920,
         num_gathered: 0,
         window: None,
+        experts: None,
         num_rotary_tables: 1,
         fits_f16: true,
         dtype: DType::BF16,
@@ -207,6 +209,27 @@ fn an_encoder_has_no_cache_and_reads_whole_prompts() {
     let text = plan.to_string();
     assert!(text.ends_with("prompts of up to 512 tokens, read whole"), "{text}");
     assert!(!text.contains("position tables"), "{text}");
+}
+
+/// With experts a token has as many rows, which are brought into another order and back.
+#[test]
+fn tokens_have_rows_for_their_experts() {
+    let bytes = |experts| {
+        let spec = ModelSpec { experts, ..spec() };
+        let config = EngineConfig::resolve(&EngineOptions::default(), &spec).unwrap();
+        MemoryPlan::compute(&spec, &config, 64 * GIB).activation_bytes
+    };
+    let experts = |per_token| {
+        Some(MixtureOfExperts {
+            num_experts: 128,
+            per_token,
+            intermediate_size: 768,
+            num_layers: 2,
+        })
+    };
+    // One of them needs less than the MLP of the other layers.
+    assert_eq!(bytes(experts(1)), bytes(None));
+    assert_eq!(bytes(experts(8)), 512 * (8 * 1024 + 8 * (2 * 1536 + 768)) * 2);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use candle_core::{Device, Tensor};
 use std::ops::Range;
 
 use float8::F8E4M3;
+use kernels::experts::Experts;
 use kernels::linear::Matrix;
 use safetensors::Dtype;
 
@@ -38,6 +39,25 @@ impl Weights {
             quantization.matrix(&weight, &self.device)?
         };
         Ok(matrix.batch_invariant(self.is_batch_invariant))
+    }
+
+    /// As many layers of one size, each of rows as [`linear`](Self::linear) has them: of a device one tensor.
+    pub fn experts<const PARTS: usize>(
+        &mut self,
+        experts: &[[RowsOf; PARTS]],
+        in_features: usize,
+        inputs: Range<usize>,
+    ) -> Result<Experts> {
+        if self.device.is_cpu() {
+            let matrix = |parts: &[RowsOf; PARTS]| self.linear(parts, in_features, inputs.clone());
+            return Ok(Experts::Packed(experts.iter().map(matrix).collect::<Result<_>>()?));
+        }
+        let block = |part| Part::block(part, in_features, inputs.clone());
+        let parts: Vec<Part> = experts.iter().flatten().map(block).collect();
+        let num_rows: usize = experts.iter().flatten().map(|part| part.rows.len()).sum();
+        let rows = self.gather(&parts, &[num_rows, inputs.len()])?;
+        let shape = (experts.len(), num_rows / experts.len(), inputs.len());
+        Ok(Experts::Stacked(rows.reshape(shape)?))
     }
 
     /// Rows of a head's weight, or of an embedding's that is the head's, too. `[out, in]`

@@ -224,6 +224,7 @@ pub(crate) fn spec() -> ModelSpec {
         num_parameters: 1,
         num_gathered: 0,
         window: None,
+        experts: None,
         num_rotary_tables: 1,
         fits_f16: true,
         dtype: DType::F32,

@@ -1,0 +1,42 @@
+//! Mixtral (arXiv:2401.04088): 8x7B, 8x22B and what was trained from them.
+//!
+//! Mistral's mathematics and tensor names (see `mistral.rs`), but every layer has a mixture of experts in
+//! place of the MLP. A token goes to the `num_experts_per_tok` of which its logits are largest, with their
+//! softmax as weights:
+//! ```text
+//! model.layers.N.block_sparse_moe.gate.weight               [num_local_experts, hidden_size]
+//! model.layers.N.block_sparse_moe.experts.E.w{1,3}.weight   [intermediate_size, hidden_size], gate and up
+//! model.layers.N.block_sparse_moe.experts.E.w2.weight       [hidden_size, intermediate_size]
+//! ```
+
+use engine::architecture::{Architecture, ConfigError, ConfigReader};
+use engine::layers::{Decoder, DecoderConfig, ExpertNames, ExpertsConfig};
+use serde_json::Value;
+
+const NAME: &str = "MixtralForCausalLM";
+
+pub(crate) const ARCHITECTURE: Architecture = Architecture {
+    name: NAME,
+    spec: |json| Ok(config(json)?.spec(NAME)),
+    load: |json, weights, max_model_len| {
+        Ok(Box::new(Decoder::load(weights, &config(json)?, max_model_len)?))
+    },
+};
+
+fn config(json: &Value) -> Result<DecoderConfig, ConfigError> {
+    let json = ConfigReader::new(json)?;
+    let config = DecoderConfig::parse(&json)?;
+    let count = |key: &str| json.required(key, json.count(key)?);
+    let experts = ExpertsConfig {
+        num_experts: count("num_local_experts")?,
+        per_token: count("num_experts_per_tok")?,
+        intermediate_size: config.intermediate_size,
+        is_normalised: true,
+        layers: vec![true; config.num_layers],
+        names: ExpertNames { block: "block_sparse_moe", gate: "w1", up: "w3", down: "w2" },
+    };
+    experts.check(&json, "num_local_experts")?;
+    // Unlike Mistral's, files without one mean none.
+    let window = json.count("sliding_window")?;
+    Ok(DecoderConfig { windows: vec![window; config.num_layers], experts: Some(experts), ..config })
+}
