@@ -81,9 +81,9 @@ pub(crate) fn run(
     let Measured { name, spec, plan, ceilings } = measured;
     let config = &plan.config;
     let costs = Costs::of(spec, plan);
-    let step_bytes = costs.of_step([]).bytes as usize;
+    let step_bytes = costs.of_step([(1, 1)]).bytes as usize;
     say(&format!(
-        "memory {:.1} GB/s, {} products {:.1} GFLOP/s; {name} reads {} a step\n",
+        "memory {:.1} GB/s, {} products {:.1} GFLOP/s; {name} reads {} for a step of one token\n",
         ceilings.bytes_per_second / 1e9,
         config
             .quantization_of(spec)

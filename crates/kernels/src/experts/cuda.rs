@@ -1,7 +1,7 @@
 //! Layers of experts on a CUDA device.
 
 use crate::cuda::{Launch, WARP, of_dtype, pack_len};
-use candle_core::{DType, Result, bail};
+use candle_core::{DType, Result};
 
 /// `ChooseParams` of `kernel.cu`.
 #[repr(C)]
@@ -77,7 +77,7 @@ pub(super) fn plan_sort(num_experts: usize) -> Launch {
 /// Output features of a block, and what its stages take.
 const OUTS: usize = 128;
 const STAGES_BYTES: usize = 4 * (128 + 64) * 64 * 2;
-/// Output features of a block of the kernel for f32.
+/// Output features of a block of the plain kernel.
 const PLAIN_OUTS: usize = 8;
 
 /// A launch for at least one row.
@@ -87,20 +87,14 @@ pub(super) fn plan_multiply(
     dtype: DType,
 ) -> Result<Launch> {
     let out_features = params.out_features as usize;
-    if dtype == DType::F32 {
-        let grid = [out_features.div_ceil(PLAIN_OUTS), params.num_rows as usize, 1];
-        return Ok(Launch::new("multiply_f32", grid, THREADS, 0));
+    let row_bytes = params.in_features as u64 * dtype.size_in_bytes() as u64;
+    let is_aligned = [params.x, params.weight, row_bytes].iter().all(|x| x.is_multiple_of(16));
+    if dtype == DType::F32 || !is_aligned {
+        let functions = ["multiply_plain_f32", "multiply_plain_f16", "multiply_plain_bf16"];
+        let grid = [params.num_rows as usize, out_features.div_ceil(PLAIN_OUTS), 1];
+        return Ok(Launch::new(of_dtype(dtype, functions, "x")?, grid, THREADS, 0));
     }
-    let (of_x, of_weight) = (params.x.is_multiple_of(16), params.weight.is_multiple_of(16));
-    if !(params.in_features as usize).is_multiple_of(pack_len(dtype)) || !of_x || !of_weight {
-        bail!(
-            "on a CUDA device the inputs of experts must be a multiple of {} and lie at a multiple of 16 \
-             bytes, they are {}",
-            pack_len(dtype),
-            params.in_features
-        );
-    }
-    let function = of_dtype(dtype, ["multiply_f32", "multiply_f16", "multiply_bf16"], "x")?;
+    let function = if dtype == DType::F16 { "multiply_f16" } else { "multiply_bf16" };
     let grid = [out_features.div_ceil(OUTS), num_experts, 1];
     Ok(Launch::new(function, grid, THREADS, STAGES_BYTES))
 }

@@ -6,7 +6,7 @@ use super::cuda::{
 };
 use super::tests::{CHOICES, TOLERANCE, assert_chosen, chosen, combined, logits, products};
 use crate::cuda::testing::{CUDA_DTYPES, Input, from_bytes, launch, on_device, to_bytes};
-use crate::testing::{assert_close, ids, message, tensor};
+use crate::testing::{assert_close, ids, tensor};
 use candle_core::{DType, Device, Error, Result, Tensor};
 
 fn choose(logits: &Tensor, per_token: usize, is_normalised: bool) -> Result<Tensor> {
@@ -127,6 +127,7 @@ fn rows_are_multiplied_by_their_experts() -> Result<()> {
             (40, 2, 2, 17, 72),
             (3, 8, 2, 128, 264),
             (150, 2, 1, 40, 328),
+            (5, 3, 2, 9, 12), // no whole 16 bytes
         ] {
             let logits = logits(tokens, num_experts, &Device::Cpu)?;
             let (experts, _) = chosen(&logits, per_token, true)?;
@@ -169,13 +170,5 @@ fn sums_equal_the_reference() -> Result<()> {
             }
         }
     }
-    Ok(())
-}
-
-#[test]
-fn inputs_of_no_whole_16_bytes_are_refused() -> Result<()> {
-    let x = tensor(1, &[2, 12], DType::BF16, &Device::Cpu)?;
-    let weight = tensor(2, &[1, 8, 12], DType::BF16, &Device::Cpu)?;
-    assert!(message(multiply(&x, &weight, &[0, 0], 1)).contains("must be a multiple of 8"));
     Ok(())
 }

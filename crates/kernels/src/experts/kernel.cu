@@ -155,7 +155,9 @@ __device__ __forceinline__ void combine(const CombineParams& p) {
 
 KERNEL(multiply_f16, MultiplyParams, MULTIPLY_THREADS) { multiply_rows<f16>(p); }
 KERNEL(multiply_bf16, MultiplyParams, MULTIPLY_THREADS) { multiply_rows<bf16>(p); }
-KERNEL(multiply_f32, MultiplyParams, PLAIN_THREADS) { multiply_plain(p); }
+KERNEL(multiply_plain_f32, MultiplyParams, PLAIN_THREADS) { multiply_plain<float>(p); }
+KERNEL(multiply_plain_f16, MultiplyParams, PLAIN_THREADS) { multiply_plain<f16>(p); }
+KERNEL(multiply_plain_bf16, MultiplyParams, PLAIN_THREADS) { multiply_plain<bf16>(p); }
 KERNEL(combine_f32, CombineParams, COMBINE_THREADS) { combine<float>(p); }
 KERNEL(combine_f16, CombineParams, COMBINE_THREADS) { combine<f16>(p); }
 KERNEL(combine_bf16, CombineParams, COMBINE_THREADS) { combine<bf16>(p); }

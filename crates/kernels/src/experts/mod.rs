@@ -113,8 +113,7 @@ impl Experts {
     /// x is `[tokens, in]`, whose rows go to all experts of their token, or `[tokens * per_token, in]`.
     ///
     /// # Errors
-    /// Another shape, dtype or device than those of the weights, a strided input; on a CUDA device inputs whose
-    /// rows are not of whole 16 bytes.
+    /// Another shape, dtype or device than those of the weights, a strided input.
     pub fn forward(&self, x: &Tensor, routing: &Routing) -> Result<Tensor> {
         let [tokens, per_token] = routing.dims();
         let (num_rows, _) = x.dims2()?;

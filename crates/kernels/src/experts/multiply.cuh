@@ -129,16 +129,18 @@ __device__ __forceinline__ void multiply_rows(const MultiplyParams& p) {
 
 constexpr int PLAIN_THREADS = 256;
 
-// A warp an output of a row, for f32. Blocks of x are output features, those of y rows.
+// A warp an output of a row, for f32 and for rows of no whole 16 bytes. Blocks of x are rows, those of y
+// output features.
+template <class T>
 __device__ __forceinline__ void multiply_plain(const MultiplyParams& p) {
-    const int out = blockIdx.x * (PLAIN_THREADS / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int out = blockIdx.y * (PLAIN_THREADS / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (out >= p.out_features) return;
-    const size_t row = blockIdx.y;
-    const float* x = static_cast<const float*>(p.x) + row / p.rows_of_one * p.in_features;
-    const float* weight = static_cast<const float*>(p.weight) +
-                          (size_t(p.experts[row]) * p.out_features + out) * p.in_features;
+    const size_t row = blockIdx.x;
+    const T* x = static_cast<const T*>(p.x) + row / p.rows_of_one * p.in_features;
+    const T* weight = static_cast<const T*>(p.weight) +
+                      (size_t(p.experts[row]) * p.out_features + out) * p.in_features;
     float sum = 0.0f;
-    for (int i = lane; i < p.in_features; i += 32) sum = fmaf(x[i], weight[i], sum);
+    for (int i = lane; i < p.in_features; i += 32) sum = fmaf(to_float(x[i]), to_float(weight[i]), sum);
     sum = warp_reduce(sum, Sum());
-    if (lane == 0) static_cast<float*>(p.y)[row * p.out_features + out] = sum;
+    if (lane == 0) static_cast<T*>(p.y)[row * p.out_features + out] = from_float<T>(sum);
 }
