@@ -95,12 +95,11 @@ async fn streamed(subject: &Subject) -> Verdict {
         num_deltas += 1;
         add_delta(&mut calls, delta)?;
     }
+    if stream.finish_reason() == "length" {
+        return not_shown("256 tokens were not enough for a call");
+    }
     if calls.is_empty() {
-        return if stream.finish_reason() == "length" {
-            not_shown("256 tokens were not enough for a call")
-        } else {
-            wrong("no tool_calls though tool_choice was required")
-        };
+        return wrong("no tool_calls though tool_choice was required");
     }
     for (call, arguments) in &calls {
         is_call(call, Some(arguments))?;

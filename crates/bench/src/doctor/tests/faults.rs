@@ -96,7 +96,7 @@ const LOGPROBS: When = |asked| asked.body.get("logprobs").is_some();
 const SCHEMA: When = |asked| asked.body.get("response_format").is_some() && !streams(asked);
 const UNICODE: When = |asked| asked.body.get("response_format").is_some() && streams(asked);
 const CALL: When = |asked| asked.body["tool_choice"] == "required" && !streams(asked);
-const CALLS: When = |asked| asked.body["tool_choice"] == "required" && streams(asked);
+pub(super) const CALLS: When = |asked| asked.body["tool_choice"] == "required" && streams(asked);
 const RESULT: When = |asked| asked.body["tool_choice"] == "auto";
 const COMPLETION: When =
     |asked| asked.line == COMPLETIONS && !streams(asked) && asked.body["prompt"].is_string();

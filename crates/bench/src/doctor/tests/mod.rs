@@ -151,6 +151,22 @@ fn an_empty_stream_is_found() {
     assert!(results(&report, "wrong").contains(&"stream.done".to_owned()), "{}", report.table());
 }
 
+/// A model that talks on, or has random weights.
+#[test]
+fn a_call_that_is_cut_short_is_no_fault() {
+    let report = examined(Box::new(|asked, told| {
+        if faults::CALLS(asked) {
+            told.chunks(|chunks| {
+                let last = chunks.len() - 1;
+                chunks[last]["choices"][0]["finish_reason"] = json!("length");
+                chunks.remove(last - 1);
+            });
+        }
+    }));
+    assert_eq!(report.num_wrong(), 0, "{}", report.table());
+    assert!(results(&report, "not shown").contains(&"tools.stream".to_owned()));
+}
+
 #[test]
 fn a_short_context_is_no_fault() {
     for length in [1, 2, 40, 256, 300] {
