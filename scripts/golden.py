@@ -106,6 +106,25 @@ GOLDENS = [
         "old_keys": True,
     },
     {
+        "name": "qwen3_yarn",  # made for 32 positions and stretched: pairs that are kept, and others
+        "classes": (Qwen3Config, Qwen3ForCausalLM),
+        "config": {
+            "hidden_size": 48,
+            "intermediate_size": 64,
+            "head_dim": 32,
+            "max_position_embeddings": 32,
+            "rms_norm_eps": 1e-6,
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 10000.0,
+                "factor": 16.0,
+                "original_max_position_embeddings": 32,
+            },
+        },
+        "dtype": torch.bfloat16,
+        "old_keys": True,
+    },
+    {
         "name": "mistral",  # a window in every layer, shorter than two of the prompts
         "classes": (MistralConfig, MistralForCausalLM),
         "config": {

@@ -98,6 +98,7 @@ impl DecoderConfig {
         if !head_dim.is_multiple_of(2) {
             return Err(config.invalid("head_dim", "even (RoPE turns pairs)"));
         }
+        let rope = RopeConfig::parse(config)?;
         Ok(Self {
             num_layers,
             num_heads,
@@ -106,13 +107,13 @@ impl DecoderConfig {
             hidden_size,
             intermediate_size: count("intermediate_size")?,
             vocab_size: count("vocab_size")?,
-            max_position_embeddings: count("max_position_embeddings")?,
+            max_position_embeddings: rope.num_positions(count("max_position_embeddings")?),
             norm_eps: config.required("rms_norm_eps", config.number("rms_norm_eps")?)? as f32,
             norm_gain: Gain::Weight,
             branch_norms: false,
             experts: None,
             activation: activation(config)?,
-            rope: RopeConfig::parse(config)?,
+            rope,
             window_rope: None,
             embedding_scale: None,
             attention_scale: (head_dim as f32).sqrt().recip(),

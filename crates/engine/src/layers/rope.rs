@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::architecture::{ConfigError, ConfigReader};
 
-const SUPPORTED: &str = "default, linear, llama3";
+const SUPPORTED: &str = "default, linear, llama3, yarn";
 
 /// Base and scaling of the rotation frequencies.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -38,6 +38,22 @@ pub enum RopeScaling {
         high_freq_factor: f64,
         /// Context length of pre-training.
         original_len: f64,
+    },
+    /// Pairs that turn seldom by the factor, those that turn often not, those between smoothly by their
+    /// number; and all are made longer (YaRN, arXiv:2309.00071).
+    Yarn {
+        /// Low frequencies are divided by this.
+        factor: f64,
+        /// Context length of pre-training.
+        original_len: f64,
+        /// Pairs that turn so often in it are kept.
+        beta_fast: f64,
+        /// Pairs that turn so often are stretched fully.
+        beta_slow: f64,
+        /// Whether the pairs between those two end at whole numbers.
+        truncate: bool,
+        /// Cosines and sines are multiplied by this.
+        attention_factor: f64,
     },
 }
 
@@ -74,26 +90,99 @@ impl RopeConfig {
                 high_freq_factor: number("high_freq_factor")?,
                 original_len: number("original_max_position_embeddings")?,
             },
+            "yarn" => yarn(config, &rope)?,
             other => return Err(rope.unsupported(key, other, SUPPORTED)),
         };
         Ok(Self { theta, scaling })
     }
 
+    /// Positions that a model has, of which `config.json` says so many: those of a model that is stretched
+    /// by YaRN are said of the one it was made from.
+    pub fn num_positions(&self, max_position_embeddings: usize) -> usize {
+        match self.scaling {
+            RopeScaling::Yarn { factor, original_len, .. } => {
+                max_position_embeddings.max((factor * original_len) as usize)
+            }
+            _ => max_position_embeddings,
+        }
+    }
+
     /// Radians per position of each pair of elements. `[head_dim / 2]`
     fn frequencies(&self, head_dim: usize) -> Vec<f32> {
-        (0..head_dim / 2)
-            .map(|pair| {
-                let frequency = self.theta.powf(-2.0 * pair as f64 / head_dim as f64);
-                self.scaling.apply(frequency) as f32
-            })
-            .collect()
+        let frequency = |pair| {
+            let frequency = self.theta.powf(-2.0 * pair as f64 / head_dim as f64);
+            self.scaling.apply(frequency, self.place_in_ramp(pair, head_dim)) as f32
+        };
+        (0..head_dim / 2).map(frequency).collect()
+    }
+
+    /// Where a pair is between those that YaRN keeps, at 0, and those that it stretches fully, at 1.
+    fn place_in_ramp(&self, pair: usize, head_dim: usize) -> f64 {
+        let RopeScaling::Yarn { original_len, beta_fast, beta_slow, truncate, .. } = self.scaling
+        else {
+            return 0.0;
+        };
+        // The pair, of any real number, that turns so often in the original length.
+        let pair_of = |turns: f64| {
+            let span = (original_len / (turns * 2.0 * PI)).ln() / self.theta.ln();
+            span * head_dim as f64 / 2.0
+        };
+        let (mut first, mut last) = (pair_of(beta_fast), pair_of(beta_slow));
+        if truncate {
+            (first, last) = (first.floor(), last.ceil());
+        }
+        let (first, mut last) = (first.max(0.0), last.min(head_dim as f64 - 1.0));
+        if first == last {
+            last += 0.001; // As transformers keeps from dividing by nothing.
+        }
+        ((pair as f64 - first) / (last - first)).clamp(0.0, 1.0)
+    }
+
+    /// What cosines and sines are multiplied by.
+    fn attention_factor(&self) -> f32 {
+        match self.scaling {
+            RopeScaling::Yarn { attention_factor, .. } => attention_factor as f32,
+            _ => 1.0,
+        }
     }
 }
 
+/// Reads YaRN's numbers, with the defaults of transformers.
+fn yarn(
+    config: &ConfigReader,
+    rope: &ConfigReader,
+) -> std::result::Result<RopeScaling, ConfigError> {
+    let factor = rope.required("factor", rope.number("factor")?)?;
+    let original_len = match rope.number("original_max_position_embeddings")? {
+        Some(len) => len,
+        None => {
+            let key = "max_position_embeddings";
+            config.required(key, config.number(key)?)?
+        }
+    };
+    let lengthened = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
+    let scales = (rope.number("mscale")?, rope.number("mscale_all_dim")?);
+    let attention_factor = match (rope.number("attention_factor")?, scales) {
+        (Some(factor), _) => factor,
+        (None, (Some(scale), Some(of_all))) => lengthened(scale) / lengthened(of_all),
+        (None, _) => lengthened(1.0),
+    };
+    Ok(RopeScaling::Yarn {
+        factor,
+        original_len,
+        beta_fast: rope.number("beta_fast")?.unwrap_or(32.0),
+        beta_slow: rope.number("beta_slow")?.unwrap_or(1.0),
+        truncate: rope.get("truncate").is_none() || rope.flag("truncate")?,
+        attention_factor,
+    })
+}
+
 impl RopeScaling {
-    fn apply(self, frequency: f64) -> f64 {
+    /// `ramp` is YaRN's.
+    fn apply(self, frequency: f64, ramp: f64) -> f64 {
         match self {
             Self::None => frequency,
+            Self::Yarn { factor, .. } => frequency / factor * ramp + frequency * (1.0 - ramp),
             Self::Linear { factor } => frequency / factor,
             Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_len } => {
                 let turns = original_len * frequency / (2.0 * PI);
@@ -122,9 +211,11 @@ impl RotaryEmbedding {
     ) -> Result<Self> {
         let frequencies = config.frequencies(head_dim);
         // The angle is rounded to f32 as in transformers, whose rounding the models were trained on.
+        let length = config.attention_factor();
         let table = |f: fn(f32) -> f32| {
-            let angles = (0..num_positions)
-                .flat_map(|position| frequencies.iter().map(move |x| f(position as f32 * x)));
+            let angles = (0..num_positions).flat_map(|position| {
+                frequencies.iter().map(move |x| length * f(position as f32 * x))
+            });
             Tensor::from_vec(angles.collect(), (num_positions, frequencies.len()), device)
         };
         Ok(Self { cos: table(f32::cos)?, sin: table(f32::sin)? })
@@ -177,7 +268,12 @@ mod tests {
     #[test]
     fn what_is_not_supported_is_refused_by_name() {
         for (config, needle) in [
-            (json!({"rope_scaling": {"type": "yarn", "factor": 4.0}}), "rope_scaling.type` = yarn"),
+            (json!({"rope_scaling": {"type": "ntk", "factor": 4.0}}), "rope_scaling.type` = ntk"),
+            (json!({"rope_scaling": {"type": "yarn"}}), "`rope_scaling.factor` is missing"),
+            (
+                json!({"rope_scaling": {"type": "yarn", "factor": 2}}),
+                "`max_position_embeddings` is",
+            ),
             (json!({"rope_parameters": {"rope_type": "longrope"}}), "rope_type` = longrope"),
             (json!({"rope_scaling": {"rope_type": "linear"}}), "`rope_scaling.factor` is missing"),
             (json!({"rope_scaling": "llama3"}), "`rope_scaling` must be an object"),
@@ -198,9 +294,35 @@ mod tests {
             original_len: 8192.0,
         };
         let frequency = |turns: f64| turns * 2.0 * PI / 8192.0;
-        assert_eq!(scaling.apply(frequency(4.5)), frequency(4.5));
-        assert_eq!(scaling.apply(frequency(0.5)), frequency(0.5) / 8.0);
-        let between = scaling.apply(frequency(2.5)) / frequency(2.5);
+        assert_eq!(scaling.apply(frequency(4.5), 0.0), frequency(4.5));
+        assert_eq!(scaling.apply(frequency(0.5), 0.0), frequency(0.5) / 8.0);
+        let between = scaling.apply(frequency(2.5), 0.0) / frequency(2.5);
         assert!((between - 0.5625).abs() < 1e-12, "half way: (1 + 1/8) / 2, got {between}");
+    }
+
+    #[test]
+    fn yarn_has_the_numbers_that_qwen_publishes_it_with() {
+        let json = json!({
+            "max_position_embeddings": 40_960, "rope_theta": 1e6,
+            "rope_scaling": {"rope_type": "yarn", "factor": 4.0,
+                             "original_max_position_embeddings": 32_768},
+        });
+        let config = parse(&json).unwrap();
+        assert_eq!(config.num_positions(40_960), 131_072);
+        assert!((config.attention_factor() - 1.138_629_4).abs() < 1e-6, "0.1 ln 4 + 1");
+        // Of 64 pairs those to 23 turn 32 times and more, those from 40 on less than once.
+        let plain = RopeConfig { theta: 1e6, scaling: RopeScaling::None };
+        let (stretched, plain) = (config.frequencies(128), plain.frequencies(128));
+        for pair in 0..64 {
+            let ratio = f64::from(plain[pair] / stretched[pair]);
+            let expected = match pair {
+                0..=23 => 1.0,
+                40.. => 4.0,
+                _ => 1.0 / (1.0 - 0.75 * (pair as f64 - 23.0) / 17.0),
+            };
+            assert!((ratio - expected).abs() < 1e-5, "{pair}: {ratio}, not {expected}");
+        }
+        let plain = json!({"max_position_embeddings": 512});
+        assert_eq!(parse(&plain).unwrap().num_positions(512), 512);
     }
 }
