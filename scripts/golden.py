@@ -19,6 +19,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gem
 from transformers import GemmaConfig, GemmaForCausalLM
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 from transformers import MixtralConfig, MixtralForCausalLM
+from transformers import Phi3Config, Phi3ForCausalLM
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
@@ -165,6 +166,36 @@ GOLDENS = [
         "dtype": torch.bfloat16,
     },
     {
+        # The language model of one that sees, with a head of its own.
+        "name": "mistral_vision",
+        "classes": (MistralConfig, MistralForCausalLM),
+        "config": {
+            "hidden_size": 48,
+            "intermediate_size": 56,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 1,
+            "head_dim": 16,
+            "rms_norm_eps": 1e-5,
+            "sliding_window": None,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        },
+        "dtype": torch.bfloat16,
+        "beside_vision": ("Mistral3ForConditionalGeneration", "mistral3"),
+    },
+    {
+        "name": "phi3",  # merged projections, and a window
+        "classes": (Phi3Config, Phi3ForCausalLM),
+        "config": {
+            "hidden_size": 48,
+            "intermediate_size": 72,
+            "rms_norm_eps": 1e-5,
+            "pad_token_id": 0,
+            "sliding_window": 40,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        },
+        "dtype": torch.bfloat16,
+    },
+    {
         "name": "qwen3_moe",  # an MLP between two layers of experts, weights that do not add up to 1
         "classes": (Qwen3MoeConfig, Qwen3MoeForCausalLM),
         "config": {
@@ -267,7 +298,7 @@ GOLDENS = [
         },
         "dtype": torch.bfloat16,
         "old_keys": True,
-        "beside_vision": True,
+        "beside_vision": ("Gemma3ForConditionalGeneration", "gemma3"),
     },
 ]
 
@@ -362,16 +393,19 @@ def save_config(folder, golden, config):
     else:
         values["dtype"] = dtype
     if golden.get("beside_vision"):
+        architecture, kind = golden["beside_vision"]
         kept = {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
                 "num_key_value_heads", "head_dim", "sliding_window", "rope_scaling", "vocab_size",
                 "max_position_embeddings"}  # fmt: skip
+        if kind == "mistral3":
+            kept |= {"hidden_act", "model_type", "rms_norm_eps", "rope_parameters"}
         values = {
-            "architectures": ["Gemma3ForConditionalGeneration"],
-            "model_type": "gemma3",
+            "architectures": [architecture],
+            "model_type": kind,
             "torch_dtype": dtype,
             "eos_token_id": [2],
             "text_config": {key: value for key, value in values.items() if key in kept},
-            "vision_config": {"model_type": "siglip_vision_model"},
+            "vision_config": {},
         }
     (folder / "config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 

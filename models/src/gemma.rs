@@ -22,6 +22,8 @@ use engine::layers::{Decoder, DecoderConfig, Gain, RopeConfig, layer_windows};
 use engine::weights::Weights;
 use serde_json::{Value, json};
 
+use crate::text_config::of_text;
+
 const GEMMA_NAME: &str = "GemmaForCausalLM";
 const GEMMA_2_NAME: &str = "Gemma2ForCausalLM";
 const GEMMA_3_NAME: &str = "Gemma3ForCausalLM";
@@ -149,19 +151,6 @@ fn split_ropes(json: &mut Value) -> Result<RopeConfig, ConfigError> {
         json["rope_parameters"] = full;
     }
     RopeConfig::parse(&ConfigReader::new(&window_rope)?)
-}
-
-/// The language model's part of a file that describes more, with what is said of both.
-fn of_text(json: &Value) -> Result<Value, ConfigError> {
-    let reader = ConfigReader::new(json)?;
-    reader.required("text_config", reader.nested("text_config")?)?;
-    let mut text = json["text_config"].clone();
-    for key in ["dtype", "torch_dtype", "quantization_config", "tie_word_embeddings"] {
-        if let Some(value) = reader.get(key) {
-            text[key] = value.clone();
-        }
-    }
-    Ok(text)
 }
 
 /// With these where it has none.

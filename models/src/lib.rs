@@ -8,11 +8,13 @@ mod mistral;
 mod mixtral;
 mod modernbert;
 mod modernbert_config;
+mod phi3;
 mod qwen2;
 mod qwen3;
 mod qwen3_moe;
 mod roberta;
 pub mod spark;
+mod text_config;
 
 use engine::architecture::{Architecture, ConfigError};
 use engine::encoder::EncoderArchitecture;
@@ -27,7 +29,9 @@ pub fn registry() -> &'static [Architecture] {
         gemma::GEMMA_3_WITH_VISION,
         llama::ARCHITECTURE,
         mistral::ARCHITECTURE,
+        mistral::WITH_VISION,
         mixtral::ARCHITECTURE,
+        phi3::ARCHITECTURE,
         qwen2::ARCHITECTURE,
         qwen3::ARCHITECTURE,
         qwen3_moe::ARCHITECTURE,

@@ -46,15 +46,21 @@ impl Attention {
         let (rank, num_ranks) = weights.rank();
         let heads = weights.part(config.num_heads);
         let kv_heads = kv_heads_of(rank, num_ranks, config.num_kv_heads);
-        let projection = |name, num_heads: usize, of_rank: &Range<usize>| Projection {
-            name,
-            out_features: num_heads * dim,
-            part: of_rank.start * dim..of_rank.end * dim,
+        let (num_heads, num_kv_heads) = (config.num_heads, config.num_kv_heads);
+        // Merged, they lie one behind the other in one tensor.
+        let projection = |name, first: usize, num_heads: usize, of_rank: &Range<usize>| {
+            let (name, first, all) = if config.merged_projections {
+                ("qkv_proj", first, config.num_heads + 2 * num_kv_heads)
+            } else {
+                (name, 0, num_heads)
+            };
+            let part = (first + of_rank.start) * dim..(first + of_rank.end) * dim;
+            Projection { name, out_features: all * dim, part }
         };
         let qkv = [
-            projection("q_proj", config.num_heads, &heads),
-            projection("k_proj", config.num_kv_heads, &kv_heads),
-            projection("v_proj", config.num_kv_heads, &kv_heads),
+            projection("q_proj", 0, num_heads, &heads),
+            projection("k_proj", num_heads, num_kv_heads, &kv_heads),
+            projection("v_proj", num_heads + num_kv_heads, num_kv_heads, &kv_heads),
         ];
         let out = [config.num_heads * dim, hidden];
         let mut head_norm = |name: &str| {

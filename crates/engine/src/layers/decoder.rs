@@ -121,8 +121,13 @@ impl DecoderLayer {
     }
 }
 
-/// What the names of a language model's tensors may begin with.
-const ROOTS: [&str; 4] = ["model.", "", "language_model.model.", "model.language_model."];
+/// What the names of a language model's tensors may begin with, and what its head is called then.
+const ROOTS: [(&str, &str); 4] = [
+    ("model.", "lm_head"),
+    ("", "lm_head"),
+    ("language_model.model.", "language_model.lm_head"),
+    ("model.language_model.", "lm_head"),
+];
 
 /// A whole language model of pre-norm layers.
 #[derive(Debug)]
@@ -151,14 +156,15 @@ impl Decoder {
         let (vocab, hidden) = (config.vocab_size, config.hidden_size);
         // The largest tensors first: while one is packed it takes its memory twice, which must not
         // come on top of all the others.
-        let has_embedding = |root: &&&str| weights.contains(&format!("{root}embed_tokens.weight"));
-        let root = ROOTS.iter().find(has_embedding).unwrap_or(&ROOTS[0]);
+        let has_embedding =
+            |(root, _): &&(&str, &str)| weights.contains(&format!("{root}embed_tokens.weight"));
+        let (root, head) = ROOTS.iter().find(has_embedding).unwrap_or(&ROOTS[0]);
         let name = format!("{root}embed_tokens");
         let (embedding, head) = if config.tied_embeddings {
             Embedding::load_tied(weights, &name, vocab, hidden)?
         } else {
             let embedding = Embedding::load(weights, &name, vocab, hidden)?;
-            (embedding, LmHead::load(weights, "lm_head", vocab, hidden)?)
+            (embedding, LmHead::load(weights, head, vocab, hidden)?)
         };
         let device = weights.device().clone();
         let rotary = |config: &RopeConfig, head_dim| {

@@ -62,6 +62,8 @@ pub struct DecoderConfig {
     pub out_bias: bool,
     /// The projections of the MLP have biases.
     pub mlp_bias: bool,
+    /// `q_proj`, `k_proj` and `v_proj` are one `qkv_proj`, `gate_proj` and `up_proj` one `gate_up_proj`.
+    pub merged_projections: bool,
     /// Each head of q and k goes through an RMSNorm before rotation.
     pub qk_norm: bool,
     /// Of each layer: keys that a token sees at most, the last ones, itself included; `None` for all.
@@ -123,6 +125,7 @@ impl DecoderConfig {
             qkv_bias: false,
             out_bias: false,
             mlp_bias: false,
+            merged_projections: false,
             qk_norm: false,
             windows: windows(config, num_layers)?,
             fits_f16: true,

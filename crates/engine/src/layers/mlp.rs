@@ -17,7 +17,7 @@ pub struct Mlp {
 }
 
 impl Mlp {
-    /// Loads `gate_proj`, `up_proj` and `down_proj` under `prefix`.
+    /// Loads `gate_proj` and `up_proj`, or `gate_up_proj`, and `down_proj` under `prefix`.
     pub fn load(
         weights: &mut Weights,
         prefix: &str,
@@ -25,11 +25,15 @@ impl Mlp {
     ) -> std::result::Result<Self, WeightsError> {
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);
         let part = weights.part(inner);
-        let gate_up = ["gate_proj", "up_proj"].map(|name| Projection {
-            name,
-            out_features: inner,
-            part: part.clone(),
-        });
+        let projection = |name, first| {
+            if config.merged_projections {
+                let part = first + part.start..first + part.end;
+                Projection { name: "gate_up_proj", out_features: 2 * inner, part }
+            } else {
+                Projection { name, out_features: inner, part: part.clone() }
+            }
+        };
+        let gate_up = [projection("gate_proj", 0), projection("up_proj", inner)];
         let (bias, down) = (config.mlp_bias, [inner, hidden]);
         Ok(Self {
             gate_up: Linear::load_parts(weights, prefix, &gate_up, hidden, bias)?,

@@ -153,12 +153,11 @@ fn yarn(
     rope: &ConfigReader,
 ) -> std::result::Result<RopeScaling, ConfigError> {
     let factor = rope.required("factor", rope.number("factor")?)?;
-    let original_len = match rope.number("original_max_position_embeddings")? {
-        Some(len) => len,
-        None => {
-            let key = "max_position_embeddings";
-            config.required(key, config.number(key)?)?
-        }
+    let original_len = if let Some(len) = rope.number("original_max_position_embeddings")? {
+        len
+    } else {
+        let key = "max_position_embeddings";
+        config.required(key, config.number(key)?)?
     };
     let lengthened = |scale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * scale * factor.ln() + 1.0 };
     let scales = (rope.number("mscale")?, rope.number("mscale_all_dim")?);
