@@ -83,6 +83,7 @@ mod tests {
     fn the_published_one_has_the_published_size() {
         let spec = config(&qwen3_30b()).unwrap().spec(NAME);
         assert_eq!(spec.num_parameters / 100_000_000, 305, "{}", spec.num_parameters);
+        assert_eq!(spec.active_parameters() / 100_000_000, 33, "{}", spec.active_parameters());
         assert_eq!(spec.experts.unwrap().num_layers, 48);
     }
 

@@ -89,6 +89,15 @@ impl ModelSpec {
         self.num_layers == 0
     }
 
+    /// Parameters that a token goes through: of experts those that it goes to.
+    pub fn active_parameters(&self) -> usize {
+        let unused = self.experts.map_or(0, |experts| {
+            let one = 3 * self.hidden_size * experts.intermediate_size;
+            experts.num_layers * (experts.num_experts - experts.per_token) * one
+        });
+        self.num_parameters - unused
+    }
+
     /// What the first of so many ranks holds, none of which holds more. The vocabulary stays that of the
     /// logits, which every rank gets.
     #[must_use]

@@ -113,10 +113,10 @@ impl MixtureOfExperts {
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let logits = self.router.forward_f32(x)?; // [tokens, experts]
         let routing = Routing::new(&logits, self.per_token, self.is_normalised)?;
-        let gate_up = self.gate_up.forward(x, &routing)?; // [tokens * per_token, 2 * intermediate]
+        let gate_up = self.gate_up.forward_tokens(x, &routing)?; // [rows, 2 * intermediate]
         let gated = gated_activation(&gate_up, self.activation)?;
         drop(gate_up);
-        let y = routing.combine(&self.down.forward(&gated, &routing)?)?;
+        let y = routing.combine(&self.down.forward_rows(&gated, &routing)?)?;
         match &self.sum {
             None => Ok(y),
             Some(ranks) => ranks.all_reduce(&y),

@@ -1,6 +1,7 @@
 //! The memory plan: what a model will take before any of it is taken, from `config.json` and the
 //! options alone.
 
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -71,6 +72,7 @@ pub struct MemoryPlan {
     model: String,
     pub(crate) is_encoder: bool,
     num_parameters: usize,
+    active_parameters: usize,
 }
 
 impl MemoryPlan {
@@ -119,6 +121,7 @@ impl MemoryPlan {
             model: spec.architecture.clone(),
             is_encoder: spec.is_encoder(),
             num_parameters: whole.num_parameters,
+            active_parameters: whole.active_parameters(),
         };
         plan.num_blocks = plan.choose_blocks();
         plan
@@ -300,9 +303,10 @@ fn activation_bytes(spec: &ModelSpec, config: &EngineConfig) -> usize {
     let attention = (q + 2 * kv) + q + q + hidden + sum;
     let mut inner = 3 * spec.intermediate_size + hidden;
     if let Some(experts) = spec.experts {
-        // Rows are brought into another order before a product and back behind it.
-        let widest = hidden.max(2 * experts.intermediate_size);
-        inner = inner.max(experts.per_token * (2 * widest + experts.intermediate_size) + hidden);
+        // On the CPU what experts give lies apart before it lies together, beside the rows that they got.
+        let inner_of_one = experts.intermediate_size;
+        let of_row = (hidden + 4 * inner_of_one).max(inner_of_one + 2 * hidden);
+        inner = inner.max(experts.per_token * of_row + hidden);
     }
     let mlp = 3 * hidden + inner + sum;
     let per_token = 4 * hidden + attention.max(mlp);
@@ -322,63 +326,6 @@ fn step_tokens(is_encoder: bool, config: &EngineConfig) -> usize {
 /// Rows whose logits or hidden states are wanted at once; an encoder gives all.
 fn num_rows(is_encoder: bool, config: &EngineConfig) -> usize {
     if is_encoder { step_tokens(is_encoder, config) } else { config.max_logits_rows() }
-}
-
-impl fmt::Display for MemoryPlan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let config = &self.config;
-        let millions = self.num_parameters as f64 / 1e6;
-        write!(f, "{}, {millions:.1} M parameters, {}", self.model, config.dtype.as_str())?;
-        match self.quantization {
-            None => {}
-            Some(Quantization::Fp8) => write!(f, ", linear layers in fp8")?,
-            Some(Quantization::Int8) => write!(f, ", linear layers and head in int8")?,
-            Some(Quantization::Int4) => write!(f, ", linear layers in int4, head in int8")?,
-        }
-        if config.tensor_parallel_size > 1 {
-            write!(f, ", of which each of {} ranks takes", config.tensor_parallel_size)?;
-        }
-        if let Some(quantized) = self.widened_from {
-            write!(f, "; the checkpoint has linear layers in {quantized}")?;
-        }
-        writeln!(f)?;
-        let mut row = |name: String, bytes| writeln!(f, "  {name:<44}{:>12}", Size(bytes));
-        row("weights".into(), self.weight_bytes)?;
-        if self.table_bytes > 0 {
-            row(format!("position tables, {} positions", config.max_model_len), self.table_bytes)?;
-        }
-        let tokens = step_tokens(self.is_encoder, config);
-        row(format!("activations, {tokens} tokens a step"), self.activation_bytes)?;
-        let wanted = if config.pooling.is_some() { "hidden states" } else { "logits" };
-        row(format!("{wanted}, {} rows", num_rows(self.is_encoder, config)), self.logits_bytes)?;
-        row("tokenizer".into(), self.tokenizer_bytes)?;
-        if self.draft_bytes > 0 {
-            row("draft model".into(), self.draft_bytes)?;
-        }
-        if self.workspace_bytes > 0 {
-            row("recorded steps and workspaces".into(), self.workspace_bytes)?;
-        }
-        row("runtime".into(), self.runtime_bytes)?;
-        if !self.is_encoder {
-            let dtype = if config.cache_dtype == DType::F8E4M3 { ", fp8" } else { "" };
-            let (blocks, size) = (self.num_blocks, config.block_size);
-            let blocks = format!("KV cache, {blocks} blocks of {size}{dtype}");
-            row(blocks, self.kv_bytes())?;
-        }
-        row("total".into(), self.total_bytes())?;
-        row("available".into(), self.available_bytes)?;
-        if self.is_encoder {
-            return write!(f, "  prompts of up to {} tokens, read whole", config.max_model_len);
-        }
-        let full = self.cache_tokens() as f64 / config.max_model_len as f64;
-        write!(
-            f,
-            "  {} tokens of context, {} each: {full:.1} sequences of {} tokens at once",
-            self.cache_tokens(),
-            Size(self.block_bytes / config.block_size),
-            config.max_model_len
-        )
-    }
 }
 
 /// Bytes, shown in the unit that suits them.

@@ -6,28 +6,39 @@ use crate::simd::{Element, Kernel, LANES, Lanes, dispatch, load_at, store_at};
 use crate::views::{cpu_slice, slice};
 use candle_core::{CpuStorage, Layout, Result};
 
+/// Of a selection and an exponential, roughly.
+const OPERATIONS_PER_LOGIT: usize = 32;
+
 /// logits `[tokens, experts]` f32 to experts and the bits of their weights. `[2, tokens, per_token]` u32
 pub(super) fn choose(logits: &CpuStorage, layout: &Layout, op: &Choose) -> Result<CpuStorage> {
-    let num_experts = layout.dims()[1];
+    let (tokens, num_experts) = layout.shape().dims2()?;
     let logits: &[f32] = slice(logits, layout, "logits")?;
-    let (mut experts, mut weights) = (Vec::new(), Vec::new());
-    for row in logits.chunks_exact(num_experts) {
+    let mut chosen = vec![(0, 0); tokens * op.per_token];
+    let work = OPERATIONS_PER_LOGIT * logits.len();
+    for_each_row(&mut chosen, op.per_token, work, |token, chosen| {
         // What is no number is chosen last, so that any row has as many experts.
-        let row: Vec<f32> =
-            row.iter().map(|x| if x.is_nan() { f32::NEG_INFINITY } else { *x }).collect();
-        let mut left: Vec<usize> = (0..num_experts).collect();
-        left.sort_by(|&a, &b| row[b].total_cmp(&row[a])); // Stable: of equal ones the first.
-        let chosen = &left[..op.per_token];
-        let power = |expert: &usize| (row[*expert] - row[chosen[0]]).exp();
-        let among = if op.is_normalised { chosen } else { &left[..] };
+        let number = |x: &f32| if x.is_nan() { f32::NEG_INFINITY } else { *x };
+        let row = logits[token * num_experts..][..num_experts].iter().map(number);
+        let mut row: Vec<(f32, u32)> = row.zip(0..).collect();
+        let first = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
+        row.select_nth_unstable_by(op.per_token - 1, first);
+        row[..op.per_token].sort_unstable_by(first);
+        let largest = row[0].0;
+        let power = |(logit, _): &(f32, u32)| (logit - largest).exp();
+        // The others lie as the selection left them: their sum is taken in an order of its own.
+        row[op.per_token..].sort_unstable_by_key(|(_, expert)| *expert);
+        let among = if op.is_normalised { &row[..op.per_token] } else { &row[..] };
         let total: f32 = among.iter().map(power).sum();
-        experts.extend(chosen.iter().map(|expert| *expert as u32));
-        weights.extend(chosen.iter().map(|expert| (power(expert) / total).to_bits()));
-    }
+        for (chosen, one) in chosen.iter_mut().zip(&row) {
+            *chosen = (one.1, (power(one) / total).to_bits());
+        }
+    });
+    let (experts, weights): (Vec<u32>, Vec<u32>) = chosen.into_iter().unzip();
     Ok(CpuStorage::U32([experts, weights].concat()))
 }
 
-/// Rows in the order of their experts, the place of each row in it, and where each expert's begin.
+/// The choice of each row, in the order of their experts; the place of each choice's row in it; and where each
+/// expert's begin.
 pub(super) fn sort(experts: &[u32], num_experts: usize) -> (Vec<u32>, Vec<u32>, Vec<usize>) {
     let mut starts = vec![0; num_experts + 1];
     for expert in experts {
@@ -37,17 +48,17 @@ pub(super) fn sort(experts: &[u32], num_experts: usize) -> (Vec<u32>, Vec<u32>, 
         starts[expert + 1] += starts[expert];
     }
     let (mut next, mut order) = (starts.clone(), vec![0; experts.len()]);
-    let place = |(row, expert): (usize, &u32)| {
+    let place = |(choice, expert): (usize, &u32)| {
         let place = next[*expert as usize];
         next[*expert as usize] += 1;
-        order[place] = row as u32;
+        order[place] = choice as u32;
         place as u32
     };
     let places = experts.iter().enumerate().map(place).collect();
     (order, places, starts)
 }
 
-/// y `[tokens * per_token, width]` to `[tokens, width]`.
+/// y `[rows, width]` to `[tokens, width]`.
 pub(super) fn combine<E: Element>(
     (y, layout): (&CpuStorage, &Layout),
     routing: &Routing,
@@ -57,23 +68,27 @@ pub(super) fn combine<E: Element>(
     let weights = routing.choice.get(1)?;
     let (weights, weights_layout) = weights.storage_and_layout();
     let weights: &[u32] = cpu_slice(&weights, weights_layout, "weights")?;
+    let places = routing.places()?;
+    let (places, places_layout) = places.storage_and_layout();
+    let places: &[u32] = cpu_slice(&places, places_layout, "places")?;
     let mut out = vec![E::default(); tokens * width];
     for_each_row(&mut out, width, 2 * y.len(), |token, out| {
-        let y = &y[token * per_token * width..][..per_token * width];
-        let weights = &weights[token * per_token..][..per_token];
-        dispatch(SumRow { y, weights, out });
+        let choices = token * per_token..(token + 1) * per_token;
+        let (places, weights) = (&places[choices.clone()], &weights[choices]);
+        dispatch(SumRows { y, places, weights, out });
     });
     Ok(E::to_cpu_storage_owned(out))
 }
 
 /// `sum(weight * y)` over the rows of a token.
-struct SumRow<'a, E> {
+struct SumRows<'a, E> {
     y: &'a [E],
+    places: &'a [u32],
     weights: &'a [u32],
     out: &'a mut [E],
 }
 
-impl<E: Element> Kernel for SumRow<'_, E> {
+impl<E: Element> Kernel for SumRows<'_, E> {
     type Output = ();
 
     #[inline(always)]
@@ -81,8 +96,9 @@ impl<E: Element> Kernel for SumRow<'_, E> {
         let width = self.out.len();
         for i in (0..width).step_by(LANES) {
             let mut sum = V::splat(0.0);
-            for (y, weight) in self.y.chunks_exact(width).zip(self.weights) {
-                sum = load_at::<V, E>(y, i).mul_add(V::splat(f32::from_bits(*weight)), sum);
+            for (place, weight) in self.places.iter().zip(self.weights) {
+                let row = &self.y[*place as usize * width..][..width];
+                sum = load_at::<V, E>(row, i).mul_add(V::splat(f32::from_bits(*weight)), sum);
             }
             store_at(sum, self.out, i);
         }

@@ -23,7 +23,7 @@ pub(super) struct ChooseParams {
 pub(super) struct SortParams {
     /// `[rows]` u32
     pub(super) experts: u64,
-    /// `[rows + experts + 1]` u32
+    /// `[2 * rows + experts + 1]` u32
     pub(super) sorted: u64,
     pub(super) num_rows: i32,
 }
@@ -32,18 +32,19 @@ pub(super) struct SortParams {
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub(super) struct MultiplyParams {
-    /// `[rows / rows_of_one, in]`
+    /// `[rows / rows_of_token, in]`, or `[rows, in]`
     pub(super) x: u64,
     /// `[experts, out, in]`
     pub(super) weight: u64,
-    /// `[rows]` u32
+    /// `[rows]` u32, of choices
     pub(super) experts: u64,
-    /// `[rows + experts + 1]` u32
+    /// `[2 * rows + experts + 1]` u32: the choice of each row, the row of each choice, where each expert's begin
     pub(super) sorted: u64,
     /// `[rows, out]`
     pub(super) y: u64,
     pub(super) num_rows: i32,
-    pub(super) rows_of_one: i32,
+    /// 0 where x has the rows themselves.
+    pub(super) rows_of_token: i32,
     pub(super) in_features: i32,
     pub(super) out_features: i32,
 }
@@ -52,8 +53,10 @@ pub(super) struct MultiplyParams {
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CombineParams {
-    /// `[tokens * per_token, width]`
+    /// `[rows, width]`
     pub(super) y: u64,
+    /// `[tokens, per_token]` u32
+    pub(super) places: u64,
     /// `[tokens, per_token]` f32
     pub(super) weights: u64,
     /// `[tokens, width]`
@@ -116,7 +119,7 @@ pub(super) mod forward {
         plan_multiply, plan_sort,
     };
     use crate::cuda::{Module, address, allocate, launch, module, tensor_address};
-    use crate::experts::{Choose, Multiply, Routing};
+    use crate::experts::{Choose, Multiply, Routing, Rows};
     use candle_core::backend::BackendStorage;
     use candle_core::{CudaStorage, DType, Layout, Result};
 
@@ -148,14 +151,15 @@ pub(super) mod forward {
         Ok(out)
     }
 
-    /// Experts `[.., rows]` to `[rows + experts + 1]`.
+    /// Experts `[tokens, per_token]` to `[2 * rows + experts + 1]`.
     pub(crate) fn sort(
         experts: &CudaStorage,
         layout: &Layout,
         num_experts: usize,
     ) -> Result<CudaStorage> {
         let num_rows = layout.shape().elem_count();
-        let (out, sorted) = allocate(experts.device(), DType::U32, num_rows + num_experts + 1)?;
+        let len = 2 * num_rows + num_experts + 1;
+        let (out, sorted) = allocate(experts.device(), DType::U32, len)?;
         let experts_address = address(experts, layout, "experts")?;
         let params = SortParams { experts: experts_address, sorted, num_rows: num_rows as i32 };
         if num_rows > 0 {
@@ -164,7 +168,7 @@ pub(super) mod forward {
         Ok(out)
     }
 
-    /// x `[rows / rows_of_one, in]` to `[rows, out]`.
+    /// x `[rows / rows_of_token, in]`, or `[rows, in]`, to `[rows, out]`.
     pub(crate) fn multiply(
         (x, layout): (&CudaStorage, &Layout),
         op: &Multiply,
@@ -178,7 +182,7 @@ pub(super) mod forward {
             sorted: tensor_address(op.sorted, "the order")?,
             y,
             num_rows: op.num_rows as i32,
-            rows_of_one: op.rows_of_one as i32,
+            rows_of_token: op.rows_of_token as i32,
             in_features: in_features as i32,
             out_features: out_features as i32,
         };
@@ -189,15 +193,20 @@ pub(super) mod forward {
         Ok(out)
     }
 
-    /// y `[tokens * per_token, width]` to `[tokens, width]`.
+    /// y `[rows, width]` to `[tokens, width]`.
     pub(crate) fn combine(
         (y, layout): (&CudaStorage, &Layout),
         routing: &Routing,
     ) -> Result<CudaStorage> {
         let ([num_tokens, per_token], width) = (routing.dims(), layout.dims()[1]);
+        let Rows::OnDevice(sorted) = &routing.rows else {
+            candle_core::bail!("the rows are on a CUDA device, the choice is not")
+        };
+        let places = sorted.narrow(0, num_tokens * per_token, num_tokens * per_token)?;
         let (output, out) = allocate(y.device(), y.dtype(), num_tokens * width)?;
         let params = CombineParams {
             y: address(y, layout, "y")?,
+            places: tensor_address(&places, "the places")?,
             weights: tensor_address(&routing.choice.get(1)?, "the weights")?,
             out,
             per_token: per_token as i32,

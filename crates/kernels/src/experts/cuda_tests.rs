@@ -29,7 +29,7 @@ fn choose(logits: &Tensor, per_token: usize, is_normalised: bool) -> Result<Tens
 }
 
 fn sort(experts: &[u32], num_experts: usize) -> Result<Vec<u32>> {
-    let len = experts.len() + num_experts + 1;
+    let len = 2 * experts.len() + num_experts + 1;
     let out = on_device(|device| {
         let experts_on_device = Input::new(device, &ids(experts, &Device::Cpu)?, 0)?;
         let sorted = device.output::<u8>(len * size_of::<u32>());
@@ -44,7 +44,8 @@ fn sort(experts: &[u32], num_experts: usize) -> Result<Vec<u32>> {
     from_bytes(&out[0], &[len], DType::U32)?.to_vec1()
 }
 
-fn multiply(x: &Tensor, weight: &Tensor, experts: &[u32], rows_of_one: usize) -> Result<Tensor> {
+/// Of choices that went to these experts; `rows_of_token` is 0 where x has their rows.
+fn multiply(x: &Tensor, weight: &Tensor, experts: &[u32], rows_of_token: usize) -> Result<Tensor> {
     let (num_experts, out_features, in_features) = weight.dims3()?;
     let (dtype, rows) = (x.dtype(), experts.len());
     let sorted = sort(experts, num_experts)?;
@@ -60,7 +61,7 @@ fn multiply(x: &Tensor, weight: &Tensor, experts: &[u32], rows_of_one: usize) ->
             sorted: sorted.address(),
             y: y.address(),
             num_rows: rows as i32,
-            rows_of_one: rows_of_one as i32,
+            rows_of_token: rows_of_token as i32,
             in_features: in_features as i32,
             out_features: out_features as i32,
         };
@@ -71,14 +72,22 @@ fn multiply(x: &Tensor, weight: &Tensor, experts: &[u32], rows_of_one: usize) ->
     from_bytes(&out[0], &[rows, out_features], dtype)
 }
 
-fn combine(y: &Tensor, weights: &[f32], per_token: usize, offset: usize) -> Result<Tensor> {
+fn combine(
+    y: &Tensor,
+    places: &[u32],
+    weights: &[f32],
+    per_token: usize,
+    offset: usize,
+) -> Result<Tensor> {
     let (dtype, width, tokens) = (y.dtype(), y.dims()[1], weights.len() / per_token);
     let out = on_device(|device| {
         let y = Input::new(device, y, offset)?;
         let weights = Input::new(device, &Tensor::new(weights, &Device::Cpu)?, 1)?;
+        let places = Input::new(device, &ids(places, &Device::Cpu)?, 0)?;
         let out = device.output::<u8>(tokens * width * dtype.size_in_bytes());
         let params = CombineParams {
             y: y.address(),
+            places: places.address(),
             weights: weights.address(),
             out: out.address(),
             per_token: per_token as i32,
@@ -109,9 +118,9 @@ fn the_largest_logits_are_chosen() -> Result<()> {
 fn rows_are_sorted_as_the_host_does() -> Result<()> {
     for (num_rows, num_experts) in [(1, 1), (7, 3), (256, 5), (1_000, 64)] {
         let experts: Vec<u32> = (0..num_rows).map(|row| row * row % 37 % num_experts).collect();
-        let (order, _, starts) = super::cpu::sort(&experts, num_experts as usize);
-        let starts = starts.into_iter().map(|start| start as u32);
-        let expected: Vec<u32> = order.into_iter().chain(starts).collect();
+        let (order, places, starts) = super::cpu::sort(&experts, num_experts as usize);
+        let starts = starts.into_iter().map(|start| start as u32).collect();
+        let expected = [order, places, starts].concat();
         assert_eq!(sort(&experts, num_experts as usize)?, expected);
     }
     Ok(())
@@ -132,11 +141,18 @@ fn rows_are_multiplied_by_their_experts() -> Result<()> {
             let logits = logits(tokens, num_experts, &Device::Cpu)?;
             let (experts, _) = chosen(&logits, per_token, true)?;
             let weight = tensor(2, &[num_experts, out_features, in_features], dtype, &Device::Cpu)?;
-            for rows_of_one in [per_token, 1] {
-                let rows = experts.len() / rows_of_one;
-                let x = tensor(3, &[rows, in_features], dtype, &Device::Cpu)?;
-                let y = multiply(&x, &weight, &experts, rows_of_one)?;
-                assert_close(&y, &products(&x, &weight, &experts, rows_of_one)?, TOLERANCE);
+            let (order, ..) = super::cpu::sort(&experts, num_experts);
+            let sorted: Vec<u32> = order.iter().map(|choice| experts[*choice as usize]).collect();
+            for rows_of_token in [per_token, 0] {
+                let source = |row: usize| match rows_of_token {
+                    0 => row,
+                    rows => order[row] as usize / rows,
+                };
+                let sources: Vec<usize> = (0..order.len()).map(source).collect();
+                let len = if rows_of_token == 0 { order.len() } else { tokens };
+                let x = tensor(3, &[len, in_features], dtype, &Device::Cpu)?;
+                let y = multiply(&x, &weight, &experts, rows_of_token)?;
+                assert_close(&y, &products(&x, &sources, &weight, &sorted)?, TOLERANCE);
             }
         }
     }
@@ -149,9 +165,12 @@ fn a_row_is_the_same_in_any_batch() -> Result<()> {
     let x = tensor(1, &[80, 136], DType::BF16, &Device::Cpu)?;
     let weight = tensor(2, &[2, 24, 136], DType::BF16, &Device::Cpu)?;
     let all = multiply(&x, &weight, &experts, 1)?;
-    for row in [0, 33, 79] {
-        let alone = multiply(&x.narrow(0, row, 1)?.copy()?, &weight, &experts[row..=row], 1)?;
-        assert_eq!(to_bytes(&alone)?, to_bytes(&all.narrow(0, row, 1)?)?);
+    let (_, places, _) = super::cpu::sort(&experts, 2);
+    for token in [0, 33, 79] {
+        let x = x.narrow(0, token, 1)?.copy()?;
+        let alone = multiply(&x, &weight, &experts[token..=token], 1)?;
+        let place = places[token] as usize;
+        assert_eq!(to_bytes(&alone)?, to_bytes(&all.narrow(0, place, 1)?)?);
     }
     Ok(())
 }
@@ -165,8 +184,9 @@ fn sums_equal_the_reference() -> Result<()> {
                 let weights: Vec<f32> =
                     tensor(2, &[tokens * per_token], DType::F32, &Device::Cpu)?.to_vec1()?;
                 let wide: Vec<f64> = weights.iter().copied().map(f64::from).collect();
-                let sum = combine(&y, &weights, per_token, offset)?;
-                assert_close(&sum, &combined(&y, &wide, per_token)?, TOLERANCE);
+                let places: Vec<u32> = (0..weights.len() as u32).rev().collect();
+                let sum = combine(&y, &places, &weights, per_token, offset)?;
+                assert_close(&sum, &combined(&y, &places, &wide, per_token)?, TOLERANCE);
             }
         }
     }

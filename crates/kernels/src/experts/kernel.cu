@@ -87,7 +87,7 @@ KERNEL(choose_experts, ChooseParams, CHOOSE_THREADS) {
 
 struct SortParams {
     const unsigned* experts;  // [rows]
-    unsigned* sorted;         // [rows + experts + 1]: rows by expert, then where each expert's begin
+    unsigned* sorted;         // [2 rows + experts + 1]: as MultiplyParams has it
     int num_rows;
 };
 
@@ -101,8 +101,9 @@ KERNEL(sort_rows, SortParams, SORT_THREADS) {
     for (int row = thread; row < p.num_rows; row += SORT_THREADS) before += p.experts[row] < expert;
     int place = block_reduce(before, Sum(), scratch);
     if (thread == 0) {
-        p.sorted[p.num_rows + expert] = place;
-        if (expert + 1 == gridDim.x) p.sorted[p.num_rows + gridDim.x] = p.num_rows;
+        unsigned* starts = p.sorted + 2 * p.num_rows;
+        starts[expert] = place;
+        if (expert + 1 == gridDim.x) starts[gridDim.x] = p.num_rows;
     }
     for (int first = 0; first < p.num_rows; first += SORT_THREADS) {
         const int row = first + thread;
@@ -116,14 +117,18 @@ KERNEL(sort_rows, SortParams, SORT_THREADS) {
             if (i < warp) at += scratch[i];
             place += scratch[i];
         }
-        if (is_own) p.sorted[at] = row;
+        if (is_own) {
+            p.sorted[at] = row;
+            p.sorted[p.num_rows + row] = at;
+        }
     }
 }
 
 // --- the sum: a pack a thread ---
 
 struct CombineParams {
-    const void* y;            // [tokens * per_token, width]
+    const void* y;            // [rows, width]
+    const unsigned* places;   // [tokens, per_token]
     const unsigned* weights;  // [tokens, per_token], bits of f32
     void* out;                // [tokens, width]
     int per_token;
@@ -141,8 +146,9 @@ __device__ __forceinline__ void combine(const CombineParams& p) {
     T* out = static_cast<T*>(p.out) + token * p.width;
     float sums[Pack<T>::LEN] = {};
     for (int k = 0; k < p.per_token; k++) {
-        const T* row = static_cast<const T*>(p.y) + (token * p.per_token + k) * p.width;
-        const float weight = __uint_as_float(p.weights[token * p.per_token + k]);
+        const size_t choice = token * p.per_token + k;
+        const T* row = static_cast<const T*>(p.y) + size_t(p.places[choice]) * p.width;
+        const float weight = __uint_as_float(p.weights[choice]);
         const Pack<T> pack = load_row_pack(row, index, p.width, is_aligned_16(row));
 #pragma unroll
         for (int i = 0; i < Pack<T>::LEN; i++) sums[i] = fmaf(to_float(pack.x[i]), weight, sums[i]);

@@ -1,13 +1,13 @@
 //! Layers of experts, of which each token goes to a few (Shazeer et al. 2017, arXiv:1701.06538): the choice, the
 //! product of each row with the weight of its expert, and the weighted sum of what a token's experts give.
 //!
-//! A token that goes to `per_token` experts has as many rows behind the first product. The choice is the
-//! largest logits, of equal ones the first; the sum is taken in f32 in the order of the choice, and rounded
-//! once. A row's product is the same bits in any batch, on a CUDA device, too.
+//! A token that goes to `per_token` experts has as many rows behind the first product, which lie in the order of
+//! their experts up to the sum. The choice is the largest logits, of equal ones the first; the sum is taken in
+//! f32 in the order of the choice, and rounded once. A row's product is the same bits in any batch, on a
+//! CUDA device, too.
 //!
-//! On the CPU rows are brought together by expert, and each expert multiplies its own. On a CUDA device, where
-//! the host does not know the choice, one launch sorts the rows and one multiplies them, of which every
-//! expert has some blocks.
+//! On the CPU each expert multiplies its own rows. On a CUDA device, where the host does not know the choice, one
+//! launch sorts the rows and one multiplies them, of which every expert has some blocks.
 
 mod cpu;
 #[cfg(any(feature = "cuda", test))]
@@ -41,14 +41,15 @@ pub struct Routing {
 enum Rows {
     /// As the host knows them.
     Sorted {
-        /// Rows, which are `token * per_token + choice`, by expert. `[rows]` u32
-        order: Tensor,
-        /// Where a row is in that order. `[rows]` u32
+        /// The token of each. `[rows]` u32
+        tokens: Tensor,
+        /// Where the row of each choice, `token * per_token + choice`, is. `[rows]` u32
         places: Tensor,
         /// The first place of each expert, and the end. `[experts + 1]`
         starts: Vec<usize>,
     },
-    /// As only the device does: the order, then the starts. `[rows + experts + 1]` u32
+    /// As only the device does: the choice of each row, the places, then the starts.
+    /// `[2 * rows + experts + 1]` u32
     #[cfg(feature = "cuda")]
     OnDevice(Tensor),
 }
@@ -75,10 +76,23 @@ impl Routing {
         }
         let experts: Vec<u32> = choice.get(0)?.flatten_all()?.to_vec1()?;
         let (order, places, starts) = cpu::sort(&experts, num_experts);
-        let rows = tokens * per_token;
-        let tensor = |list| Tensor::from_vec(list, rows, logits.device());
-        let rows = Rows::Sorted { order: tensor(order)?, places: tensor(places)?, starts };
+        let of_token = order.into_iter().map(|choice| choice / per_token as u32).collect();
+        let tensor = |list| Tensor::from_vec(list, tokens * per_token, logits.device());
+        let rows = Rows::Sorted { tokens: tensor(of_token)?, places: tensor(places)?, starts };
         Ok(Self { choice, rows })
+    }
+
+    /// Of the rows of choices, as the host knows them.
+    #[cfg_attr(
+        not(feature = "cuda"),
+        expect(clippy::unnecessary_wraps, reason = "with the feature they may be on a device")
+    )]
+    fn places(&self) -> Result<&Tensor> {
+        match &self.rows {
+            Rows::Sorted { places, .. } => Ok(places),
+            #[cfg(feature = "cuda")]
+            Rows::OnDevice(_) => bail!("the rows are on the CPU, the choice is not"),
+        }
     }
 
     /// `[tokens, per_token]`
@@ -86,8 +100,8 @@ impl Routing {
         [self.choice.dims()[1], self.choice.dims()[2]]
     }
 
-    /// Adds up what a token's experts gave, each times its weight. y `[tokens * per_token, width]` f32 or
-    /// bf16 (on a CUDA device f16, too), to `[tokens, width]`.
+    /// Adds up what a token's experts gave, each times its weight. y `[rows, width]` f32 or bf16 (on a CUDA
+    /// device f16, too), to `[tokens, width]`.
     ///
     /// # Errors
     /// Another shape or dtype, a strided input.
@@ -109,54 +123,68 @@ pub enum Experts {
 }
 
 impl Experts {
-    /// Each row times the weight of its expert, to `[tokens * per_token, out]` of x's dtype, rounded once.
-    /// x is `[tokens, in]`, whose rows go to all experts of their token, or `[tokens * per_token, in]`.
+    /// Each token times the weight of each of its experts: x `[tokens, in]` to rows `[rows, out]` of its dtype,
+    /// rounded once.
     ///
     /// # Errors
     /// Another shape, dtype or device than those of the weights, a strided input.
-    pub fn forward(&self, x: &Tensor, routing: &Routing) -> Result<Tensor> {
+    pub fn forward_tokens(&self, x: &Tensor, routing: &Routing) -> Result<Tensor> {
+        let (_, width) = x.dims2()?;
+        expect_dims(x, &[routing.dims()[0], width], "x")?;
+        match &routing.rows {
+            Rows::Sorted { tokens, .. } => self.multiply(&gather_rows(x, tokens)?, routing, 0),
+            #[cfg(feature = "cuda")]
+            Rows::OnDevice(_) => self.multiply(x, routing, routing.dims()[1]),
+        }
+    }
+
+    /// Each row times the weight of its expert: x `[rows, in]` to `[rows, out]` of its dtype, rounded once.
+    ///
+    /// # Errors
+    /// As [`forward_tokens`](Self::forward_tokens).
+    pub fn forward_rows(&self, x: &Tensor, routing: &Routing) -> Result<Tensor> {
         let [tokens, per_token] = routing.dims();
-        let (num_rows, _) = x.dims2()?;
-        let rows_of_one = match num_rows {
-            rows if rows == tokens * per_token => 1,
-            rows if rows == tokens => per_token,
-            rows => bail!("x must have {tokens} rows or {per_token} times as many, it has {rows}"),
-        };
+        let (_, width) = x.dims2()?;
+        expect_dims(x, &[tokens * per_token, width], "x")?;
+        self.multiply(x, routing, 0)
+    }
+
+    /// `rows_of_token` is 0 where x has the rows themselves.
+    #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "for a GPU"))]
+    fn multiply(&self, x: &Tensor, routing: &Routing, rows_of_token: usize) -> Result<Tensor> {
         match (self, &routing.rows) {
-            (Self::Packed(experts), Rows::Sorted { order, places, starts }) => {
-                if experts.len() + 1 != starts.len() {
-                    bail!("there are {} experts, not {}", experts.len(), starts.len() - 1);
-                }
-                let sources = order.to_vec1::<u32>()?;
-                let sources: Vec<u32> =
-                    sources.into_iter().map(|row| row / rows_of_one as u32).collect();
-                let x = gather_rows(x, &Tensor::new(sources, x.device())?)?;
-                let mut parts = Vec::new();
-                for (expert, ends) in experts.iter().zip(starts.windows(2)) {
-                    if ends[0] < ends[1] {
-                        let part = x.narrow(0, ends[0], ends[1] - ends[0])?;
-                        parts.push(expert.forward(&part, None)?);
-                    }
-                }
-                if parts.is_empty() {
-                    let width = experts.first().map_or(0, Matrix::out_features);
-                    return Tensor::zeros((0, width), x.dtype(), x.device());
-                }
-                gather_rows(&Tensor::cat(&parts, 0)?, places)
+            (Self::Packed(experts), Rows::Sorted { starts, .. }) => {
+                multiply_each(experts, x, starts)
             }
             #[cfg(feature = "cuda")]
             (Self::Stacked(weight), Rows::OnDevice(sorted)) => {
-                let (_, out_features, in_features) = weight.dims3()?;
-                expect_dims(x, &[num_rows, in_features], "x")?;
+                let (num_experts, out_features, in_features) = weight.dims3()?;
+                let [tokens, per_token] = routing.dims();
+                let (num_rows, choice) = (tokens * per_token, &routing.choice);
+                expect_dims(x, &[x.dims()[0], in_features], "x")?;
+                expect_dims(sorted, &[2 * num_rows + num_experts + 1], "the order of the rows")?;
                 crate::views::expect_like((x, "x"), (weight, "the weight"))?;
-                let choice = &routing.choice;
-                let num_rows = tokens * per_token;
-                let op = Multiply { weight, choice, sorted, num_rows, rows_of_one, out_features };
+                let op = Multiply { weight, choice, sorted, num_rows, rows_of_token, out_features };
                 x.apply_op1_no_bwd(&op)
             }
             _ => bail!("the weights of the experts are not where the tokens are"),
         }
     }
+}
+
+/// Of rows that lie by expert. `[rows, in]` to `[rows, out]`
+fn multiply_each(experts: &[Matrix], x: &Tensor, starts: &[usize]) -> Result<Tensor> {
+    if experts.len() + 1 != starts.len() {
+        bail!("there are {} experts, not {}", experts.len(), starts.len() - 1);
+    }
+    let own = experts.iter().zip(starts.windows(2)).filter(|(_, ends)| ends[0] < ends[1]);
+    let parts =
+        own.map(|(expert, ends)| expert.forward(&x.narrow(0, ends[0], ends[1] - ends[0])?, None));
+    let parts = parts.collect::<Result<Vec<_>>>()?;
+    if parts.is_empty() {
+        return Tensor::zeros((0, experts[0].out_features()), x.dtype(), x.device());
+    }
+    Tensor::cat(&parts, 0)
 }
 
 /// Logits to `[2, tokens, per_token]` u32, because an op has one output.
@@ -186,7 +214,7 @@ impl CustomOp1 for Choose {
     }
 }
 
-/// Experts of rows to their order and the starts, on a device.
+/// Experts of choices to the order of their rows, on a device.
 #[cfg(feature = "cuda")]
 struct Sort {
     num_experts: usize,
@@ -203,7 +231,7 @@ impl CustomOp1 for Sort {
     }
 
     fn cuda_fwd(&self, experts: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
-        let len = layout.shape().elem_count() + self.num_experts + 1;
+        let len = 2 * layout.shape().elem_count() + self.num_experts + 1;
         Ok((cuda::forward::sort(experts, layout, self.num_experts)?, len.into()))
     }
 }
@@ -215,7 +243,7 @@ struct Multiply<'a> {
     choice: &'a Tensor,
     sorted: &'a Tensor,
     num_rows: usize,
-    rows_of_one: usize,
+    rows_of_token: usize,
     out_features: usize,
 }
 

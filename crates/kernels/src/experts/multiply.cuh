@@ -7,13 +7,15 @@
 #include "../cuda/device.cuh"
 
 struct MultiplyParams {
-    const void* x;            // [rows / rows_of_one, in]
+    const void* x;            // [rows / rows_of_token, in], or [rows, in]
     const void* weight;       // [experts, out, in]
-    const unsigned* experts;  // [rows]
-    const unsigned* sorted;   // [rows + experts + 1]: rows by expert, then where each expert's begin
-    void* y;                  // [rows, out]
+    const unsigned* experts;  // [rows], of choices
+    // [2 rows + experts + 1]: the choice of each row, in the order of their experts; the row of each choice; where
+    // each expert's begin
+    const unsigned* sorted;
+    void* y;  // [rows, out]
     int num_rows;
-    int rows_of_one;  // rows that share one of x
+    int rows_of_token;  // 0 where x has the rows themselves
     int in_features;
     int out_features;
 };
@@ -31,12 +33,17 @@ __device__ __forceinline__ int place_of(int row, int chunk) {
     return (row * CHUNKS + (chunk ^ row % CHUNKS)) * 16;
 }
 
+// The row of x that a row is made of.
+__device__ __forceinline__ size_t source_of(const MultiplyParams& p, int row) {
+    return p.rows_of_token == 0 ? row : p.sorted[row] / p.rows_of_token;
+}
+
 // Blocks of x are output features, those of y experts.
 template <class T>
 __device__ __forceinline__ void multiply_rows(const MultiplyParams& p) {
     DYNAMIC_SHARED(stages);
     const unsigned expert = blockIdx.y;
-    const unsigned* starts = p.sorted + p.num_rows;
+    const unsigned* starts = p.sorted + 2 * p.num_rows;
     const int start = starts[expert], count = int(starts[expert + 1]) - start;
     const int first_out = blockIdx.x * OUTS;
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
@@ -48,7 +55,7 @@ __device__ __forceinline__ void multiply_rows(const MultiplyParams& p) {
     for (int pass = 0; pass < count; pass += ROWS) {
         const int rows = count - pass < ROWS ? count - pass : ROWS;
         const int groups = (rows + 7) / 8;
-        const unsigned* order = p.sorted + start + pass;
+        const int first_row = start + pass;
 
         // Each thread copies the same chunk of every 32nd row.
         const int chunk = thread % CHUNKS, copier = thread / CHUNKS;
@@ -56,7 +63,7 @@ __device__ __forceinline__ void multiply_rows(const MultiplyParams& p) {
 #pragma unroll
         for (int i = 0; i < ROWS / 32; i++) {
             const int row = copier + i * 32;
-            sources[i] = row < rows ? x + size_t(order[row] / p.rows_of_one) * p.in_features : nullptr;
+            sources[i] = row < rows ? x + source_of(p, first_row + row) * p.in_features : nullptr;
         }
         auto copy_stage = [&](int stage) {
             if (stage < num_stages) {
@@ -120,7 +127,7 @@ __device__ __forceinline__ void multiply_rows(const MultiplyParams& p) {
                 const int row = group * 8 + lane % 4 * 2 + i % 2;
                 const int out = first_out + warp * 16 + lane / 4 + i / 2 * 8;
                 if (row < rows && out < p.out_features) {
-                    y[size_t(order[row]) * p.out_features + out] = from_float<T>(sums[group][i]);
+                    y[size_t(first_row + row) * p.out_features + out] = from_float<T>(sums[group][i]);
                 }
             }
         }
@@ -136,9 +143,9 @@ __device__ __forceinline__ void multiply_plain(const MultiplyParams& p) {
     const int out = blockIdx.y * (PLAIN_THREADS / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (out >= p.out_features) return;
     const size_t row = blockIdx.x;
-    const T* x = static_cast<const T*>(p.x) + row / p.rows_of_one * p.in_features;
+    const T* x = static_cast<const T*>(p.x) + source_of(p, row) * p.in_features;
     const T* weight = static_cast<const T*>(p.weight) +
-                      (size_t(p.experts[row]) * p.out_features + out) * p.in_features;
+                      (size_t(p.experts[p.sorted[row]]) * p.out_features + out) * p.in_features;
     float sum = 0.0f;
     for (int i = lane; i < p.in_features; i += 32) sum = fmaf(to_float(x[i]), to_float(weight[i]), sum);
     sum = warp_reduce(sum, Sum());

@@ -51,18 +51,18 @@ pub(super) fn assert_chosen(choice: &Tensor, (experts, weights): &(Vec<u32>, Vec
     }
 }
 
-/// Each row times the weight of its expert. weight `[experts, out, in]`
+/// Rows of x times the weights of their experts. weight `[experts, out, in]`
 pub(super) fn products(
     x: &Tensor,
+    sources: &[usize],
     weight: &Tensor,
     experts: &[u32],
-    rows_of_one: usize,
 ) -> Result<Vec<f64>> {
     let (_, out_features, in_features) = weight.dims3()?;
     let (x, weight) = (to_f64(x)?, to_f64(weight)?);
     let mut y = Vec::new();
-    for (row, expert) in experts.iter().enumerate() {
-        let x = &x[row / rows_of_one * in_features..][..in_features];
+    for (source, expert) in sources.iter().zip(experts) {
+        let x = &x[source * in_features..][..in_features];
         let weight = &weight[*expert as usize * out_features * in_features..];
         for out in weight.chunks(in_features).take(out_features) {
             y.push(x.iter().zip(out).map(|(x, w)| x * w).sum());
@@ -72,11 +72,16 @@ pub(super) fn products(
 }
 
 /// The weighted sum over each token's rows.
-pub(super) fn combined(y: &Tensor, weights: &[f64], per_token: usize) -> Result<Vec<f64>> {
+pub(super) fn combined(
+    y: &Tensor,
+    places: &[u32],
+    weights: &[f64],
+    per_token: usize,
+) -> Result<Vec<f64>> {
     let (values, width) = (to_f64(y)?, y.dims()[1]);
     let sum = |token: usize, i: usize| -> f64 {
-        let rows = token * per_token..(token + 1) * per_token;
-        rows.map(|row| weights[row] * values[row * width + i]).sum()
+        let choices = token * per_token..(token + 1) * per_token;
+        choices.map(|choice| weights[choice] * values[places[choice] as usize * width + i]).sum()
     };
     Ok((0..weights.len() / per_token)
         .flat_map(|token| (0..width).map(move |i| (token, i)))
@@ -118,14 +123,18 @@ fn rows_are_multiplied_by_their_experts() -> Result<()> {
                 let up = tensor(2, &[num_experts, 24, 40], dtype, &device)?;
                 let down = tensor(3, &[num_experts, 40, 24], dtype, &device)?;
                 let x = tensor(4, &[tokens, 40], dtype, &device)?;
-                let inner = experts(&up)?.forward(&x, &routing)?;
+                let (order, places, _) = super::cpu::sort(&list, num_experts);
+                let list: Vec<u32> = order.iter().map(|choice| list[*choice as usize]).collect();
+                let sources: Vec<_> = order.iter().map(|c| *c as usize / per_token).collect();
+                let inner = experts(&up)?.forward_tokens(&x, &routing)?;
                 assert_eq!((inner.dims(), inner.dtype()), ([list.len(), 24].as_slice(), dtype));
-                assert_close(&inner, &products(&x, &up, &list, per_token)?, TOLERANCE);
-                let y = experts(&down)?.forward(&inner, &routing)?;
-                assert_close(&y, &products(&inner, &down, &list, 1)?, TOLERANCE);
+                assert_close(&inner, &products(&x, &sources, &up, &list)?, TOLERANCE);
+                let y = experts(&down)?.forward_rows(&inner, &routing)?;
+                let rows: Vec<usize> = (0..list.len()).collect();
+                assert_close(&y, &products(&inner, &rows, &down, &list)?, TOLERANCE);
                 let sum = routing.combine(&y)?;
                 assert_eq!(sum.dims(), [tokens, 40]);
-                assert_close(&sum, &combined(&y, &weights, per_token)?, TOLERANCE);
+                assert_close(&sum, &combined(&y, &places, &weights, per_token)?, TOLERANCE);
             }
         }
     }
@@ -140,7 +149,7 @@ fn a_token_is_the_same_in_any_batch() -> Result<()> {
         let experts = experts(&tensor(3, &[8, 48, 64], DType::BF16, &device)?)?;
         let run = |first: usize, len: usize| {
             let routing = Routing::new(&logits.narrow(0, first, len)?, 2, true)?;
-            routing.combine(&experts.forward(&x.narrow(0, first, len)?, &routing)?)
+            routing.combine(&experts.forward_tokens(&x.narrow(0, first, len)?, &routing)?)
         };
         let all = run(0, 90)?;
         for (first, len) in [(0, 1), (17, 1), (80, 10)] {
@@ -175,10 +184,11 @@ fn wrong_inputs_are_named() -> Result<()> {
     let routing = Routing::new(&logits, 2, true)?;
     let layer = experts(&tensor(1, &[6, 3, 5], DType::F32, &Device::Cpu)?)?;
     let x = |rows, width| tensor(1, &[rows, width], DType::F32, &Device::Cpu);
-    assert!(message(layer.forward(&x(3, 5)?, &routing)).contains("4 rows or 2 times as many"));
-    assert!(message(layer.forward(&x(4, 6)?, &routing)).contains("x must be [tokens, 5]"));
+    assert!(message(layer.forward_tokens(&x(3, 5)?, &routing)).contains("must have shape [4, 5]"));
+    assert!(message(layer.forward_rows(&x(4, 5)?, &routing)).contains("must have shape [8, 5]"));
+    assert!(message(layer.forward_tokens(&x(4, 6)?, &routing)).contains("must be [tokens, 5]"));
     let fewer = experts(&tensor(1, &[5, 3, 5], DType::F32, &Device::Cpu)?)?;
-    assert!(message(fewer.forward(&x(4, 5)?, &routing)).contains("5 experts, not 6"));
+    assert!(message(fewer.forward_tokens(&x(4, 5)?, &routing)).contains("5 experts, not 6"));
     assert!(message(routing.combine(&x(4, 5)?)).contains("y must have shape [8, 5]"));
     Ok(())
 }
