@@ -171,7 +171,7 @@ GOLDENS = [
         "classes": (MistralConfig, MistralForCausalLM),
         "config": {
             "hidden_size": 48,
-            "intermediate_size": 56,
+            "intermediate_size": 60,
             "num_attention_heads": 3,
             "num_key_value_heads": 1,
             "head_dim": 16,
@@ -286,7 +286,7 @@ GOLDENS = [
         "classes": (Gemma3TextConfig, Gemma3ForCausalLM),
         "config": {
             "hidden_size": 48,
-            "intermediate_size": 56,
+            "intermediate_size": 72,
             "num_attention_heads": 3,
             "num_key_value_heads": 3,
             "head_dim": 16,

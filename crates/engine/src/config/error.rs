@@ -34,7 +34,7 @@ pub enum OptionError {
     /// A model that so many ranks cannot share.
     #[error(
         "--tensor-parallel-size {num_ranks}: its {num_heads} query heads, {num_kv_heads} key-value heads \
-         and MLP of {intermediate_sizes:?} cannot be shared out evenly: use {possible}"
+         and MLP of {intermediate_sizes} cannot be shared out evenly: use {possible}"
     )]
     Ranks {
         /// That were asked for.
@@ -44,7 +44,7 @@ pub enum OptionError {
         /// Of the model.
         num_kv_heads: usize,
         /// Of the model.
-        intermediate_sizes: Vec<usize>,
+        intermediate_sizes: String,
         /// Numbers of ranks that can.
         possible: String,
     },

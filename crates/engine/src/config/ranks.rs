@@ -55,7 +55,7 @@ pub(crate) fn check_ranks(num_ranks: usize, spec: &ModelSpec) -> Result<(), Opti
         num_ranks,
         num_heads: spec.num_heads,
         num_kv_heads: spec.num_kv_heads,
-        intermediate_sizes: inner,
+        intermediate_sizes: inner.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and "),
         possible: possible.join(", "),
     })
 }
