@@ -17,9 +17,8 @@
 //! `cap tanh(x / cap)`; Gemma 3 norms each head of q and k instead, and its layers with a window have rotary
 //! positions of their own.
 
-use engine::architecture::{Architecture, ConfigError, ConfigReader, LoadResult};
-use engine::layers::{Decoder, DecoderConfig, Gain, RopeConfig, layer_windows};
-use engine::weights::Weights;
+use engine::architecture::{Architecture, ConfigError, ConfigReader};
+use engine::layers::{DecoderConfig, Gain, RopeConfig, layer_windows};
 use serde_json::{Value, json};
 
 use crate::text_config::of_text;
@@ -29,33 +28,11 @@ const GEMMA_2_NAME: &str = "Gemma2ForCausalLM";
 const GEMMA_3_NAME: &str = "Gemma3ForCausalLM";
 const GEMMA_3_WITH_VISION_NAME: &str = "Gemma3ForConditionalGeneration";
 
-pub(crate) const GEMMA: Architecture = Architecture {
-    name: GEMMA_NAME,
-    spec: |json| Ok(gemma(json)?.spec(GEMMA_NAME)),
-    load: |json, weights, max_model_len| load(&gemma(json)?, weights, max_model_len),
-};
-
-pub(crate) const GEMMA_2: Architecture = Architecture {
-    name: GEMMA_2_NAME,
-    spec: |json| Ok(gemma_2(json)?.spec(GEMMA_2_NAME)),
-    load: |json, weights, max_model_len| load(&gemma_2(json)?, weights, max_model_len),
-};
-
-pub(crate) const GEMMA_3: Architecture = Architecture {
-    name: GEMMA_3_NAME,
-    spec: |json| Ok(gemma_3(json)?.spec(GEMMA_3_NAME)),
-    load: |json, weights, max_model_len| load(&gemma_3(json)?, weights, max_model_len),
-};
-
-pub(crate) const GEMMA_3_WITH_VISION: Architecture = Architecture {
-    name: GEMMA_3_WITH_VISION_NAME,
-    spec: |json| Ok(gemma_3(&of_text(json)?)?.spec(GEMMA_3_WITH_VISION_NAME)),
-    load: |json, weights, max_model_len| load(&gemma_3(&of_text(json)?)?, weights, max_model_len),
-};
-
-fn load(config: &DecoderConfig, weights: &mut Weights, max_model_len: usize) -> LoadResult {
-    Ok(Box::new(Decoder::load(weights, config, max_model_len)?))
-}
+pub(crate) const GEMMA: Architecture = decoder!(GEMMA_NAME, gemma);
+pub(crate) const GEMMA_2: Architecture = decoder!(GEMMA_2_NAME, gemma_2);
+pub(crate) const GEMMA_3: Architecture = decoder!(GEMMA_3_NAME, gemma_3);
+pub(crate) const GEMMA_3_WITH_VISION: Architecture =
+    decoder!(GEMMA_3_WITH_VISION_NAME, gemma_3_beside_vision);
 
 fn gemma(json: &Value) -> Result<DecoderConfig, ConfigError> {
     // Files from before `hidden_activation` say "gelu" and mean the approximation: the weights were trained
@@ -80,6 +57,10 @@ fn gemma_3(json: &Value) -> Result<DecoderConfig, ConfigError> {
     let pattern = pattern.unwrap_or(GEMMA_3_PATTERN);
     let config = newer(&json, |layer| (layer + 1) % pattern != 0)?;
     Ok(DecoderConfig { qk_norm: true, window_rope: Some(window_rope), ..config })
+}
+
+fn gemma_3_beside_vision(json: &Value) -> Result<DecoderConfig, ConfigError> {
+    gemma_3(&of_text(json)?)
 }
 
 /// Layers from one without a window to the next.

@@ -1,5 +1,19 @@
 //! The architectures: one file each, and the registry that the binary gives to the engine.
 
+/// The row of a decoder by its name and what reads its `config.json`.
+macro_rules! decoder {
+    ($name:expr, $config:path) => {
+        engine::architecture::Architecture {
+            name: $name,
+            spec: |json| Ok($config(json)?.spec($name)),
+            load: |json, weights, max_model_len| {
+                let config = $config(json)?;
+                Ok(Box::new(engine::layers::Decoder::load(weights, &config, max_model_len)?))
+            },
+        }
+    };
+}
+
 mod bert;
 mod bert_config;
 mod gemma;

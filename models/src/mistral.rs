@@ -5,7 +5,7 @@
 //! so many of the last tokens in every layer, itself included. `head_dim` is independent of `hidden_size`.
 
 use engine::architecture::{Architecture, ConfigError, ConfigReader};
-use engine::layers::{Decoder, DecoderConfig};
+use engine::layers::DecoderConfig;
 use serde_json::Value;
 
 use crate::text_config::of_text;
@@ -16,21 +16,9 @@ const WITH_VISION_NAME: &str = "Mistral3ForConditionalGeneration";
 /// transformers' where config.json does not say; those without a window say null.
 const DEFAULT_WINDOW: usize = 4096;
 
-pub(crate) const ARCHITECTURE: Architecture = Architecture {
-    name: NAME,
-    spec: |json| Ok(config(json)?.spec(NAME)),
-    load: |json, weights, max_model_len| {
-        Ok(Box::new(Decoder::load(weights, &config(json)?, max_model_len)?))
-    },
-};
+pub(crate) const ARCHITECTURE: Architecture = decoder!(NAME, config);
 
-pub(crate) const WITH_VISION: Architecture = Architecture {
-    name: WITH_VISION_NAME,
-    spec: |json| Ok(config_beside_vision(json)?.spec(WITH_VISION_NAME)),
-    load: |json, weights, max_model_len| {
-        Ok(Box::new(Decoder::load(weights, &config_beside_vision(json)?, max_model_len)?))
-    },
-};
+pub(crate) const WITH_VISION: Architecture = decoder!(WITH_VISION_NAME, config_beside_vision);
 
 fn config_beside_vision(json: &Value) -> Result<DecoderConfig, ConfigError> {
     let text = of_text(json)?;

@@ -8,18 +8,12 @@
 //! ```
 
 use engine::architecture::{Architecture, ConfigError, ConfigReader};
-use engine::layers::{Decoder, DecoderConfig};
+use engine::layers::DecoderConfig;
 use serde_json::Value;
 
 const NAME: &str = "Phi3ForCausalLM";
 
-pub(crate) const ARCHITECTURE: Architecture = Architecture {
-    name: NAME,
-    spec: |json| Ok(config(json)?.spec(NAME)),
-    load: |json, weights, max_model_len| {
-        Ok(Box::new(Decoder::load(weights, &config(json)?, max_model_len)?))
-    },
-};
+pub(crate) const ARCHITECTURE: Architecture = decoder!(NAME, config);
 
 fn config(json: &Value) -> Result<DecoderConfig, ConfigError> {
     let json = ConfigReader::new(json)?;

@@ -8,18 +8,12 @@
 //! `attention_bias` adds `.bias` to the four projections of attention.
 
 use engine::architecture::{Architecture, ConfigError, ConfigReader};
-use engine::layers::{Decoder, DecoderConfig};
+use engine::layers::DecoderConfig;
 use serde_json::Value;
 
 const NAME: &str = "Qwen3ForCausalLM";
 
-pub(crate) const ARCHITECTURE: Architecture = Architecture {
-    name: NAME,
-    spec: |json| Ok(config(json)?.spec(NAME)),
-    load: |json, weights, max_model_len| {
-        Ok(Box::new(Decoder::load(weights, &config(json)?, max_model_len)?))
-    },
-};
+pub(crate) const ARCHITECTURE: Architecture = decoder!(NAME, config);
 
 /// Without experts.
 pub(crate) fn config(json: &Value) -> Result<DecoderConfig, ConfigError> {

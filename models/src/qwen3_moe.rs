@@ -10,7 +10,7 @@
 //! Their weights are the softmax over all logits, with `norm_topk_prob` over the chosen ones.
 
 use engine::architecture::{Architecture, ConfigError, ConfigReader};
-use engine::layers::{Decoder, DecoderConfig, ExpertNames, ExpertsConfig};
+use engine::layers::{DecoderConfig, ExpertNames, ExpertsConfig};
 use serde_json::Value;
 
 use crate::qwen3;
@@ -19,13 +19,7 @@ const NAME: &str = "Qwen3MoeForCausalLM";
 
 const NEW_NAME: &str = "num_local_experts";
 
-pub(crate) const ARCHITECTURE: Architecture = Architecture {
-    name: NAME,
-    spec: |json| Ok(config(json)?.spec(NAME)),
-    load: |json, weights, max_model_len| {
-        Ok(Box::new(Decoder::load(weights, &config(json)?, max_model_len)?))
-    },
-};
+pub(crate) const ARCHITECTURE: Architecture = decoder!(NAME, config);
 
 fn config(json: &Value) -> Result<DecoderConfig, ConfigError> {
     let config = qwen3::config(json)?;

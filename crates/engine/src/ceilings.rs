@@ -147,14 +147,13 @@ impl Costs {
         let gathered_bytes = spec.num_gathered * plan.config.dtype.size_in_bytes();
         let head = (rows * spec.hidden_size) as f64;
         let mut weight_bytes = (plan.weight_bytes - gathered_bytes) as f64;
-        let mut used = read - head;
+        let used = (spec.active_parameters() - spec.num_gathered) as f64 - head;
         let experts = spec.experts.map(|experts| {
             let one = 3 * spec.hidden_size * experts.intermediate_size;
             let parameters = (experts.num_layers * experts.num_experts * one) as f64;
             let missed = 1.0 - experts.per_token as f64 / experts.num_experts as f64;
             let bytes = weight_bytes * parameters / read;
             weight_bytes -= bytes;
-            used -= parameters * missed;
             (bytes, missed)
         });
         Self {
