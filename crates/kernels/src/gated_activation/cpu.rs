@@ -40,12 +40,13 @@ impl<E: Element> Kernel for GateRow<'_, E> {
     #[inline(always)]
     fn run<V: Lanes>(self) {
         for i in (0..self.out.len()).step_by(LANES) {
-            let gate: V = load_at(self.gate, i);
-            let activated = match self.activation {
-                Activation::Silu => gate.mul(logistic(gate)),
-                Activation::GeluTanh => gelu_tanh(gate),
+            let (gate, up): (V, V) = (load_at(self.gate, i), load_at(self.up, i));
+            let gated = match self.activation {
+                Activation::Silu => gate.mul(logistic(gate)).mul(up),
+                Activation::GeluTanh => gelu_tanh(gate).mul(up),
+                Activation::ClampedSwiglu { limit } => clamped_swiglu(gate, up, limit),
             };
-            store_at(activated.mul(load_at(self.up, i)), self.out, i);
+            store_at(gated, self.out, i);
         }
     }
 }
@@ -56,6 +57,16 @@ fn gelu_tanh<V: Lanes>(x: V) -> V {
     const SQRT_2_OVER_PI: f32 = 0.797_884_6;
     let cubic = x.mul(x).mul_add(V::splat(0.044_715), V::splat(1.0)).mul(x);
     x.mul(logistic(cubic.mul(V::splat(2.0 * SQRT_2_OVER_PI))))
+}
+
+/// What is no number stays none.
+#[inline(always)]
+fn clamped_swiglu<V: Lanes>(gate: V, up: V, limit: f32) -> V {
+    let (most, least) = (V::splat(limit), V::splat(-limit));
+    let gate = most.select_less(gate, most, gate);
+    let up = most.select_less(up, most, up);
+    let up = up.select_less(least, least, up);
+    gate.mul(logistic(gate.mul(V::splat(1.702)))).mul(up.add(V::splat(1.0)))
 }
 
 /// `1 / (1 + exp(-x))`

@@ -13,6 +13,22 @@ pub(crate) struct GateParams {
     /// `[rows, intermediate]`
     pub(crate) out: u64,
     pub(crate) intermediate: i32,
+    /// Of what is clamped.
+    pub(crate) limit: f32,
+}
+
+impl GateParams {
+    pub(crate) fn new(
+        [gate_up, out]: [u64; 2],
+        intermediate: usize,
+        activation: Activation,
+    ) -> Self {
+        let limit = match activation {
+            Activation::ClampedSwiglu { limit } => limit,
+            _ => f32::INFINITY,
+        };
+        Self { gate_up, out, intermediate: intermediate as i32, limit }
+    }
 }
 
 const MAX_THREADS: usize = 128;
@@ -27,6 +43,9 @@ pub(crate) fn plan(
     let functions = match activation {
         Activation::Silu => ["silu_f32", "silu_f16", "silu_bf16"],
         Activation::GeluTanh => ["gelu_tanh_f32", "gelu_tanh_f16", "gelu_tanh_bf16"],
+        Activation::ClampedSwiglu { .. } => {
+            ["clamped_swiglu_f32", "clamped_swiglu_f16", "clamped_swiglu_bf16"]
+        }
     };
     let packs = intermediate.div_ceil(pack_len(dtype));
     let threads = packs.next_multiple_of(WARP).min(MAX_THREADS);
@@ -55,9 +74,8 @@ pub(super) mod forward {
     ) -> Result<CudaStorage> {
         let len = layout.shape().elem_count() / 2;
         let (output, out) = allocate(gate_up.device(), gate_up.dtype(), len)?;
-        let gate_up_address = address(gate_up, layout, "gate_up")?;
-        let params =
-            GateParams { gate_up: gate_up_address, out, intermediate: intermediate as i32 };
+        let addresses = [address(gate_up, layout, "gate_up")?, out];
+        let params = GateParams::new(addresses, intermediate, activation);
         if len > 0 {
             let plan = plan(len / intermediate, intermediate, gate_up.dtype(), activation)?;
             launch(gate_up.device(), &MODULE, &plan, &params)?;

@@ -1,6 +1,7 @@
 //! The gated activation of a GLU feed-forward block (Shazeer 2020, arXiv:2002.05202).
 //!
-//! `y = activation(gate) * up`, computed in f32 and rounded once.
+//! `y = activation(gate) * up`, or of those that clamp `activation(gate) * (up + 1)`, computed in f32 and rounded
+//! once.
 
 mod cpu;
 #[cfg(any(feature = "cuda", test))]
@@ -17,13 +18,19 @@ use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
 /// What the gate goes through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Activation {
     /// `x / (1 + exp(-x))`
     Silu,
     /// `x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3)))` (Hendrycks and Gimpel 2016,
     /// arXiv:1606.08415)
     GeluTanh,
+    /// `g / (1 + exp(-1.702 g)) * (u + 1)` of `g = min(x, limit)` and `u`, the other half, between `-limit` and
+    /// `limit` (gpt-oss, arXiv:2508.10925)
+    ClampedSwiglu {
+        /// Of both.
+        limit: f32,
+    },
 }
 
 /// Activates the first half of each row and multiplies it with the second.

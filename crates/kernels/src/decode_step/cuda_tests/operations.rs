@@ -117,8 +117,8 @@ impl Operations<'_> {
     fn gate(&self, gate_up: u64) -> Result<Buffer<u8>> {
         let (rows, intermediate) = (self.case.contexts.len(), self.case.intermediate);
         let out = self.output(intermediate, 2);
-        let params = GateParams { gate_up, out: out.address(), intermediate: intermediate as i32 };
         let (dtype, activation) = (self.case.dtype, self.case.activation);
+        let params = GateParams::new([gate_up, out.address()], intermediate, activation);
         self.launch(&gate::plan(rows, intermediate, dtype, activation)?, &params)?;
         Ok(out)
     }
