@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from transformers import Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig
-from transformers import GemmaConfig, GemmaForCausalLM
+from transformers import GemmaConfig, GemmaForCausalLM, GptOssConfig, GptOssForCausalLM
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 from transformers import MixtralConfig, MixtralForCausalLM
 from transformers import Phi3Config, Phi3ForCausalLM
@@ -38,6 +38,27 @@ SHARED = {
     "max_position_embeddings": 512,
     "bos_token_id": 1,
     "eos_token_id": 2,
+}
+
+GPT_OSS = {
+    "hidden_size": 64,
+    "intermediate_size": 32,
+    "num_local_experts": 6,
+    "num_experts_per_tok": 2,
+    "head_dim": 16,
+    "attention_bias": True,
+    "rms_norm_eps": 1e-5,
+    "sliding_window": 24,
+    "swiglu_limit": 0.8,
+    "rope_parameters": {
+        "rope_type": "yarn",
+        "rope_theta": 150000.0,
+        "factor": 8.0,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "original_max_position_embeddings": 64,
+        "truncate": False,
+    },
 }
 
 # Name, classes, configuration, stored dtype, and what config.json and the files look like.
@@ -232,6 +253,21 @@ GOLDENS = [
         "experts": ("block_sparse_moe", "w1", "w3", "w2"),
     },
     {
+        # Sinks, a window in every other layer, experts with biases in one tensor, a limit low enough to clamp.
+        "name": "gpt_oss",
+        "classes": (GptOssConfig, GptOssForCausalLM),
+        "config": GPT_OSS,
+        "dtype": torch.bfloat16,
+    },
+    {
+        "name": "gpt_oss_mxfp4",  # as published
+        "classes": (GptOssConfig, GptOssForCausalLM),
+        "config": GPT_OSS,
+        "dtype": torch.bfloat16,
+        "old_keys": True,
+        "is_mxfp4": True,
+    },
+    {
         "name": "gemma",
         "classes": (GemmaConfig, GemmaForCausalLM),
         "config": {
@@ -303,8 +339,31 @@ GOLDENS = [
 ]
 
 
-def randomise(model, dtype, seed):
+E2M1 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+
+
+def mxfp4(weight):
+    """Experts [experts, in, out] as numbers of four bits for each output feature, and exponents of their scales."""
+    blocks = weight.transpose(1, 2).unflatten(-1, (-1, 32))  # [experts, out, in / 32, 32]
+    exponents = blocks.abs().amax(-1).log2().floor() - 2
+    scaled = blocks / exponents.exp2().unsqueeze(-1)
+    numbers = (scaled.abs().unsqueeze(-1) - E2M1).abs().argmin(-1)
+    return numbers + 8 * (scaled < 0), exponents
+
+
+def of_mxfp4(numbers, exponents):
+    """What they stand for."""
+    values = E2M1[numbers % 8] * torch.where(numbers >= 8, -1.0, 1.0)
+    return (values * exponents.exp2().unsqueeze(-1)).flatten(-2).transpose(1, 2)
+
+
+def is_of_experts(name):
+    return name.endswith(("experts.gate_up_proj", "experts.down_proj"))
+
+
+def randomise(model, golden, seed):
     """Fills every parameter; values are rounded to the stored type."""
+    dtype = golden["dtype"]
     generator = torch.Generator().manual_seed(seed)
     # A tied embedding is kept small beside what the layers add, or every token predicts itself.
     embedding = 0.7 if model.config.tie_word_embeddings else 2.0
@@ -316,8 +375,10 @@ def randomise(model, dtype, seed):
             value = 8.0 / embedding + noise  # spreads the logits
         elif name.endswith("norm.weight"):
             value = 1.0 + 0.3 * noise
-        elif name.endswith(".bias"):
+        elif name.endswith("bias"):
             value = 0.3 * noise
+        elif name.endswith(".sinks"):
+            value = 1.0 + noise
         elif name.endswith("experts.down_proj"):
             # Rounding sends some tokens to other experts, which shall count little.
             value = noise * (0.3 / parameter.shape[-1] ** 0.5)
@@ -327,6 +388,8 @@ def randomise(model, dtype, seed):
             value = noise * (1.4 / parameter.shape[-1] ** 0.5)  # of experts the last is the input, too
         if is_gemma and name.endswith("norm.weight"):
             value = value - 1.0
+        if golden.get("is_mxfp4") and is_of_experts(name):
+            value = of_mxfp4(*mxfp4(value))
         parameter.data.copy_(value.to(dtype).float())
 
 
@@ -392,6 +455,13 @@ def save_config(folder, golden, config):
             del values["head_dim"]
     else:
         values["dtype"] = dtype
+    if golden.get("is_mxfp4"):
+        values["quantization_config"] = {
+            "modules_to_not_convert": [
+                "model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head",
+            ],
+            "quant_method": "mxfp4",
+        }  # fmt: skip
     if golden.get("beside_vision"):
         architecture, kind = golden["beside_vision"]
         kept = {"hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
@@ -428,12 +498,24 @@ def one_by_one(tensors, block, gate, up, down):
     return named
 
 
+def in_mxfp4(tensors):
+    """Experts as published: two numbers to a byte, the first in its lower half, and scales of eight bits."""
+    for name in [name for name in tensors if is_of_experts(name)]:
+        numbers, exponents = mxfp4(tensors.pop(name).float())
+        pairs = numbers.unflatten(-1, (-1, 2))
+        tensors[f"{name}_blocks"] = (pairs[..., 0] | pairs[..., 1] << 4).to(torch.uint8)
+        tensors[f"{name}_scales"] = (exponents + 127).to(torch.uint8)
+    return tensors
+
+
 def save_weights(folder, golden, model):
     """model.safetensors, or shards and their index."""
     tensors = {
         name: parameter.data.to(golden["dtype"]).contiguous()
         for name, parameter in model.named_parameters()  # a tied head is listed once
     }
+    if golden.get("is_mxfp4"):
+        tensors = in_mxfp4(tensors)
     if "experts" in golden:
         tensors = one_by_one(tensors, *golden["experts"])
     if golden.get("beside_vision"):
@@ -459,7 +541,7 @@ def make(golden):
     config = config_class(**{**SHARED, **golden["config"]}, attn_implementation="eager")
     model = model_class(config).float().eval()
     for seed in range(200):
-        randomise(model, golden["dtype"], seed)
+        randomise(model, golden, seed)
         generator = torch.Generator().manual_seed(1000 + seed)
         prompts = [
             torch.randint(3, VOCAB, (length,), generator=generator).tolist()
@@ -475,6 +557,11 @@ def make(golden):
     folder.mkdir(parents=True)
     save_config(folder, golden, config)
     save_weights(folder, golden, model)
+    if golden.get("is_mxfp4"):
+        # What was packed here is what transformers unpacks.
+        unpacked = model_class.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+        for name, parameter in unpacked.named_parameters():
+            assert torch.equal(parameter, model.get_parameter(name)), name
     expected = {"cases": cases, "bf16_error": error}
     (folder / "expected.json").write_text(json.dumps(expected) + "\n")
     for file in folder.iterdir():

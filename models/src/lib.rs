@@ -17,6 +17,7 @@ macro_rules! decoder {
 mod bert;
 mod bert_config;
 mod gemma;
+mod gpt_oss;
 mod llama;
 mod mistral;
 mod mixtral;
@@ -41,6 +42,7 @@ pub fn registry() -> &'static [Architecture] {
         gemma::GEMMA_2,
         gemma::GEMMA_3,
         gemma::GEMMA_3_WITH_VISION,
+        gpt_oss::ARCHITECTURE,
         llama::ARCHITECTURE,
         mistral::ARCHITECTURE,
         mistral::WITH_VISION,

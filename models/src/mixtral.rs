@@ -10,7 +10,7 @@
 //! ```
 
 use engine::architecture::{Architecture, ConfigError, ConfigReader};
-use engine::layers::{DecoderConfig, ExpertNames, ExpertsConfig};
+use engine::layers::{DecoderConfig, ExpertNames, ExpertTensors, ExpertsConfig};
 use serde_json::Value;
 
 const NAME: &str = "MixtralForCausalLM";
@@ -27,7 +27,12 @@ fn config(json: &Value) -> Result<DecoderConfig, ConfigError> {
         intermediate_size: config.intermediate_size,
         is_normalised: true,
         layers: vec![true; config.num_layers],
-        names: ExpertNames { block: "block_sparse_moe", gate: "w1", up: "w3", down: "w2" },
+        has_bias: false,
+        names: ExpertNames {
+            block: "block_sparse_moe",
+            router: "gate",
+            tensors: ExpertTensors::Each { gate: "w1", up: "w3", down: "w2" },
+        },
     };
     experts.check(&json, "num_local_experts")?;
     // Unlike Mistral's, files without one mean none.

@@ -10,7 +10,7 @@
 //! Their weights are the softmax over all logits, with `norm_topk_prob` over the chosen ones.
 
 use engine::architecture::{Architecture, ConfigError, ConfigReader};
-use engine::layers::{DecoderConfig, ExpertNames, ExpertsConfig};
+use engine::layers::{DecoderConfig, ExpertNames, ExpertTensors, ExpertsConfig};
 use serde_json::Value;
 
 use crate::qwen3;
@@ -34,7 +34,12 @@ fn config(json: &Value) -> Result<DecoderConfig, ConfigError> {
         intermediate_size: count("moe_intermediate_size")?,
         is_normalised: json.flag("norm_topk_prob")?,
         layers: layers_with_experts(&json, config.num_layers)?,
-        names: ExpertNames { block: "mlp", gate: "gate_proj", up: "up_proj", down: "down_proj" },
+        has_bias: false,
+        names: ExpertNames {
+            block: "mlp",
+            router: "gate",
+            tensors: ExpertTensors::Each { gate: "gate_proj", up: "up_proj", down: "down_proj" },
+        },
     };
     experts.check(&json, key)?;
     Ok(DecoderConfig { experts: Some(experts), ..config })

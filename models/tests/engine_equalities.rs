@@ -83,6 +83,7 @@ fn start(golden: &Path, dtype: DType, options: &EngineOptions) -> EngineHandle {
     };
     let rank = |communicator: Option<Arc<Communicator>>| {
         let weights = Weights::open(golden, &Device::Cpu, dtype).unwrap();
+        let weights = weights.with_quantized(spec.quantized);
         let weights = weights.with_communicator(communicator.clone());
         let mut weights = weights.with_quantization(config.quantization_of(&spec));
         let model = (row.load)(&json, &mut weights, config.max_model_len).unwrap();

@@ -142,17 +142,14 @@ impl Costs {
     pub fn of(spec: &ModelSpec, plan: &MemoryPlan) -> Self {
         let num_ranks = plan.config.tensor_parallel_size;
         let (spec, rows) = (&spec.of_rank(num_ranks), part(spec.vocab_size, 0, num_ranks).len());
-        let read = (spec.num_parameters - spec.num_gathered) as f64;
         // What is gathered is held in the dtype of activations, whatever linear layers are held in.
         let gathered_bytes = spec.num_gathered * plan.config.dtype.size_in_bytes();
         let head = (rows * spec.hidden_size) as f64;
         let mut weight_bytes = (plan.weight_bytes - gathered_bytes) as f64;
         let used = (spec.active_parameters() - spec.num_gathered) as f64 - head;
         let experts = spec.experts.map(|experts| {
-            let one = 3 * spec.hidden_size * experts.intermediate_size;
-            let parameters = (experts.num_layers * experts.num_experts * one) as f64;
             let missed = 1.0 - experts.per_token as f64 / experts.num_experts as f64;
-            let bytes = weight_bytes * parameters / read;
+            let bytes = plan.config.expert_bytes(spec) as f64;
             weight_bytes -= bytes;
             (bytes, missed)
         });

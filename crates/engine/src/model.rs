@@ -118,33 +118,50 @@ impl ModelSpec {
         spec.num_gathered = self.num_gathered / self.vocab_size * vocabulary;
         let tables = if self.num_gathered > 0 { 2 * head } else { head };
         let elements = |spec: &Self| -> usize {
-            spec.linears()
-                .into_iter()
-                .map(|(count, inputs, outputs)| count * inputs * outputs)
-                .sum()
+            spec.linears().iter().chain(&spec.expert_linears()).map(Linears::elements).sum()
         };
         let layers = elements(self) - elements(&spec);
         spec.num_parameters -= layers + tables;
         spec
     }
 
-    /// The linear layers of all decoder layers: how many there are of each kind, their inputs and outputs.
-    pub(crate) fn linears(&self) -> Vec<(usize, usize, usize)> {
+    /// The linear layers of all decoder layers, those of experts aside.
+    pub(crate) fn linears(&self) -> Vec<Linears> {
         let (hidden, inner) = (self.hidden_size, self.intermediate_size);
         let (q, kv) = (self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim);
-        let with_experts = self.experts.map_or(0, |experts| experts.num_layers);
-        let with_mlp = self.num_layers - with_experts;
-        let mut linears = vec![
-            (self.num_layers, hidden, q + 2 * kv),
-            (self.num_layers, q, hidden),
-            (with_mlp, hidden, 2 * inner),
-            (with_mlp, inner, hidden),
-        ];
-        if let Some(MixtureOfExperts { num_experts, intermediate_size: inner, .. }) = self.experts {
-            let count = with_experts * num_experts;
-            linears.extend([(count, hidden, 2 * inner), (count, inner, hidden)]);
-        }
-        linears
+        let with_mlp = self.num_layers - self.experts.map_or(0, |experts| experts.num_layers);
+        vec![
+            Linears { count: self.num_layers, inputs: hidden, outputs: q + 2 * kv },
+            Linears { count: self.num_layers, inputs: q, outputs: hidden },
+            Linears { count: with_mlp, inputs: hidden, outputs: 2 * inner },
+            Linears { count: with_mlp, inputs: inner, outputs: hidden },
+        ]
+    }
+
+    /// Those of experts.
+    pub(crate) fn expert_linears(&self) -> Vec<Linears> {
+        let Some(experts) = self.experts else { return Vec::new() };
+        let (hidden, inner) = (self.hidden_size, experts.intermediate_size);
+        let count = experts.num_layers * experts.num_experts;
+        vec![
+            Linears { count, inputs: hidden, outputs: 2 * inner },
+            Linears { count, inputs: inner, outputs: hidden },
+        ]
+    }
+}
+
+/// So many linear layers of one size.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Linears {
+    pub(crate) count: usize,
+    pub(crate) inputs: usize,
+    pub(crate) outputs: usize,
+}
+
+impl Linears {
+    /// Of all weights.
+    pub(crate) fn elements(&self) -> usize {
+        self.count * self.inputs * self.outputs
     }
 }
 

@@ -2,11 +2,12 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 use kernels::collectives::part;
+use kernels::experts::E2M1_BLOCK;
 use kernels::linear::{Integers, Matrix, quantize_rows};
 
 use crate::config::{EngineConfig, EngineOptions, OptionError};
-use crate::model::ModelSpec;
-use crate::weights::Quantized;
+use crate::model::{Linears, ModelSpec};
+use crate::weights::{Quantized, holds_mxfp4};
 
 /// What linear layers are brought to while they are loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,13 +73,15 @@ impl EngineConfig {
         let spec = &spec.of_rank(self.tensor_parallel_size);
         let wide = self.dtype.size_in_bytes();
         let all = spec.num_parameters * wide;
-        let Some(quantization) = self.quantization_of(spec) else { return all };
-        let (mut elements, mut bytes) = (0, 0);
-        for (count, inputs, outputs) in spec.linears() {
-            elements += count * inputs * outputs;
-            bytes += count * quantization.linear_bytes(inputs, outputs);
+        let quantization = self.quantization_of(spec);
+        if quantization.is_none() && !self.holds_mxfp4(spec) {
+            return all;
         }
-        let (head, head_bytes) = match quantization.integers_of_head() {
+        let linears = spec.linears();
+        let elements: usize =
+            linears.iter().chain(&spec.expert_linears()).map(Linears::elements).sum();
+        let bytes = self.linear_bytes(spec, &linears) + self.expert_bytes(spec);
+        let (head, head_bytes) = match quantization.and_then(Quantization::integers_of_head) {
             None => (0, 0),
             Some(integers) => {
                 let rows = part(spec.vocab_size, 0, self.tensor_parallel_size).len();
@@ -86,6 +89,36 @@ impl EngineConfig {
             }
         };
         all - (elements + head) * wide + bytes + head_bytes
+    }
+
+    /// Those of experts, of the spec of a rank.
+    pub(crate) fn expert_bytes(&self, spec: &ModelSpec) -> usize {
+        let experts = spec.expert_linears();
+        if !self.holds_mxfp4(spec) {
+            return self.linear_bytes(spec, &experts);
+        }
+        let bytes = |linears: &Linears| {
+            if holds_mxfp4(linears.inputs) {
+                linears.elements() / 2 + linears.elements() / E2M1_BLOCK
+            } else {
+                self.linear_bytes(spec, std::slice::from_ref(linears))
+            }
+        };
+        experts.iter().map(bytes).sum()
+    }
+
+    /// Whether experts that are stored in MXFP4 are held in it.
+    pub(crate) fn holds_mxfp4(&self, spec: &ModelSpec) -> bool {
+        self.on_gpu && spec.quantized == Some(Quantized::Mxfp4)
+    }
+
+    fn linear_bytes(&self, spec: &ModelSpec, linears: &[Linears]) -> usize {
+        let quantization = self.quantization_of(spec);
+        let bytes = |linears: &Linears| match quantization {
+            None => linears.elements() * self.dtype.size_in_bytes(),
+            Some(how) => linears.count * how.linear_bytes(linears.inputs, linears.outputs),
+        };
+        linears.iter().map(bytes).sum()
     }
 
     /// The dtype of the cache as vLLM names it.
@@ -137,10 +170,10 @@ pub(crate) fn resolve_dtype(
             return Err(OptionError::Quantization(name, why));
         }
     }
-    if options.on_gpu && spec.experts.is_some() && (options.quantization.is_some() || is_fp8(spec))
+    if options.on_gpu && spec.quantized == Some(Quantized::Mxfp4) && options.quantization.is_some()
     {
         let why =
-            "is not for experts on a GPU yet: use a checkpoint in 16 bits, without --quantization";
+            "is for wider weights, the checkpoint's experts have 4 bits already: leave it out";
         return Err(OptionError::Quantization("fp8", why));
     }
     let has_e4m3 = options.quantization.is_some()

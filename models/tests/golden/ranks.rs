@@ -7,13 +7,12 @@ use std::thread;
 use candle_core::{DType, Device};
 use engine::device::{DeviceKind, open};
 use engine::model::{Communicator, ModelSpec};
-use engine::weights::Weights;
 use engine::{EngineConfig, EngineOptions, Quantization};
 
 use super::paged::{Paged, device};
 use super::{
     BF16_TOLERANCE, F32_TOLERANCE, FP8_TOLERANCE, Golden, MAX_MODEL_LEN, argmax, differences,
-    error, generate, goldens,
+    error, generate, goldens, wide_goldens,
 };
 
 fn config(spec: &ModelSpec, num_ranks: usize) -> Result<EngineConfig, String> {
@@ -56,8 +55,7 @@ impl Golden {
         quantization: Option<Quantization>,
     ) -> Paged {
         let num_ranks = end.num_ranks();
-        let weights = Weights::open(&self.folder, device, dtype).unwrap();
-        let weights = weights.with_quantization(quantization);
+        let weights = self.open(device, dtype).with_quantization(quantization);
         let mut weights = weights.with_communicator(Some(end));
         let model = (self.row.load)(&self.config, &mut weights, MAX_MODEL_LEN).unwrap();
         let spec = self.spec().of_rank(num_ranks);
@@ -137,15 +135,14 @@ fn ranks_in_16_and_8_bits_are_near_transformers() {
 /// And no more than the plan says that a rank holds.
 #[test]
 fn a_rank_reads_its_part_alone() {
-    for golden in goldens() {
+    for golden in wide_goldens() {
         let spec = golden.spec();
         for num_ranks in possible(&spec) {
             let load = |end: Arc<Communicator>, device: &_| {
                 let is_first = end.rank() == 0;
                 let loaded_bytes = Arc::new(AtomicU64::new(0));
                 let last = Arc::clone(&loaded_bytes);
-                let weights = Weights::open(&golden.folder, device, DType::F32).unwrap();
-                let weights = weights.with_communicator(Some(end));
+                let weights = golden.open(device, DType::F32).with_communicator(Some(end));
                 let mut weights = weights.with_progress(move |progress| {
                     last.store(progress.loaded_bytes, Ordering::Relaxed);
                 });

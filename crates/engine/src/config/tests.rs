@@ -1,7 +1,7 @@
 //! Defaults, and what is refused by the flag's name.
 
 use super::*;
-use crate::model::{MixtureOfExperts, ModelSpec};
+use crate::model::ModelSpec;
 use crate::weights::Quantized;
 
 fn spec() -> ModelSpec {
@@ -94,23 +94,13 @@ fn half_precision_checkpoints_are_widened_where_it_is_not_computed_in() {
 }
 
 #[test]
-fn experts_are_not_brought_to_fp8_on_a_gpu() {
-    let experts = Some(MixtureOfExperts {
-        num_experts: 8,
-        per_token: 2,
-        intermediate_size: 16,
-        num_layers: 1,
-    });
-    let spec = ModelSpec { experts, ..spec() };
-    let narrow = ModelSpec { quantized: Some(Quantized::Fp8Rows), ..spec.clone() };
+fn experts_of_4_bits_stay_so_on_a_gpu() {
+    let spec = ModelSpec { quantized: Some(Quantized::Mxfp4), ..spec() };
     let fp8 = EngineOptions { quantization: Some(Quantization::Fp8), ..EngineOptions::default() };
     assert!(EngineConfig::resolve(&fp8, &spec).is_ok());
     let on_gpu = |options| EngineOptions { on_gpu: true, ..options };
-    let cases = [(on_gpu(fp8), spec.clone()), (on_gpu(EngineOptions::default()), narrow)];
-    for (options, spec) in cases {
-        let message = EngineConfig::resolve(&options, &spec).unwrap_err().to_string();
-        assert!(message.contains("--quantization fp8 is not for experts on a GPU"), "{message}");
-    }
+    let message = EngineConfig::resolve(&on_gpu(fp8), &spec).unwrap_err().to_string();
+    assert!(message.contains("--quantization fp8 is for wider weights"), "{message}");
     assert!(EngineConfig::resolve(&on_gpu(EngineOptions::default()), &spec).is_ok());
 }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use kernels::decode_step;
 use kernels::paged_attention::{KvCacheLayer, OnDevice, PagedAttention, Variant, paged_attention};
 use kernels::rms_norm::Gain;
@@ -14,7 +14,7 @@ use super::linear::{Linear, Projection};
 use super::norm::RmsNorm;
 use super::rope::RotaryEmbedding;
 use crate::model::{ForwardBatch, kv_heads_of};
-use crate::weights::{Weights, WeightsError};
+use crate::weights::{RowsOf, Weights, WeightsError};
 
 /// Causal self-attention with rotary positions; optionally q and k are normalised per head.
 #[derive(Debug)]
@@ -28,13 +28,16 @@ pub(super) struct Attention {
     rope: Arc<RotaryEmbedding>,
     heads: HeadShape,
     scale: f32,
-    /// What the scores go through.
-    variant: Variant<'static>,
+    window: Option<usize>,
+    soft_cap: Option<f32>,
+    /// Of each head, a score that takes its share and adds nothing (Xiao et al. 2023, arXiv:2309.17453).
+    /// `[heads]` f32
+    sinks: Option<Tensor>,
 }
 
 impl Attention {
-    /// Loads `q_proj`, `k_proj`, `v_proj`, `o_proj` and, if the model has them, `q_norm` and
-    /// `k_norm` under `prefix`. `window` bounds the keys that a token sees, `rope` says where it is.
+    /// Loads `q_proj`, `k_proj`, `v_proj`, `o_proj` and, if the model has them, `q_norm`, `k_norm` and
+    /// `sinks` under `prefix`. `window` bounds the keys that a token sees, `rope` says where it is.
     pub(super) fn load(
         weights: &mut Weights,
         prefix: &str,
@@ -69,6 +72,11 @@ impl Attention {
             config.qk_norm.then(load).transpose()
         };
         let (q_norm, k_norm) = (head_norm("q_norm")?, head_norm("k_norm")?);
+        let mut sinks = None;
+        if config.has_sinks {
+            let rows = RowsOf::some(format!("{prefix}.sinks"), num_heads, heads.clone());
+            sinks = Some(weights.stacked(&[rows], &[])?.to_dtype(DType::F32)?);
+        }
         Ok(Self {
             qkv: Linear::load_parts(weights, prefix, &qkv, hidden, config.qkv_bias)?,
             out: Linear::load_summed(weights, prefix, "o_proj", out, config.out_bias)?,
@@ -83,7 +91,9 @@ impl Attention {
                 head_dim: dim,
             },
             scale: config.attention_scale,
-            variant: Variant { window, soft_cap: config.attention_soft_cap, sinks: None },
+            window,
+            soft_cap: config.attention_soft_cap,
+            sinks,
         })
     }
 
@@ -103,7 +113,7 @@ impl Attention {
 
     /// Whether a token may see less than all before it.
     pub(super) fn has_window(&self) -> bool {
-        self.variant.window.is_some()
+        self.window.is_some()
     }
 
     /// Factor on the scores.
@@ -137,7 +147,11 @@ impl Attention {
             q_starts: &batch.q_starts,
             context_lens: &batch.context_lens,
             block_tables: &batch.block_tables,
-            variant: self.variant,
+            variant: Variant {
+                window: self.window,
+                soft_cap: self.soft_cap,
+                sinks: self.sinks.as_ref(),
+            },
             on_device: batch
                 .on_device
                 .as_ref()

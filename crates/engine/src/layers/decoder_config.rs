@@ -54,6 +54,8 @@ pub struct DecoderConfig {
     pub attention_soft_cap: Option<f32>,
     /// So do logits.
     pub logits_soft_cap: Option<f32>,
+    /// Heads have `sinks`: a score each that keys share with.
+    pub has_sinks: bool,
     /// The output head is the embedding.
     pub tied_embeddings: bool,
     /// `q_proj`, `k_proj` and `v_proj` have biases.
@@ -121,6 +123,7 @@ impl DecoderConfig {
             attention_scale: (head_dim as f32).sqrt().recip(),
             attention_soft_cap: None,
             logits_soft_cap: None,
+            has_sinks: false,
             tied_embeddings: config.flag("tie_word_embeddings")?,
             qkv_bias: false,
             out_bias: false,
@@ -176,6 +179,8 @@ impl DecoderConfig {
             && self.window_rope.is_none()
             && self.embedding_scale.is_none()
             && caps == [None; 2]
+            && !self.has_sinks
+            && !matches!(self.activation, Activation::ClampedSwiglu { .. })
     }
 
     /// Parameters as loaded.
@@ -187,15 +192,18 @@ impl DecoderConfig {
         };
         let attention = linear(hidden, q + 2 * kv, self.qkv_bias)
             + linear(q, hidden, self.out_bias)
-            + if self.qk_norm { 2 * dim } else { 0 };
+            + if self.qk_norm { 2 * dim } else { 0 }
+            + if self.has_sinks { self.num_heads } else { 0 };
         let mlp = linear(hidden, 2 * inner, self.mlp_bias) + linear(inner, hidden, self.mlp_bias);
         let embeddings = if self.tied_embeddings { 1 } else { 2 } * self.vocab_size * hidden;
         let norms = if self.branch_norms { 4 } else { 2 } * hidden;
         let (mut with_experts, mut all_experts) = (0, 0);
         if let Some(experts) = &self.experts {
             with_experts = experts.layers.iter().filter(|has_experts| **has_experts).count();
-            let one = 3 * hidden * experts.intermediate_size;
-            all_experts = with_experts * experts.num_experts * (hidden + one);
+            let (inner, has_bias) = (experts.intermediate_size, experts.has_bias);
+            let router = linear(hidden, 1, has_bias);
+            let one = linear(hidden, 2 * inner, has_bias) + linear(inner, hidden, has_bias);
+            all_experts = with_experts * experts.num_experts * (router + one);
         }
         let mlps = (self.num_layers - with_experts) * mlp;
         embeddings + self.num_layers * (attention + norms) + mlps + all_experts + hidden

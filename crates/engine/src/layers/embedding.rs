@@ -29,7 +29,7 @@ pub(super) struct LmHead {
 /// The rank's part of a vocabulary.
 fn rows_of(weights: &Weights, name: &str, vocab_size: usize) -> RowsOf {
     let rows = weights.part(vocab_size);
-    RowsOf { name: format!("{name}.weight"), total: vocab_size, rows }
+    RowsOf::some(format!("{name}.weight"), vocab_size, rows)
 }
 
 impl Embedding {

@@ -62,10 +62,9 @@ impl Linear {
     ) -> std::result::Result<Self, WeightsError> {
         let named = |kind: &str| -> Vec<RowsOf> {
             let dot = if prefix.is_empty() { "" } else { "." };
-            let rows_of = |projection: &Projection| RowsOf {
-                name: format!("{prefix}{dot}{}.{kind}", projection.name),
-                total: projection.out_features,
-                rows: projection.part.clone(),
+            let rows_of = |projection: &Projection| {
+                let name = format!("{prefix}{dot}{}.{kind}", projection.name);
+                RowsOf::some(name, projection.out_features, projection.part.clone())
             };
             projections.iter().map(rows_of).collect()
         };

@@ -8,6 +8,9 @@ use crate::weights::Quantized;
 /// Layers that are not quantised here either.
 const KEPT: &[&str] = &["lm_head", "model.embed_tokens", "embed_tokens"];
 
+/// How the names of others end.
+const ROUTERS: &[&str] = &["mlp.gate", "block_sparse_moe.gate", "mlp.router"];
+
 /// In what the linear layers are stored, if not as they are. Rows of activations are rounded, if at all, when they
 /// are computed, whatever the checkpoint says of them. Layers that it leaves as they are have tensors that say so,
 /// but for e4m3 by rows, which they would be brought to.
@@ -19,8 +22,9 @@ pub(super) fn quantized(config: &ConfigReader) -> Result<Option<Quantized>, Conf
         "compressed-tensors" => compressed_tensors(&quantization)?,
         "gptq" => gptq(&quantization)?,
         "awq" => awq(&quantization)?,
+        "mxfp4" => Quantized::Mxfp4,
         other => {
-            let supported = "awq, compressed-tensors, fp8, gptq";
+            let supported = "awq, compressed-tensors, fp8, gptq, mxfp4";
             return Err(quantization.unsupported("quant_method", other, supported));
         }
     };
@@ -184,12 +188,17 @@ fn one_of(config: &ConfigReader, key: &str, supported: &[&str]) -> Result<(), Co
     Err(config.unsupported(key, value, &supported.join(", ")))
 }
 
-/// Refuses a list of layers that would have to stay as they are.
+/// Refuses a list of layers that would have to stay as they are. What chooses experts does so here, too.
 fn only_kept(config: &ConfigReader, key: &str) -> Result<(), ConfigError> {
     let layers = config.get(key).and_then(Value::as_array).into_iter().flatten();
+    let is_kept = |layer: &str| {
+        let name = layer.trim_end_matches('$'); // Of a pattern, `re:.*mlp.gate$`.
+        KEPT.contains(&name) || ROUTERS.iter().any(|router| name.ends_with(router))
+    };
     for layer in layers {
-        if !layer.as_str().is_some_and(|layer| KEPT.contains(&layer)) {
-            return Err(config.unsupported(key, &layer.to_string(), &KEPT.join(", ")));
+        if !layer.as_str().is_some_and(is_kept) {
+            let supported = [KEPT, ROUTERS].concat().join(", ");
+            return Err(config.unsupported(key, &layer.to_string(), &supported));
         }
     }
     Ok(())
@@ -243,6 +252,17 @@ mod tests {
         weights["strategy"] = json!("block");
         weights["block_structure"] = json!([128, 64]);
         assert_eq!(read(config), Ok(Some(blocks)));
+    }
+
+    /// They are never brought to fewer bits here.
+    #[test]
+    fn what_chooses_experts_may_be_left_out() {
+        let mut config = compressed();
+        config["ignore"] = json!(["lm_head", "re:.*mlp.gate$", "model.layers.1.mlp.gate"]);
+        assert_eq!(read(config), Ok(Some(Quantized::Fp8Rows)));
+        let left_out = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "lm_head"];
+        let config = json!({"quant_method": "mxfp4", "modules_to_not_convert": left_out});
+        assert_eq!(read(config), Ok(Some(Quantized::Mxfp4)));
     }
 
     #[test]

@@ -67,8 +67,10 @@ pub struct MemoryPlan {
     pub config: EngineConfig,
     /// What linear layers are held in.
     quantization: Option<Quantization>,
-    /// What they are stored in, if they are widened from it.
-    widened_from: Option<Quantized>,
+    /// What they are stored in, if it is not what `quantization` says.
+    stored_in: Option<Quantized>,
+    /// Whether they are widened from it.
+    is_widened: bool,
     model: String,
     pub(crate) is_encoder: bool,
     num_parameters: usize,
@@ -117,7 +119,8 @@ impl MemoryPlan {
             available_bytes,
             config: config.clone(),
             quantization: config.quantization_of(whole),
-            widened_from: spec.quantized.filter(|quantized| *quantized != Quantized::Fp8Rows),
+            stored_in: spec.quantized.filter(|quantized| *quantized != Quantized::Fp8Rows),
+            is_widened: !config.holds_mxfp4(spec),
             model: spec.architecture.clone(),
             is_encoder: spec.is_encoder(),
             num_parameters: whole.num_parameters,

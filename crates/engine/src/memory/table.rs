@@ -6,6 +6,7 @@ use candle_core::DType;
 
 use super::{MemoryPlan, Size, num_rows, step_tokens};
 use crate::precision::Quantization;
+use crate::weights::Quantized;
 
 impl fmt::Display for MemoryPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -25,8 +26,13 @@ impl fmt::Display for MemoryPlan {
         if config.tensor_parallel_size > 1 {
             write!(f, ", of which each of {} ranks takes", config.tensor_parallel_size)?;
         }
-        if let Some(quantized) = self.widened_from {
-            write!(f, "; the checkpoint has linear layers in {quantized}")?;
+        match self.stored_in {
+            Some(Quantized::Mxfp4) if self.is_widened => {
+                write!(f, "; the checkpoint has experts in {}", Quantized::Mxfp4)?;
+            }
+            Some(Quantized::Mxfp4) => write!(f, ", experts in {}", Quantized::Mxfp4)?,
+            Some(quantized) => write!(f, "; the checkpoint has linear layers in {quantized}")?,
+            None => {}
         }
         writeln!(f)?;
         let mut row = |name: String, bytes| writeln!(f, "  {name:<44}{:>12}", Size(bytes));

@@ -211,6 +211,41 @@ fn an_encoder_has_no_cache_and_reads_whole_prompts() {
     assert!(!text.contains("position tables"), "{text}");
 }
 
+/// A GPU multiplies experts as they are stored, where a rank has whole blocks of their inputs.
+#[test]
+fn experts_of_4_bits_are_held_as_they_are_or_widened() {
+    let experts = Some(MixtureOfExperts {
+        num_experts: 8,
+        per_token: 2,
+        intermediate_size: 96,
+        num_layers: 28,
+    });
+    let of_experts = 28 * 8 * 3 * 1024 * 96;
+    let num_parameters = 600_000_000 + of_experts;
+    let quantized = Some(Quantized::Mxfp4);
+    let spec = ModelSpec { num_parameters, experts, quantized, ..spec() };
+    let plan = |on_gpu, num_ranks| {
+        let tensor_parallel_size = Some(num_ranks);
+        let options = EngineOptions { on_gpu, tensor_parallel_size, ..EngineOptions::default() };
+        let config = EngineConfig::resolve(&options, &spec).unwrap();
+        MemoryPlan::compute(&spec, &config, 64 * GIB)
+    };
+    let (wide, held) = (plan(false, 1), plan(true, 1));
+    assert_eq!(wide.weight_bytes, num_parameters * 2);
+    assert_eq!(held.weight_bytes, 600_000_000 * 2 + of_experts / 2 + of_experts / 32);
+    assert!(
+        wide.to_string().contains("; the checkpoint has experts in 4 bits (MXFP4)\n"),
+        "{wide}"
+    );
+    assert!(held.to_string().contains(", bf16, experts in 4 bits (MXFP4)\n"), "{held}");
+    // Of 48 inputs of the last product no 32 belong together.
+    let gate_up = of_experts / 2 * 2 / 3;
+    assert_eq!(
+        plan(false, 2).weight_bytes - plan(true, 2).weight_bytes,
+        gate_up * 2 - gate_up / 2 - gate_up / 32
+    );
+}
+
 /// With experts a token has as many rows.
 #[test]
 fn tokens_have_rows_for_their_experts() {

@@ -29,7 +29,7 @@ impl Dummy {
         let value = |sum: usize| {
             if is_norm { 1.0 } else { (sum as f32 - 510.0) * scale }
         };
-        let table = std::array::from_fn(|sum| T::round(value(sum)));
+        let table = std::array::from_fn(|sum| T::generated(sum, value(sum)));
         DummyTensor { key: (key as u32, (key >> 32) as u32), table }
     }
 }

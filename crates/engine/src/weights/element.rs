@@ -13,6 +13,8 @@ pub(super) enum Stored {
     Bf16,
     /// Read as itself alone: it means nothing without its scale.
     E4m3,
+    /// The same: parts of numbers.
+    U8,
 }
 
 impl Stored {
@@ -22,6 +24,7 @@ impl Stored {
             Dtype::F16 => Some(Self::F16),
             Dtype::BF16 => Some(Self::Bf16),
             Dtype::F8_E4M3 => Some(Self::E4m3),
+            Dtype::U8 => Some(Self::U8),
             _ => None,
         }
     }
@@ -30,13 +33,17 @@ impl Stored {
         match self {
             Self::F32 => 4,
             Self::F16 | Self::Bf16 => 2,
-            Self::E4m3 => 1,
+            Self::E4m3 | Self::U8 => 1,
         }
     }
 
     /// Whether it can be decoded as `T`.
     pub(super) fn becomes<T: Element>(self) -> bool {
-        self == T::STORED || (self != Self::E4m3 && T::STORED != Self::E4m3)
+        self == T::STORED || (self.is_number() && T::STORED.is_number())
+    }
+
+    fn is_number(self) -> bool {
+        !matches!(self, Self::E4m3 | Self::U8)
     }
 
     /// Decodes little-endian `bytes`, rounding to nearest even where `T` is narrower.
@@ -46,7 +53,7 @@ impl Stored {
             Self::F32 => convert(bytes, dst, f32::from_le_bytes),
             Self::F16 => convert(bytes, dst, |b| f16::from_le_bytes(b).to_f32()),
             Self::Bf16 => convert(bytes, dst, |b| bf16::from_le_bytes(b).to_f32()),
-            Self::E4m3 => unreachable!("e4m3 is decoded as itself alone"),
+            Self::E4m3 | Self::U8 => unreachable!("bytes are decoded as themselves alone"),
         }
     }
 }
@@ -72,12 +79,17 @@ pub(super) trait Element: kernels::device::Element {
 
     fn round(value: f32) -> Self;
 
+    /// What a generated weight is, of a sum of four random bytes that makes `value` near normal.
+    fn generated(_sum: usize, value: f32) -> Self {
+        Self::round(value)
+    }
+
     /// Decodes elements that are stored as `Self` already.
     fn copy(bytes: &[u8], dst: &mut [Self]);
 }
 
 macro_rules! element {
-    ($type:ty, $stored:ident, $zeroed:expr, $round:expr, $decode:expr) => {
+    ($type:ty, $stored:ident, $zeroed:expr, $round:expr, $decode:expr $(, $generated:expr)?) => {
         impl Element for $type {
             const STORED: Stored = Stored::$stored;
 
@@ -88,6 +100,10 @@ macro_rules! element {
             fn round(value: f32) -> Self {
                 $round(value)
             }
+
+            $(fn generated(sum: usize, _: f32) -> Self {
+                $generated(sum)
+            })?
 
             fn copy(bytes: &[u8], dst: &mut [Self]) {
                 let (src, rest) = bytes.as_chunks();
@@ -109,3 +125,4 @@ element!(f16, F16, |len| vec![0u16; len].reinterpret_into(), f16::from_f32, f16:
 element!(F8E4M3, E4m3, |len| vec![F8E4M3::default(); len], F8E4M3::from_f32, |[bits]: [u8; 1]| {
     F8E4M3::from_bits(bits)
 });
+element!(u8, U8, |len| vec![0; len], |value| value as u8, |[bits]: [u8; 1]| bits, |sum| sum as u8);

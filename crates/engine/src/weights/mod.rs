@@ -9,6 +9,7 @@ mod dummy;
 mod element;
 mod error;
 mod linear;
+mod mxfp4;
 mod quantized;
 mod source;
 #[cfg(test)]
@@ -31,6 +32,7 @@ use element::Element;
 
 use crate::precision::Quantization;
 pub use error::WeightsError;
+pub(crate) use linear::holds_mxfp4;
 pub use quantized::Quantized;
 use source::{Part, Source, SourceTensor, fill};
 
@@ -66,14 +68,29 @@ pub struct RowsOf {
     pub name: String,
     /// Rows that it has.
     pub total: usize,
-    /// Those that are taken.
+    /// Where those that are taken lie.
     pub rows: Range<usize>,
+    /// From one of them to the next.
+    pub step: usize,
+    /// Experts that the tensor is of, if it is of several: their weights `[experts, in, out]`, those in MXFP4, or
+    /// their biases `[experts, out]`. Rows are output features, counted through all experts.
+    pub experts: Option<usize>,
 }
 
 impl RowsOf {
     /// All of them.
     pub fn all(name: String, total: usize) -> Self {
-        Self { name, total, rows: 0..total }
+        Self::some(name, total, 0..total)
+    }
+
+    /// Those one after the other.
+    pub fn some(name: String, total: usize, rows: Range<usize>) -> Self {
+        Self { name, total, rows, step: 1, experts: None }
+    }
+
+    /// How many are taken.
+    pub fn num_rows(&self) -> usize {
+        self.rows.len().div_ceil(self.step)
     }
 }
 
@@ -232,7 +249,7 @@ impl Weights {
     /// Rows of several tensors, stacked along their first dimension; `row` is the shape of a row (empty for
     /// biases).
     pub fn stacked(&mut self, parts: &[RowsOf], row: &[usize]) -> Result<Tensor> {
-        let num_rows = parts.iter().map(|part| part.rows.len()).sum();
+        let num_rows = parts.iter().map(RowsOf::num_rows).sum();
         let parts: Vec<Part> = parts.iter().map(|part| Part::rows(part, row)).collect();
         self.gather(&parts, &[&[num_rows], row].concat())
     }
@@ -278,6 +295,7 @@ impl Weights {
             self.progress.loaded_bytes += source.release(part.len);
             match source {
                 SourceTensor::Unpacked(unpacked) => self.used.extend(unpacked.names.clone()),
+                SourceTensor::Mxfp4(tensor) => self.used.extend(tensor.names.clone()),
                 _ => drop(self.used.insert(part.name.to_owned())),
             }
         }

@@ -42,6 +42,8 @@ pub enum Quantized {
     },
     /// Bytes with a scale for each output feature, `int-quantized` of compressed-tensors.
     Int8,
+    /// Experts of 4 bits with a scale for 32 inputs. On a GPU they are multiplied in this form, too.
+    Mxfp4,
 }
 
 impl fmt::Display for Quantized {
@@ -53,6 +55,7 @@ impl fmt::Display for Quantized {
             Self::Awq => write!(f, "4 bits (AWQ)"),
             Self::Packed { bits, .. } => write!(f, "{bits} bits (compressed-tensors)"),
             Self::Int8 => write!(f, "8 bits (compressed-tensors)"),
+            Self::Mxfp4 => write!(f, "4 bits (MXFP4)"),
         }
     }
 }
@@ -97,7 +100,7 @@ impl Quantized {
         let Some(name) = name.strip_suffix(".weight") else { return Ok(None) };
         let mut layer = Layer { checkpoint, name, shape, names: Vec::new() };
         let elements = match self {
-            Self::Fp8Rows => return Ok(None),
+            Self::Fp8Rows | Self::Mxfp4 => return Ok(None),
             Self::Fp8Blocks { rows, columns } => {
                 if !layer.is("weight", Dtype::F8_E4M3) {
                     return Ok(None);

@@ -5,6 +5,7 @@ use kernels::pool;
 use super::checkpoint::{Checkpoint, StoredTensor};
 use super::dummy::{Dummy, DummyTensor};
 use super::element::Element;
+use super::mxfp4::Mxfp4;
 use super::quantized::{Quantized, Unpacked};
 use super::{CHUNK, Result, RowsOf};
 use std::ops::Range;
@@ -21,6 +22,21 @@ impl Source {
         quantized: Option<Quantized>,
     ) -> Result<SourceTensor<'_, T>> {
         Ok(match self {
+            Self::Checkpoint(checkpoint) if part.is_of_experts => {
+                let [experts, inputs, outputs] = part.shape[..] else {
+                    unreachable!("the shape of a weight of experts is made with three dimensions")
+                };
+                if quantized == Some(Quantized::Mxfp4) {
+                    SourceTensor::Mxfp4(Mxfp4::open(
+                        checkpoint,
+                        part.name,
+                        [experts, outputs, inputs],
+                    )?)
+                } else {
+                    let tensor = checkpoint.tensor::<T>(part.name, &part.shape)?;
+                    SourceTensor::Transposed(tensor, [inputs, outputs])
+                }
+            }
             Self::Checkpoint(checkpoint) => {
                 let shape = <[usize; 2]>::try_from(part.shape.as_slice()).ok();
                 let unpacked = match quantized.zip(shape) {
@@ -40,6 +56,9 @@ impl Source {
 /// Where the elements of one tensor come from.
 pub(super) enum SourceTensor<'a, T> {
     Stored(StoredTensor<'a>),
+    /// Matrices `[in, out]` that are read as `[out, in]`.
+    Transposed(StoredTensor<'a>, [usize; 2]),
+    Mxfp4(Mxfp4<'a>),
     Unpacked(Unpacked<T>),
     Dummy(DummyTensor<T>),
 }
@@ -49,6 +68,15 @@ impl<T: Element> SourceTensor<'_, T> {
     fn read(&self, first: usize, dst: &mut [T]) {
         match self {
             Self::Stored(tensor) => tensor.read(first, dst),
+            Self::Transposed(tensor, [inputs, outputs]) => {
+                for (at, dst) in (first..).zip(dst) {
+                    let (row, input) = (at / inputs, at % inputs);
+                    let (matrix, output) = (row / outputs, row % outputs);
+                    let at = (matrix * inputs + input) * outputs + output;
+                    tensor.read(at, std::slice::from_mut(dst));
+                }
+            }
+            Self::Mxfp4(tensor) => tensor.read(first, dst),
             Self::Unpacked(tensor) => dst.copy_from_slice(&tensor.elements[first..][..dst.len()]),
             Self::Dummy(tensor) => tensor.fill(first, dst),
         }
@@ -57,10 +85,11 @@ impl<T: Element> SourceTensor<'_, T> {
     /// Lets go of what lies in memory for it. Bytes of the checkpoint that `len` elements take.
     pub(super) fn release(&self, len: usize) -> u64 {
         match self {
-            Self::Stored(tensor) => {
+            Self::Stored(tensor) | Self::Transposed(tensor, _) => {
                 tensor.release();
                 tensor.num_bytes(len)
             }
+            Self::Mxfp4(tensor) => tensor.release(len),
             Self::Unpacked(tensor) => tensor.num_bytes,
             Self::Dummy(_) => 0,
         }
@@ -95,24 +124,34 @@ pub(super) struct Part<'a> {
     width: usize,
     stride: usize,
     pub(super) len: usize,
+    /// It is `[experts, in, out]` and read as their output features `[experts * out, in]`.
+    is_of_experts: bool,
 }
 
 impl<'a> Part<'a> {
     pub(super) fn whole(name: &'a str, shape: &[usize]) -> Self {
         let len = shape.iter().product();
-        Self { name, shape: shape.to_vec(), first: 0, width: len, stride: len, len }
+        let shape = shape.to_vec();
+        Self { name, shape, first: 0, width: len, stride: len, len, is_of_experts: false }
     }
 
     pub(super) fn rows(part: &'a RowsOf, row: &[usize]) -> Self {
-        let width = row.iter().product::<usize>();
-        let len = part.rows.len() * width;
+        let (width, is_of_experts) = (row.iter().product::<usize>(), part.experts.is_some());
+        let shape = match part.experts {
+            None => [&[part.total], row].concat(),
+            Some(experts) => [&[experts], row, &[part.total / experts]].concat(),
+        };
+        let len = part.num_rows() * width;
+        // Those one after the other are one.
+        let (width, stride) = if part.step == 1 { (len, len) } else { (width, part.step * width) };
         Self {
             name: &part.name,
-            shape: [&[part.total], row].concat(),
-            first: part.rows.start * width,
-            width: len,
-            stride: len,
+            shape,
+            first: part.rows.start * row.iter().product::<usize>(),
+            width,
+            stride,
             len,
+            is_of_experts: is_of_experts && !row.is_empty(),
         }
     }
 
@@ -122,8 +161,23 @@ impl<'a> Part<'a> {
         if columns.len() == num_columns {
             return rows;
         }
-        let (width, len) = (columns.len(), part.rows.len() * columns.len());
-        Self { first: rows.first + columns.start, width, stride: num_columns, len, ..rows }
+        let (width, len) = (columns.len(), part.num_rows() * columns.len());
+        let stride = part.step * num_columns;
+        Self { first: rows.first + columns.start, width, stride, len, ..rows }
+    }
+
+    /// Some bytes of the rows, of a tensor of experts' `[experts, out, ..]` that has `row` for each.
+    pub(super) fn bytes(name: &'a str, part: &RowsOf, row: &[usize], bytes: Range<usize>) -> Self {
+        let (experts, row_bytes) = (part.experts.unwrap_or(1), row.iter().product::<usize>());
+        Self {
+            name,
+            shape: [&[experts, part.total / experts], row].concat(),
+            first: part.rows.start * row_bytes + bytes.start,
+            width: bytes.len(),
+            stride: part.step * row_bytes,
+            len: part.num_rows() * bytes.len(),
+            is_of_experts: false,
+        }
     }
 
     /// The elements from `first` on, of those that are taken.

@@ -150,7 +150,7 @@ fn assert_parts_make_the_whole(weights: &mut Weights, name: &str, [rows, columns
     for ranks in 1..=3 {
         let of_rank = |len, rank| collectives::part(len, rank, ranks);
         let some_rows = |rank| {
-            let rows_of = RowsOf { name: name.to_owned(), total: rows, rows: of_rank(rows, rank) };
+            let rows_of = RowsOf::some(name.to_owned(), rows, of_rank(rows, rank));
             weights.stacked(&[rows_of], &[columns]).unwrap()
         };
         let parts: Vec<Tensor> = (0..ranks).map(some_rows).collect();

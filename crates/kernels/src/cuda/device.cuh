@@ -335,6 +335,20 @@ inline float element_of_pair(uint32_t pair, int index) {
 }
 #endif
 
+// Element by element; T is bf16 or f16.
+template <class T>
+__device__ __forceinline__ uint32_t multiply_pair(uint32_t a, uint32_t b) {
+#ifdef SCONCE_HOST
+    return pair_of<T>(element_of_pair<T>(a, 0) * element_of_pair<T>(b, 0),
+                      element_of_pair<T>(a, 1) * element_of_pair<T>(b, 1));
+#else
+    constexpr bool is_bf16 = std::is_same<T, bf16>::value;
+    using Both = typename std::conditional<is_bf16, __nv_bfloat162, __half2>::type;
+    const Both product = __hmul2(*reinterpret_cast<const Both*>(&a), *reinterpret_cast<const Both*>(&b));
+    return *reinterpret_cast<const uint32_t*>(&product);
+#endif
+}
+
 // Four e4m3 (the first in the lowest byte) to two pairs of bf16 or f16, exactly, on every device: the
 // bits are moved to where the wider type has them, which leaves an exponent that is too small by the
 // difference of the biases, and a product corrects it. NaN becomes 480.
@@ -347,16 +361,7 @@ __device__ __forceinline__ void widen_e4m3(uint32_t (&pairs)[2], uint32_t four) 
 #pragma unroll
     for (int i = 0; i < 2; i++) {
         const uint32_t top = __byte_perm(four, 0, i == 0 ? 0x1404 : 0x3424);
-        const uint32_t bits = (top & 0x80008000u) | (top >> shift & magnitude);
-#ifdef SCONCE_HOST
-        pairs[i] = pair_of<T>(element_of_pair<T>(bits, 0) * element_of_pair<T>(factor, 0),
-                              element_of_pair<T>(bits, 1) * element_of_pair<T>(factor, 1));
-#else
-        using Both = typename std::conditional<is_bf16, __nv_bfloat162, __half2>::type;
-        const Both wide = __hmul2(*reinterpret_cast<const Both*>(&bits),
-                                  *reinterpret_cast<const Both*>(&factor));
-        pairs[i] = *reinterpret_cast<const uint32_t*>(&wide);
-#endif
+        pairs[i] = multiply_pair<T>((top & 0x80008000u) | (top >> shift & magnitude), factor);
     }
 }
 

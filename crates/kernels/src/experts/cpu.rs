@@ -4,7 +4,7 @@ use super::{Choose, Routing};
 use crate::pool::for_each_row;
 use crate::simd::{Element, Kernel, LANES, Lanes, dispatch, load_at, store_at};
 use crate::views::{cpu_slice, slice};
-use candle_core::{CpuStorage, Layout, Result};
+use candle_core::{CpuStorage, Layout, Result, Tensor};
 
 /// Of a selection and an exponential, roughly.
 const OPERATIONS_PER_LOGIT: usize = 32;
@@ -13,13 +13,19 @@ const OPERATIONS_PER_LOGIT: usize = 32;
 pub(super) fn choose(logits: &CpuStorage, layout: &Layout, op: &Choose) -> Result<CpuStorage> {
     let (tokens, num_experts) = layout.shape().dims2()?;
     let logits: &[f32] = slice(logits, layout, "logits")?;
+    let bias = op.bias.map(Tensor::storage_and_layout);
+    let bias = bias.as_ref().map(|(bias, layout)| cpu_slice(bias, layout, "the bias"));
+    let bias: Option<&[f32]> = bias.transpose()?;
     let mut chosen = vec![(0, 0); tokens * op.per_token];
     let work = OPERATIONS_PER_LOGIT * logits.len();
     for_each_row(&mut chosen, op.per_token, work, |token, chosen| {
+        let row = &logits[token * num_experts..][..num_experts];
         // What is no number is chosen last, so that any row has as many experts.
-        let number = |x: &f32| if x.is_nan() { f32::NEG_INFINITY } else { *x };
-        let row = logits[token * num_experts..][..num_experts].iter().map(number);
-        let mut row: Vec<(f32, u32)> = row.zip(0..).collect();
+        let number = |(expert, x): (usize, &f32)| {
+            let x = bias.map_or(*x, |bias| x + bias[expert]);
+            (if x.is_nan() { f32::NEG_INFINITY } else { x }, expert as u32)
+        };
+        let mut row: Vec<(f32, u32)> = row.iter().enumerate().map(number).collect();
         let first = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
         row.select_nth_unstable_by(op.per_token - 1, first);
         row[..op.per_token].sort_unstable_by(first);

@@ -1,7 +1,8 @@
 //! Layers of experts on a CUDA device.
 
+use super::E2M1_BLOCK;
 use crate::cuda::{Launch, WARP, of_dtype, pack_len};
-use candle_core::{DType, Result};
+use candle_core::{DType, Result, bail};
 
 /// `ChooseParams` of `kernel.cu`.
 #[repr(C)]
@@ -9,6 +10,8 @@ use candle_core::{DType, Result};
 pub(super) struct ChooseParams {
     /// `[tokens, experts]` f32
     pub(super) logits: u64,
+    /// `[experts]` f32, 0 without one
+    pub(super) bias: u64,
     /// `[2, tokens, per_token]` u32
     pub(super) choice: u64,
     pub(super) num_tokens: i32,
@@ -28,7 +31,7 @@ pub(super) struct SortParams {
     pub(super) num_rows: i32,
 }
 
-/// `MultiplyParams` of `multiply.cuh`.
+/// `MultiplyParams` of `weights.cuh`.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub(super) struct MultiplyParams {
@@ -36,6 +39,10 @@ pub(super) struct MultiplyParams {
     pub(super) x: u64,
     /// `[experts, out, in]`
     pub(super) weight: u64,
+    /// Of e4m3 `[experts, out]` f32, of e2m1 `[experts, out, in / 32]` e8m0, else 0
+    pub(super) scales: u64,
+    /// `[experts, out]`, 0 without one
+    pub(super) bias: u64,
     /// `[rows]` u32, of choices
     pub(super) experts: u64,
     /// `[2 * rows + experts + 1]` u32: the choice of each row, the row of each choice, where each expert's begin
@@ -77,29 +84,95 @@ pub(super) fn plan_sort(num_experts: usize) -> Launch {
     Launch::one_dimensional("sort_rows", num_experts, THREADS)
 }
 
-/// Output features of a block, and what its stages take.
+/// In what a weight is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// The type of x.
+    Wide,
+    /// A byte, with a scale for each output feature.
+    E4m3,
+    /// Half a byte, with a scale for 32 inputs.
+    E2m1,
+}
+
+impl Form {
+    fn bits(self, dtype: DType) -> usize {
+        match self {
+            Self::Wide => 8 * dtype.size_in_bytes(),
+            Self::E4m3 => 8,
+            Self::E2m1 => 4,
+        }
+    }
+
+    /// What a block's stages take, the tile that they are widened to, and scales of the output features' inputs.
+    fn shared_bytes(self, in_features: usize) -> usize {
+        let stage = |bits: usize| OUTS * DEPTH * bits / 8 + ROWS * DEPTH * 2;
+        let tile = OUTS * DEPTH * 2;
+        match self {
+            Self::Wide => 4 * stage(16),
+            Self::E4m3 => 5 * stage(8) + tile,
+            Self::E2m1 => 5 * stage(4) + tile + OUTS * in_features / E2M1_BLOCK,
+        }
+    }
+}
+
+/// Output features of a block, rows of a pass, inputs of a stage.
 const OUTS: usize = 128;
-const STAGES_BYTES: usize = 4 * (128 + 64) * 64 * 2;
+const ROWS: usize = 64;
+const DEPTH: usize = 64;
 /// Output features of a block of the plain kernel.
 const PLAIN_OUTS: usize = 8;
+
+/// Of a block, on the GPUs that have least.
+const MAX_SHARED_BYTES: usize = 99 << 10;
 
 /// A launch for at least one row.
 pub(super) fn plan_multiply(
     params: &MultiplyParams,
     num_experts: usize,
     dtype: DType,
+    form: Form,
 ) -> Result<Launch> {
-    let out_features = params.out_features as usize;
-    let row_bytes = params.in_features as u64 * dtype.size_in_bytes() as u64;
-    let is_aligned = [params.x, params.weight, row_bytes].iter().all(|x| x.is_multiple_of(16));
-    if dtype == DType::F32 || !is_aligned {
-        let functions = ["multiply_plain_f32", "multiply_plain_f16", "multiply_plain_bf16"];
-        let grid = [params.num_rows as usize, out_features.div_ceil(PLAIN_OUTS), 1];
-        return Ok(Launch::new(of_dtype(dtype, functions, "x")?, grid, THREADS, 0));
+    let (in_features, out_features) = (params.in_features as usize, params.out_features as usize);
+    let is_whole = match form {
+        Form::Wide => (in_features * dtype.size_in_bytes()).is_multiple_of(16),
+        // A thread widens as many as share a scale in e2m1.
+        Form::E4m3 => in_features.is_multiple_of(E2M1_BLOCK),
+        // Scales are copied 16 at once.
+        Form::E2m1 => (out_features * in_features / E2M1_BLOCK).is_multiple_of(16),
+    };
+    let mut addresses = vec![params.x, params.weight];
+    if form == Form::E2m1 {
+        addresses.push(params.scales);
     }
-    let function = if dtype == DType::F16 { "multiply_f16" } else { "multiply_bf16" };
+    let is_aligned = addresses.iter().all(|address| address.is_multiple_of(16));
+    let shared_bytes = form.shared_bytes(in_features);
+    if dtype == DType::F32 || !is_whole || !is_aligned || shared_bytes > MAX_SHARED_BYTES {
+        let functions = match form {
+            Form::Wide => ["multiply_plain_f32", "multiply_plain_f16", "multiply_plain_bf16"],
+            Form::E4m3 => ["multiply_plain_e4m3_f32", NONE, "multiply_plain_e4m3_bf16"],
+            Form::E2m1 => ["multiply_plain_e2m1_f32", NONE, "multiply_plain_e2m1_bf16"],
+        };
+        let grid = [params.num_rows as usize, out_features.div_ceil(PLAIN_OUTS), 1];
+        return Ok(Launch::new(function_of(dtype, form, functions)?, grid, THREADS, 0));
+    }
+    let functions = match form {
+        Form::Wide => [NONE, "multiply_f16", "multiply_bf16"],
+        Form::E4m3 => [NONE, NONE, "multiply_e4m3_bf16"],
+        Form::E2m1 => [NONE, NONE, "multiply_e2m1_bf16"],
+    };
     let grid = [out_features.div_ceil(OUTS), num_experts, 1];
-    Ok(Launch::new(function, grid, THREADS, STAGES_BYTES))
+    Ok(Launch::new(function_of(dtype, form, functions)?, grid, THREADS, shared_bytes))
+}
+
+/// Where there is no kernel.
+const NONE: &str = "";
+
+fn function_of(dtype: DType, form: Form, functions: [&'static str; 3]) -> Result<&'static str> {
+    match of_dtype(dtype, functions, "x")? {
+        NONE => bail!("experts of {} bits have no kernel for {dtype:?}", form.bits(dtype)),
+        function => Ok(function),
+    }
 }
 
 /// A launch for at least one token.
@@ -121,7 +194,7 @@ pub(super) mod forward {
     use crate::cuda::{Module, address, allocate, launch, module, tensor_address};
     use crate::experts::{Choose, Multiply, Routing, Rows};
     use candle_core::backend::BackendStorage;
-    use candle_core::{CudaStorage, DType, Layout, Result};
+    use candle_core::{CudaStorage, DType, Layout, Result, Tensor};
 
     static MODULE: Module = module!("experts");
 
@@ -139,6 +212,7 @@ pub(super) mod forward {
         let (out, choice) = allocate(logits.device(), DType::U32, len)?;
         let params = ChooseParams {
             logits: address(logits, layout, "logits")?,
+            bias: op.bias.map_or(Ok(0), |bias| tensor_address(bias, "the bias"))?,
             choice,
             num_tokens: num_tokens as i32,
             num_experts: num_experts as i32,
@@ -173,11 +247,16 @@ pub(super) mod forward {
         (x, layout): (&CudaStorage, &Layout),
         op: &Multiply,
     ) -> Result<CudaStorage> {
-        let (num_experts, out_features, in_features) = op.weight.dims3()?;
+        let [num_experts, out_features, in_features] = op.dims;
         let (out, y) = allocate(x.device(), x.dtype(), op.num_rows * out_features)?;
+        let optional = |tensor: Option<&Tensor>, name| {
+            tensor.map_or(Ok(0), |tensor| tensor_address(tensor, name))
+        };
         let params = MultiplyParams {
             x: address(x, layout, "x")?,
             weight: tensor_address(op.weight, "the weight")?,
+            scales: optional(op.scales, "the scales")?,
+            bias: optional(op.bias, "the bias")?,
             experts: tensor_address(op.choice, "the choice")?,
             sorted: tensor_address(op.sorted, "the order")?,
             y,
@@ -187,7 +266,7 @@ pub(super) mod forward {
             out_features: out_features as i32,
         };
         if op.num_rows > 0 {
-            let plan = plan_multiply(&params, num_experts, x.dtype())?;
+            let plan = plan_multiply(&params, num_experts, x.dtype(), op.form)?;
             launch(x.device(), &MODULE, &plan, &params)?;
         }
         Ok(out)

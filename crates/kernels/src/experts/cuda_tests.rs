@@ -1,21 +1,30 @@
 //! The CUDA kernels of experts, on the host, against the references of the CPU op.
 
 use super::cuda::{
-    ChooseParams, CombineParams, MultiplyParams, SortParams, plan_choose, plan_combine,
+    ChooseParams, CombineParams, Form, MultiplyParams, SortParams, plan_choose, plan_combine,
     plan_multiply, plan_sort,
 };
-use super::tests::{CHOICES, TOLERANCE, assert_chosen, chosen, combined, logits, products};
+use super::tests::{
+    CHOICES, TOLERANCE, assert_chosen, chosen, combined, e2m1, e4m3, logits, products,
+};
 use crate::cuda::testing::{CUDA_DTYPES, Input, from_bytes, launch, on_device, to_bytes};
 use crate::testing::{assert_close, ids, tensor};
 use candle_core::{DType, Device, Error, Result, Tensor};
 
-fn choose(logits: &Tensor, per_token: usize, is_normalised: bool) -> Result<Tensor> {
+fn choose(
+    logits: &Tensor,
+    bias: Option<&Tensor>,
+    per_token: usize,
+    is_normalised: bool,
+) -> Result<Tensor> {
     let (tokens, num_experts) = logits.dims2()?;
     let out = on_device(|device| {
         let logits = Input::new(device, logits, 1)?;
+        let bias = bias.map(|bias| Input::new(device, bias, 1)).transpose()?;
         let choice = device.output::<u8>(2 * tokens * per_token * size_of::<u32>());
         let params = ChooseParams {
             logits: logits.address(),
+            bias: bias.as_ref().map_or(0, Input::address),
             choice: choice.address(),
             num_tokens: tokens as i32,
             num_experts: num_experts as i32,
@@ -44,19 +53,43 @@ fn sort(experts: &[u32], num_experts: usize) -> Result<Vec<u32>> {
     from_bytes(&out[0], &[len], DType::U32)?.to_vec1()
 }
 
+/// Experts as kernels take them.
+struct Layer<'a> {
+    form: Form,
+    weight: &'a Tensor,
+    scales: Option<&'a Tensor>,
+    bias: Option<&'a Tensor>,
+    /// `[experts, out, in]`
+    dims: [usize; 3],
+}
+
+impl<'a> Layer<'a> {
+    fn wide(weight: &'a Tensor) -> Result<Self> {
+        let (num_experts, out_features, in_features) = weight.dims3()?;
+        let dims = [num_experts, out_features, in_features];
+        Ok(Self { form: Form::Wide, weight, scales: None, bias: None, dims })
+    }
+}
+
 /// Of choices that went to these experts; `rows_of_token` is 0 where x has their rows.
-fn multiply(x: &Tensor, weight: &Tensor, experts: &[u32], rows_of_token: usize) -> Result<Tensor> {
-    let (num_experts, out_features, in_features) = weight.dims3()?;
+fn multiply(x: &Tensor, layer: &Layer, experts: &[u32], rows_of_token: usize) -> Result<Tensor> {
+    let [num_experts, out_features, in_features] = layer.dims;
     let (dtype, rows) = (x.dtype(), experts.len());
     let sorted = sort(experts, num_experts)?;
     let out = on_device(|device| {
-        let (x, weight) = (Input::new(device, x, 0)?, Input::new(device, weight, 0)?);
+        let (x, weight) = (Input::new(device, x, 0)?, Input::new(device, layer.weight, 0)?);
+        let optional = |tensor: Option<&Tensor>, offset| {
+            tensor.map(|tensor| Input::new(device, tensor, offset)).transpose()
+        };
+        let (scales, bias) = (optional(layer.scales, 0)?, optional(layer.bias, 1)?);
         let experts = Input::new(device, &ids(experts, &Device::Cpu)?, 0)?;
         let sorted = Input::new(device, &ids(&sorted, &Device::Cpu)?, 0)?;
         let y = device.output::<u8>(rows * out_features * dtype.size_in_bytes());
         let params = MultiplyParams {
             x: x.address(),
             weight: weight.address(),
+            scales: scales.as_ref().map_or(0, Input::address),
+            bias: bias.as_ref().map_or(0, Input::address),
             experts: experts.address(),
             sorted: sorted.address(),
             y: y.address(),
@@ -65,7 +98,7 @@ fn multiply(x: &Tensor, weight: &Tensor, experts: &[u32], rows_of_token: usize) 
             in_features: in_features as i32,
             out_features: out_features as i32,
         };
-        let plan = plan_multiply(&params, num_experts, dtype)?;
+        let plan = plan_multiply(&params, num_experts, dtype, layer.form)?;
         launch(device, &plan, &params).map_err(Error::wrap)?;
         Ok(vec![y.read()])
     })?;
@@ -105,11 +138,15 @@ fn the_largest_logits_are_chosen() -> Result<()> {
         for is_normalised in [false, true] {
             let logits = logits(tokens, num_experts, &Device::Cpu)?;
             let expected = chosen(&logits, per_token, is_normalised)?;
-            assert_chosen(&choose(&logits, per_token, is_normalised)?, &expected);
+            assert_chosen(&choose(&logits, None, per_token, is_normalised)?, &expected);
         }
     }
+    let logits = logits(70, 40, &Device::Cpu)?;
+    let bias = tensor(3, &[40], DType::F32, &Device::Cpu)?;
+    let expected = chosen(&logits.broadcast_add(&bias)?, 3, true)?;
+    assert_chosen(&choose(&logits, Some(&bias), 3, true)?, &expected);
     let rows = [[f32::NAN, 1.0, f32::NAN], [f32::NAN; 3], [f32::NEG_INFINITY, 2.0, 3.0]];
-    let choice = choose(&Tensor::new(&rows, &Device::Cpu)?, 2, true)?;
+    let choice = choose(&Tensor::new(&rows, &Device::Cpu)?, None, 2, true)?;
     assert_eq!(choice.get(0)?.to_vec2::<u32>()?, [[1, 0], [0, 1], [2, 1]]);
     Ok(())
 }
@@ -141,18 +178,94 @@ fn rows_are_multiplied_by_their_experts() -> Result<()> {
             let logits = logits(tokens, num_experts, &Device::Cpu)?;
             let (experts, _) = chosen(&logits, per_token, true)?;
             let weight = tensor(2, &[num_experts, out_features, in_features], dtype, &Device::Cpu)?;
-            let (order, ..) = super::cpu::sort(&experts, num_experts);
-            let sorted: Vec<u32> = order.iter().map(|choice| experts[*choice as usize]).collect();
+            let bias = tensor(4, &[num_experts, out_features], dtype, &Device::Cpu)?;
+            let layer = Layer { bias: Some(&bias), ..Layer::wide(&weight)? };
             for rows_of_token in [per_token, 0] {
-                let source = |row: usize| match rows_of_token {
-                    0 => row,
-                    rows => order[row] as usize / rows,
+                assert_products(&layer, &weight, &experts, (tokens, rows_of_token), dtype)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Of `tokens` that each have `rows_of_token` rows; `values` are what the weights are.
+fn assert_products(
+    layer: &Layer,
+    values: &Tensor,
+    experts: &[u32],
+    (tokens, rows_of_token): (usize, usize),
+    dtype: DType,
+) -> Result<()> {
+    let [num_experts, _, in_features] = layer.dims;
+    let (order, ..) = super::cpu::sort(experts, num_experts);
+    let sorted: Vec<u32> = order.iter().map(|choice| experts[*choice as usize]).collect();
+    let source = |row: usize| match rows_of_token {
+        0 => row,
+        rows => order[row] as usize / rows,
+    };
+    let sources: Vec<usize> = (0..order.len()).map(source).collect();
+    let len = if rows_of_token == 0 { order.len() } else { tokens };
+    let x = tensor(3, &[len, in_features], dtype, &Device::Cpu)?;
+    let y = multiply(&x, layer, experts, rows_of_token)?;
+    assert_close(&y, &products(&x, &sources, (values, layer.bias), &sorted)?, TOLERANCE);
+    Ok(())
+}
+
+/// Sizes as above, and scales that cannot be copied 16 at once.
+#[test]
+fn weights_of_fewer_bits_are_multiplied_exactly() -> Result<()> {
+    for dtype in [DType::F32, DType::BF16] {
+        for (tokens, num_experts, per_token, out_features, in_features) in [
+            (1, 4, 2, 16, 32),
+            (9, 3, 1, 144, 64),
+            (40, 2, 2, 16, 96),
+            (150, 2, 1, 32, 352),
+            (3, 4, 2, 130, 288),
+            (2, 3, 2, 5, 32),
+        ] {
+            let dims = [num_experts, out_features, in_features];
+            let logits = logits(tokens, num_experts, &Device::Cpu)?;
+            let (experts, _) = chosen(&logits, per_token, true)?;
+            let bias = tensor(4, &[num_experts, out_features], dtype, &Device::Cpu)?;
+            for (form, [weight, scales, values]) in
+                [(Form::E2m1, e2m1(dims, &Device::Cpu)?), (Form::E4m3, e4m3(dims, &Device::Cpu)?)]
+            {
+                let (scales, bias) = (Some(&scales), Some(&bias));
+                let layer = Layer { form, weight: &weight, scales, bias, dims };
+                for rows_of_token in [per_token, 0] {
+                    assert_products(&layer, &values, &experts, (tokens, rows_of_token), dtype)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Also those that bf16 has no normal number for.
+#[test]
+fn scales_may_be_any_power_of_two() -> Result<()> {
+    let dims = [1, 16, 256];
+    let [weight, _, _] = e2m1(dims, &Device::Cpu)?;
+    let scales: Vec<u8> = (0..128).map(|i| [0, 1, 2, 64, 126, 127, 200, 250][i % 8]).collect();
+    let scales = Tensor::from_vec(scales, (1, 16, 8), &Device::Cpu)?;
+    let layer =
+        Layer { form: Form::E2m1, weight: &weight, scales: Some(&scales), bias: None, dims };
+    for dtype in [DType::F32, DType::BF16] {
+        // A row sees one block of inputs.
+        let x = Tensor::eye(8, dtype, &Device::Cpu)?.unsqueeze(2)?.broadcast_as((8, 8, 32))?;
+        let y = multiply(&x.reshape((8, 256))?.contiguous()?, &layer, &[0; 8], 1)?;
+        for (block, row) in y.to_dtype(DType::F32)?.to_vec2::<f32>()?.iter().enumerate() {
+            let sums = weight.narrow(2, block * 16, 16)?.squeeze(0)?.to_vec2::<u8>()?;
+            for (y, bytes) in row.iter().zip(sums) {
+                let value = |four: u8| {
+                    let magnitude = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0][usize::from(four & 7)];
+                    if four & 8 == 0 { magnitude } else { -magnitude }
                 };
-                let sources: Vec<usize> = (0..order.len()).map(source).collect();
-                let len = if rows_of_token == 0 { order.len() } else { tokens };
-                let x = tensor(3, &[len, in_features], dtype, &Device::Cpu)?;
-                let y = multiply(&x, &weight, &experts, rows_of_token)?;
-                assert_close(&y, &products(&x, &sources, &weight, &sorted)?, TOLERANCE);
+                let sum: f64 = bytes.iter().map(|byte| value(byte & 15) + value(byte >> 4)).sum();
+                let exponent = [0, 1, 2, 64, 126, 127, 200, 250][block] - 127;
+                let expected = sum * 2f64.powi(exponent);
+                let error = (f64::from(*y) - expected).abs();
+                assert!(error <= expected.abs() / 128.0, "{dtype:?} block {block}: {y} {expected}");
             }
         }
     }
@@ -164,11 +277,12 @@ fn a_row_is_the_same_in_any_batch() -> Result<()> {
     let experts: Vec<u32> = (0..80).map(|row| row * row % 7 % 2).collect();
     let x = tensor(1, &[80, 136], DType::BF16, &Device::Cpu)?;
     let weight = tensor(2, &[2, 24, 136], DType::BF16, &Device::Cpu)?;
-    let all = multiply(&x, &weight, &experts, 1)?;
+    let layer = Layer::wide(&weight)?;
+    let all = multiply(&x, &layer, &experts, 1)?;
     let (_, places, _) = super::cpu::sort(&experts, 2);
     for token in [0, 33, 79] {
         let x = x.narrow(0, token, 1)?.copy()?;
-        let alone = multiply(&x, &weight, &experts[token..=token], 1)?;
+        let alone = multiply(&x, &layer, &experts[token..=token], 1)?;
         let place = places[token] as usize;
         assert_eq!(to_bytes(&alone)?, to_bytes(&all.narrow(0, place, 1)?)?);
     }

@@ -6,6 +6,7 @@
 
 struct ChooseParams {
     const float* logits;  // [tokens, experts]
+    const float* bias;    // [experts] or null
     unsigned* choice;     // [2, tokens, per_token]: experts, then bits of weights
     int num_tokens;
     int num_experts;
@@ -28,8 +29,9 @@ KERNEL(choose_experts, ChooseParams, CHOOSE_THREADS) {
         logits[i] = -INFINITY;
         if (expert < p.num_experts) {
             left |= 1u << i;
+            const float logit = p.bias == nullptr ? row[expert] : row[expert] + p.bias[expert];
             // What is no number is chosen last.
-            if (row[expert] == row[expert]) logits[i] = row[expert];
+            if (logit == logit) logits[i] = logit;
         }
     }
     float largest = 0.0f, total = 0.0f;
@@ -159,11 +161,17 @@ __device__ __forceinline__ void combine(const CombineParams& p) {
     store_row_pack(out, index, p.width, is_aligned_16(out), pack);
 }
 
-KERNEL(multiply_f16, MultiplyParams, MULTIPLY_THREADS) { multiply_rows<f16>(p); }
-KERNEL(multiply_bf16, MultiplyParams, MULTIPLY_THREADS) { multiply_rows<bf16>(p); }
-KERNEL(multiply_plain_f32, MultiplyParams, PLAIN_THREADS) { multiply_plain<float>(p); }
-KERNEL(multiply_plain_f16, MultiplyParams, PLAIN_THREADS) { multiply_plain<f16>(p); }
-KERNEL(multiply_plain_bf16, MultiplyParams, PLAIN_THREADS) { multiply_plain<bf16>(p); }
+KERNEL(multiply_f16, MultiplyParams, MULTIPLY_THREADS) { multiply_rows<f16, Wide<f16>>(p); }
+KERNEL(multiply_bf16, MultiplyParams, MULTIPLY_THREADS) { multiply_rows<bf16, Wide<bf16>>(p); }
+KERNEL(multiply_e4m3_bf16, MultiplyParams, MULTIPLY_THREADS) { multiply_rows<bf16, E4m3>(p); }
+KERNEL(multiply_e2m1_bf16, MultiplyParams, MULTIPLY_THREADS) { multiply_rows<bf16, E2m1>(p); }
+KERNEL(multiply_plain_f32, MultiplyParams, PLAIN_THREADS) { multiply_plain<float, Wide<float>>(p); }
+KERNEL(multiply_plain_f16, MultiplyParams, PLAIN_THREADS) { multiply_plain<f16, Wide<f16>>(p); }
+KERNEL(multiply_plain_bf16, MultiplyParams, PLAIN_THREADS) { multiply_plain<bf16, Wide<bf16>>(p); }
+KERNEL(multiply_plain_e4m3_f32, MultiplyParams, PLAIN_THREADS) { multiply_plain<float, E4m3>(p); }
+KERNEL(multiply_plain_e4m3_bf16, MultiplyParams, PLAIN_THREADS) { multiply_plain<bf16, E4m3>(p); }
+KERNEL(multiply_plain_e2m1_f32, MultiplyParams, PLAIN_THREADS) { multiply_plain<float, E2m1>(p); }
+KERNEL(multiply_plain_e2m1_bf16, MultiplyParams, PLAIN_THREADS) { multiply_plain<bf16, E2m1>(p); }
 KERNEL(combine_f32, CombineParams, COMBINE_THREADS) { combine<float>(p); }
 KERNEL(combine_f16, CombineParams, COMBINE_THREADS) { combine<f16>(p); }
 KERNEL(combine_bf16, CombineParams, COMBINE_THREADS) { combine<bf16>(p); }

@@ -16,6 +16,9 @@ mod cuda;
 mod cuda_tests;
 #[cfg(test)]
 mod tests;
+mod weights;
+
+pub use weights::{E2M1_BLOCK, Weights};
 
 use crate::gather_rows::gather_rows;
 use crate::linear::Matrix;
@@ -55,12 +58,17 @@ enum Rows {
 }
 
 impl Routing {
-    /// Chooses, of logits `[tokens, experts]` f32, the `per_token` largest; weights are their softmax over
-    /// all experts, or with `is_normalised` over those chosen.
+    /// Chooses, of logits `[tokens, experts]` f32 to which the bias `[experts]` f32 is added, the `per_token`
+    /// largest; weights are their softmax over all experts, or with `is_normalised` over those chosen.
     ///
     /// # Errors
     /// Another shape or dtype, a strided input; more than [`MAX_EXPERTS`], or fewer than `per_token`.
-    pub fn new(logits: &Tensor, per_token: usize, is_normalised: bool) -> Result<Self> {
+    pub fn new(
+        logits: &Tensor,
+        bias: Option<&Tensor>,
+        per_token: usize,
+        is_normalised: bool,
+    ) -> Result<Self> {
         let (tokens, num_experts) = logits.dims2()?;
         if per_token == 0 || per_token > num_experts || num_experts > MAX_EXPERTS {
             bail!(
@@ -68,7 +76,10 @@ impl Routing {
                  {MAX_EXPERTS} in all"
             );
         }
-        let choice = logits.apply_op1_no_bwd(&Choose { per_token, is_normalised })?;
+        if let Some(bias) = bias {
+            expect_dims(bias, &[num_experts], "the bias")?;
+        }
+        let choice = logits.apply_op1_no_bwd(&Choose { bias, per_token, is_normalised })?;
         #[cfg(feature = "cuda")]
         if logits.device().is_cuda() {
             let sorted = choice.get(0)?.apply_op1_no_bwd(&Sort { num_experts })?;
@@ -113,16 +124,28 @@ impl Routing {
     }
 }
 
-/// The weights of as many linear layers of one size, without biases.
+/// As many linear layers of one size.
 #[derive(Debug)]
-pub enum Experts {
-    /// One by one, in the form the processor multiplies fastest.
-    Packed(Vec<Matrix>),
-    /// On a CUDA device. `[experts, out, in]`
-    Stacked(Tensor),
+pub struct Experts {
+    weights: Weights,
+    /// `[experts, out]` of the dtype of x
+    bias: Option<Tensor>,
 }
 
 impl Experts {
+    /// With biases `[experts, out]` of the dtype of the inputs, if there are any.
+    ///
+    /// # Errors
+    /// Another shape of them or of scales, another dtype of scales, no expert.
+    pub fn new(weights: Weights, bias: Option<Tensor>) -> Result<Self> {
+        let dims @ [num_experts, out_features, _] = weights.dims()?;
+        weights.check_scales(dims)?;
+        if let Some(bias) = &bias {
+            expect_dims(bias, &[num_experts, out_features], "biases")?;
+        }
+        Ok(Self { weights, bias })
+    }
+
     /// Each token times the weight of each of its experts: x `[tokens, in]` to rows `[rows, out]` of its dtype,
     /// rounded once.
     ///
@@ -152,35 +175,65 @@ impl Experts {
     /// `rows_of_token` is 0 where x has the rows themselves.
     #[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "for a GPU"))]
     fn multiply(&self, x: &Tensor, routing: &Routing, rows_of_token: usize) -> Result<Tensor> {
-        match (self, &routing.rows) {
-            (Self::Packed(experts), Rows::Sorted { starts, .. }) => {
-                multiply_each(experts, x, starts)
+        match &routing.rows {
+            Rows::Sorted { starts, .. } => {
+                let Weights::Packed(experts) = &self.weights else {
+                    bail!("the weights of the experts are on a CUDA device, the tokens are not")
+                };
+                multiply_each(experts, self.bias.as_ref(), x, starts)
             }
             #[cfg(feature = "cuda")]
-            (Self::Stacked(weight), Rows::OnDevice(sorted)) => {
-                let (num_experts, out_features, in_features) = weight.dims3()?;
+            Rows::OnDevice(sorted) => {
+                let dims @ [num_experts, _, in_features] = self.weights.dims()?;
                 let [tokens, per_token] = routing.dims();
-                let (num_rows, choice) = (tokens * per_token, &routing.choice);
+                let num_rows = tokens * per_token;
                 expect_dims(x, &[x.dims()[0], in_features], "x")?;
                 expect_dims(sorted, &[2 * num_rows + num_experts + 1], "the order of the rows")?;
-                crate::views::expect_like((x, "x"), (weight, "the weight"))?;
-                let op = Multiply { weight, choice, sorted, num_rows, rows_of_token, out_features };
-                x.apply_op1_no_bwd(&op)
+                let (weight, scales, form) = match &self.weights {
+                    Weights::Packed(_) => bail!("the experts are on the CPU, the tokens are not"),
+                    Weights::Stacked(weight) => {
+                        crate::views::expect_like((x, "x"), (weight, "the weight"))?;
+                        (weight, None, cuda::Form::Wide)
+                    }
+                    Weights::E4m3 { weight, scales } => (weight, Some(scales), cuda::Form::E4m3),
+                    Weights::E2m1 { weight, scales } => (weight, Some(scales), cuda::Form::E2m1),
+                };
+                if let Some(bias) = &self.bias {
+                    crate::views::expect_like((bias, "biases"), (x, "x"))?;
+                }
+                x.apply_op1_no_bwd(&Multiply {
+                    weight,
+                    scales,
+                    form,
+                    dims,
+                    bias: self.bias.as_ref(),
+                    choice: &routing.choice,
+                    sorted,
+                    num_rows,
+                    rows_of_token,
+                })
             }
-            _ => bail!("the weights of the experts are not where the tokens are"),
         }
     }
 }
 
 /// Of rows that lie by expert. `[rows, in]` to `[rows, out]`
-fn multiply_each(experts: &[Matrix], x: &Tensor, starts: &[usize]) -> Result<Tensor> {
+fn multiply_each(
+    experts: &[Matrix],
+    bias: Option<&Tensor>,
+    x: &Tensor,
+    starts: &[usize],
+) -> Result<Tensor> {
     if experts.len() + 1 != starts.len() {
         bail!("there are {} experts, not {}", experts.len(), starts.len() - 1);
     }
-    let own = experts.iter().zip(starts.windows(2)).filter(|(_, ends)| ends[0] < ends[1]);
-    let parts =
-        own.map(|(expert, ends)| expert.forward(&x.narrow(0, ends[0], ends[1] - ends[0])?, None));
-    let parts = parts.collect::<Result<Vec<_>>>()?;
+    let with_rows = |expert: &usize| starts[*expert] < starts[expert + 1];
+    let product = |expert: usize| {
+        let (start, end) = (starts[expert], starts[expert + 1]);
+        let bias = bias.map(|bias| bias.get(expert)).transpose()?;
+        experts[expert].forward(&x.narrow(0, start, end - start)?, bias.as_ref())
+    };
+    let parts = (0..experts.len()).filter(with_rows).map(product).collect::<Result<Vec<_>>>()?;
     if parts.is_empty() {
         return Tensor::zeros((0, experts[0].out_features()), x.dtype(), x.device());
     }
@@ -188,18 +241,19 @@ fn multiply_each(experts: &[Matrix], x: &Tensor, starts: &[usize]) -> Result<Ten
 }
 
 /// Logits to `[2, tokens, per_token]` u32, because an op has one output.
-struct Choose {
+struct Choose<'a> {
+    bias: Option<&'a Tensor>,
     per_token: usize,
     is_normalised: bool,
 }
 
-impl Choose {
+impl Choose<'_> {
     fn shape(&self, logits: &Layout) -> Shape {
         (2, logits.dims()[0], self.per_token).into()
     }
 }
 
-impl CustomOp1 for Choose {
+impl CustomOp1 for Choose<'_> {
     fn name(&self) -> &'static str {
         "experts choose"
     }
@@ -240,11 +294,15 @@ impl CustomOp1 for Sort {
 #[cfg(feature = "cuda")]
 struct Multiply<'a> {
     weight: &'a Tensor,
+    scales: Option<&'a Tensor>,
+    form: cuda::Form,
+    /// `[experts, out, in]`
+    dims: [usize; 3],
+    bias: Option<&'a Tensor>,
     choice: &'a Tensor,
     sorted: &'a Tensor,
     num_rows: usize,
     rows_of_token: usize,
-    out_features: usize,
 }
 
 #[cfg(feature = "cuda")]
@@ -258,7 +316,7 @@ impl CustomOp1 for Multiply<'_> {
     }
 
     fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
-        let shape = (self.num_rows, self.out_features).into();
+        let shape = (self.num_rows, self.dims[1]).into();
         Ok((cuda::forward::multiply((x, layout), self)?, shape))
     }
 }

@@ -1,6 +1,6 @@
 //! Layers of experts against a plain f64 reference.
 
-use super::{Experts, Routing};
+use super::{E2M1_BLOCK, Experts, Routing, Weights};
 use crate::linear::Matrix;
 use crate::testing::{DTYPES, Tolerance, assert_close, devices, message, tensor, to_bits, to_f64};
 use candle_core::{DType, Device, Result, Tensor};
@@ -51,21 +51,24 @@ pub(super) fn assert_chosen(choice: &Tensor, (experts, weights): &(Vec<u32>, Vec
     }
 }
 
-/// Rows of x times the weights of their experts. weight `[experts, out, in]`
+/// Rows of x times the weights of their experts, and their biases. weight `[experts, out, in]`, bias
+/// `[experts, out]`
 pub(super) fn products(
     x: &Tensor,
     sources: &[usize],
-    weight: &Tensor,
+    (weight, bias): (&Tensor, Option<&Tensor>),
     experts: &[u32],
 ) -> Result<Vec<f64>> {
     let (_, out_features, in_features) = weight.dims3()?;
     let (x, weight) = (to_f64(x)?, to_f64(weight)?);
+    let bias = bias.map(to_f64).transpose()?;
     let mut y = Vec::new();
     for (source, expert) in sources.iter().zip(experts) {
         let x = &x[source * in_features..][..in_features];
         let weight = &weight[*expert as usize * out_features * in_features..];
-        for out in weight.chunks(in_features).take(out_features) {
-            y.push(x.iter().zip(out).map(|(x, w)| x * w).sum());
+        for (at, out) in weight.chunks(in_features).take(out_features).enumerate() {
+            let bias = bias.as_ref().map_or(0.0, |bias| bias[*expert as usize * out_features + at]);
+            y.push(bias + x.iter().zip(out).map(|(x, w)| x * w).sum::<f64>());
         }
     }
     Ok(y)
@@ -90,12 +93,45 @@ pub(super) fn combined(
 }
 
 /// On any device. weight `[experts, out, in]`
-fn experts(weight: &Tensor) -> Result<Experts> {
+fn experts(weight: &Tensor, bias: Option<&Tensor>) -> Result<Experts> {
     if !weight.device().is_cpu() {
-        return Ok(Experts::Stacked(weight.clone()));
+        return Experts::new(Weights::Stacked(weight.clone()), bias.cloned());
     }
     let matrices = (0..weight.dims()[0]).map(|expert| Matrix::new(&weight.get(expert)?));
-    Ok(Experts::Packed(matrices.collect::<Result<_>>()?))
+    Experts::new(Weights::Packed(matrices.collect::<Result<_>>()?), bias.cloned())
+}
+
+/// Weights of 4 bits as they are held, and as they are. `[experts, out, in / 2]` u8, `[experts, out, in / 32]` u8,
+/// `[experts, out, in]` f32
+pub(super) fn e2m1(dims: [usize; 3], device: &Device) -> Result<[Tensor; 3]> {
+    const MAGNITUDES: [f32; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
+    let [num_experts, out_features, in_features] = dims;
+    let len = num_experts * out_features * in_features;
+    // Every value, beside every other.
+    let fours: Vec<u8> = (0..len).map(|i| ((i * i / 3 + i * 7) % 16) as u8).collect();
+    let bytes: Vec<u8> = fours.chunks(2).map(|two| two[0] | two[1] << 4).collect();
+    let scales: Vec<u8> = (0..len / E2M1_BLOCK).map(|i| 119 + (i * 5 % 9) as u8).collect();
+    let value = |(i, four): (usize, &u8)| {
+        let magnitude = MAGNITUDES[usize::from(four & 7)];
+        let value = if four & 8 == 0 { magnitude } else { -magnitude };
+        value * 2f32.powi(i32::from(scales[i / E2M1_BLOCK]) - 127)
+    };
+    let values: Vec<f32> = fours.iter().enumerate().map(value).collect();
+    Ok([
+        Tensor::from_vec(bytes, (num_experts, out_features, in_features / 2), device)?,
+        Tensor::from_vec(scales, (num_experts, out_features, in_features / E2M1_BLOCK), device)?,
+        Tensor::from_vec(values, (num_experts, out_features, in_features), device)?,
+    ])
+}
+
+/// Weights of a byte, their scales, and what they are. `[experts, out, in]` e4m3, `[experts, out]` f32,
+/// `[experts, out, in]` f32
+pub(super) fn e4m3(dims: [usize; 3], device: &Device) -> Result<[Tensor; 3]> {
+    let [num_experts, out_features, _] = dims;
+    let weight = (tensor(5, &dims, DType::F32, device)? * 100.0)?.to_dtype(DType::F8E4M3)?;
+    let scales = (tensor(6, &[num_experts, out_features], DType::F32, device)?.abs()? / 100.0)?;
+    let values = weight.to_dtype(DType::F32)?.broadcast_mul(&scales.unsqueeze(2)?)?;
+    Ok([weight, scales, values])
 }
 
 #[test]
@@ -105,7 +141,10 @@ fn the_largest_logits_are_chosen() -> Result<()> {
             for is_normalised in [false, true] {
                 let logits = logits(tokens, num_experts, &device)?;
                 let expected = chosen(&logits, per_token, is_normalised)?;
-                assert_chosen(&Routing::new(&logits, per_token, is_normalised)?.choice, &expected);
+                assert_chosen(
+                    &Routing::new(&logits, None, per_token, is_normalised)?.choice,
+                    &expected,
+                );
             }
         }
     }
@@ -119,22 +158,67 @@ fn rows_are_multiplied_by_their_experts() -> Result<()> {
             for (tokens, num_experts, per_token) in CHOICES {
                 let logits = logits(tokens, num_experts, &device)?;
                 let (list, weights) = chosen(&logits, per_token, true)?;
-                let routing = Routing::new(&logits, per_token, true)?;
+                let routing = Routing::new(&logits, None, per_token, true)?;
                 let up = tensor(2, &[num_experts, 24, 40], dtype, &device)?;
                 let down = tensor(3, &[num_experts, 40, 24], dtype, &device)?;
                 let x = tensor(4, &[tokens, 40], dtype, &device)?;
                 let (order, places, _) = super::cpu::sort(&list, num_experts);
                 let list: Vec<u32> = order.iter().map(|choice| list[*choice as usize]).collect();
                 let sources: Vec<_> = order.iter().map(|c| *c as usize / per_token).collect();
-                let inner = experts(&up)?.forward_tokens(&x, &routing)?;
+                let bias = tensor(5, &[num_experts, 24], dtype, &device)?;
+                let inner = experts(&up, Some(&bias))?.forward_tokens(&x, &routing)?;
                 assert_eq!((inner.dims(), inner.dtype()), ([list.len(), 24].as_slice(), dtype));
-                assert_close(&inner, &products(&x, &sources, &up, &list)?, TOLERANCE);
-                let y = experts(&down)?.forward_rows(&inner, &routing)?;
+                let expected = products(&x, &sources, (&up, Some(&bias)), &list)?;
+                assert_close(&inner, &expected, TOLERANCE);
+                let y = experts(&down, None)?.forward_rows(&inner, &routing)?;
                 let rows: Vec<usize> = (0..list.len()).collect();
-                assert_close(&y, &products(&inner, &rows, &down, &list)?, TOLERANCE);
+                assert_close(&y, &products(&inner, &rows, (&down, None), &list)?, TOLERANCE);
                 let sum = routing.combine(&y)?;
                 assert_eq!(sum.dims(), [tokens, 40]);
                 assert_close(&sum, &combined(&y, &places, &weights, per_token)?, TOLERANCE);
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_bias_decides_with_the_logits() -> Result<()> {
+    for device in devices() {
+        let logits = logits(70, 8, &device)?;
+        let bias = tensor(3, &[8], DType::F32, &device)?;
+        let expected = chosen(&logits.broadcast_add(&bias)?, 3, true)?;
+        assert_chosen(&Routing::new(&logits, Some(&bias), 3, true)?.choice, &expected);
+    }
+    Ok(())
+}
+
+#[test]
+fn weights_of_fewer_bits_are_multiplied_exactly() -> Result<()> {
+    for device in devices().into_iter().filter(|device| !device.is_cpu()) {
+        for dtype in [DType::F32, DType::BF16] {
+            for (tokens, per_token, out, inner) in
+                [(1, 2, 16, 32), (9, 3, 130, 96), (150, 2, 48, 320), (5, 2, 24, 4_096)]
+            {
+                let logits = logits(tokens, 5, &device)?;
+                let (list, _) = chosen(&logits, per_token, true)?;
+                let routing = Routing::new(&logits, None, per_token, true)?;
+                let (order, ..) = super::cpu::sort(&list, 5);
+                let list: Vec<u32> = order.iter().map(|choice| list[*choice as usize]).collect();
+                let sources: Vec<_> = order.iter().map(|c| *c as usize / per_token).collect();
+                let x = tensor(4, &[tokens, inner], dtype, &device)?;
+                let bias = tensor(5, &[5, out], dtype, &device)?;
+                let [weight, scales, of_e2m1] = e2m1([5, out, inner], &device)?;
+                let four = Weights::E2m1 { weight, scales };
+                let [weight, scales, of_e4m3] = e4m3([5, out, inner], &Device::Cpu)?;
+                let [weight, scales] = [weight.to_device(&device)?, scales.to_device(&device)?];
+                let eight = Weights::E4m3 { weight, scales };
+                for (weights, values) in [(four, of_e2m1), (eight, of_e4m3)] {
+                    let experts = Experts::new(weights, Some(bias.clone()))?;
+                    let y = experts.forward_tokens(&x, &routing)?;
+                    let expected = products(&x, &sources, (&values, Some(&bias)), &list)?;
+                    assert_close(&y, &expected, TOLERANCE);
+                }
             }
         }
     }
@@ -146,9 +230,9 @@ fn a_token_is_the_same_in_any_batch() -> Result<()> {
     for device in devices() {
         let logits = logits(90, 8, &device)?;
         let x = tensor(2, &[90, 64], DType::BF16, &device)?;
-        let experts = experts(&tensor(3, &[8, 48, 64], DType::BF16, &device)?)?;
+        let experts = experts(&tensor(3, &[8, 48, 64], DType::BF16, &device)?, None)?;
         let run = |first: usize, len: usize| {
-            let routing = Routing::new(&logits.narrow(0, first, len)?, 2, true)?;
+            let routing = Routing::new(&logits.narrow(0, first, len)?, None, 2, true)?;
             routing.combine(&experts.forward_tokens(&x.narrow(0, first, len)?, &routing)?)
         };
         let all = run(0, 90)?;
@@ -165,7 +249,7 @@ fn a_token_is_the_same_in_any_batch() -> Result<()> {
 fn what_is_no_number_is_chosen_last() -> Result<()> {
     for device in devices() {
         let rows = [[f32::NAN, 1.0, f32::NAN], [f32::NAN; 3], [f32::NEG_INFINITY, 2.0, 3.0]];
-        let routing = Routing::new(&Tensor::new(&rows, &device)?, 2, true)?;
+        let routing = Routing::new(&Tensor::new(&rows, &device)?, None, 2, true)?;
         let experts: Vec<Vec<u32>> = routing.choice.get(0)?.to_vec2()?;
         assert_eq!(experts, [[1, 0], [0, 1], [2, 1]]);
     }
@@ -176,19 +260,30 @@ fn what_is_no_number_is_chosen_last() -> Result<()> {
 fn wrong_inputs_are_named() -> Result<()> {
     let logits = logits(4, 6, &Device::Cpu)?;
     for per_token in [0, 7] {
-        assert!(message(Routing::new(&logits, per_token, true)).contains("cannot be chosen"));
+        assert!(message(Routing::new(&logits, None, per_token, true)).contains("cannot be chosen"));
     }
-    assert!(message(Routing::new(&logits.t()?, 2, true)).contains("must be contiguous"));
+    assert!(message(Routing::new(&logits.t()?, None, 2, true)).contains("must be contiguous"));
     let narrow = logits.to_dtype(DType::BF16)?;
-    assert!(message(Routing::new(&narrow, 2, true)).contains("logits must be F32"));
-    let routing = Routing::new(&logits, 2, true)?;
-    let layer = experts(&tensor(1, &[6, 3, 5], DType::F32, &Device::Cpu)?)?;
+    assert!(message(Routing::new(&narrow, None, 2, true)).contains("logits must be F32"));
+    let routing = Routing::new(&logits, None, 2, true)?;
+    let layer = experts(&tensor(1, &[6, 3, 5], DType::F32, &Device::Cpu)?, None)?;
     let x = |rows, width| tensor(1, &[rows, width], DType::F32, &Device::Cpu);
     assert!(message(layer.forward_tokens(&x(3, 5)?, &routing)).contains("must have shape [4, 5]"));
     assert!(message(layer.forward_rows(&x(4, 5)?, &routing)).contains("must have shape [8, 5]"));
     assert!(message(layer.forward_tokens(&x(4, 6)?, &routing)).contains("must be [tokens, 5]"));
-    let fewer = experts(&tensor(1, &[5, 3, 5], DType::F32, &Device::Cpu)?)?;
+    let fewer = experts(&tensor(1, &[5, 3, 5], DType::F32, &Device::Cpu)?, None)?;
     assert!(message(fewer.forward_tokens(&x(4, 5)?, &routing)).contains("5 experts, not 6"));
     assert!(message(routing.combine(&x(4, 5)?)).contains("y must have shape [8, 5]"));
+    let biased = Routing::new(&logits, Some(&x(1, 6)?), 2, true);
+    assert!(message(biased).contains("the bias must have shape [6]"));
+    let [weight, scales, values] = e2m1([6, 3, 64], &Device::Cpu)?;
+    let of = |weights, bias: Option<&Tensor>| message(Experts::new(weights, bias.cloned()));
+    let stacked = Weights::Stacked(values.clone());
+    assert!(of(stacked, Some(&x(3, 6)?)).contains("biases must have shape [6, 3]"));
+    let fewer = Weights::E2m1 { weight: weight.clone(), scales: scales.narrow(2, 0, 1)? };
+    assert!(of(fewer, None).contains("scales must have shape [6, 3, 2]"));
+    let wide = Weights::E2m1 { weight, scales: scales.to_dtype(DType::F32)? };
+    assert!(of(wide, None).contains("scales U8"));
+    assert!(of(Weights::Packed(Vec::new()), None).contains("no experts"));
     Ok(())
 }
