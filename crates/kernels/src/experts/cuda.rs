@@ -105,20 +105,34 @@ impl Form {
     }
 
     /// What a block's stages take, the tile that they are widened to, and scales of the output features' inputs.
-    fn shared_bytes(self, in_features: usize) -> usize {
-        let stage = |bits: usize| OUTS * DEPTH * bits / 8 + ROWS * DEPTH * 2;
-        let tile = OUTS * DEPTH * 2;
+    fn shared_bytes(self, shape: Shape, in_features: usize) -> usize {
+        let Shape { outs, rows, stages: [wide, e4m3, e2m1] } = shape;
+        let stage = |bits: usize| outs * DEPTH * bits / 8 + rows * DEPTH * 2;
+        let tile = outs * DEPTH * 2;
         match self {
-            Self::Wide => 4 * stage(16),
-            Self::E4m3 => 5 * stage(8) + tile,
-            Self::E2m1 => 5 * stage(4) + tile + OUTS * in_features / E2M1_BLOCK,
+            Self::Wide => wide * stage(16),
+            Self::E4m3 => e4m3 * stage(8) + tile,
+            Self::E2m1 => e2m1 * stage(4) + tile + outs * in_features / E2M1_BLOCK,
         }
     }
 }
 
-/// Output features of a block, rows of a pass, inputs of a stage.
-const OUTS: usize = 128;
-const ROWS: usize = 64;
+/// What a block multiplies at once, and how far it reads ahead of that.
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    /// Output features, of which a warp has 16.
+    outs: usize,
+    rows: usize,
+    /// Of weights of each form.
+    stages: [usize; 3],
+}
+
+/// Of many tokens.
+const MANY: Shape = Shape { outs: 128, rows: 64, stages: [4, 5, 5] };
+/// Of so few that no expert has more rows.
+const FEW: Shape = Shape { outs: 64, rows: 16, stages: [8, 10, 16] };
+
+/// Inputs of a stage.
 const DEPTH: usize = 64;
 /// Output features of a block of the plain kernel.
 const PLAIN_OUTS: usize = 8;
@@ -126,10 +140,10 @@ const PLAIN_OUTS: usize = 8;
 /// Of a block, on the GPUs that have least.
 const MAX_SHARED_BYTES: usize = 99 << 10;
 
-/// A launch for at least one row.
+/// A launch for at least one row, of so many tokens.
 pub(super) fn plan_multiply(
     params: &MultiplyParams,
-    num_experts: usize,
+    (num_experts, num_tokens): (usize, usize),
     dtype: DType,
     form: Form,
 ) -> Result<Launch> {
@@ -146,7 +160,9 @@ pub(super) fn plan_multiply(
         addresses.push(params.scales);
     }
     let is_aligned = addresses.iter().all(|address| address.is_multiple_of(16));
-    let shared_bytes = form.shared_bytes(in_features);
+    let is_few = num_tokens <= FEW.rows;
+    let shape = if is_few { FEW } else { MANY };
+    let shared_bytes = form.shared_bytes(shape, in_features);
     if dtype == DType::F32 || !is_whole || !is_aligned || shared_bytes > MAX_SHARED_BYTES {
         let functions = match form {
             Form::Wide => ["multiply_plain_f32", "multiply_plain_f16", "multiply_plain_bf16"],
@@ -156,13 +172,16 @@ pub(super) fn plan_multiply(
         let grid = [params.num_rows as usize, out_features.div_ceil(PLAIN_OUTS), 1];
         return Ok(Launch::new(function_of(dtype, form, functions)?, grid, THREADS, 0));
     }
-    let functions = match form {
-        Form::Wide => [NONE, "multiply_f16", "multiply_bf16"],
-        Form::E4m3 => [NONE, NONE, "multiply_e4m3_bf16"],
-        Form::E2m1 => [NONE, NONE, "multiply_e2m1_bf16"],
+    let functions = match (form, is_few) {
+        (Form::Wide, false) => [NONE, "multiply_many_f16", "multiply_many_bf16"],
+        (Form::Wide, true) => [NONE, "multiply_few_f16", "multiply_few_bf16"],
+        (Form::E4m3, false) => [NONE, NONE, "multiply_many_e4m3_bf16"],
+        (Form::E4m3, true) => [NONE, NONE, "multiply_few_e4m3_bf16"],
+        (Form::E2m1, false) => [NONE, NONE, "multiply_many_e2m1_bf16"],
+        (Form::E2m1, true) => [NONE, NONE, "multiply_few_e2m1_bf16"],
     };
-    let grid = [out_features.div_ceil(OUTS), num_experts, 1];
-    Ok(Launch::new(function_of(dtype, form, functions)?, grid, THREADS, shared_bytes))
+    let (grid, threads) = ([out_features.div_ceil(shape.outs), num_experts, 1], shape.outs * 2);
+    Ok(Launch::new(function_of(dtype, form, functions)?, grid, threads, shared_bytes))
 }
 
 /// Where there is no kernel.
@@ -266,7 +285,7 @@ pub(super) mod forward {
             out_features: out_features as i32,
         };
         if op.num_rows > 0 {
-            let plan = plan_multiply(&params, num_experts, x.dtype(), op.form)?;
+            let plan = plan_multiply(&params, (num_experts, op.num_tokens), x.dtype(), op.form)?;
             launch(x.device(), &MODULE, &plan, &params)?;
         }
         Ok(out)

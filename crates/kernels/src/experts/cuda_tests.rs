@@ -71,8 +71,13 @@ impl<'a> Layer<'a> {
     }
 }
 
-/// Of choices that went to these experts; `rows_of_token` is 0 where x has their rows.
-fn multiply(x: &Tensor, layer: &Layer, experts: &[u32], rows_of_token: usize) -> Result<Tensor> {
+/// Of so many tokens' choices, that went to these experts; `rows_of_token` is 0 where x has their rows.
+fn multiply(
+    x: &Tensor,
+    layer: &Layer,
+    experts: &[u32],
+    (tokens, rows_of_token): (usize, usize),
+) -> Result<Tensor> {
     let [num_experts, out_features, in_features] = layer.dims;
     let (dtype, rows) = (x.dtype(), experts.len());
     let sorted = sort(experts, num_experts)?;
@@ -98,7 +103,7 @@ fn multiply(x: &Tensor, layer: &Layer, experts: &[u32], rows_of_token: usize) ->
             in_features: in_features as i32,
             out_features: out_features as i32,
         };
-        let plan = plan_multiply(&params, num_experts, dtype, layer.form)?;
+        let plan = plan_multiply(&params, (num_experts, tokens), dtype, layer.form)?;
         launch(device, &plan, &params).map_err(Error::wrap)?;
         Ok(vec![y.read()])
     })?;
@@ -206,7 +211,7 @@ fn assert_products(
     let sources: Vec<usize> = (0..order.len()).map(source).collect();
     let len = if rows_of_token == 0 { order.len() } else { tokens };
     let x = tensor(3, &[len, in_features], dtype, &Device::Cpu)?;
-    let y = multiply(&x, layer, experts, rows_of_token)?;
+    let y = multiply(&x, layer, experts, (tokens, rows_of_token))?;
     assert_close(&y, &products(&x, &sources, (values, layer.bias), &sorted)?, TOLERANCE);
     Ok(())
 }
@@ -253,7 +258,7 @@ fn scales_may_be_any_power_of_two() -> Result<()> {
     for dtype in [DType::F32, DType::BF16] {
         // A row sees one block of inputs.
         let x = Tensor::eye(8, dtype, &Device::Cpu)?.unsqueeze(2)?.broadcast_as((8, 8, 32))?;
-        let y = multiply(&x.reshape((8, 256))?.contiguous()?, &layer, &[0; 8], 1)?;
+        let y = multiply(&x.reshape((8, 256))?.contiguous()?, &layer, &[0; 8], (8, 1))?;
         for (block, row) in y.to_dtype(DType::F32)?.to_vec2::<f32>()?.iter().enumerate() {
             let sums = weight.narrow(2, block * 16, 16)?.squeeze(0)?.to_vec2::<u8>()?;
             for (y, bytes) in row.iter().zip(sums) {
@@ -272,19 +277,29 @@ fn scales_may_be_any_power_of_two() -> Result<()> {
     Ok(())
 }
 
+/// Few tokens and many have kernels of their own.
 #[test]
 fn a_row_is_the_same_in_any_batch() -> Result<()> {
     let experts: Vec<u32> = (0..80).map(|row| row * row % 7 % 2).collect();
-    let x = tensor(1, &[80, 136], DType::BF16, &Device::Cpu)?;
-    let weight = tensor(2, &[2, 24, 136], DType::BF16, &Device::Cpu)?;
-    let layer = Layer::wide(&weight)?;
-    let all = multiply(&x, &layer, &experts, 1)?;
-    let (_, places, _) = super::cpu::sort(&experts, 2);
-    for token in [0, 33, 79] {
-        let x = x.narrow(0, token, 1)?.copy()?;
-        let alone = multiply(&x, &layer, &experts[token..=token], 1)?;
-        let place = places[token] as usize;
-        assert_eq!(to_bytes(&alone)?, to_bytes(&all.narrow(0, place, 1)?)?);
+    let (dims, dtype) = ([2, 80, 160], DType::BF16);
+    let x = tensor(1, &[80, 160], dtype, &Device::Cpu)?;
+    let wide = tensor(2, &dims, dtype, &Device::Cpu)?;
+    let [of_e4m3, scales_of_e4m3, _] = e4m3(dims, &Device::Cpu)?;
+    let [of_e2m1, scales_of_e2m1, _] = e2m1(dims, &Device::Cpu)?;
+    for (form, weight, scales) in [
+        (Form::Wide, &wide, None),
+        (Form::E4m3, &of_e4m3, Some(&scales_of_e4m3)),
+        (Form::E2m1, &of_e2m1, Some(&scales_of_e2m1)),
+    ] {
+        let layer = Layer { form, weight, scales, bias: None, dims };
+        let all = multiply(&x, &layer, &experts, (80, 1))?;
+        let (_, places, _) = super::cpu::sort(&experts, 2);
+        for token in [0, 33, 79] {
+            let x = x.narrow(0, token, 1)?.copy()?;
+            let alone = multiply(&x, &layer, &experts[token..=token], (1, 1))?;
+            let place = places[token] as usize;
+            assert_eq!(to_bytes(&alone)?, to_bytes(&all.narrow(0, place, 1)?)?, "{form:?}");
+        }
     }
     Ok(())
 }

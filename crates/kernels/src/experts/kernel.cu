@@ -161,10 +161,17 @@ __device__ __forceinline__ void combine(const CombineParams& p) {
     store_row_pack(out, index, p.width, is_aligned_16(out), pack);
 }
 
-KERNEL(multiply_f16, MultiplyParams, MULTIPLY_THREADS) { multiply_rows<f16, Wide<f16>>(p); }
-KERNEL(multiply_bf16, MultiplyParams, MULTIPLY_THREADS) { multiply_rows<bf16, Wide<bf16>>(p); }
-KERNEL(multiply_e4m3_bf16, MultiplyParams, MULTIPLY_THREADS) { multiply_rows<bf16, E4m3>(p); }
-KERNEL(multiply_e2m1_bf16, MultiplyParams, MULTIPLY_THREADS) { multiply_rows<bf16, E2m1>(p); }
+#define MULTIPLY(name, T, ...) \
+    KERNEL(name, MultiplyParams, __VA_ARGS__::THREADS) { multiply_rows<T, __VA_ARGS__>(p); }
+
+MULTIPLY(multiply_many_f16, f16, ManyWide<f16>)
+MULTIPLY(multiply_many_bf16, bf16, ManyWide<bf16>)
+MULTIPLY(multiply_many_e4m3_bf16, bf16, ManyE4m3)
+MULTIPLY(multiply_many_e2m1_bf16, bf16, ManyE2m1)
+MULTIPLY(multiply_few_f16, f16, FewWide<f16>)
+MULTIPLY(multiply_few_bf16, bf16, FewWide<bf16>)
+MULTIPLY(multiply_few_e4m3_bf16, bf16, FewE4m3)
+MULTIPLY(multiply_few_e2m1_bf16, bf16, FewE2m1)
 KERNEL(multiply_plain_f32, MultiplyParams, PLAIN_THREADS) { multiply_plain<float, Wide<float>>(p); }
 KERNEL(multiply_plain_f16, MultiplyParams, PLAIN_THREADS) { multiply_plain<f16, Wide<f16>>(p); }
 KERNEL(multiply_plain_bf16, MultiplyParams, PLAIN_THREADS) { multiply_plain<bf16, Wide<bf16>>(p); }

@@ -185,8 +185,8 @@ impl Experts {
             #[cfg(feature = "cuda")]
             Rows::OnDevice(sorted) => {
                 let dims @ [num_experts, _, in_features] = self.weights.dims()?;
-                let [tokens, per_token] = routing.dims();
-                let num_rows = tokens * per_token;
+                let [num_tokens, per_token] = routing.dims();
+                let num_rows = num_tokens * per_token;
                 expect_dims(x, &[x.dims()[0], in_features], "x")?;
                 expect_dims(sorted, &[2 * num_rows + num_experts + 1], "the order of the rows")?;
                 let (weight, scales, form) = match &self.weights {
@@ -209,6 +209,7 @@ impl Experts {
                     bias: self.bias.as_ref(),
                     choice: &routing.choice,
                     sorted,
+                    num_tokens,
                     num_rows,
                     rows_of_token,
                 })
@@ -301,6 +302,7 @@ struct Multiply<'a> {
     bias: Option<&'a Tensor>,
     choice: &'a Tensor,
     sorted: &'a Tensor,
+    num_tokens: usize,
     num_rows: usize,
     rows_of_token: usize,
 }

@@ -5,16 +5,40 @@
 // Both operands come through shared memory, some stages ahead. Weights of fewer bits are widened there by
 // the warp that multiplies them: some 5 instructions for two, which for a stage of e2m1 takes about as long as
 // memory needs to bring the next.
+//
+// Bytes in flight: 4.3 TB/s behind some 0.8 us want about 26 KiB a multiprocessor. A step of few tokens has few
+// blocks, one or two a multiprocessor, of which each keeps as much (Few); others have 32 to 48 KiB in two blocks.
+// What a row becomes does not depend on the shape.
 #pragma once
 #include "weights.cuh"
 
-constexpr int MULTIPLY_THREADS = 256;
-constexpr int OUTS = 128;  // of a block: 16 a warp
-constexpr int ROWS = 64;   // of a pass
 constexpr int DEPTH = 64;  // inputs of a stage: 128 bytes of a row
 constexpr int CHUNKS = DEPTH / 8;
-constexpr int TILE_BYTES = OUTS * DEPTH * 2;
-static_assert(MULTIPLY_THREADS * BLOCK == OUTS * DEPTH, "a thread widens a block of each stage");
+
+// Output features and rows of a block's pass, stages, and in what weights are held.
+template <int OUTS_, int ROWS_, int STAGES_, class W>
+struct Shape {
+    using Weight = W;
+    static constexpr int OUTS = OUTS_;  // 16 a warp
+    static constexpr int ROWS = ROWS_;
+    static constexpr int STAGES = STAGES_;
+    static constexpr int THREADS = OUTS / 16 * 32;
+    static constexpr int WEIGHT_BYTES = OUTS * DEPTH * W::BITS / 8;
+    static constexpr int STAGE_BYTES = WEIGHT_BYTES + ROWS * DEPTH * 2;
+    static constexpr int TILE_BYTES = OUTS * DEPTH * 2;
+    static_assert(THREADS * BLOCK == OUTS * DEPTH, "a thread widens a block of each stage");
+};
+
+template <class T>
+using ManyWide = Shape<128, 64, 4, Wide<T>>;
+using ManyE4m3 = Shape<128, 64, 5, E4m3>;
+using ManyE2m1 = Shape<128, 64, 5, E2m1>;
+
+// Of up to 16 tokens, so that no expert has more rows.
+template <class T>
+using FewWide = Shape<64, 16, 8, Wide<T>>;
+using FewE4m3 = Shape<64, 16, 10, E4m3>;
+using FewE2m1 = Shape<64, 16, 16, E2m1>;
 
 // Where 16 bytes of a row lie in a stage: turned about, so that eight rows' do not meet in a bank.
 __device__ __forceinline__ int place_of(int row, int chunk) {
@@ -27,14 +51,15 @@ __device__ __forceinline__ size_t source_of(const MultiplyParams& p, int row) {
 }
 
 // Weights of a stage to the tile: a thread has the block of one row's inputs that it copied, whose chunks of 16
-// bytes lie MULTIPLY_THREADS apart.
-template <class T, class W>
+// bytes lie S::THREADS apart.
+template <class T, class S>
 __device__ __forceinline__ void widen_block(unsigned char* tile, const unsigned char* weights, unsigned scale) {
+    using W = typename S::Weight;
     const int row = threadIdx.x / 2, first_chunk = threadIdx.x % 2 * (CHUNKS / 2);
     uint32_t words[W::BITS];
 #pragma unroll
     for (int i = 0; i < W::BITS / 4; i++) {
-        const auto* from = reinterpret_cast<const uint4*>(weights) + i * MULTIPLY_THREADS + threadIdx.x;
+        const auto* from = reinterpret_cast<const uint4*>(weights) + i * S::THREADS + threadIdx.x;
         *reinterpret_cast<uint4*>(words + 4 * i) = *from;
     }
 #pragma unroll
@@ -50,14 +75,15 @@ __device__ __forceinline__ void widen_block(unsigned char* tile, const unsigned 
 }
 
 // Blocks of x are output features, those of y experts.
-template <class T, class W>
+template <class T, class S>
 __device__ __forceinline__ void multiply_rows(const MultiplyParams& p) {
+    using W = typename S::Weight;
     constexpr bool IS_NARROW = W::BITS < 16, HAS_BLOCK_SCALES = std::is_same<W, E2m1>::value;
-    constexpr int WEIGHT_BYTES = OUTS * DEPTH * W::BITS / 8;
-    constexpr int STAGE_BYTES = WEIGHT_BYTES + ROWS * DEPTH * 2;
+    constexpr int OUTS = S::OUTS, ROWS = S::ROWS, STAGES = S::STAGES;
+    constexpr int COPIERS = S::THREADS / CHUNKS;  // rows that are copied at once
     DYNAMIC_SHARED(stages);
-    unsigned char* const tile = stages + W::STAGES * STAGE_BYTES;
-    unsigned char* const scales = tile + TILE_BYTES;  // [OUTS, in / BLOCK]
+    unsigned char* const tile = stages + STAGES * S::STAGE_BYTES;
+    unsigned char* const scales = tile + S::TILE_BYTES;  // [OUTS, in / BLOCK]
     const unsigned expert = blockIdx.y;
     const unsigned* starts = p.sorted + 2 * p.num_rows;
     const int start = starts[expert], count = int(starts[expert + 1]) - start;
@@ -76,12 +102,12 @@ __device__ __forceinline__ void multiply_rows(const MultiplyParams& p) {
         const int groups = (rows + 7) / 8;
         const int first_row = start + pass;
 
-        // Each thread copies the same chunk of every 32nd row, or of narrow weights the block that it widens.
+        // Each thread copies the same chunk of some rows, or of narrow weights the block that it widens.
         const int chunk = thread % CHUNKS, copier = thread / CHUNKS;
-        const T* sources[ROWS / 32];
+        const T* sources[ROWS / COPIERS];
 #pragma unroll
-        for (int i = 0; i < ROWS / 32; i++) {
-            const int row = copier + i * 32;
+        for (int i = 0; i < ROWS / COPIERS; i++) {
+            const int row = copier + i * COPIERS;
             sources[i] = row < rows ? x + source_of(p, first_row + row) * p.in_features : nullptr;
         }
         auto copy_weights = [&](unsigned char* to, int stage) {
@@ -92,13 +118,13 @@ __device__ __forceinline__ void multiply_rows(const MultiplyParams& p) {
                     weight + (is_valid ? (size_t(row) * p.in_features + input) * W::BITS / 8 : 0);
 #pragma unroll
                 for (int i = 0; i < W::BITS / 4; i++) {
-                    copy_async_16(to + (i * MULTIPLY_THREADS + thread) * 16, from + i * 16, is_valid);
+                    copy_async_16(to + (i * S::THREADS + thread) * 16, from + i * 16, is_valid);
                 }
             } else {
                 const int input = stage * DEPTH + chunk * 8;
 #pragma unroll
-                for (int i = 0; i < OUTS / 32; i++) {
-                    const int row = copier + i * 32;
+                for (int i = 0; i < OUTS / COPIERS; i++) {
+                    const int row = copier + i * COPIERS;
                     const bool is_valid = input < p.in_features && row < outs;
                     const size_t at = is_valid ? size_t(row) * p.in_features + input : 0;
                     copy_async_16(to + place_of(row, chunk), weight + at * sizeof(T), is_valid);
@@ -107,13 +133,13 @@ __device__ __forceinline__ void multiply_rows(const MultiplyParams& p) {
         };
         auto copy_stage = [&](int stage) {
             if (stage < num_stages) {
-                unsigned char* to = stages + stage % W::STAGES * STAGE_BYTES;
+                unsigned char* to = stages + stage % STAGES * S::STAGE_BYTES;
                 copy_weights(to, stage);
-                to += WEIGHT_BYTES;
+                to += S::WEIGHT_BYTES;
                 const int input = stage * DEPTH + chunk * 8;
 #pragma unroll
-                for (int i = 0; i < ROWS / 32; i++) {
-                    const int row = copier + i * 32;
+                for (int i = 0; i < ROWS / COPIERS; i++) {
+                    const int row = copier + i * COPIERS;
                     if (row >= groups * 8) continue;  // nobody looks at it
                     const bool is_valid = input < p.in_features && sources[i] != nullptr;
                     copy_async_16(to + place_of(row, chunk), is_valid ? sources[i] + input : x, is_valid);
@@ -125,25 +151,25 @@ __device__ __forceinline__ void multiply_rows(const MultiplyParams& p) {
         if (HAS_BLOCK_SCALES && pass == 0) {
             const auto* from =
                 static_cast<const unsigned char*>(p.scales) + (outs_before + first_out) * num_blocks;
-            for (int i = thread * 16; i < outs * num_blocks; i += MULTIPLY_THREADS * 16) {
+            for (int i = thread * 16; i < outs * num_blocks; i += S::THREADS * 16) {
                 copy_async_16(scales + i, from + i);
             }
         }
         float sums[ROWS / 8][4] = {};
-        for (int stage = 0; stage < W::STAGES - 1; stage++) copy_stage(stage);
+        for (int stage = 0; stage < STAGES - 1; stage++) copy_stage(stage);
         for (int stage = 0; stage < num_stages; stage++) {
-            wait_copies<W::STAGES - 2>();
+            wait_copies<STAGES - 2>();
             // The stage is there for all, and the one before is free.
             __syncthreads();
-            copy_stage(stage + W::STAGES - 1);
-            const unsigned char* weights = stages + stage % W::STAGES * STAGE_BYTES;
-            const unsigned char* inputs = weights + WEIGHT_BYTES;
+            copy_stage(stage + STAGES - 1);
+            const unsigned char* weights = stages + stage % STAGES * S::STAGE_BYTES;
+            const unsigned char* inputs = weights + S::WEIGHT_BYTES;
             if constexpr (IS_NARROW) {
                 const int row = thread / 2, block = stage * 2 + thread % 2;
                 unsigned scale = 0;
                 if (HAS_BLOCK_SCALES && row < outs && block < num_blocks) scale = scales[row * num_blocks + block];
                 // A warp reads the rows of the tile that it writes.
-                widen_block<T, W>(tile, weights, scale);
+                widen_block<T, S>(tile, weights, scale);
                 __syncwarp();
                 weights = tile;
             }

@@ -26,7 +26,6 @@ constexpr int BLOCK = 32;
 template <class T>
 struct Wide {
     static constexpr int BITS = 8 * sizeof(T);
-    static constexpr int STAGES = 4;
 
     static __device__ __forceinline__ float element(const MultiplyParams& p, size_t at) {
         return to_float(static_cast<const T*>(p.weight)[at]);
@@ -36,7 +35,6 @@ struct Wide {
 // With a scale for each output feature, by which its sum is multiplied.
 struct E4m3 {
     static constexpr int BITS = 8;
-    static constexpr int STAGES = 5;
 
     static __device__ __forceinline__ float element(const MultiplyParams& p, size_t at) {
         return to_float(static_cast<const e4m3*>(p.weight)[at]);
@@ -64,7 +62,6 @@ __device__ __forceinline__ float power_of_e8m0(unsigned scale) {
 // Microscaling Formats Specification 1.0).
 struct E2m1 {
     static constexpr int BITS = 4;
-    static constexpr int STAGES = 5;
 
     static __device__ __forceinline__ float element(const MultiplyParams& p, size_t at) {
         const unsigned both = static_cast<const uint8_t*>(p.weight)[at / 2];
