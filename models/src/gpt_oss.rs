@@ -27,18 +27,27 @@ use serde_json::Value;
 
 const NAME: &str = "GptOssForCausalLM";
 
-/// transformers' where config.json does not say.
-const DEFAULT_LIMIT: f64 = 7.0;
-
 /// Of all that there are.
 const SWIGLU_ALPHA: f64 = 1.702;
 
 pub(crate) const ARCHITECTURE: Architecture = decoder!(NAME, config);
 
 fn config(json: &Value) -> Result<DecoderConfig, ConfigError> {
-    let has_bias = json.get("attention_bias").is_none_or(|flag| flag == true);
-    let json = ConfigReader::new(json)?;
-    // transformers has a default, which no file counts on.
+    let mut json = ConfigReader::new(json).map(|_| json.clone())?;
+    let defaults = [
+        ("attention_bias", true.into()),
+        ("rope_theta", 150_000.into()),
+        ("sliding_window", 128.into()),
+        ("swiglu_limit", 7.0.into()),
+    ];
+    for (key, default) in defaults {
+        if json.get(key).is_none() {
+            json[key] = default;
+        }
+    }
+    let json = ConfigReader::new(&json)?;
+    let has_bias = json.flag("attention_bias")?;
+    // transformers has a default here too, which no file counts on.
     if json.get("rope_parameters").is_none() {
         json.required("rope_scaling", json.nested("rope_scaling")?)?;
     }
@@ -59,7 +68,7 @@ fn config(json: &Value) -> Result<DecoderConfig, ConfigError> {
     experts.check(&json, "num_local_experts")?;
     // Published files do not say it.
     let says_dtype = ["dtype", "torch_dtype"].iter().any(|key| json.get(key).is_some());
-    let limit = json.number("swiglu_limit")?.unwrap_or(DEFAULT_LIMIT) as f32;
+    let limit = json.required("swiglu_limit", json.number("swiglu_limit")?)? as f32;
     let window = json.count("sliding_window")?;
     Ok(DecoderConfig {
         // Every other layer, beginning with the first.
@@ -125,6 +134,19 @@ mod tests {
             assert_eq!(spec.window.unwrap().num_layers, num_layers / 2);
             assert_eq!((spec.quantized, spec.dtype), (Some(Quantized::Mxfp4), DType::BF16));
         }
+    }
+
+    #[test]
+    fn what_is_absent_has_the_defaults_of_transformers() {
+        let whole = config(&published(24, 32)).unwrap();
+        let mut json = published(24, 32);
+        let keys = ["attention_bias", "rope_theta", "sliding_window", "swiglu_limit"];
+        for key in keys {
+            json.as_object_mut().unwrap().remove(key);
+        }
+        let config = config(&json).unwrap();
+        assert_eq!((config.qkv_bias, &config.windows), (true, &whole.windows));
+        assert_eq!((config.activation, config.rope), (whole.activation, whole.rope));
     }
 
     #[test]

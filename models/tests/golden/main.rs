@@ -206,6 +206,10 @@ fn logits_in_16_bits_are_near_those_of_transformers() {
     let kinds = [Some((DType::BF16, BF16_TOLERANCE)), device().is_cuda().then_some(of_f16)];
     for golden in goldens() {
         for (dtype, tolerance) in kinds.into_iter().flatten() {
+            // Its experts have no kernel for f16, and the server refuses it.
+            if dtype == DType::F16 && golden.spec().quantized == Some(Quantized::Mxfp4) {
+                continue;
+            }
             let mut paged = golden.load(dtype, 16);
             for case in &golden.cases {
                 let error = error(&mut paged, case);
@@ -445,7 +449,7 @@ fn a_configuration_of_another_size_is_refused_by_tensor() {
         let first = match golden.name().as_str() {
             "gpt_oss" | "gpt_oss_mxfp4" => "mlp.experts.gate_up_proj_bias",
             "mixtral" => "block_sparse_moe.experts.0.w1.weight",
-            "phi3" => "mlp.gate_up_proj.weight",
+            "phi3" | "phi3_long" => "mlp.gate_up_proj.weight",
             "qwen3_moe" => "mlp.experts.0.gate_proj.weight",
             _ => "mlp.gate_proj.weight",
         };

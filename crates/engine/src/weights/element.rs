@@ -3,6 +3,7 @@
 use float8::F8E4M3;
 use half::vec::HalfBitsVecExt;
 use half::{bf16, f16};
+use kernels::linear::zeroed_e4m3;
 use safetensors::Dtype;
 
 /// An element type of a checkpoint.
@@ -122,7 +123,7 @@ macro_rules! element {
 element!(f32, F32, |len| vec![0.0; len], |value| value, f32::from_le_bytes);
 element!(bf16, Bf16, |len| vec![0u16; len].reinterpret_into(), bf16::from_f32, bf16::from_le_bytes);
 element!(f16, F16, |len| vec![0u16; len].reinterpret_into(), f16::from_f32, f16::from_le_bytes);
-element!(F8E4M3, E4m3, |len| vec![F8E4M3::default(); len], F8E4M3::from_f32, |[bits]: [u8; 1]| {
+element!(F8E4M3, E4m3, zeroed_e4m3, F8E4M3::from_f32, |[bits]: [u8; 1]| {
     F8E4M3::from_bits(bits)
 });
 element!(u8, U8, |len| vec![0; len], |value| value as u8, |[bits]: [u8; 1]| bits, |sum| sum as u8);

@@ -36,8 +36,12 @@ impl<'a> Mxfp4<'a> {
         weight: &str,
         [experts, outputs, inputs]: [usize; 3],
     ) -> Result<Self> {
+        let groups = inputs.div_ceil(E2M1_BLOCK);
+        if !inputs.is_multiple_of(E2M1_BLOCK) {
+            return Err(WeightsError::Groups { layer: weight.to_owned(), groups, inputs });
+        }
         let names = names(weight);
-        let shape = [experts, outputs, inputs.div_ceil(E2M1_BLOCK), BLOCK_BYTES];
+        let shape = [experts, outputs, groups, BLOCK_BYTES];
         let blocks = checkpoint.bytes(&names[0], Dtype::U8, &shape)?;
         let scales = checkpoint.bytes(&names[1], Dtype::U8, &shape[..3])?;
         Ok(Self { checkpoint, names, blocks, scales })
@@ -163,6 +167,8 @@ mod tests {
         let checkpoint = Checkpoint::embedded("damaged", bytes.leak()).unwrap();
         let error = Mxfp4::open(&checkpoint, "w", [1, 2, 32]).unwrap().check().unwrap_err();
         assert!(error.to_string().contains("`w_scales` has the scale NaN"), "{error}");
+        let error = Mxfp4::open(&checkpoint, "w", [1, 2, 30]).err().unwrap().to_string();
+        assert!(error.contains("`w` has scales for 1 groups of its 30 inputs"), "{error}");
         let error = Mxfp4::open(&checkpoint, "w", [1, 2, 64]).err().unwrap().to_string();
         assert!(error.contains("`w_blocks` has shape [1, 2, 1, 16]"), "{error}");
     }

@@ -162,8 +162,10 @@ pub(super) fn plan_multiply(
     let is_aligned = addresses.iter().all(|address| address.is_multiple_of(16));
     let is_few = num_tokens <= FEW.rows;
     let shape = if is_few { FEW } else { MANY };
-    let shared_bytes = form.shared_bytes(shape, in_features);
-    if dtype == DType::F32 || !is_whole || !is_aligned || shared_bytes > MAX_SHARED_BYTES {
+    // What a row becomes must not depend on how many there are: either shape, or none.
+    let most_shared = [MANY, FEW].map(|shape| form.shared_bytes(shape, in_features));
+    let fits = most_shared.iter().all(|bytes| *bytes <= MAX_SHARED_BYTES);
+    if dtype == DType::F32 || !is_whole || !is_aligned || !fits {
         let functions = match form {
             Form::Wide => ["multiply_plain_f32", "multiply_plain_f16", "multiply_plain_bf16"],
             Form::E4m3 => ["multiply_plain_e4m3_f32", NONE, "multiply_plain_e4m3_bf16"],
@@ -181,6 +183,7 @@ pub(super) fn plan_multiply(
         (Form::E2m1, true) => [NONE, NONE, "multiply_few_e2m1_bf16"],
     };
     let (grid, threads) = ([out_features.div_ceil(shape.outs), num_experts, 1], shape.outs * 2);
+    let shared_bytes = form.shared_bytes(shape, in_features);
     Ok(Launch::new(function_of(dtype, form, functions)?, grid, threads, shared_bytes))
 }
 

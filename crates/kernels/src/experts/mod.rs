@@ -26,7 +26,7 @@ use crate::views::{expect_dims, match_element};
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
 
 /// More experts than this are not told apart: a warp of a GPU keeps so many logits in its registers.
 pub const MAX_EXPERTS: usize = 512;
@@ -78,6 +78,9 @@ impl Routing {
         }
         if let Some(bias) = bias {
             expect_dims(bias, &[num_experts], "the bias")?;
+            if bias.dtype() != DType::F32 {
+                bail!("the bias must be F32, it is {:?}", bias.dtype());
+            }
         }
         let choice = logits.apply_op1_no_bwd(&Choose { bias, per_token, is_normalised })?;
         #[cfg(feature = "cuda")]

@@ -276,7 +276,11 @@ fn wrong_inputs_are_named() -> Result<()> {
     assert!(message(routing.combine(&x(4, 5)?)).contains("y must have shape [8, 5]"));
     let biased = Routing::new(&logits, Some(&x(1, 6)?), 2, true);
     assert!(message(biased).contains("the bias must have shape [6]"));
+    let narrow = x(1, 6)?.flatten_all()?.to_dtype(DType::BF16)?;
+    assert!(message(Routing::new(&logits, Some(&narrow), 2, true)).contains("bias must be F32"));
     let [weight, scales, values] = e2m1([6, 3, 64], &Device::Cpu)?;
+    let odd = Weights::E2m1 { weight: weight.narrow(2, 0, 24)?, scales: scales.clone() };
+    assert!(message(Experts::new(odd, None)).contains("multiple of 32, there are 48"));
     let of = |weights, bias: Option<&Tensor>| message(Experts::new(weights, bias.cloned()));
     let stacked = Weights::Stacked(values.clone());
     assert!(of(stacked, Some(&x(3, 6)?)).contains("biases must have shape [6, 3]"));

@@ -57,7 +57,10 @@ impl Weights {
                 (weight, DType::F8E4M3, scales, vec![num_experts, out_features], DType::F32)
             }
             Self::E2m1 { weight, scales } => {
-                let dims = vec![num_experts, out_features, in_features.div_ceil(E2M1_BLOCK)];
+                if !in_features.is_multiple_of(E2M1_BLOCK) {
+                    bail!("inputs must be a multiple of {E2M1_BLOCK}, there are {in_features}");
+                }
+                let dims = vec![num_experts, out_features, in_features / E2M1_BLOCK];
                 (weight, DType::U8, scales, dims, DType::U8)
             }
         };

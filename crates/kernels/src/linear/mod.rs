@@ -33,7 +33,7 @@ mod tiles;
 mod x86;
 
 pub use integers::Integers;
-pub use quantize::quantize_rows;
+pub use quantize::{quantize_rows, zeroed_e4m3};
 
 #[cfg(feature = "cuda")]
 use crate::gather_rows::{gather_rows, gather_rows_of_part};

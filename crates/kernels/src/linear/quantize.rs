@@ -10,6 +10,7 @@ use crate::simd::{E4M3_MAX, Element, Kernel, LANES, Lanes, dispatch, load_at, st
 use crate::views::{cpu_slice, expect_dims, match_element};
 use candle_core::{DType, Device, Result, Tensor, WithDType, bail};
 use float8::F8E4M3;
+use std::mem::ManuallyDrop;
 
 impl Matrix {
     /// Takes a weight `[out, in]` of e4m3 with the scales of its rows, `[out]` f32, as
@@ -43,6 +44,13 @@ impl Matrix {
         let scales = cpu_slice(&scales, scales_layout, "scales")?;
         Ok(Self { form: Form::Packed(Packed::narrow(rows, scales, in_features)), dtype })
     }
+}
+
+/// As many zeros, in memory that comes from the system untouched.
+pub fn zeroed_e4m3(len: usize) -> Vec<F8E4M3> {
+    let mut bytes = ManuallyDrop::new(vec![0u8; len]);
+    // SAFETY: they are bytes (transparent), of which 0 is the number 0; their vector is not dropped.
+    unsafe { Vec::from_raw_parts(bytes.as_mut_ptr().cast(), bytes.len(), bytes.capacity()) }
 }
 
 /// Brings x `[rows, len]`, f32 or bf16 on the CPU, to e4m3 of the same shape and scales `[rows]` f32,
