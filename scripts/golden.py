@@ -40,6 +40,8 @@ SHARED = {
     "eos_token_id": 2,
 }
 
+LONG_FACTORS = [1.0, 1.5, 2.0, 3.5, 6.0, 11.0]
+
 GPT_OSS = {
     "hidden_size": 64,
     "intermediate_size": 32,
@@ -215,6 +217,34 @@ GOLDENS = [
             "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
         },
         "dtype": torch.bfloat16,
+    },
+    {
+        # A part of each head rotated, pairs by factors of their own: those of longer contexts, as tests run it.
+        "name": "phi3_long",
+        "classes": (Phi3Config, Phi3ForCausalLM),
+        "config": {
+            "hidden_size": 48,
+            "intermediate_size": 72,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 1,
+            "rms_norm_eps": 1e-5,
+            "pad_token_id": 0,
+            "tie_word_embeddings": True,
+            "sliding_window": None,
+            "original_max_position_embeddings": 64,
+            "partial_rotary_factor": 0.75,
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 10000.0,
+                "short_factor": LONG_FACTORS,  # so that none of its prompts has others
+                "long_factor": LONG_FACTORS,
+                "original_max_position_embeddings": 64,
+                "partial_rotary_factor": 0.75,
+            },
+        },
+        "dtype": torch.bfloat16,
+        "old_keys": True,
+        "short_factors": [1.0, 1.0, 1.1, 1.2, 1.3, 1.4],
     },
     {
         "name": "qwen3_moe",  # an MLP between two layers of experts, weights that do not add up to 1
@@ -448,6 +478,8 @@ def save_config(folder, golden, config):
             values["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
             rope = rope["full_attention"]
         values["rope_theta"] = rope.pop("rope_theta")
+        if "short_factors" in golden:
+            rope = {"rope_type": "longrope", "short_factor": golden["short_factors"], "long_factor": rope["long_factor"]}
         kind = rope.pop("rope_type")
         values["rope_scaling"] = None if kind == "default" else {"type": kind, **rope}
         values["torch_dtype"] = dtype

@@ -174,8 +174,8 @@ mod tests {
         assert_eq!(full, [5, 11, 17, 23, 29]);
         assert_eq!(config.windows[0], Some(1024));
         let stretched = RopeScaling::Linear { factor: 8.0 };
-        assert_eq!(config.rope, RopeConfig { theta: 1e6, scaling: stretched });
-        let local = RopeConfig { theta: 1e4, scaling: RopeScaling::None };
+        assert_eq!(config.rope, RopeConfig { scaling: stretched, ..RopeConfig::plain(1e6) });
+        let local = RopeConfig::plain(1e4);
         assert_eq!(config.window_rope, Some(local));
         let millions = config.spec(GEMMA_3_WITH_VISION_NAME).num_parameters / 1_000_000;
         assert_eq!(millions, 3880, "of the 4.3 B, what it sees with has 0.4");

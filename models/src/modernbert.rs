@@ -32,7 +32,7 @@ use engine::architecture::LoadError;
 use engine::encoder::{Encoder, EncoderArchitecture, EncoderBatch};
 use engine::layers::{
     ClassificationHead, Embedding, FeedForward, FullAttention, HeadActivation, LayerNorm, Linear,
-    RopeConfig, RopeScaling, RotaryEmbedding, add,
+    RopeConfig, RotaryEmbedding, add,
 };
 use engine::weights::{Weights, WeightsError};
 
@@ -87,7 +87,7 @@ impl ModernBert {
         let name = format!("{root}embeddings.tok_embeddings");
         let words = Embedding::load(weights, &name, config.vocab_size, hidden)?;
         let rotary = |theta| {
-            let rope = RopeConfig { theta, scaling: RopeScaling::None };
+            let rope = RopeConfig::plain(theta);
             let head_dim = hidden / config.num_heads;
             RotaryEmbedding::new(&rope, head_dim, max_model_len, weights.device()).map(Arc::new)
         };

@@ -49,32 +49,22 @@ impl Attention {
         let (rank, num_ranks) = weights.rank();
         let heads = weights.part(config.num_heads);
         let kv_heads = kv_heads_of(rank, num_ranks, config.num_kv_heads);
-        let (num_heads, num_kv_heads) = (config.num_heads, config.num_kv_heads);
-        // Merged, they lie one behind the other in one tensor.
-        let projection = |name, first: usize, num_heads: usize, of_rank: &Range<usize>| {
-            let (name, first, all) = if config.merged_projections {
-                ("qkv_proj", first, config.num_heads + 2 * num_kv_heads)
-            } else {
-                (name, 0, num_heads)
-            };
-            let part = (first + of_rank.start) * dim..(first + of_rank.end) * dim;
-            Projection { name, out_features: all * dim, part }
-        };
-        let qkv = [
-            projection("q_proj", 0, num_heads, &heads),
-            projection("k_proj", num_heads, num_kv_heads, &kv_heads),
-            projection("v_proj", num_heads + num_kv_heads, num_kv_heads, &kv_heads),
-        ];
+        let order = config.rope.order_of_head(dim);
+        let qkv = projections(config, &heads, &kv_heads, &order);
         let out = [config.num_heads * dim, hidden];
         let mut head_norm = |name: &str| {
-            let name = format!("{prefix}.{name}");
-            let load = || RmsNorm::load(weights, &name, dim, config.norm_gain, config.norm_eps);
-            config.qk_norm.then(load).transpose()
+            if !config.qk_norm {
+                return Ok(None);
+            }
+            let name = format!("{prefix}.{name}.weight");
+            let rows = |range: &Range<usize>| RowsOf::some(name.clone(), dim, range.clone());
+            let weight = weights.stacked(&order.iter().map(rows).collect::<Vec<_>>(), &[])?;
+            Ok::<_, WeightsError>(Some(RmsNorm::new(weight, config.norm_gain, config.norm_eps)))
         };
         let (q_norm, k_norm) = (head_norm("q_norm")?, head_norm("k_norm")?);
         let mut sinks = None;
         if config.has_sinks {
-            let rows = RowsOf::some(format!("{prefix}.sinks"), num_heads, heads.clone());
+            let rows = RowsOf::some(format!("{prefix}.sinks"), config.num_heads, heads.clone());
             sinks = Some(weights.stacked(&[rows], &[])?.to_dtype(DType::F32)?);
         }
         Ok(Self {
@@ -159,4 +149,43 @@ impl Attention {
         };
         self.out.forward(&paged_attention(&q, cache, &attend)?)
     }
+}
+
+/// Those of q, k and v, of the heads of a rank. Elements of q's and k's heads come in `order`, in which pairs that
+/// are rotated lie half a head apart.
+fn projections<'a>(
+    config: &DecoderConfig,
+    heads: &Range<usize>,
+    kv_heads: &Range<usize>,
+    order: &[Range<usize>],
+) -> Vec<Projection<'a>> {
+    let (num_heads, num_kv_heads) = (config.num_heads, config.num_kv_heads);
+    let mut all = Vec::new();
+    for (name, first, num_heads, of_rank, is_rotated) in [
+        ("q_proj", 0, num_heads, heads, true),
+        ("k_proj", num_heads, num_kv_heads, kv_heads, true),
+        ("v_proj", num_heads + num_kv_heads, num_kv_heads, kv_heads, false),
+    ] {
+        // Merged, they lie one behind the other in one tensor.
+        let (name, first, num_heads) = if config.merged_projections {
+            ("qkv_proj", first, config.num_heads + 2 * num_kv_heads)
+        } else {
+            (name, 0, num_heads)
+        };
+        let mut push = |start: usize, end: usize| {
+            let out_features = num_heads * config.head_dim;
+            all.push(Projection { name, out_features, part: start..end });
+        };
+        let start_of = |head| (first + head) * config.head_dim;
+        if order.len() == 1 || !is_rotated {
+            push(start_of(of_rank.start), start_of(of_rank.end));
+            continue;
+        }
+        for head in of_rank.clone() {
+            for part in order {
+                push(start_of(head) + part.start, start_of(head) + part.end);
+            }
+        }
+    }
+    all
 }

@@ -14,7 +14,7 @@ use super::embedding::{Embedding, LmHead};
 use super::experts::{ExpertsConfig, MixtureOfExperts};
 use super::mlp::Mlp;
 use super::norm::RmsNorm;
-use super::rope::{RopeConfig, RotaryEmbedding};
+use super::rope::{RopeConfig, RopeScaling, RotaryEmbedding};
 use crate::architecture::LoadError;
 use crate::model::{CausalLm, ForwardBatch, KvCache};
 use crate::weights::{Weights, WeightsError};
@@ -170,6 +170,14 @@ impl Decoder {
         let rotary = |config: &RopeConfig, head_dim| {
             RotaryEmbedding::new(config, head_dim, max_model_len, &device).map(Arc::new)
         };
+        if let RopeScaling::Long { original_len, .. } = config.rope.scaling
+            && max_model_len as f64 > original_len
+        {
+            tracing::info!(
+                "rotary factors are those for long contexts, also in short ones; up to \
+                 --max-model-len {original_len} they are those for short ones"
+            );
+        }
         let rope = rotary(&config.rope, config.head_dim)?;
         let window_rope = match &config.window_rope {
             Some(window_rope) => rotary(window_rope, config.head_dim)?,

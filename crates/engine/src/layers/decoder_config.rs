@@ -103,6 +103,7 @@ impl DecoderConfig {
             return Err(config.invalid("head_dim", "even (RoPE turns pairs)"));
         }
         let rope = RopeConfig::parse(config)?;
+        rope.check(config, head_dim)?;
         Ok(Self {
             num_layers,
             num_heads,

@@ -22,7 +22,12 @@ impl RmsNorm {
         gain: Gain,
         eps: f32,
     ) -> std::result::Result<Self, WeightsError> {
-        Ok(Self { weight: weights.tensor(&format!("{name}.weight"), &[len])?, gain, eps })
+        Ok(Self::new(weights.tensor(&format!("{name}.weight"), &[len])?, gain, eps))
+    }
+
+    /// Of this weight. `[len]`
+    pub(super) fn new(weight: Tensor, gain: Gain, eps: f32) -> Self {
+        Self { weight, gain, eps }
     }
 
     /// Normalises each row. `[tokens, len]`

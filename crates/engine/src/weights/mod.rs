@@ -279,8 +279,15 @@ impl Weights {
     ) -> Result<Tensor> {
         let len: usize = shape.iter().product();
         assert_eq!(parts.iter().map(|part| part.len).sum::<usize>(), len, "parts of {shape:?}");
-        let sources = parts.iter().map(|part| self.source.tensor::<T>(part, self.quantized));
-        let sources = sources.collect::<Result<Vec<_>>>()?;
+        let mut sources: Vec<Arc<SourceTensor<T>>> = Vec::new();
+        for (at, part) in parts.iter().enumerate() {
+            // What is unpacked is so once for all of its rows that are wanted.
+            let shared = at.checked_sub(1).filter(|before| parts[*before].is_of_same(part));
+            sources.push(match shared {
+                Some(before) => Arc::clone(&sources[before]),
+                None => Arc::new(self.source.tensor::<T>(part, self.quantized)?),
+            });
+        }
         let tensor = match &mut self.staging {
             Some(staging) if !device.is_cpu() => {
                 staging.tensor(shape, |first, dst| fill(parts, &sources, first, dst))?
@@ -291,9 +298,10 @@ impl Weights {
                 Tensor::from_vec(elements, shape, device)?
             }
         };
-        for (part, source) in parts.iter().zip(&sources) {
-            self.progress.loaded_bytes += source.release(part.len);
-            match source {
+        for (at, (part, source)) in parts.iter().zip(&sources).enumerate() {
+            let is_shared = at > 0 && Arc::ptr_eq(&sources[at - 1], source);
+            self.progress.loaded_bytes += source.release(part.len, is_shared);
+            match &**source {
                 SourceTensor::Unpacked(unpacked) => self.used.extend(unpacked.names.clone()),
                 SourceTensor::Mxfp4(tensor) => self.used.extend(tensor.names.clone()),
                 _ => drop(self.used.insert(part.name.to_owned())),

@@ -9,6 +9,7 @@ use super::mxfp4::Mxfp4;
 use super::quantized::{Quantized, Unpacked};
 use super::{CHUNK, Result, RowsOf};
 use std::ops::Range;
+use std::sync::Arc;
 
 pub(super) enum Source {
     Checkpoint(Checkpoint),
@@ -82,16 +83,17 @@ impl<T: Element> SourceTensor<'_, T> {
         }
     }
 
-    /// Lets go of what lies in memory for it. Bytes of the checkpoint that `len` elements take.
-    pub(super) fn release(&self, len: usize) -> u64 {
+    /// Lets go of what lies in memory for it. Bytes of the checkpoint that `len` elements take; what was unpacked is
+    /// counted whole, unless it was before.
+    pub(super) fn release(&self, len: usize, is_counted: bool) -> u64 {
         match self {
             Self::Stored(tensor) | Self::Transposed(tensor, _) => {
                 tensor.release();
                 tensor.num_bytes(len)
             }
             Self::Mxfp4(tensor) => tensor.release(len),
-            Self::Unpacked(tensor) => tensor.num_bytes,
-            Self::Dummy(_) => 0,
+            Self::Unpacked(tensor) if !is_counted => tensor.num_bytes,
+            Self::Unpacked(_) | Self::Dummy(_) => 0,
         }
     }
 }
@@ -99,7 +101,7 @@ impl<T: Element> SourceTensor<'_, T> {
 /// Writes the elements from `first` on, of those of the parts one after the other.
 pub(super) fn fill<T: Element>(
     parts: &[Part],
-    sources: &[SourceTensor<T>],
+    sources: &[Arc<SourceTensor<T>>],
     first: usize,
     dst: &mut [T],
 ) {
@@ -178,6 +180,11 @@ impl<'a> Part<'a> {
             len: part.num_rows() * bytes.len(),
             is_of_experts: false,
         }
+    }
+
+    /// Whether it is another part of the same tensor.
+    pub(super) fn is_of_same(&self, other: &Self) -> bool {
+        self.name == other.name && self.shape == other.shape
     }
 
     /// The elements from `first` on, of those that are taken.

@@ -187,7 +187,7 @@ fn pieces_are_the_whole() {
     let parts =
         [Part::whole("a", &[3, 50]), Part::block(&rows_of_b, 60, 30..60), Part::whole("c", &[7])];
     let sources: Vec<_> =
-        parts.iter().map(|part| source.tensor::<f32>(part, None).unwrap()).collect();
+        parts.iter().map(|part| Arc::new(source.tensor::<f32>(part, None).unwrap())).collect();
     let mut whole = vec![f32::NAN; 150 + 120 + 7];
     fill(&parts, &sources, 0, &mut whole);
     assert!(whole.iter().all(|x| !x.is_nan()));
