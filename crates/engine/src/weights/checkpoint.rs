@@ -167,7 +167,7 @@ impl Checkpoint {
     fn missing(&self, name: &str) -> WeightsError {
         let file = self.name.clone();
         let layer = name.strip_suffix(".weight").unwrap_or(name);
-        let packed = ["qweight", "weight_packed"].map(|tensor| format!("{layer}.{tensor}"));
+        let packed = [".qweight", ".weight_packed", "_blocks"].map(|end| format!("{layer}{end}"));
         match packed.into_iter().find(|name| self.contains(name)) {
             Some(name) => WeightsError::Unexplained { file, name },
             None => WeightsError::MissingTensor { file, name: name.to_owned() },

@@ -60,12 +60,12 @@ impl Weights {
         bias: Option<Tensor>,
     ) -> Result<Experts> {
         let is_mxfp4 = self.quantized == Some(Quantized::Mxfp4);
-        if let (true, Source::Checkpoint(checkpoint)) = (is_mxfp4, &self.source) {
-            for part in experts.iter().flatten().take(1) {
-                let num_experts = part.experts.unwrap_or(1);
-                let dims = [num_experts, part.total / num_experts, in_features];
-                Mxfp4::open(checkpoint, &part.name, dims)?.check()?;
-            }
+        let first = experts.iter().flatten().next();
+        if let (true, Source::Checkpoint(checkpoint), Some(part)) = (is_mxfp4, &self.source, first)
+        {
+            let num_experts = part.experts.unwrap_or(1);
+            let dims = [num_experts, part.total / num_experts, in_features];
+            Mxfp4::open(checkpoint, &part.name, dims)?.check()?;
         }
         let weights = if self.device.is_cpu() {
             let matrix = |parts: &Vec<RowsOf>| self.linear(parts, in_features, inputs.clone());

@@ -140,6 +140,13 @@ mod tests {
     }
 
     #[test]
+    fn what_no_configuration_explains_is_named() {
+        let mut weights = open().with_quantized(None);
+        let error = weights.stacked(&parts().concat(), &[INPUTS]).unwrap_err().to_string();
+        assert!(error.contains("gate_up_proj_blocks` is packed"), "{error}");
+    }
+
+    #[test]
     fn experts_are_brought_to_e4m3() {
         let mut weights = open();
         let held = weights.experts_e4m3(&parts(), INPUTS, 0..INPUTS).unwrap();

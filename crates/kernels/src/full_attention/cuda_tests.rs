@@ -43,12 +43,12 @@ fn run(case: &Case, args: &FullAttention, offset: usize) -> Result<Tensor> {
 
 #[test]
 fn kernels_equal_the_reference() -> Result<()> {
-    for dtype in CUDA_DTYPES {
-        for heads in HEADS {
+    let variants = [(None, false, 0), (None, true, 1), (Some(3), true, 0), (Some(40), false, 1)];
+    for (i, dtype) in CUDA_DTYPES.into_iter().enumerate() {
+        for (j, heads) in HEADS.into_iter().enumerate() {
             let case = case(heads, dtype, &Device::Cpu)?;
-            for (window, rotates, offset) in
-                [(None, false, 0), (None, true, 1), (Some(3), true, 0), (Some(40), false, 1)]
-            {
+            // Each with each other one, half of all threes.
+            for (window, rotates, offset) in variants.into_iter().skip((i + j) % 2).step_by(2) {
                 let args = case.args(window, rotates);
                 let y = run(&case, &args, offset)?;
                 assert_close(&y, &case.reference(&args)?, tolerance_of_tiles(rotates));
