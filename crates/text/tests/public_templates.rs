@@ -144,3 +144,36 @@ fn calls_of_any_id_are_rendered() {
     }
     assert!(num_cases > 80, "only {num_cases}");
 }
+
+/// As OpenAI's clients may send them, with less than templates ask for.
+#[test]
+fn tools_without_descriptions_are_rendered() {
+    let shared = golden("cases.json");
+    let mut failures = Vec::new();
+    for name in names() {
+        let (model, made) = (model(&name), golden(&format!("{name}.json")));
+        let Some((case, _)) = made["cases"].as_object().unwrap().iter().find(|(case, made)| {
+            shared["cases"][case.as_str()].get("tools").is_some() && made["expected"].is_string()
+        }) else {
+            continue;
+        };
+        let with = |change: fn(&mut serde_json::Map<String, Value>)| {
+            let mut input = input(&shared, &shared["cases"][case], &made["ids"]);
+            for tool in input.tools.iter_mut().flatten() {
+                change(tool["function"].as_object_mut().unwrap());
+            }
+            model.render_chat(&input)
+        };
+        let without = with(|function| drop(function.remove("description")));
+        if let Err(error) = without {
+            failures.push(format!("{name}: {error}"));
+        } else if name == "gpt_oss" {
+            let empty = with(|function| function["description"] = json!(""));
+            assert_eq!(without.unwrap(), empty.unwrap());
+        }
+        if let Err(error) = with(|function| drop(function.remove("parameters"))) {
+            failures.push(format!("{name} without parameters: {error}"));
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}

@@ -135,6 +135,22 @@ fn invalid(message: String) -> TextError {
     TextError::InvalidMessages(message)
 }
 
+/// Gives functions a description and parameters, which may be left out. Whether one lacked any.
+pub(super) fn complete_tools<'a>(tools: impl Iterator<Item = &'a mut Value>) -> bool {
+    let defaults =
+        [("description", json!("")), ("parameters", json!({"type": "object", "properties": {}}))];
+    let mut is_changed = false;
+    for function in tools.filter_map(|tool| tool.get_mut("function")?.as_object_mut()) {
+        for (key, default) in &defaults {
+            if function.get(*key).is_none_or(Value::is_null) {
+                function.insert((*key).to_owned(), default.clone());
+                is_changed = true;
+            }
+        }
+    }
+    is_changed
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::forms::CallRules;

@@ -79,10 +79,26 @@ impl Template {
         let mut input = input.clone();
         messages::prepare(&mut input.messages, &self.forms)?;
         if !input.continue_final_message {
-            return self.execute(&input, special, BASE_FUEL);
+            return self.execute_or_complete(input, special);
         }
         let continuation = Continuation::open(&mut input.messages, &self.source)?;
-        continuation.close(self.execute(&input, special, BASE_FUEL)?)
+        continuation.close(self.execute_or_complete(input, special)?)
+    }
+
+    /// What a function may lack in OpenAI's form some templates cannot do without: they get it empty. Others
+    /// do not see it, as in transformers, because it would change their prompts.
+    fn execute_or_complete(
+        &self,
+        mut input: ChatInput,
+        special: &SpecialTokens,
+    ) -> Result<String, TextError> {
+        let rendered = self.execute(&input, special, BASE_FUEL);
+        if matches!(rendered, Err(TextError::TemplateFailed { .. }))
+            && messages::complete_tools(input.tools.iter_mut().flatten())
+        {
+            return self.execute(&input, special, BASE_FUEL).or(rendered);
+        }
+        rendered
     }
 
     fn execute(
