@@ -171,8 +171,12 @@ fn tools_without_descriptions_are_rendered() {
             let empty = with(|function| function["description"] = json!(""));
             assert_eq!(without.unwrap(), empty.unwrap());
         }
-        if let Err(error) = with(|function| drop(function.remove("parameters"))) {
-            failures.push(format!("{name} without parameters: {error}"));
+        let none: fn(&mut serde_json::Map<String, Value>) =
+            |function| drop(function.remove("parameters"));
+        for change in [none, |function| function["parameters"] = json!({"type": "object"})] {
+            if let Err(error) = with(change) {
+                failures.push(format!("{name} without parameters: {error}"));
+            }
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));

@@ -135,17 +135,21 @@ fn invalid(message: String) -> TextError {
     TextError::InvalidMessages(message)
 }
 
-/// Gives functions a description and parameters, which may be left out. Whether one lacked any.
+/// Gives functions a description and parameters, and these their properties, all of which may be left out. Whether
+/// one lacked any.
 pub(super) fn complete_tools<'a>(tools: impl Iterator<Item = &'a mut Value>) -> bool {
-    let defaults =
-        [("description", json!("")), ("parameters", json!({"type": "object", "properties": {}}))];
     let mut is_changed = false;
+    let mut complete = |object: &mut Map<String, Value>, key: &str, default: Value| {
+        if object.get(key).is_none_or(Value::is_null) {
+            object.insert(key.to_owned(), default);
+            is_changed = true;
+        }
+    };
     for function in tools.filter_map(|tool| tool.get_mut("function")?.as_object_mut()) {
-        for (key, default) in &defaults {
-            if function.get(*key).is_none_or(Value::is_null) {
-                function.insert((*key).to_owned(), default.clone());
-                is_changed = true;
-            }
+        complete(function, "description", json!(""));
+        complete(function, "parameters", json!({"type": "object"}));
+        if let Some(parameters) = function.get_mut("parameters").and_then(Value::as_object_mut) {
+            complete(parameters, "properties", json!({}));
         }
     }
     is_changed
