@@ -22,6 +22,7 @@ use engine::layers::{DecoderConfig, Gain, RopeConfig, layer_windows};
 use serde_json::{Value, json};
 
 use crate::text_config::of_text;
+use crate::with_defaults;
 
 const GEMMA_NAME: &str = "GemmaForCausalLM";
 const GEMMA_2_NAME: &str = "Gemma2ForCausalLM";
@@ -132,19 +133,6 @@ fn split_ropes(json: &mut Value) -> Result<RopeConfig, ConfigError> {
         json["rope_parameters"] = full;
     }
     RopeConfig::parse(&ConfigReader::new(&window_rope)?)
-}
-
-/// With these where it has none.
-fn with_defaults(json: &Value, defaults: Value) -> Value {
-    let mut json = json.clone();
-    if let (Value::Object(json), Value::Object(defaults)) = (&mut json, defaults) {
-        for (key, value) in defaults {
-            if json.get(&key).is_none_or(Value::is_null) {
-                json.insert(key, value);
-            }
-        }
-    }
-    json
 }
 
 #[cfg(test)]

@@ -23,9 +23,14 @@ use engine::architecture::{Architecture, ConfigError, ConfigReader};
 use engine::layers::{
     Activation, DecoderConfig, ExpertNames, ExpertTensors, ExpertsConfig, layer_windows,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
+
+use crate::with_defaults;
 
 const NAME: &str = "GptOssForCausalLM";
+
+/// transformers' where config.json does not say; null means none.
+const DEFAULT_WINDOW: usize = 128;
 
 /// Of all that there are.
 const SWIGLU_ALPHA: f64 = 1.702;
@@ -33,18 +38,9 @@ const SWIGLU_ALPHA: f64 = 1.702;
 pub(crate) const ARCHITECTURE: Architecture = decoder!(NAME, config);
 
 fn config(json: &Value) -> Result<DecoderConfig, ConfigError> {
-    let mut json = ConfigReader::new(json).map(|_| json.clone())?;
-    let defaults = [
-        ("attention_bias", true.into()),
-        ("rope_theta", 150_000.into()),
-        ("sliding_window", 128.into()),
-        ("swiglu_limit", 7.0.into()),
-    ];
-    for (key, default) in defaults {
-        if json.get(key).is_none() {
-            json[key] = default;
-        }
-    }
+    let window_is_said = json.get("sliding_window").is_some();
+    let defaults = json!({"attention_bias": true, "rope_theta": 150_000, "swiglu_limit": 7.0});
+    let json = with_defaults(json, defaults);
     let json = ConfigReader::new(&json)?;
     let has_bias = json.flag("attention_bias")?;
     // transformers has a default here too, which no file counts on.
@@ -55,26 +51,17 @@ fn config(json: &Value) -> Result<DecoderConfig, ConfigError> {
         return Err(json.invalid("swiglu_alpha", "1.702"));
     }
     let config = DecoderConfig::parse(&json)?;
-    let count = |key: &str| json.required(key, json.count(key)?);
-    let experts = ExpertsConfig {
-        num_experts: count("num_local_experts")?,
-        per_token: count("num_experts_per_tok")?,
-        intermediate_size: config.intermediate_size,
-        is_normalised: true,
-        layers: vec![true; config.num_layers],
-        has_bias: true,
-        names: ExpertNames { block: "mlp", router: "router", tensors: ExpertTensors::Together },
-    };
-    experts.check(&json, "num_local_experts")?;
+    let names = ExpertNames { block: "mlp", router: "router", tensors: ExpertTensors::Together };
+    let experts = ExpertsConfig::of_every_layer(&json, &config, names)?;
     // Published files do not say it.
     let says_dtype = ["dtype", "torch_dtype"].iter().any(|key| json.get(key).is_some());
     let limit = json.required("swiglu_limit", json.number("swiglu_limit")?)? as f32;
-    let window = json.count("sliding_window")?;
+    let window = if window_is_said { json.count("sliding_window")? } else { Some(DEFAULT_WINDOW) };
     Ok(DecoderConfig {
         // Every other layer, beginning with the first.
         windows: layer_windows(&json, config.num_layers, window, |layer| layer % 2 == 0)?,
         activation: Activation::ClampedSwiglu { limit },
-        experts: Some(experts),
+        experts: Some(ExpertsConfig { has_bias: true, ..experts }),
         has_sinks: true,
         qkv_bias: has_bias,
         out_bias: has_bias,
@@ -88,7 +75,6 @@ fn config(json: &Value) -> Result<DecoderConfig, ConfigError> {
 mod tests {
     use super::*;
     use engine::weights::Quantized;
-    use serde_json::json;
 
     /// As published.
     fn published(num_layers: usize, num_experts: usize) -> Value {

@@ -87,3 +87,16 @@ pub fn find(config: &Value) -> Result<Found, ConfigError> {
     }
     Architecture::find(registry(), config).map(Found::Generator)
 }
+
+/// With these where it has none.
+fn with_defaults(json: &Value, defaults: Value) -> Value {
+    let mut json = json.clone();
+    if let (Value::Object(json), Value::Object(defaults)) = (&mut json, defaults) {
+        for (key, value) in defaults {
+            if json.get(&key).is_none_or(Value::is_null) {
+                json.insert(key, value);
+            }
+        }
+    }
+    json
+}

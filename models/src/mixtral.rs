@@ -20,21 +20,12 @@ pub(crate) const ARCHITECTURE: Architecture = decoder!(NAME, config);
 fn config(json: &Value) -> Result<DecoderConfig, ConfigError> {
     let json = ConfigReader::new(json)?;
     let config = DecoderConfig::parse(&json)?;
-    let count = |key: &str| json.required(key, json.count(key)?);
-    let experts = ExpertsConfig {
-        num_experts: count("num_local_experts")?,
-        per_token: count("num_experts_per_tok")?,
-        intermediate_size: config.intermediate_size,
-        is_normalised: true,
-        layers: vec![true; config.num_layers],
-        has_bias: false,
-        names: ExpertNames {
-            block: "block_sparse_moe",
-            router: "gate",
-            tensors: ExpertTensors::Each { gate: "w1", up: "w3", down: "w2" },
-        },
+    let names = ExpertNames {
+        block: "block_sparse_moe",
+        router: "gate",
+        tensors: ExpertTensors::Each { gate: "w1", up: "w3", down: "w2" },
     };
-    experts.check(&json, "num_local_experts")?;
+    let experts = ExpertsConfig::of_every_layer(&json, &config, names)?;
     // Unlike Mistral's, files without one mean none.
     let window = json.count("sliding_window")?;
     Ok(DecoderConfig { windows: vec![window; config.num_layers], experts: Some(experts), ..config })

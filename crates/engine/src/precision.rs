@@ -108,7 +108,7 @@ impl EngineConfig {
     }
 
     /// Whether experts that are stored in MXFP4 are held in it.
-    pub(crate) fn holds_mxfp4(&self, spec: &ModelSpec) -> bool {
+    fn holds_mxfp4(&self, spec: &ModelSpec) -> bool {
         self.on_gpu && spec.quantized == Some(Quantized::Mxfp4)
     }
 

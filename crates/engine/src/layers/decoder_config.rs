@@ -6,7 +6,7 @@ use kernels::rms_norm::Gain;
 
 use super::experts::ExpertsConfig;
 use super::quantization;
-use super::rope::RopeConfig;
+use super::rope_config::RopeConfig;
 use crate::architecture::{ConfigError, ConfigReader};
 use crate::model::{MixtureOfExperts, ModelSpec, SlidingWindow};
 use crate::weights::Quantized;

@@ -34,6 +34,30 @@ pub struct ExpertsConfig {
 }
 
 impl ExpertsConfig {
+    /// Of every layer and as wide as its MLP would be: `num_local_experts`, of which a token goes to
+    /// `num_experts_per_tok` with weights that add up to 1; without biases.
+    ///
+    /// # Errors
+    /// The key that is wrong or missing.
+    pub fn of_every_layer(
+        json: &ConfigReader,
+        config: &DecoderConfig,
+        names: ExpertNames,
+    ) -> std::result::Result<Self, ConfigError> {
+        let count = |key: &str| json.required(key, json.count(key)?);
+        let experts = Self {
+            num_experts: count("num_local_experts")?,
+            per_token: count("num_experts_per_tok")?,
+            intermediate_size: config.intermediate_size,
+            is_normalised: true,
+            layers: vec![true; config.num_layers],
+            has_bias: false,
+            names,
+        };
+        experts.check(json, "num_local_experts")?;
+        Ok(experts)
+    }
+
     /// Refuses numbers that do not go together, of which `key` is that of experts.
     ///
     /// # Errors

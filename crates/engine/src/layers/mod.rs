@@ -14,6 +14,7 @@ mod mlp;
 mod norm;
 mod quantization;
 mod rope;
+mod rope_config;
 
 pub use decoder::Decoder;
 pub use decoder_config::{DecoderConfig, layer_windows};
@@ -29,4 +30,5 @@ pub use layer_norm::LayerNorm;
 pub use linear::Linear;
 pub use mlp::Mlp;
 pub use norm::RmsNorm;
-pub use rope::{RopeConfig, RopeScaling, RotaryEmbedding};
+pub use rope::RotaryEmbedding;
+pub use rope_config::{RopeConfig, RopeScaling};

@@ -69,8 +69,6 @@ pub struct MemoryPlan {
     quantization: Option<Quantization>,
     /// What they are stored in, if it is not what `quantization` says.
     stored_in: Option<Quantized>,
-    /// Whether they are widened from it.
-    is_widened: bool,
     model: String,
     pub(crate) is_encoder: bool,
     num_parameters: usize,
@@ -120,7 +118,6 @@ impl MemoryPlan {
             config: config.clone(),
             quantization: config.quantization_of(whole),
             stored_in: spec.quantized.filter(|quantized| *quantized != Quantized::Fp8Rows),
-            is_widened: !config.holds_mxfp4(spec),
             model: spec.architecture.clone(),
             is_encoder: spec.is_encoder(),
             num_parameters: whole.num_parameters,

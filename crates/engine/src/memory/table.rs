@@ -27,10 +27,8 @@ impl fmt::Display for MemoryPlan {
             write!(f, ", of which each of {} ranks takes", config.tensor_parallel_size)?;
         }
         match self.stored_in {
-            Some(Quantized::Mxfp4) if self.is_widened => {
-                write!(f, "; the checkpoint has experts in {}", Quantized::Mxfp4)?;
-            }
-            Some(Quantized::Mxfp4) => write!(f, ", experts in {}", Quantized::Mxfp4)?,
+            Some(mxfp4 @ Quantized::Mxfp4) if config.on_gpu => write!(f, ", experts in {mxfp4}")?,
+            Some(mxfp4 @ Quantized::Mxfp4) => write!(f, "; the checkpoint has experts in {mxfp4}")?,
             Some(quantized) => write!(f, "; the checkpoint has linear layers in {quantized}")?,
             None => {}
         }

@@ -21,6 +21,16 @@ pub(crate) fn holds_mxfp4(in_features: usize) -> bool {
     in_features.is_multiple_of(E2M1_BLOCK)
 }
 
+/// Of each row the elements for some of the inputs.
+fn blocks<'a>(
+    parts: impl IntoIterator<Item = &'a RowsOf>,
+    in_features: usize,
+    inputs: &Range<usize>,
+) -> Vec<Part<'a>> {
+    let block = |part| Part::block(part, in_features, inputs.clone());
+    parts.into_iter().map(block).collect()
+}
+
 impl Weights {
     /// Rows of several weights `[rows, in_features]`, stacked as [`stacked`](Self::stacked) does, and of each
     /// row the elements for some of the inputs.
@@ -30,24 +40,19 @@ impl Weights {
         in_features: usize,
         inputs: Range<usize>,
     ) -> Result<Matrix> {
-        if self.quantization == Some(Quantization::Fp8) {
-            let (rows, scales) = self.e4m3(parts, in_features, inputs)?;
-            let matrix = Matrix::from_e4m3(&rows, &scales, self.dtype, &self.device)?;
-            return Ok(matrix.batch_invariant(self.is_batch_invariant));
-        }
         let shape = [parts.iter().map(RowsOf::num_rows).sum(), inputs.len()];
-        let block = |part| Part::block(part, in_features, inputs.clone());
-        let whole: Vec<Part> = parts.iter().map(block).collect();
-        match self.quantization.and_then(Quantization::integers) {
-            None => {
-                let weight = self.gather(&whole, &shape)?;
-                self.matrix(&weight)
-            }
-            Some(integers) => {
-                let weight = self.gather_on(&Device::Cpu, &whole, &shape)?;
-                Ok(Matrix::rounded(&weight, integers)?)
-            }
-        }
+        let Some(quantization) = self.quantization else {
+            let weight = self.gather(&blocks(parts, in_features, &inputs), &shape)?;
+            return self.matrix(&weight);
+        };
+        let matrix = if quantization == Quantization::Fp8 {
+            let (rows, scales) = self.e4m3(parts, in_features, inputs)?;
+            Matrix::from_e4m3(&rows, &scales, self.dtype, &self.device)?
+        } else {
+            let parts = blocks(parts, in_features, &inputs);
+            quantization.matrix(&self.gather_on(&Device::Cpu, &parts, &shape)?, &self.device)?
+        };
+        Ok(matrix.batch_invariant(self.is_batch_invariant))
     }
 
     /// As many layers of one size, each of rows as [`linear`](Self::linear) has them: of a device in one tensor,
@@ -75,8 +80,7 @@ impl Weights {
         } else if self.quantization == Some(Quantization::Fp8) {
             self.experts_e4m3(experts, in_features, inputs)?
         } else {
-            let block = |part| Part::block(part, in_features, inputs.clone());
-            let parts: Vec<Part> = experts.iter().flatten().map(block).collect();
+            let parts = blocks(experts.iter().flatten(), in_features, &inputs);
             let num_rows: usize = experts.iter().flatten().map(RowsOf::num_rows).sum();
             let rows = self.gather(&parts, &[num_rows, inputs.len()])?;
             let shape = (experts.len(), num_rows / experts.len(), inputs.len());
@@ -157,8 +161,7 @@ impl Weights {
     ) -> Result<(Tensor, Tensor)> {
         let num_rows = parts.iter().map(RowsOf::num_rows).sum();
         let shape = [num_rows, inputs.len()];
-        let block = |part| Part::block(part, in_features, inputs.clone());
-        let whole: Vec<Part> = parts.iter().map(block).collect();
+        let whole = blocks(parts, in_features, &inputs);
         if parts.iter().all(|part| self.is_e4m3(&part.name)) {
             let rows = self.read::<F8E4M3>(&Device::Cpu, &whole, &shape)?;
             self.num_parameters += num_rows * inputs.len();

@@ -96,14 +96,6 @@ pub(super) enum Form {
 }
 
 impl Form {
-    fn bits(self, dtype: DType) -> usize {
-        match self {
-            Self::Wide => 8 * dtype.size_in_bytes(),
-            Self::E4m3 => 8,
-            Self::E2m1 => 4,
-        }
-    }
-
     /// What a block's stages take, the tile that they are widened to, and scales of the output features' inputs.
     fn shared_bytes(self, shape: Shape, in_features: usize) -> usize {
         let Shape { outs, rows, stages: [wide, e4m3, e2m1] } = shape;
@@ -155,11 +147,9 @@ pub(super) fn plan_multiply(
         // Scales are copied 16 at once.
         Form::E2m1 => (out_features * in_features / E2M1_BLOCK).is_multiple_of(16),
     };
-    let mut addresses = vec![params.x, params.weight];
-    if form == Form::E2m1 {
-        addresses.push(params.scales);
-    }
-    let is_aligned = addresses.iter().all(|address| address.is_multiple_of(16));
+    let copied_scales = if form == Form::E2m1 { params.scales } else { 0 };
+    let copied = [params.x, params.weight, copied_scales];
+    let is_aligned = copied.iter().all(|address| address.is_multiple_of(16));
     let is_few = num_tokens <= FEW.rows;
     let shape = if is_few { FEW } else { MANY };
     // What a row becomes must not depend on how many there are: either shape, or none.
@@ -192,7 +182,7 @@ const NONE: &str = "";
 
 fn function_of(dtype: DType, form: Form, functions: [&'static str; 3]) -> Result<&'static str> {
     match of_dtype(dtype, functions, "x")? {
-        NONE => bail!("experts of {} bits have no kernel for {dtype:?}", form.bits(dtype)),
+        NONE => bail!("experts in {form:?} have no kernel for {dtype:?}"),
         function => Ok(function),
     }
 }
