@@ -16,12 +16,14 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from transformers import Gemma2Config, Gemma2ForCausalLM, Gemma3ForCausalLM, Gemma3TextConfig
-from transformers import GemmaConfig, GemmaForCausalLM, GptOssConfig, GptOssForCausalLM
+from transformers import GemmaConfig, GemmaForCausalLM, Glm4MoeConfig, Glm4MoeForCausalLM
+from transformers import GptOssConfig, GptOssForCausalLM, GraniteConfig, GraniteForCausalLM
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 from transformers import MixtralConfig, MixtralForCausalLM
 from transformers import Phi3Config, Phi3ForCausalLM
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import SeedOssConfig, SeedOssForCausalLM, SmolLM3Config, SmolLM3ForCausalLM
 
 GOLDEN = Path(__file__).resolve().parent.parent / "models" / "golden"
 PROMPT_LENS = [1, 2, 37, 150]
@@ -298,6 +300,110 @@ GOLDENS = [
         "is_mxfp4": True,
     },
     {
+        # A layer with an MLP, then sigmoids with a bias, weights that add up to a factor, an expert that all share;
+        # a part of each head rotated behind its norm.
+        "name": "glm4_moe",
+        "classes": (Glm4MoeConfig, Glm4MoeForCausalLM),
+        "config": {
+            "hidden_size": 48,
+            "intermediate_size": 72,
+            "moe_intermediate_size": 24,
+            "n_routed_experts": 10,
+            "n_shared_experts": 2,
+            "num_experts_per_tok": 3,
+            "routed_scaling_factor": 1.5,
+            "norm_topk_prob": True,
+            "first_k_dense_replace": 1,
+            "n_group": 1,
+            "topk_group": 1,
+            "head_dim": 16,
+            "attention_bias": True,
+            "use_qk_norm": True,
+            "rms_norm_eps": 1e-5,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0, "partial_rotary_factor": 0.5},
+        },
+        "dtype": torch.bfloat16,
+        "experts": ("mlp", "gate_proj", "up_proj", "down_proj"),
+    },
+    {
+        # As Air, keys as transformers 4 wrote them: no norms, weights that do not add up, the whole count of
+        # rotated elements left to the default.
+        "name": "glm4_moe_air",
+        "classes": (Glm4MoeConfig, Glm4MoeForCausalLM),
+        "config": {
+            "hidden_size": 48,
+            "intermediate_size": 72,
+            "moe_intermediate_size": 24,
+            "n_routed_experts": 6,
+            "n_shared_experts": 1,
+            "num_experts_per_tok": 2,
+            "routed_scaling_factor": 1.0,
+            "norm_topk_prob": False,
+            "first_k_dense_replace": 2,
+            "head_dim": 16,
+            "attention_bias": True,
+            "rms_norm_eps": 1e-5,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        },
+        "dtype": torch.bfloat16,
+        "old_keys": True,
+        "experts": ("mlp", "gate_proj", "up_proj", "down_proj"),
+    },
+    {
+        "name": "granite",  # factors on the embedding, scores, branches and logits
+        "classes": (GraniteConfig, GraniteForCausalLM),
+        "config": {
+            "hidden_size": 48,
+            "intermediate_size": 72,
+            "attention_multiplier": 0.2,
+            "embedding_multiplier": 3.0,
+            "residual_multiplier": 0.4,
+            "logits_scaling": 2.0,
+            "tie_word_embeddings": True,
+            "rms_norm_eps": 1e-5,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
+        },
+        "dtype": torch.bfloat16,
+        "old_keys": True,
+    },
+    {
+        "name": "seed_oss",  # biases of queries, keys and values alone
+        "classes": (SeedOssConfig, SeedOssForCausalLM),
+        "config": {
+            "hidden_size": 48,
+            "intermediate_size": 72,
+            "head_dim": 16,
+            "attention_bias": True,
+            "attention_out_bias": False,
+            "rms_norm_eps": 1e-6,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 10000000.0},
+        },
+        "dtype": torch.bfloat16,
+        "old_keys": True,
+    },
+    {
+        "name": "smollm3",  # no rotary positions in the second layer, YaRN in the others
+        "classes": (SmolLM3Config, SmolLM3ForCausalLM),
+        "config": {
+            "hidden_size": 48,
+            "intermediate_size": 72,
+            "no_rope_layer_interval": 2,
+            "tie_word_embeddings": True,
+            "rms_norm_eps": 1e-6,
+            "use_sliding_window": False,
+            "pad_token_id": 0,
+            "max_position_embeddings": 128,
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 5000000.0,
+                "factor": 4.0,
+                "original_max_position_embeddings": 128,
+            },
+        },
+        "dtype": torch.bfloat16,
+        "old_keys": True,
+    },
+    {
         "name": "gemma",
         "classes": (GemmaConfig, GemmaForCausalLM),
         "config": {
@@ -391,6 +497,11 @@ def is_of_experts(name):
     return name.endswith(("experts.gate_up_proj", "experts.down_proj"))
 
 
+def biases_of_choice(model):
+    """They are no parameters, and float32 whatever those are."""
+    return [(name, buffer) for name, buffer in model.named_buffers() if name.endswith("e_score_correction_bias")]
+
+
 def randomise(model, golden, seed):
     """Fills every parameter; values are rounded to the stored type."""
     dtype = golden["dtype"]
@@ -403,6 +514,7 @@ def randomise(model, golden, seed):
         noise = torch.randn(parameter.shape, generator=generator)
         if name == "model.norm.weight":
             value = 8.0 / embedding + noise  # spreads the logits
+            value = value * getattr(model.config, "logits_scaling", 1.0)
         elif name.endswith("norm.weight"):
             value = 1.0 + 0.3 * noise
         elif name.endswith("bias"):
@@ -421,6 +533,8 @@ def randomise(model, golden, seed):
         if golden.get("is_mxfp4") and is_of_experts(name):
             value = of_mxfp4(*mxfp4(value))
         parameter.data.copy_(value.to(dtype).float())
+    for _, bias in biases_of_choice(model):
+        bias.copy_(0.3 * torch.randn(bias.shape, generator=generator))
 
 
 def expect(model, prompt):
@@ -546,6 +660,7 @@ def save_weights(folder, golden, model):
         name: parameter.data.to(golden["dtype"]).contiguous()
         for name, parameter in model.named_parameters()  # a tied head is listed once
     }
+    tensors.update(biases_of_choice(model))
     if golden.get("is_mxfp4"):
         tensors = in_mxfp4(tensors)
     if "experts" in golden:

@@ -51,7 +51,12 @@ fn config(json: &Value) -> Result<DecoderConfig, ConfigError> {
         return Err(json.invalid("swiglu_alpha", "1.702"));
     }
     let config = DecoderConfig::parse(&json)?;
-    let names = ExpertNames { block: "mlp", router: "router", tensors: ExpertTensors::Together };
+    let names = ExpertNames {
+        block: "mlp",
+        router: "router",
+        router_bias: Some("bias"),
+        tensors: ExpertTensors::Together,
+    };
     let experts = ExpertsConfig::of_every_layer(&json, &config, names)?;
     // Published files do not say it.
     let says_dtype = ["dtype", "torch_dtype"].iter().any(|key| json.get(key).is_some());

@@ -17,7 +17,9 @@ macro_rules! decoder {
 mod bert;
 mod bert_config;
 mod gemma;
+mod glm4_moe;
 mod gpt_oss;
+mod granite;
 mod llama;
 mod mistral;
 mod mixtral;
@@ -28,6 +30,8 @@ mod qwen2;
 mod qwen3;
 mod qwen3_moe;
 mod roberta;
+mod seed_oss;
+mod smollm3;
 pub mod spark;
 mod text_config;
 
@@ -42,7 +46,9 @@ pub fn registry() -> &'static [Architecture] {
         gemma::GEMMA_2,
         gemma::GEMMA_3,
         gemma::GEMMA_3_WITH_VISION,
+        glm4_moe::ARCHITECTURE,
         gpt_oss::ARCHITECTURE,
+        granite::ARCHITECTURE,
         llama::ARCHITECTURE,
         mistral::ARCHITECTURE,
         mistral::WITH_VISION,
@@ -51,6 +57,8 @@ pub fn registry() -> &'static [Architecture] {
         qwen2::ARCHITECTURE,
         qwen3::ARCHITECTURE,
         qwen3_moe::ARCHITECTURE,
+        seed_oss::ARCHITECTURE,
+        smollm3::ARCHITECTURE,
     ]
 }
 

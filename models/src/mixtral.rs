@@ -23,6 +23,7 @@ fn config(json: &Value) -> Result<DecoderConfig, ConfigError> {
     let names = ExpertNames {
         block: "block_sparse_moe",
         router: "gate",
+        router_bias: None,
         tensors: ExpertTensors::Each { gate: "w1", up: "w3", down: "w2" },
     };
     let experts = ExpertsConfig::of_every_layer(&json, &config, names)?;

@@ -10,7 +10,7 @@
 //! Their weights are the softmax over all logits, with `norm_topk_prob` over the chosen ones.
 
 use engine::architecture::{Architecture, ConfigError, ConfigReader};
-use engine::layers::{DecoderConfig, ExpertNames, ExpertTensors, ExpertsConfig};
+use engine::layers::{DecoderConfig, ExpertNames, ExpertTensors, ExpertsConfig, Gate};
 use serde_json::Value;
 
 use crate::qwen3;
@@ -30,14 +30,18 @@ fn config(json: &Value) -> Result<DecoderConfig, ConfigError> {
     let key = if has_new_name { NEW_NAME } else { "num_experts" };
     let experts = ExpertsConfig {
         num_experts: count(key)?,
-        per_token: count("num_experts_per_tok")?,
+        gate: Gate {
+            is_normalised: json.flag("norm_topk_prob")?,
+            ..ExpertsConfig::softmax(count("num_experts_per_tok")?)
+        },
         intermediate_size: count("moe_intermediate_size")?,
-        is_normalised: json.flag("norm_topk_prob")?,
+        shared_size: None,
         layers: layers_with_experts(&json, config.num_layers)?,
         has_bias: false,
         names: ExpertNames {
             block: "mlp",
             router: "gate",
+            router_bias: None,
             tensors: ExpertTensors::Each { gate: "gate_proj", up: "up_proj", down: "down_proj" },
         },
     };

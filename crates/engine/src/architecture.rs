@@ -139,6 +139,13 @@ impl<'a> ConfigReader<'a> {
         })
     }
 
+    /// An integer that may be 0, if present.
+    pub fn count_or_zero(&self, key: &str) -> Result<Option<usize>, ConfigError> {
+        self.typed(key, "a positive integer or 0", |value| {
+            value.as_u64().and_then(|n| usize::try_from(n).ok())
+        })
+    }
+
     /// A positive, finite number, if present.
     pub fn number(&self, key: &str) -> Result<Option<f64>, ConfigError> {
         self.typed(key, "a positive number", |value| {

@@ -258,8 +258,13 @@ mod tests {
         assert_eq!(costs.of_step([(4, 5)]).flops, flops);
         // Of 4 experts of 8 x 5 in one of the layers, 480 parameters, a token goes to one; a second one finds it
         // taken once in four times.
-        let experts =
-            MixtureOfExperts { num_experts: 4, per_token: 1, intermediate_size: 5, num_layers: 1 };
+        let experts = MixtureOfExperts {
+            num_experts: 4,
+            per_token: 1,
+            intermediate_size: 5,
+            shared_size: 0,
+            num_layers: 1,
+        };
         let costs = Costs::of(&ModelSpec { experts: Some(experts), ..spec }, &plan);
         let one = costs.of_step([(1, 10)]);
         assert_eq!(one.bytes, 4.0 * (2_800.0 - 360.0) + 10.0 * cached);

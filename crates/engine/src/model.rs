@@ -41,7 +41,8 @@ pub struct ModelSpec {
     pub experts: Option<MixtureOfExperts>,
     /// Of the layers, if any, that do not attend to all of a context.
     pub window: Option<SlidingWindow>,
-    /// Tables of rotary positions: 2 where layers with a window have others, 0 where there are none.
+    /// Tables of rotary positions: one more each where layers with a window have others, and where some have none
+    /// to turn by; 0 where there are none at all.
     pub num_rotary_tables: usize,
     /// Whether what it computes stays below 65,504.
     pub fits_f16: bool,
@@ -69,6 +70,8 @@ pub struct MixtureOfExperts {
     pub per_token: usize,
     /// Width of each.
     pub intermediate_size: usize,
+    /// Width of the one that all tokens go to, or 0.
+    pub shared_size: usize,
     /// Layers that have them.
     pub num_layers: usize,
 }
@@ -110,7 +113,9 @@ impl ModelSpec {
         spec.num_kv_heads = kv_heads_of(0, num_ranks, self.num_kv_heads).len();
         spec.intermediate_size = part(self.intermediate_size, 0, num_ranks).len();
         if let Some(experts) = &mut spec.experts {
-            experts.intermediate_size = part(experts.intermediate_size, 0, num_ranks).len();
+            for size in [&mut experts.intermediate_size, &mut experts.shared_size] {
+                *size = part(*size, 0, num_ranks).len();
+            }
         }
         let vocabulary = part(self.vocab_size, 0, num_ranks).len();
         // Of biases all count, though a rank has a part.
@@ -129,16 +134,23 @@ impl ModelSpec {
     pub(crate) fn linears(&self) -> Vec<Linears> {
         let (hidden, inner) = (self.hidden_size, self.intermediate_size);
         let (q, kv) = (self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim);
-        let with_mlp = self.num_layers - self.experts.map_or(0, |experts| experts.num_layers);
-        vec![
+        let (with_experts, shared) =
+            self.experts.map_or((0, 0), |experts| (experts.num_layers, experts.shared_size));
+        let with_mlp = self.num_layers - with_experts;
+        let mut linears = vec![
             Linears { count: self.num_layers, inputs: hidden, outputs: q + 2 * kv },
             Linears { count: self.num_layers, inputs: q, outputs: hidden },
-            Linears { count: with_mlp, inputs: hidden, outputs: 2 * inner },
-            Linears { count: with_mlp, inputs: inner, outputs: hidden },
-        ]
+        ];
+        for (count, inner) in [(with_mlp, inner), (with_experts, shared)] {
+            if count * inner > 0 {
+                linears.push(Linears { count, inputs: hidden, outputs: 2 * inner });
+                linears.push(Linears { count, inputs: inner, outputs: hidden });
+            }
+        }
+        linears
     }
 
-    /// Those of experts.
+    /// Those of experts that some tokens go to.
     pub(crate) fn expert_linears(&self) -> Vec<Linears> {
         let Some(experts) = self.experts else { return Vec::new() };
         let (hidden, inner) = (self.hidden_size, experts.intermediate_size);

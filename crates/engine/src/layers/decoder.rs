@@ -33,6 +33,8 @@ struct DecoderLayer {
     mlp: MlpOrExperts,
     /// Of what attention and the MLP add.
     branch_norms: Option<[RmsNorm; 2]>,
+    /// Factor on the same.
+    branch_scale: Option<f32>,
 }
 
 /// What comes behind attention.
@@ -71,12 +73,16 @@ impl DecoderLayer {
             attention: Attention::load(weights, &attention, config, window, rope)?,
             mlp_norm: norm(weights, mlp_norm)?,
             mlp: match experts {
-                None => MlpOrExperts::Mlp(Mlp::load(weights, &format!("{prefix}.mlp"), config)?),
+                None => {
+                    let (prefix, inner) = (format!("{prefix}.mlp"), config.intermediate_size);
+                    MlpOrExperts::Mlp(Mlp::load(weights, &prefix, config, inner)?)
+                }
                 Some(experts) => {
                     MlpOrExperts::Experts(MixtureOfExperts::load(weights, prefix, config, experts)?)
                 }
             },
             branch_norms,
+            branch_scale: config.branch_scale,
         })
     }
 
@@ -90,17 +96,20 @@ impl DecoderLayer {
         cache: &KvCacheLayer,
     ) -> Result<(Tensor, Tensor)> {
         let norms = self.branch_norms.as_ref();
-        let normed = |norm: Option<&RmsNorm>, branch: Tensor| match norm {
-            Some(norm) => norm.forward(&branch),
-            None => Ok(branch),
+        let finished = |norm: Option<&RmsNorm>, branch: Tensor| {
+            let branch = match norm {
+                Some(norm) => norm.forward(&branch)?,
+                None => branch,
+            };
+            scaled(branch, self.branch_scale)
         };
-        let x = normed(norms.map(|[norm, _]| norm), self.attention.forward(x, batch, cache)?)?;
+        let x = finished(norms.map(|[norm, _]| norm), self.attention.forward(x, batch, cache)?)?;
         let (x, stream) = self.mlp_norm.forward_add(&x, stream)?;
         let branch = match &self.mlp {
             MlpOrExperts::Mlp(mlp) => mlp.forward(&x)?,
             MlpOrExperts::Experts(experts) => experts.forward(&x)?,
         };
-        Ok((normed(norms.map(|[_, norm]| norm), branch)?, stream))
+        Ok((finished(norms.map(|[_, norm]| norm), branch)?, stream))
     }
 
     /// For a kernel that is all of it, if it has an MLP.
@@ -122,6 +131,13 @@ impl DecoderLayer {
     }
 }
 
+fn scaled(x: Tensor, factor: Option<f32>) -> Result<Tensor> {
+    match factor {
+        Some(factor) => unary::scale(x, factor),
+        None => Ok(x),
+    }
+}
+
 /// What the names of a language model's tensors may begin with, and what its head is called then.
 const ROOTS: [(&str, &str); 4] = [
     ("model.", "lm_head"),
@@ -138,6 +154,7 @@ pub struct Decoder {
     layers: Vec<DecoderLayer>,
     norm: RmsNorm,
     head: LmHead,
+    logits_scale: Option<f32>,
     logits_soft_cap: Option<f32>,
     rope: Arc<RotaryEmbedding>,
     vocab_size: usize,
@@ -184,9 +201,18 @@ impl Decoder {
             Some(window_rope) => rotary(window_rope, config.head_dim)?,
             None => Arc::clone(&rope),
         };
+        let no_rope = match config.rope_layers.contains(&false) {
+            true => rotary(&RopeConfig::unrotated(), config.head_dim)?,
+            false => Arc::clone(&rope),
+        };
         let load_layer = |(layer, window): (usize, &Option<usize>)| {
             let experts = config.experts.as_ref().filter(|experts| experts.layers[layer]);
-            let rope = Arc::clone(if window.is_some() { &window_rope } else { &rope });
+            let rope = match (config.rope_layers[layer], window) {
+                (false, _) => &no_rope,
+                (true, Some(_)) => &window_rope,
+                (true, None) => &rope,
+            };
+            let rope = Arc::clone(rope);
             // One that holds the longest context hides nothing.
             let window = window.filter(|window| *window < max_model_len);
             let prefix = format!("{root}layers.{layer}");
@@ -201,6 +227,7 @@ impl Decoder {
             layers,
             norm: RmsNorm::load(weights, &name, hidden, config.norm_gain, config.norm_eps)?,
             head,
+            logits_scale: config.logits_scale,
             logits_soft_cap: config.logits_soft_cap,
             rope,
             vocab_size: vocab,
@@ -216,7 +243,7 @@ impl CausalLm for Decoder {
         if x.dim(0)? == 0 {
             return Tensor::zeros((0, self.vocab_size), DType::F32, &Device::Cpu);
         }
-        let logits = self.head.forward(&x)?;
+        let logits = scaled(self.head.forward(&x)?, self.logits_scale)?;
         match self.logits_soft_cap {
             Some(cap) => unary::soft_cap(logits, cap),
             None => Ok(logits),
@@ -229,10 +256,8 @@ impl CausalLm for Decoder {
             self.layers.len(),
             "the cache has a layer per decoder layer"
         );
-        let mut stream = self.embedding.forward(&batch.ids)?; // [tokens, hidden]
-        if let Some(factor) = self.embedding_scale {
-            stream = unary::scale(stream, factor)?;
-        }
+        // [tokens, hidden]
+        let mut stream = scaled(self.embedding.forward(&batch.ids)?, self.embedding_scale)?;
         let mut x = self.layers[0].attention_norm.forward(&stream)?;
         for (i, (layer, cache)) in self.layers.iter().zip(&cache.layers).enumerate() {
             let (branch, sum) = layer.forward(&x, &stream, batch, cache)?;

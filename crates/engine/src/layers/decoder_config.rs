@@ -46,8 +46,15 @@ pub struct DecoderConfig {
     pub rope: RopeConfig,
     /// Those of layers with a window, if they are others.
     pub window_rope: Option<RopeConfig>,
+    /// Of each layer, whether it has rotary positions; else order alone tells it where tokens are (NoPE,
+    /// arXiv:2305.19466).
+    pub rope_layers: Vec<bool>,
     /// Factor on the embedding.
     pub embedding_scale: Option<f32>,
+    /// Factor on what attention and the MLP add to the stream.
+    pub branch_scale: Option<f32>,
+    /// Factor on logits.
+    pub logits_scale: Option<f32>,
     /// Factor on the scores of attention.
     pub attention_scale: f32,
     /// Scores of attention become `cap tanh(score / cap)`.
@@ -120,7 +127,10 @@ impl DecoderConfig {
             activation: activation(config)?,
             rope,
             window_rope: None,
+            rope_layers: vec![true; num_layers],
             embedding_scale: None,
+            branch_scale: None,
+            logits_scale: None,
             attention_scale: (head_dim as f32).sqrt().recip(),
             attention_soft_cap: None,
             logits_soft_cap: None,
@@ -155,11 +165,14 @@ impl DecoderConfig {
             window: self.window(),
             experts: self.experts.as_ref().map(|experts| MixtureOfExperts {
                 num_experts: experts.num_experts,
-                per_token: experts.per_token,
+                per_token: experts.gate.per_token,
                 intermediate_size: experts.intermediate_size,
+                shared_size: experts.shared_size.unwrap_or(0),
                 num_layers: experts.layers.iter().filter(|has_experts| **has_experts).count(),
             }),
-            num_rotary_tables: if self.window_rope.is_some() { 2 } else { 1 },
+            num_rotary_tables: 1
+                + usize::from(self.window_rope.is_some())
+                + usize::from(self.rope_layers.contains(&false)),
             fits_f16: self.fits_f16,
             dtype: self.dtype,
             quantized: self.quantized,
@@ -175,10 +188,12 @@ impl DecoderConfig {
     /// Whether it is no more than Llama's or Qwen3's mathematics, windows aside.
     pub(super) fn is_plain(&self) -> bool {
         let caps = [self.attention_soft_cap, self.logits_soft_cap];
+        let scales = [self.embedding_scale, self.branch_scale, self.logits_scale];
         self.norm_gain == Gain::Weight
             && !self.branch_norms
             && self.window_rope.is_none()
-            && self.embedding_scale.is_none()
+            && !self.rope_layers.contains(&false)
+            && scales == [None; 3]
             && caps == [None; 2]
             && !self.has_sinks
             && !matches!(self.activation, Activation::ClampedSwiglu { .. })
@@ -202,9 +217,10 @@ impl DecoderConfig {
         if let Some(experts) = &self.experts {
             with_experts = experts.layers.iter().filter(|has_experts| **has_experts).count();
             let (inner, has_bias) = (experts.intermediate_size, experts.has_bias);
-            let router = linear(hidden, 1, has_bias);
+            let router = linear(hidden, 1, experts.names.router_bias.is_some());
             let one = linear(hidden, 2 * inner, has_bias) + linear(inner, hidden, has_bias);
-            all_experts = with_experts * experts.num_experts * (router + one);
+            let shared = 3 * hidden * experts.shared_size.unwrap_or(0);
+            all_experts = with_experts * (experts.num_experts * (router + one) + shared);
         }
         let mlps = (self.num_layers - with_experts) * mlp;
         embeddings + self.num_layers * (attention + norms) + mlps + all_experts + hidden

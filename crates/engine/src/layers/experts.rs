@@ -4,30 +4,31 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{Result, Tensor};
 use kernels::collectives::Communicator;
-use kernels::experts::{Experts, MAX_EXPERTS, Routing};
+use kernels::experts::{Experts, Gate, MAX_EXPERTS, Routing, Score};
 use kernels::gated_activation::{Activation, gated_activation};
 use kernels::linear::Matrix;
 
 use super::decoder_config::DecoderConfig;
+use super::mlp::Mlp;
 use crate::architecture::{ConfigError, ConfigReader};
 use crate::weights::{RowsOf, Weights, WeightsError};
 
 /// What an architecture says of its experts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ExpertsConfig {
-    /// How many there are in a layer.
+    /// How many there are in a layer, those aside that all tokens go to.
     pub num_experts: usize,
-    /// How many a token goes to.
-    pub per_token: usize,
+    /// What chooses among them.
+    pub gate: Gate,
     /// Width of each.
     pub intermediate_size: usize,
-    /// The weights of a token's experts add up to 1.
-    pub is_normalised: bool,
+    /// Width of an MLP, `shared_experts`, that all tokens go to, if there is one.
+    pub shared_size: Option<usize>,
     /// Of each layer, whether it has experts; else it has an MLP.
     pub layers: Vec<bool>,
-    /// Router and projections have biases.
+    /// Projections have biases.
     pub has_bias: bool,
     /// What their tensors are called.
     pub names: ExpertNames,
@@ -47,15 +48,20 @@ impl ExpertsConfig {
         let count = |key: &str| json.required(key, json.count(key)?);
         let experts = Self {
             num_experts: count("num_local_experts")?,
-            per_token: count("num_experts_per_tok")?,
+            gate: Self::softmax(count("num_experts_per_tok")?),
             intermediate_size: config.intermediate_size,
-            is_normalised: true,
+            shared_size: None,
             layers: vec![true; config.num_layers],
             has_bias: false,
             names,
         };
         experts.check(json, "num_local_experts")?;
         Ok(experts)
+    }
+
+    /// Weights of a token's experts are the softmax over their logits.
+    pub fn softmax(per_token: usize) -> Gate {
+        Gate { per_token, score: Score::Softmax, is_normalised: true, factor: 1.0 }
     }
 
     /// Refuses numbers that do not go together, of which `key` is that of experts.
@@ -66,7 +72,7 @@ impl ExpertsConfig {
         if self.num_experts > MAX_EXPERTS {
             return Err(config.invalid(key, &format!("{MAX_EXPERTS} at most")));
         }
-        if self.per_token > self.num_experts {
+        if self.gate.per_token > self.num_experts {
             let expected = format!("at most {key} = {}", self.num_experts);
             return Err(config.invalid("num_experts_per_tok", &expected));
         }
@@ -81,6 +87,8 @@ pub struct ExpertNames {
     pub block: &'static str,
     /// Behind the block's, what chooses.
     pub router: &'static str,
+    /// Behind the router's, its bias, if it has one.
+    pub router_bias: Option<&'static str>,
     /// Those of the experts.
     pub tensors: ExpertTensors,
 }
@@ -153,7 +161,8 @@ impl ExpertsConfig {
 const WEIGHT: &str = "weight";
 const BIAS: &str = "bias";
 
-/// `sum(weight_e * down_e(act(gate_e(x)) * up_e(x)))` over the experts e that the router chooses.
+/// `sum(weight_e * down_e(act(gate_e(x)) * up_e(x)))` over the experts e that the router chooses, and an MLP that
+/// all tokens go to.
 #[derive(Debug)]
 pub(super) struct MixtureOfExperts {
     router: Matrix,
@@ -161,9 +170,9 @@ pub(super) struct MixtureOfExperts {
     router_bias: Option<Tensor>,
     gate_up: Experts,
     down: Experts,
+    shared: Option<Mlp>,
     activation: Activation,
-    per_token: usize,
-    is_normalised: bool,
+    gate: Gate,
     /// What adds up the ranks' results, each of which has a part of every expert.
     sum: Option<Arc<Communicator>>,
 }
@@ -182,31 +191,37 @@ impl MixtureOfExperts {
         let router = format!("{prefix}.{}", experts.names.router);
         let part = weights.part(inner);
         let rows = experts.rows(&prefix, hidden, &part, WEIGHT);
-        let (mut router_bias, mut gate_up_bias, mut down_bias) = (None, None, None);
+        let (mut gate_up_bias, mut down_bias) = (None, None);
         if experts.has_bias {
             let biases = experts.rows(&prefix, hidden, &part, BIAS);
             let stacked = |weights: &mut Weights, rows: Vec<Vec<RowsOf>>| {
                 let bias = weights.stacked(&rows.concat(), &[])?;
                 Ok::<_, WeightsError>(bias.reshape((num_experts, ()))?)
             };
-            let bias = weights.tensor(&format!("{router}.{BIAS}"), &[num_experts])?;
-            router_bias = Some(bias.to_dtype(DType::F32)?);
             gate_up_bias = Some(stacked(weights, biases.gate_up)?);
             // It is added once.
             if weights.rank().0 == 0 {
                 down_bias = Some(stacked(weights, biases.down)?);
             }
         }
+        let router_bias = experts.names.router_bias.map(|name| {
+            // What is added to scores may be large beside what tells them apart: it stays as it is.
+            weights.tensor_f32(&format!("{router}.{name}"), &[num_experts])
+        });
+        let shared = experts
+            .shared_size
+            .map(|inner| Mlp::load(weights, &format!("{prefix}.shared_experts"), config, inner));
         // It is small, and what it says decides much: it stays as it is.
         let router = weights.tensor(&format!("{router}.{WEIGHT}"), &[num_experts, hidden])?;
         Ok(Self {
             router: weights.matrix(&router)?,
-            router_bias,
+            router_bias: router_bias.transpose()?,
             gate_up: weights.experts(&rows.gate_up, hidden, 0..hidden, gate_up_bias)?,
             down: weights.experts(&rows.down, inner, part, down_bias)?,
+            // Of several ranks the results are added up with those of the others' experts.
+            shared: shared.transpose()?.map(Mlp::without_sum),
             activation: config.activation,
-            per_token: experts.per_token,
-            is_normalised: experts.is_normalised,
+            gate: experts.gate,
             sum: weights.communicator().cloned(),
         })
     }
@@ -214,12 +229,14 @@ impl MixtureOfExperts {
     /// `[tokens, hidden]` to the same.
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let logits = self.router.forward_f32(x)?; // [tokens, experts]
-        let bias = self.router_bias.as_ref();
-        let routing = Routing::new(&logits, bias, self.per_token, self.is_normalised)?;
+        let routing = Routing::new(&logits, self.router_bias.as_ref(), self.gate)?;
         let gate_up = self.gate_up.forward_tokens(x, &routing)?; // [rows, 2 * intermediate]
         let gated = gated_activation(&gate_up, self.activation)?;
         drop(gate_up);
-        let y = routing.combine(&self.down.forward_rows(&gated, &routing)?)?;
+        let y = self.down.forward_rows(&gated, &routing)?; // [rows, hidden]
+        drop(gated);
+        let shared = self.shared.as_ref().map(|shared| shared.forward(x)).transpose()?;
+        let y = routing.combine(&y, shared.as_ref())?;
         match &self.sum {
             None => Ok(y),
             Some(ranks) => ranks.all_reduce(&y),

@@ -109,6 +109,11 @@ impl Linear {
         Ok([half(0)?, half(1)?])
     }
 
+    /// Leaves it to the caller to add up what the ranks have.
+    pub(super) fn without_sum(self) -> Self {
+        Self { sum: None, ..self }
+    }
+
     /// For kernels that multiply themselves.
     pub(super) fn operands(&self) -> decode_step::Linear<'_> {
         decode_step::Linear { weight: &self.weight, bias: self.bias.as_ref() }

@@ -17,13 +17,15 @@ pub struct Mlp {
 }
 
 impl Mlp {
-    /// Loads `gate_proj` and `up_proj`, or `gate_up_proj`, and `down_proj` under `prefix`.
+    /// Loads `gate_proj` and `up_proj`, or `gate_up_proj`, and `down_proj` under `prefix`, of `inner` features
+    /// between them.
     pub fn load(
         weights: &mut Weights,
         prefix: &str,
         config: &DecoderConfig,
+        inner: usize,
     ) -> std::result::Result<Self, WeightsError> {
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let hidden = config.hidden_size;
         let part = weights.part(inner);
         let projection = |name, first| {
             if config.merged_projections {
@@ -40,6 +42,11 @@ impl Mlp {
             down: Linear::load_summed(weights, prefix, "down_proj", down, bias)?,
             activation: config.activation,
         })
+    }
+
+    /// Leaves it to the caller to add up what the ranks have.
+    pub(super) fn without_sum(self) -> Self {
+        Self { down: self.down.without_sum(), ..self }
     }
 
     /// Gate with up, and down, for kernels that multiply themselves.

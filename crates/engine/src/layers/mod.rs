@@ -24,6 +24,7 @@ pub use feed_forward::FeedForward;
 pub use full_attention::FullAttention;
 pub use head::{ClassificationHead, HeadActivation};
 pub use kernels::add::add;
+pub use kernels::experts::{Gate, Score};
 pub use kernels::gated_activation::Activation;
 pub use kernels::rms_norm::Gain;
 pub use layer_norm::LayerNorm;

@@ -78,6 +78,11 @@ impl RopeConfig {
         Self { theta, scaling: RopeScaling::None, rotated: 1.0 }
     }
 
+    /// That turns nothing.
+    pub fn unrotated() -> Self {
+        Self { rotated: 0.0, ..Self::plain(1.0) }
+    }
+
     /// Reads `rope_parameters` as transformers 5 writes it, or `rope_theta` and `rope_scaling`.
     pub fn parse(config: &ConfigReader) -> Result<Self, ConfigError> {
         let key = if config.get("rope_parameters").is_some() {

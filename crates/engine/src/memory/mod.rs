@@ -301,17 +301,20 @@ fn activation_bytes(spec: &ModelSpec, config: &EngineConfig) -> usize {
     let kv = spec.num_kv_heads * spec.head_dim;
     let sum = if config.tensor_parallel_size > 1 { hidden } else { 0 };
     let attention = (q + 2 * kv) + q + q + hidden + sum;
-    let mut inner = 3 * spec.intermediate_size + hidden;
+    let (mut inner, mut shared) = (3 * spec.intermediate_size + hidden, 0);
     if let Some(experts) = spec.experts {
         // On the CPU what experts give lies apart before it lies together, beside the rows that they got.
         let inner_of_one = experts.intermediate_size;
         let of_row = (hidden + 4 * inner_of_one).max(inner_of_one + 2 * hidden);
         inner = inner.max(experts.per_token * of_row + hidden);
+        // Beside it comes what the one gives that all tokens go to.
+        shared = experts.shared_size;
+        inner = inner.max((experts.per_token + 1) * hidden + hidden.max(3 * shared));
     }
     let mlp = 3 * hidden + inner + sum;
     let per_token = 4 * hidden + attention.max(mlp);
     let is_narrow = config.on_gpu && config.quantization_of(spec) == Some(Quantization::Fp8);
-    let inputs = q.max(hidden).max(spec.intermediate_size) + DType::F32.size_in_bytes();
+    let inputs = q.max(hidden).max(spec.intermediate_size).max(shared) + DType::F32.size_in_bytes();
     step_tokens(spec.is_encoder(), config)
         * (per_token * config.dtype.size_in_bytes() + if is_narrow { inputs } else { 0 })
 }

@@ -218,6 +218,7 @@ fn experts_of_4_bits_are_held_as_they_are_or_widened() {
         num_experts: 8,
         per_token: 2,
         intermediate_size: 96,
+        shared_size: 0,
         num_layers: 28,
     });
     let of_experts = 28 * 8 * 3 * 1024 * 96;
@@ -254,12 +255,24 @@ fn tokens_have_rows_for_their_experts() {
         let config = EngineConfig::resolve(&EngineOptions::default(), &spec).unwrap();
         MemoryPlan::compute(&spec, &config, 64 * GIB).activation_bytes
     };
-    let experts = |per_token| {
-        Some(MixtureOfExperts { num_experts: 16, per_token, intermediate_size: 768, num_layers: 2 })
+    let with = |per_token, shared_size| {
+        let (num_experts, intermediate_size) = (16, 768);
+        Some(MixtureOfExperts {
+            num_experts,
+            per_token,
+            intermediate_size,
+            shared_size,
+            num_layers: 2,
+        })
     };
+    let experts = |per_token| with(per_token, 0);
     // One of them needs less than the MLP of the other layers.
     assert_eq!(bytes(experts(1)), bytes(None));
-    assert_eq!(bytes(experts(8)), 512 * (8 * 1024 + 8 * (1024 + 4 * 768)) * 2);
+    let of_eight = 8 * 1024 + 8 * (1024 + 4 * 768);
+    assert_eq!(bytes(experts(8)), 512 * of_eight * 2);
+    // What they gave waits for one that all tokens go to.
+    assert_eq!(bytes(with(8, 768)), 512 * of_eight * 2);
+    assert_eq!(bytes(with(8, 16 * 768)), 512 * (7 * 1024 + (8 + 1) * 1024 + 3 * 16 * 768) * 2);
 }
 
 #[test]

@@ -246,6 +246,14 @@ impl Weights {
         self.gather(&[Part::whole(name, shape)], shape)
     }
 
+    /// The same in f32, whatever the others are handed out in.
+    pub fn tensor_f32(&mut self, name: &str, shape: &[usize]) -> Result<Tensor> {
+        let device = self.device.clone();
+        let tensor = self.read::<f32>(&device, &[Part::whole(name, shape)], shape)?;
+        self.num_parameters += tensor.elem_count();
+        Ok(tensor)
+    }
+
     /// Rows of several tensors, stacked along their first dimension; `row` is the shape of a row (empty for
     /// biases).
     pub fn stacked(&mut self, parts: &[RowsOf], row: &[usize]) -> Result<Tensor> {

@@ -1,6 +1,6 @@
 //! Layers of experts on a CUDA device.
 
-use super::E2M1_BLOCK;
+use super::{E2M1_BLOCK, Gate, Score};
 use crate::cuda::{Launch, WARP, of_dtype, pack_len};
 use candle_core::{DType, Result, bail};
 
@@ -17,7 +17,29 @@ pub(super) struct ChooseParams {
     pub(super) num_tokens: i32,
     pub(super) num_experts: i32,
     pub(super) per_token: i32,
+    pub(super) is_sigmoid: i32,
     pub(super) is_normalised: i32,
+    pub(super) factor: f32,
+}
+
+impl ChooseParams {
+    pub(super) fn new(
+        [logits, bias, choice]: [u64; 3],
+        [num_tokens, num_experts]: [usize; 2],
+        gate: Gate,
+    ) -> Self {
+        Self {
+            logits,
+            bias,
+            choice,
+            num_tokens: num_tokens as i32,
+            num_experts: num_experts as i32,
+            per_token: gate.per_token as i32,
+            is_sigmoid: (gate.score == Score::Sigmoid).into(),
+            is_normalised: gate.is_normalised.into(),
+            factor: gate.factor,
+        }
+    }
 }
 
 /// `SortParams` of `kernel.cu`.
@@ -66,6 +88,8 @@ pub(super) struct CombineParams {
     pub(super) places: u64,
     /// `[tokens, per_token]` f32
     pub(super) weights: u64,
+    /// `[tokens, width]`, 0 without one
+    pub(super) shared: u64,
     /// `[tokens, width]`
     pub(super) out: u64,
     pub(super) per_token: i32,
@@ -204,11 +228,16 @@ pub(super) mod forward {
         plan_multiply, plan_sort,
     };
     use crate::cuda::{Module, address, allocate, launch, module, tensor_address};
-    use crate::experts::{Choose, Multiply, Routing, Rows};
+    use crate::experts::{Choose, Combine, Multiply, Rows};
     use candle_core::backend::BackendStorage;
     use candle_core::{CudaStorage, DType, Layout, Result, Tensor};
 
     static MODULE: Module = module!("experts");
+
+    /// 0 without one.
+    fn optional(tensor: Option<&Tensor>, name: &str) -> Result<u64> {
+        tensor.map_or(Ok(0), |tensor| tensor_address(tensor, name))
+    }
 
     /// logits `[tokens, experts]` to `[2, tokens, per_token]`.
     pub(crate) fn choose(
@@ -220,17 +249,11 @@ pub(super) mod forward {
             candle_core::bail!("logits must be F32, they are {:?}", logits.dtype());
         }
         let (num_tokens, num_experts) = layout.shape().dims2()?;
-        let len = 2 * num_tokens * op.per_token;
+        let len = 2 * num_tokens * op.gate.per_token;
         let (out, choice) = allocate(logits.device(), DType::U32, len)?;
-        let params = ChooseParams {
-            logits: address(logits, layout, "logits")?,
-            bias: op.bias.map_or(Ok(0), |bias| tensor_address(bias, "the bias"))?,
-            choice,
-            num_tokens: num_tokens as i32,
-            num_experts: num_experts as i32,
-            per_token: op.per_token as i32,
-            is_normalised: op.is_normalised.into(),
-        };
+        let bias = optional(op.bias, "the bias")?;
+        let addresses = [address(logits, layout, "logits")?, bias, choice];
+        let params = ChooseParams::new(addresses, [num_tokens, num_experts], op.gate);
         if num_tokens > 0 {
             launch(logits.device(), &MODULE, &plan_choose(num_tokens), &params)?;
         }
@@ -261,9 +284,6 @@ pub(super) mod forward {
     ) -> Result<CudaStorage> {
         let [num_experts, out_features, in_features] = op.dims;
         let (out, y) = allocate(x.device(), x.dtype(), op.num_rows * out_features)?;
-        let optional = |tensor: Option<&Tensor>, name| {
-            tensor.map_or(Ok(0), |tensor| tensor_address(tensor, name))
-        };
         let params = MultiplyParams {
             x: address(x, layout, "x")?,
             weight: tensor_address(op.weight, "the weight")?,
@@ -287,7 +307,7 @@ pub(super) mod forward {
     /// y `[rows, width]` to `[tokens, width]`.
     pub(crate) fn combine(
         (y, layout): (&CudaStorage, &Layout),
-        routing: &Routing,
+        &Combine { routing, shared }: &Combine,
     ) -> Result<CudaStorage> {
         let ([num_tokens, per_token], width) = (routing.dims(), layout.dims()[1]);
         let Rows::OnDevice(sorted) = &routing.rows else {
@@ -299,6 +319,7 @@ pub(super) mod forward {
             y: address(y, layout, "y")?,
             places: tensor_address(&places, "the places")?,
             weights: tensor_address(&routing.choice.get(1)?, "the weights")?,
+            shared: optional(shared, "the shared part")?,
             out,
             per_token: per_token as i32,
             width: width as i32,

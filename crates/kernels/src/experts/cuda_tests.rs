@@ -1,36 +1,27 @@
 //! The CUDA kernels of experts, on the host, against the references of the CPU op.
 
+use super::Gate;
 use super::cuda::{
     ChooseParams, CombineParams, Form, MultiplyParams, SortParams, plan_choose, plan_combine,
     plan_multiply, plan_sort,
 };
 use super::tests::{
-    CHOICES, TOLERANCE, assert_chosen, chosen, combined, e2m1, e4m3, logits, products,
+    CHOICES, TOLERANCE, assert_chosen, chosen, combined, e2m1, e4m3, gates, logits, products,
+    softmax,
 };
 use crate::cuda::testing::{CUDA_DTYPES, Input, from_bytes, launch, on_device, to_bytes};
 use crate::testing::{assert_close, ids, tensor};
 use candle_core::{DType, Device, Error, Result, Tensor};
 
-fn choose(
-    logits: &Tensor,
-    bias: Option<&Tensor>,
-    per_token: usize,
-    is_normalised: bool,
-) -> Result<Tensor> {
-    let (tokens, num_experts) = logits.dims2()?;
+fn choose(logits: &Tensor, bias: Option<&Tensor>, gate: Gate) -> Result<Tensor> {
+    let ((tokens, num_experts), per_token) = (logits.dims2()?, gate.per_token);
     let out = on_device(|device| {
         let logits = Input::new(device, logits, 1)?;
         let bias = bias.map(|bias| Input::new(device, bias, 1)).transpose()?;
         let choice = device.output::<u8>(2 * tokens * per_token * size_of::<u32>());
-        let params = ChooseParams {
-            logits: logits.address(),
-            bias: bias.as_ref().map_or(0, Input::address),
-            choice: choice.address(),
-            num_tokens: tokens as i32,
-            num_experts: num_experts as i32,
-            per_token: per_token as i32,
-            is_normalised: is_normalised.into(),
-        };
+        let bias = bias.as_ref().map_or(0, Input::address);
+        let addresses = [logits.address(), bias, choice.address()];
+        let params = ChooseParams::new(addresses, [tokens, num_experts], gate);
         launch(device, &plan_choose(tokens), &params).map_err(Error::wrap)?;
         Ok(vec![choice.read()])
     })?;
@@ -111,7 +102,7 @@ fn multiply(
 }
 
 fn combine(
-    y: &Tensor,
+    (y, shared): (&Tensor, Option<&Tensor>),
     places: &[u32],
     weights: &[f32],
     per_token: usize,
@@ -122,11 +113,13 @@ fn combine(
         let y = Input::new(device, y, offset)?;
         let weights = Input::new(device, &Tensor::new(weights, &Device::Cpu)?, 1)?;
         let places = Input::new(device, &ids(places, &Device::Cpu)?, 0)?;
+        let shared = shared.map(|shared| Input::new(device, shared, offset)).transpose()?;
         let out = device.output::<u8>(tokens * width * dtype.size_in_bytes());
         let params = CombineParams {
             y: y.address(),
             places: places.address(),
             weights: weights.address(),
+            shared: shared.as_ref().map_or(0, Input::address),
             out: out.address(),
             per_token: per_token as i32,
             width: width as i32,
@@ -138,21 +131,25 @@ fn combine(
 }
 
 #[test]
-fn the_largest_logits_are_chosen() -> Result<()> {
+fn the_largest_scores_are_chosen() -> Result<()> {
     for (tokens, num_experts, per_token) in CHOICES {
-        for is_normalised in [false, true] {
-            let logits = logits(tokens, num_experts, &Device::Cpu)?;
-            let expected = chosen(&logits, per_token, is_normalised)?;
-            assert_chosen(&choose(&logits, None, per_token, is_normalised)?, &expected);
+        let logits = logits(tokens, num_experts, &Device::Cpu)?;
+        let bias = tensor(3, &[num_experts], DType::F32, &Device::Cpu)?;
+        for gate in gates(per_token) {
+            for bias in [None, Some(&bias)] {
+                let expected = chosen(&logits, bias, gate)?;
+                assert_chosen(&choose(&logits, bias, gate)?, &expected);
+            }
         }
     }
-    let logits = logits(70, 40, &Device::Cpu)?;
-    let bias = tensor(3, &[40], DType::F32, &Device::Cpu)?;
-    let expected = chosen(&logits.broadcast_add(&bias)?, 3, true)?;
-    assert_chosen(&choose(&logits, Some(&bias), 3, true)?, &expected);
     let rows = [[f32::NAN, 1.0, f32::NAN], [f32::NAN; 3], [f32::NEG_INFINITY, 2.0, 3.0]];
-    let choice = choose(&Tensor::new(&rows, &Device::Cpu)?, None, 2, true)?;
-    assert_eq!(choice.get(0)?.to_vec2::<u32>()?, [[1, 0], [0, 1], [2, 1]]);
+    for gate in gates(2) {
+        let choice = choose(&Tensor::new(&rows, &Device::Cpu)?, None, gate)?;
+        assert_eq!(choice.get(0)?.to_vec2::<u32>()?, [[1, 0], [0, 1], [2, 1]]);
+    }
+    let of_nothing = Tensor::new(&[[-200f32, -200.0, -300.0]], &Device::Cpu)?;
+    let choice = choose(&of_nothing, None, gates(2)[2])?;
+    assert_eq!(choice.get(1)?.to_vec2::<u32>()?, [[0, 0]], "0 of 0 is no number");
     Ok(())
 }
 
@@ -181,7 +178,7 @@ fn rows_are_multiplied_by_their_experts() -> Result<()> {
             (5, 3, 2, 9, 12), // no whole 16 bytes
         ] {
             let logits = logits(tokens, num_experts, &Device::Cpu)?;
-            let (experts, _) = chosen(&logits, per_token, true)?;
+            let (experts, _) = chosen(&logits, None, softmax(per_token))?;
             let weight = tensor(2, &[num_experts, out_features, in_features], dtype, &Device::Cpu)?;
             let bias = tensor(4, &[num_experts, out_features], dtype, &Device::Cpu)?;
             let layer = Layer { bias: Some(&bias), ..Layer::wide(&weight)? };
@@ -230,7 +227,7 @@ fn weights_of_fewer_bits_are_multiplied_exactly() -> Result<()> {
         ] {
             let dims = [num_experts, out_features, in_features];
             let logits = logits(tokens, num_experts, &Device::Cpu)?;
-            let (experts, _) = chosen(&logits, per_token, true)?;
+            let (experts, _) = chosen(&logits, None, softmax(per_token))?;
             let bias = tensor(4, &[num_experts, out_features], dtype, &Device::Cpu)?;
             for (form, [weight, scales, values]) in
                 [(Form::E2m1, e2m1(dims, &Device::Cpu)?), (Form::E4m3, e4m3(dims, &Device::Cpu)?)]
@@ -314,8 +311,12 @@ fn sums_equal_the_reference() -> Result<()> {
                     tensor(2, &[tokens * per_token], DType::F32, &Device::Cpu)?.to_vec1()?;
                 let wide: Vec<f64> = weights.iter().copied().map(f64::from).collect();
                 let places: Vec<u32> = (0..weights.len() as u32).rev().collect();
-                let sum = combine(&y, &places, &weights, per_token, offset)?;
-                assert_close(&sum, &combined(&y, &places, &wide, per_token)?, TOLERANCE);
+                let shared = tensor(3, &[tokens, width], dtype, &Device::Cpu)?;
+                for shared in [None, Some(&shared)] {
+                    let sum = combine((&y, shared), &places, &weights, per_token, offset)?;
+                    let expected = combined((&y, shared), &places, &wide, per_token)?;
+                    assert_close(&sum, &expected, TOLERANCE);
+                }
             }
         }
     }

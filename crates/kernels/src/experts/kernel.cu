@@ -11,38 +11,45 @@ struct ChooseParams {
     int num_tokens;
     int num_experts;
     int per_token;
+    int is_sigmoid;       // scores are sigmoids, to which the bias is added for the choice alone
     int is_normalised;
+    float factor;         // on the weights
 };
 
 constexpr int CHOOSE_THREADS = 256;
 constexpr int LOGITS_PER_LANE = 16;
+constexpr float SMALLEST = 1.17549435e-38f;  // that has all its bits
+
+__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
 KERNEL(choose_experts, ChooseParams, CHOOSE_THREADS) {
     const int token = (blockIdx.x * CHOOSE_THREADS + threadIdx.x) / 32, lane = threadIdx.x % 32;
     if (token >= p.num_tokens) return;
     const float* row = p.logits + size_t(token) * p.num_experts;
-    float logits[LOGITS_PER_LANE];
+    const bool is_sigmoid = p.is_sigmoid != 0, is_normalised = p.is_normalised != 0;
+    float scores[LOGITS_PER_LANE];
     unsigned left = 0;  // which of the lane's experts are not chosen yet
 #pragma unroll
     for (int i = 0; i < LOGITS_PER_LANE; i++) {
         const int expert = i * 32 + lane;
-        logits[i] = -INFINITY;
+        scores[i] = -INFINITY;
         if (expert < p.num_experts) {
             left |= 1u << i;
-            const float logit = p.bias == nullptr ? row[expert] : row[expert] + p.bias[expert];
+            float score = is_sigmoid ? sigmoid(row[expert]) : row[expert];
+            if (p.bias != nullptr) score += p.bias[expert];
             // What is no number is chosen last.
-            if (logit == logit) logits[i] = logit;
+            if (score == score) scores[i] = score;
         }
     }
-    float largest = 0.0f, total = 0.0f;
+    float largest = 0.0f, total = is_sigmoid && !is_normalised ? 1.0f : 0.0f;
     for (int k = 0; k < p.per_token; k++) {
         float best = -INFINITY;
         int expert = 32 * LOGITS_PER_LANE;  // none
 #pragma unroll
         for (int i = 0; i < LOGITS_PER_LANE; i++) {
             const bool is_free = (left >> i & 1u) != 0;
-            if (is_free && (expert == 32 * LOGITS_PER_LANE || logits[i] > best)) {
-                best = logits[i];
+            if (is_free && (expert == 32 * LOGITS_PER_LANE || scores[i] > best)) {
+                best = scores[i];
                 expert = i * 32 + lane;
             }
         }
@@ -60,28 +67,30 @@ KERNEL(choose_experts, ChooseParams, CHOOSE_THREADS) {
         if (expert % 32 == lane) left &= ~(1u << (expert / 32));
         if (k == 0) {
             largest = best;
-            if (p.is_normalised == 0) {
+            if (!is_sigmoid && !is_normalised) {
                 float sum = 0.0f;
 #pragma unroll
                 for (int i = 0; i < LOGITS_PER_LANE; i++) {
-                    if (i * 32 + lane < p.num_experts) sum += expf(logits[i] - largest);
+                    if (i * 32 + lane < p.num_experts) sum += expf(scores[i] - largest);
                 }
                 total = warp_reduce(sum, Sum());
             }
         }
-        const float power = expf(best - largest);
-        if (p.is_normalised != 0) total += power;
+        // Of no number the larger one is 0.
+        const float part = is_sigmoid ? fmaxf(sigmoid(row[expert]), 0.0f) : expf(best - largest);
+        if (is_normalised) total += part;
         if (lane == 0) {
             const size_t at = size_t(token) * p.per_token + k;
             p.choice[at] = expert;
-            p.choice[size_t(p.num_tokens) * p.per_token + at] = __float_as_uint(power);
+            p.choice[size_t(p.num_tokens) * p.per_token + at] = __float_as_uint(part);
         }
     }
     // The total is known only now.
     __syncwarp();
+    total = fmaxf(total, SMALLEST);  // all sigmoids of a token may be 0
     for (int k = lane; k < p.per_token; k += 32) {
         unsigned* weight = p.choice + (size_t(p.num_tokens) + token) * p.per_token + k;
-        *weight = __float_as_uint(__uint_as_float(*weight) / total);
+        *weight = __float_as_uint(__uint_as_float(*weight) / total * p.factor);
     }
 }
 
@@ -132,6 +141,7 @@ struct CombineParams {
     const void* y;            // [rows, width]
     const unsigned* places;   // [tokens, per_token]
     const unsigned* weights;  // [tokens, per_token], bits of f32
+    const void* shared;       // [tokens, width] or null
     void* out;                // [tokens, width]
     int per_token;
     int width;
@@ -147,6 +157,12 @@ __device__ __forceinline__ void combine(const CombineParams& p) {
     const size_t token = blockIdx.x;
     T* out = static_cast<T*>(p.out) + token * p.width;
     float sums[Pack<T>::LEN] = {};
+    if (p.shared != nullptr) {
+        const T* row = static_cast<const T*>(p.shared) + token * p.width;
+        const Pack<T> pack = load_row_pack(row, index, p.width, is_aligned_16(row));
+#pragma unroll
+        for (int i = 0; i < Pack<T>::LEN; i++) sums[i] = to_float(pack.x[i]);
+    }
     for (int k = 0; k < p.per_token; k++) {
         const size_t choice = token * p.per_token + k;
         const T* row = static_cast<const T*>(p.y) + size_t(p.places[choice]) * p.width;

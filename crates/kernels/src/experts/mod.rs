@@ -2,7 +2,7 @@
 //! product of each row with the weight of its expert, and the weighted sum of what a token's experts give.
 //!
 //! A token that goes to `per_token` experts has as many rows behind the first product, which lie in the order of
-//! their experts up to the sum. The choice is the largest logits, of equal ones the first; the sum is taken in
+//! their experts up to the sum. The choice is the largest scores, of equal ones the first; the sum is taken in
 //! f32 in the order of the choice, and rounded once. A row's product is the same bits in any batch, on a
 //! CUDA device, too.
 //!
@@ -22,7 +22,7 @@ pub use weights::{E2M1_BLOCK, Weights};
 
 use crate::gather_rows::gather_rows;
 use crate::linear::Matrix;
-use crate::views::{expect_dims, match_element};
+use crate::views::{expect_dims, expect_like, match_element};
 #[cfg(feature = "cuda")]
 use candle_core::CudaStorage;
 use candle_core::backend::BackendStorage;
@@ -30,6 +30,29 @@ use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, b
 
 /// More experts than this are not told apart: a warp of a GPU keeps so many logits in its registers.
 pub const MAX_EXPERTS: usize = 512;
+
+/// How the experts of a token are chosen and weighted.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Gate {
+    /// How many a token goes to.
+    pub per_token: usize,
+    /// What a logit counts.
+    pub score: Score,
+    /// The weights of a token's experts add up to 1, before the factor.
+    pub is_normalised: bool,
+    /// On the weights.
+    pub factor: f32,
+}
+
+/// What a logit counts, and what a bias does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Score {
+    /// Its part of a softmax over all experts. A bias is added to logits.
+    Softmax,
+    /// Its sigmoid. A bias is added to sigmoids for the choice, and not to the weights (DeepSeek-V3,
+    /// arXiv:2412.19437, section 2.1.2).
+    Sigmoid,
+}
 
 /// Which experts the tokens of a step go to, and how much each counts.
 #[derive(Debug)]
@@ -58,18 +81,13 @@ enum Rows {
 }
 
 impl Routing {
-    /// Chooses, of logits `[tokens, experts]` f32 to which the bias `[experts]` f32 is added, the `per_token`
-    /// largest; weights are their softmax over all experts, or with `is_normalised` over those chosen.
+    /// Chooses by logits `[tokens, experts]` f32 and a bias `[experts]` f32.
     ///
     /// # Errors
     /// Another shape or dtype, a strided input; more than [`MAX_EXPERTS`], or fewer than `per_token`.
-    pub fn new(
-        logits: &Tensor,
-        bias: Option<&Tensor>,
-        per_token: usize,
-        is_normalised: bool,
-    ) -> Result<Self> {
+    pub fn new(logits: &Tensor, bias: Option<&Tensor>, gate: Gate) -> Result<Self> {
         let (tokens, num_experts) = logits.dims2()?;
+        let per_token = gate.per_token;
         if per_token == 0 || per_token > num_experts || num_experts > MAX_EXPERTS {
             bail!(
                 "{per_token} of {num_experts} experts cannot be chosen: at least 1, and at most \
@@ -82,7 +100,7 @@ impl Routing {
                 bail!("the bias must be F32, it is {:?}", bias.dtype());
             }
         }
-        let choice = logits.apply_op1_no_bwd(&Choose { bias, per_token, is_normalised })?;
+        let choice = logits.apply_op1_no_bwd(&Choose { bias, gate })?;
         #[cfg(feature = "cuda")]
         if logits.device().is_cuda() {
             let sorted = choice.get(0)?.apply_op1_no_bwd(&Sort { num_experts })?;
@@ -114,16 +132,21 @@ impl Routing {
         [self.choice.dims()[1], self.choice.dims()[2]]
     }
 
-    /// Adds up what a token's experts gave, each times its weight. y `[rows, width]` f32 or bf16 (on a CUDA
-    /// device f16, too), to `[tokens, width]`.
+    /// Adds up what a token's experts gave, each times its weight, and what an expert gave that all tokens share.
+    /// y `[rows, width]` f32 or bf16 (on a CUDA device f16, too), shared `[tokens, width]` of its dtype, to
+    /// `[tokens, width]`.
     ///
     /// # Errors
-    /// Another shape or dtype, a strided input.
-    pub fn combine(&self, y: &Tensor) -> Result<Tensor> {
+    /// Another shape, dtype or device, a strided input.
+    pub fn combine(&self, y: &Tensor, shared: Option<&Tensor>) -> Result<Tensor> {
         let [tokens, per_token] = self.dims();
         let (_, width) = y.dims2()?;
         expect_dims(y, &[tokens * per_token, width], "y")?;
-        y.apply_op1_no_bwd(&Combine { routing: self })
+        if let Some(shared) = shared {
+            expect_dims(shared, &[tokens, width], "the shared part")?;
+            expect_like((shared, "the shared part"), (y, "y"))?;
+        }
+        y.apply_op1_no_bwd(&Combine { routing: self, shared })
     }
 }
 
@@ -195,14 +218,14 @@ impl Experts {
                 let (weight, scales, form) = match &self.weights {
                     Weights::Packed(_) => bail!("the experts are on the CPU, the tokens are not"),
                     Weights::Stacked(weight) => {
-                        crate::views::expect_like((x, "x"), (weight, "the weight"))?;
+                        expect_like((x, "x"), (weight, "the weight"))?;
                         (weight, None, cuda::Form::Wide)
                     }
                     Weights::E4m3 { weight, scales } => (weight, Some(scales), cuda::Form::E4m3),
                     Weights::E2m1 { weight, scales } => (weight, Some(scales), cuda::Form::E2m1),
                 };
                 if let Some(bias) = &self.bias {
-                    crate::views::expect_like((bias, "biases"), (x, "x"))?;
+                    expect_like((bias, "biases"), (x, "x"))?;
                 }
                 x.apply_op1_no_bwd(&Multiply {
                     weight,
@@ -247,13 +270,12 @@ fn multiply_each(
 /// Logits to `[2, tokens, per_token]` u32, because an op has one output.
 struct Choose<'a> {
     bias: Option<&'a Tensor>,
-    per_token: usize,
-    is_normalised: bool,
+    gate: Gate,
 }
 
 impl Choose<'_> {
     fn shape(&self, logits: &Layout) -> Shape {
-        (2, logits.dims()[0], self.per_token).into()
+        (2, logits.dims()[0], self.gate.per_token).into()
     }
 }
 
@@ -328,6 +350,7 @@ impl CustomOp1 for Multiply<'_> {
 
 struct Combine<'a> {
     routing: &'a Routing,
+    shared: Option<&'a Tensor>,
 }
 
 impl CustomOp1 for Combine<'_> {
@@ -337,14 +360,14 @@ impl CustomOp1 for Combine<'_> {
 
     fn cpu_fwd(&self, y: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let out = match_element!(y.dtype(), "y", E => {
-            cpu::combine::<E>((y, layout), self.routing)?
+            cpu::combine::<E>((y, layout), self)?
         });
         Ok((out, (self.routing.dims()[0], layout.dims()[1]).into()))
     }
 
     #[cfg(feature = "cuda")]
     fn cuda_fwd(&self, y: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
-        let out = cuda::forward::combine((y, layout), self.routing)?;
+        let out = cuda::forward::combine((y, layout), self)?;
         Ok((out, (self.routing.dims()[0], layout.dims()[1]).into()))
     }
 }

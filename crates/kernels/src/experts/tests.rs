@@ -1,6 +1,6 @@
 //! Layers of experts against a plain f64 reference.
 
-use super::{E2M1_BLOCK, Experts, Routing, Weights};
+use super::{E2M1_BLOCK, Experts, Gate, Routing, Score, Weights};
 use crate::linear::Matrix;
 use crate::testing::{DTYPES, Tolerance, assert_close, devices, message, tensor, to_bits, to_f64};
 use candle_core::{DType, Device, Result, Tensor};
@@ -13,23 +13,43 @@ const WEIGHT_TOLERANCE: f64 = 2e-6;
 pub(super) const CHOICES: [(usize, usize, usize); 7] =
     [(1, 1, 1), (1, 8, 2), (3, 40, 7), (2, 33, 33), (70, 8, 2), (300, 4, 1), (5, 512, 8)];
 
+/// Of softmax over those chosen.
+pub(super) fn softmax(per_token: usize) -> Gate {
+    Gate { per_token, score: Score::Softmax, is_normalised: true, factor: 1.0 }
+}
+
+/// All kinds.
+pub(super) fn gates(per_token: usize) -> [Gate; 4] {
+    let sigmoid = Gate { score: Score::Sigmoid, factor: 2.5, ..softmax(per_token) };
+    let of_all = |gate| Gate { is_normalised: false, ..gate };
+    [softmax(per_token), of_all(softmax(per_token)), sigmoid, of_all(sigmoid)]
+}
+
 /// Experts of tokens and their weights as they should be.
 pub(super) fn chosen(
     logits: &Tensor,
-    per_token: usize,
-    is_normalised: bool,
+    bias: Option<&Tensor>,
+    gate: Gate,
 ) -> Result<(Vec<u32>, Vec<f64>)> {
-    let num_experts = logits.dims()[1];
+    let (num_experts, is_softmax) = (logits.dims()[1], gate.score == Score::Softmax);
+    let bias = bias.map_or(Ok(vec![0.0; num_experts]), to_f64)?;
     let (mut experts, mut weights) = (Vec::new(), Vec::new());
     for row in to_f64(logits)?.chunks(num_experts) {
+        let scores: Vec<f64> =
+            row.iter().map(|x| if is_softmax { *x } else { 1.0 / (1.0 + (-x).exp()) }).collect();
+        let biased: Vec<f64> = scores.iter().zip(&bias).map(|(x, bias)| x + bias).collect();
         let mut order: Vec<usize> = (0..num_experts).collect();
-        order.sort_by(|&a, &b| row[b].total_cmp(&row[a]).then(a.cmp(&b)));
-        let among = if is_normalised { &order[..per_token] } else { &order[..] };
-        let total: f64 = among.iter().map(|expert| row[*expert].exp()).sum();
-        for expert in &order[..per_token] {
-            experts.push(*expert as u32);
-            weights.push(row[*expert].exp() / total);
-        }
+        order.sort_by(|&a, &b| biased[b].total_cmp(&biased[a]).then(a.cmp(&b)));
+        let part =
+            |expert: &usize| if is_softmax { biased[*expert].exp() } else { scores[*expert] };
+        let chosen = &order[..gate.per_token];
+        let total: f64 = match (is_softmax, gate.is_normalised) {
+            (_, true) => chosen.iter().map(part).sum(),
+            (true, false) => order.iter().map(part).sum(),
+            (false, false) => 1.0,
+        };
+        experts.extend(chosen.iter().map(|expert| *expert as u32));
+        weights.extend(chosen.iter().map(|expert| part(expert) / total * f64::from(gate.factor)));
     }
     Ok((experts, weights))
 }
@@ -74,17 +94,21 @@ pub(super) fn products(
     Ok(y)
 }
 
-/// The weighted sum over each token's rows.
+/// The weighted sum over each token's rows, and what is shared.
 pub(super) fn combined(
-    y: &Tensor,
+    (y, shared): (&Tensor, Option<&Tensor>),
     places: &[u32],
     weights: &[f64],
     per_token: usize,
 ) -> Result<Vec<f64>> {
     let (values, width) = (to_f64(y)?, y.dims()[1]);
+    let shared = shared.map(to_f64).transpose()?;
     let sum = |token: usize, i: usize| -> f64 {
         let choices = token * per_token..(token + 1) * per_token;
-        choices.map(|choice| weights[choice] * values[places[choice] as usize * width + i]).sum()
+        let of_choice =
+            |choice: usize| weights[choice] * values[places[choice] as usize * width + i];
+        shared.as_ref().map_or(0.0, |shared| shared[token * width + i])
+            + choices.map(of_choice).sum::<f64>()
     };
     Ok((0..weights.len() / per_token)
         .flat_map(|token| (0..width).map(move |i| (token, i)))
@@ -135,16 +159,13 @@ pub(super) fn e4m3(dims: [usize; 3], device: &Device) -> Result<[Tensor; 3]> {
 }
 
 #[test]
-fn the_largest_logits_are_chosen() -> Result<()> {
+fn the_largest_scores_are_chosen() -> Result<()> {
     for device in devices() {
         for (tokens, num_experts, per_token) in CHOICES {
-            for is_normalised in [false, true] {
+            for gate in gates(per_token) {
                 let logits = logits(tokens, num_experts, &device)?;
-                let expected = chosen(&logits, per_token, is_normalised)?;
-                assert_chosen(
-                    &Routing::new(&logits, None, per_token, is_normalised)?.choice,
-                    &expected,
-                );
+                let expected = chosen(&logits, None, gate)?;
+                assert_chosen(&Routing::new(&logits, None, gate)?.choice, &expected);
             }
         }
     }
@@ -157,8 +178,8 @@ fn rows_are_multiplied_by_their_experts() -> Result<()> {
         for dtype in DTYPES {
             for (tokens, num_experts, per_token) in CHOICES {
                 let logits = logits(tokens, num_experts, &device)?;
-                let (list, weights) = chosen(&logits, per_token, true)?;
-                let routing = Routing::new(&logits, None, per_token, true)?;
+                let (list, weights) = chosen(&logits, None, softmax(per_token))?;
+                let routing = Routing::new(&logits, None, softmax(per_token))?;
                 let up = tensor(2, &[num_experts, 24, 40], dtype, &device)?;
                 let down = tensor(3, &[num_experts, 40, 24], dtype, &device)?;
                 let x = tensor(4, &[tokens, 40], dtype, &device)?;
@@ -173,9 +194,13 @@ fn rows_are_multiplied_by_their_experts() -> Result<()> {
                 let y = experts(&down, None)?.forward_rows(&inner, &routing)?;
                 let rows: Vec<usize> = (0..list.len()).collect();
                 assert_close(&y, &products(&inner, &rows, (&down, None), &list)?, TOLERANCE);
-                let sum = routing.combine(&y)?;
-                assert_eq!(sum.dims(), [tokens, 40]);
-                assert_close(&sum, &combined(&y, &places, &weights, per_token)?, TOLERANCE);
+                let shared = tensor(6, &[tokens, 40], dtype, &device)?;
+                for shared in [None, Some(&shared)] {
+                    let sum = routing.combine(&y, shared)?;
+                    assert_eq!(sum.dims(), [tokens, 40]);
+                    let expected = combined((&y, shared), &places, &weights, per_token)?;
+                    assert_close(&sum, &expected, TOLERANCE);
+                }
             }
         }
     }
@@ -183,12 +208,14 @@ fn rows_are_multiplied_by_their_experts() -> Result<()> {
 }
 
 #[test]
-fn a_bias_decides_with_the_logits() -> Result<()> {
+fn a_bias_decides_with_the_scores() -> Result<()> {
     for device in devices() {
         let logits = logits(70, 8, &device)?;
         let bias = tensor(3, &[8], DType::F32, &device)?;
-        let expected = chosen(&logits.broadcast_add(&bias)?, 3, true)?;
-        assert_chosen(&Routing::new(&logits, Some(&bias), 3, true)?.choice, &expected);
+        for gate in gates(3) {
+            let expected = chosen(&logits, Some(&bias), gate)?;
+            assert_chosen(&Routing::new(&logits, Some(&bias), gate)?.choice, &expected);
+        }
     }
     Ok(())
 }
@@ -201,8 +228,8 @@ fn weights_of_fewer_bits_are_multiplied_exactly() -> Result<()> {
                 [(1, 2, 16, 32), (9, 3, 130, 96), (150, 2, 48, 320), (5, 2, 24, 4_096)]
             {
                 let logits = logits(tokens, 5, &device)?;
-                let (list, _) = chosen(&logits, per_token, true)?;
-                let routing = Routing::new(&logits, None, per_token, true)?;
+                let (list, _) = chosen(&logits, None, softmax(per_token))?;
+                let routing = Routing::new(&logits, None, softmax(per_token))?;
                 let (order, ..) = super::cpu::sort(&list, 5);
                 let list: Vec<u32> = order.iter().map(|choice| list[*choice as usize]).collect();
                 let sources: Vec<_> = order.iter().map(|c| *c as usize / per_token).collect();
@@ -232,8 +259,8 @@ fn a_token_is_the_same_in_any_batch() -> Result<()> {
         let x = tensor(2, &[90, 64], DType::BF16, &device)?;
         let experts = experts(&tensor(3, &[8, 48, 64], DType::BF16, &device)?, None)?;
         let run = |first: usize, len: usize| {
-            let routing = Routing::new(&logits.narrow(0, first, len)?, None, 2, true)?;
-            routing.combine(&experts.forward_tokens(&x.narrow(0, first, len)?, &routing)?)
+            let routing = Routing::new(&logits.narrow(0, first, len)?, None, softmax(2))?;
+            routing.combine(&experts.forward_tokens(&x.narrow(0, first, len)?, &routing)?, None)
         };
         let all = run(0, 90)?;
         for (first, len) in [(0, 1), (17, 1), (80, 10)] {
@@ -249,9 +276,22 @@ fn a_token_is_the_same_in_any_batch() -> Result<()> {
 fn what_is_no_number_is_chosen_last() -> Result<()> {
     for device in devices() {
         let rows = [[f32::NAN, 1.0, f32::NAN], [f32::NAN; 3], [f32::NEG_INFINITY, 2.0, 3.0]];
-        let routing = Routing::new(&Tensor::new(&rows, &device)?, None, 2, true)?;
-        let experts: Vec<Vec<u32>> = routing.choice.get(0)?.to_vec2()?;
-        assert_eq!(experts, [[1, 0], [0, 1], [2, 1]]);
+        for gate in gates(2) {
+            let routing = Routing::new(&Tensor::new(&rows, &device)?, None, gate)?;
+            let experts: Vec<Vec<u32>> = routing.choice.get(0)?.to_vec2()?;
+            assert_eq!(experts, [[1, 0], [0, 1], [2, 1]]);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn sigmoids_of_nothing_give_no_weight() -> Result<()> {
+    for device in devices() {
+        let logits = Tensor::new(&[[-200f32, -200.0, -300.0]], &device)?;
+        let bits: Vec<Vec<u32>> =
+            Routing::new(&logits, None, gates(2)[2])?.choice.get(1)?.to_vec2()?;
+        assert_eq!(bits, [[0, 0]], "0 of 0 is no number");
     }
     Ok(())
 }
@@ -260,12 +300,14 @@ fn what_is_no_number_is_chosen_last() -> Result<()> {
 fn wrong_inputs_are_named() -> Result<()> {
     let logits = logits(4, 6, &Device::Cpu)?;
     for per_token in [0, 7] {
-        assert!(message(Routing::new(&logits, None, per_token, true)).contains("cannot be chosen"));
+        assert!(
+            message(Routing::new(&logits, None, softmax(per_token))).contains("cannot be chosen")
+        );
     }
-    assert!(message(Routing::new(&logits.t()?, None, 2, true)).contains("must be contiguous"));
+    assert!(message(Routing::new(&logits.t()?, None, softmax(2))).contains("must be contiguous"));
     let narrow = logits.to_dtype(DType::BF16)?;
-    assert!(message(Routing::new(&narrow, None, 2, true)).contains("logits must be F32"));
-    let routing = Routing::new(&logits, None, 2, true)?;
+    assert!(message(Routing::new(&narrow, None, softmax(2))).contains("logits must be F32"));
+    let routing = Routing::new(&logits, None, softmax(2))?;
     let layer = experts(&tensor(1, &[6, 3, 5], DType::F32, &Device::Cpu)?, None)?;
     let x = |rows, width| tensor(1, &[rows, width], DType::F32, &Device::Cpu);
     assert!(message(layer.forward_tokens(&x(3, 5)?, &routing)).contains("must have shape [4, 5]"));
@@ -273,11 +315,14 @@ fn wrong_inputs_are_named() -> Result<()> {
     assert!(message(layer.forward_tokens(&x(4, 6)?, &routing)).contains("must be [tokens, 5]"));
     let fewer = experts(&tensor(1, &[5, 3, 5], DType::F32, &Device::Cpu)?, None)?;
     assert!(message(fewer.forward_tokens(&x(4, 5)?, &routing)).contains("5 experts, not 6"));
-    assert!(message(routing.combine(&x(4, 5)?)).contains("y must have shape [8, 5]"));
-    let biased = Routing::new(&logits, Some(&x(1, 6)?), 2, true);
+    assert!(message(routing.combine(&x(4, 5)?, None)).contains("y must have shape [8, 5]"));
+    let shared = x(4, 6)?;
+    let sum = routing.combine(&x(8, 5)?, Some(&shared));
+    assert!(message(sum).contains("the shared part must have shape [4, 5]"));
+    let biased = Routing::new(&logits, Some(&x(1, 6)?), softmax(2));
     assert!(message(biased).contains("the bias must have shape [6]"));
     let narrow = x(1, 6)?.flatten_all()?.to_dtype(DType::BF16)?;
-    assert!(message(Routing::new(&logits, Some(&narrow), 2, true)).contains("bias must be F32"));
+    assert!(message(Routing::new(&logits, Some(&narrow), softmax(2))).contains("bias must be F32"));
     let [weight, scales, values] = e2m1([6, 3, 64], &Device::Cpu)?;
     let odd = Weights::E2m1 { weight: weight.narrow(2, 0, 24)?, scales: scales.clone() };
     assert!(message(Experts::new(odd, None)).contains("multiple of 32, there are 48"));
