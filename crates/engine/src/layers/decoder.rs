@@ -201,9 +201,10 @@ impl Decoder {
             Some(window_rope) => rotary(window_rope, config.head_dim)?,
             None => Arc::clone(&rope),
         };
-        let no_rope = match config.rope_layers.contains(&false) {
-            true => rotary(&RopeConfig::unrotated(), config.head_dim)?,
-            false => Arc::clone(&rope),
+        let no_rope = if config.rope_layers.contains(&false) {
+            rotary(&RopeConfig::unrotated(), config.head_dim)?
+        } else {
+            Arc::clone(&rope)
         };
         let load_layer = |(layer, window): (usize, &Option<usize>)| {
             let experts = config.experts.as_ref().filter(|experts| experts.layers[layer]);

@@ -16,10 +16,11 @@ const ROUTERS: &[&str] = &["mlp.gate", "block_sparse_moe.gate", "mlp.router"];
 /// but for e4m3 by rows, which they would be brought to.
 pub(super) fn quantized(config: &ConfigReader) -> Result<Option<Quantized>, ConfigError> {
     let Some(quantization) = config.nested("quantization_config")? else { return Ok(None) };
+    let num_layers = config.count("num_hidden_layers")?.unwrap_or(usize::MAX);
     let method = quantization.text("quant_method")?;
     let quantized = match quantization.required("quant_method", method)? {
-        "fp8" => fp8(&quantization)?,
-        "compressed-tensors" => compressed_tensors(&quantization)?,
+        "fp8" => fp8(&quantization, num_layers)?,
+        "compressed-tensors" => compressed_tensors(&quantization, num_layers)?,
         "gptq" => gptq(&quantization)?,
         "awq" => awq(&quantization)?,
         "mxfp4" => Quantized::Mxfp4,
@@ -32,13 +33,13 @@ pub(super) fn quantized(config: &ConfigReader) -> Result<Option<Quantized>, Conf
 }
 
 /// As vLLM and transformers write it.
-fn fp8(config: &ConfigReader) -> Result<Quantized, ConfigError> {
+fn fp8(config: &ConfigReader, num_layers: usize) -> Result<Quantized, ConfigError> {
     one_of(config, "activation_scheme", &["dynamic", "static"])?;
     if let Some(blocks) = blocks(config, "weight_block_size")? {
         return Ok(blocks);
     }
     for key in ["ignored_layers", "modules_to_not_convert"] {
-        only_kept(config, key)?;
+        only_kept(config, key, num_layers)?;
     }
     Ok(Quantized::Fp8Rows)
 }
@@ -94,7 +95,7 @@ fn awq(config: &ConfigReader) -> Result<Quantized, ConfigError> {
 }
 
 /// As llm-compressor writes it.
-fn compressed_tensors(config: &ConfigReader) -> Result<Quantized, ConfigError> {
+fn compressed_tensors(config: &ConfigReader, num_layers: usize) -> Result<Quantized, ConfigError> {
     one_of(config, "format", &["float-quantized", "int-quantized", "pack-quantized"])?;
     let format = config.text("format")?.unwrap_or_default();
     let sparsity = config.nested("sparsity_config")?;
@@ -123,7 +124,7 @@ fn compressed_tensors(config: &ConfigReader) -> Result<Quantized, ConfigError> {
     }
     let quantized = config.required("config_groups", quantized)?;
     if quantized == Quantized::Fp8Rows {
-        only_kept(config, "ignore")?;
+        only_kept(config, "ignore", num_layers)?;
     }
     Ok(quantized)
 }
@@ -188,12 +189,17 @@ fn one_of(config: &ConfigReader, key: &str, supported: &[&str]) -> Result<(), Co
     Err(config.unsupported(key, value, &supported.join(", ")))
 }
 
-/// Refuses a list of layers that would have to stay as they are. What chooses experts does so here, too.
-fn only_kept(config: &ConfigReader, key: &str) -> Result<(), ConfigError> {
+/// Refuses a list of layers that would have to stay as they are. What chooses experts does so here, too; decoder
+/// layers behind the last, which guess tokens further ahead, are not loaded.
+fn only_kept(config: &ConfigReader, key: &str, num_layers: usize) -> Result<(), ConfigError> {
     let layers = config.get(key).and_then(Value::as_array).into_iter().flatten();
     let is_kept = |layer: &str| {
         let name = layer.trim_end_matches('$'); // Of a pattern, `re:.*mlp.gate$`.
-        KEPT.contains(&name) || ROUTERS.iter().any(|router| name.ends_with(router))
+        let number = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next());
+        let number = number.and_then(|number| number.parse::<usize>().ok());
+        KEPT.contains(&name)
+            || ROUTERS.iter().any(|router| name.ends_with(router))
+            || number.is_some_and(|number| number >= num_layers)
     };
     for layer in layers {
         if !layer.as_str().is_some_and(is_kept) {
@@ -263,6 +269,19 @@ mod tests {
         let left_out = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "lm_head"];
         let config = json!({"quant_method": "mxfp4", "modules_to_not_convert": left_out});
         assert_eq!(read(config), Ok(Some(Quantized::Mxfp4)));
+    }
+
+    #[test]
+    fn layers_that_are_not_loaded_may_be_left_out() {
+        let mut config = compressed();
+        config["ignore"] = json!(["lm_head", "model.layers.46.eh_proj"]);
+        let with = |num_layers: u32| {
+            let json = json!({"num_hidden_layers": num_layers, "quantization_config": config});
+            quantized(&ConfigReader::new(&json).unwrap())
+        };
+        assert_eq!(with(46), Ok(Some(Quantized::Fp8Rows)));
+        let error = with(47).unwrap_err().to_string();
+        assert!(error.contains("`quantization_config.ignore` = \"model.layers.46"), "{error}");
     }
 
     #[test]
