@@ -20,6 +20,7 @@ from transformers import GemmaConfig, GemmaForCausalLM, Glm4MoeConfig, Glm4MoeFo
 from transformers import GptOssConfig, GptOssForCausalLM, GraniteConfig, GraniteForCausalLM
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 from transformers import MixtralConfig, MixtralForCausalLM
+from transformers import Ministral3Config, Ministral3ForCausalLM
 from transformers import Phi3Config, Phi3ForCausalLM
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
@@ -206,6 +207,30 @@ GOLDENS = [
         },
         "dtype": torch.bfloat16,
         "beside_vision": ("Mistral3ForConditionalGeneration", "mistral3"),
+    },
+    {
+        # YaRN, and queries that are longer behind the length of pre-training, which two prompts pass.
+        "name": "ministral3",
+        "classes": (Ministral3Config, Ministral3ForCausalLM),
+        "config": {
+            "hidden_size": 48,
+            "intermediate_size": 72,
+            "head_dim": 16,
+            "rms_norm_eps": 1e-5,
+            "rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 1000000.0,
+                "factor": 16.0,
+                "original_max_position_embeddings": 32,
+                "max_position_embeddings": 512,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+                "mscale": 1.0,
+                "mscale_all_dim": 1.0,
+                "llama_4_scaling_beta": 0.3,
+            },
+        },
+        "dtype": torch.bfloat16,
     },
     {
         "name": "phi3",  # merged projections, and a window

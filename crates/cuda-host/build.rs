@@ -66,7 +66,7 @@ fn unit(folder: &Path, name: &str) -> String {
 /// of the tests each run this script. `inputs` are the files it includes.
 fn compile(name: &str, unit: &str, inputs: &[PathBuf], out: &Path) -> io::Result<PathBuf> {
     let mut hasher = DefaultHasher::new();
-    (name, unit, FLAGS).hash(&mut hasher);
+    (name, unit, FLAGS, OPT_LEVEL, env::var("CXX").ok()).hash(&mut hasher);
     for input in inputs {
         fs::read(input)?.hash(&mut hasher);
     }
@@ -80,7 +80,7 @@ fn compile(name: &str, unit: &str, inputs: &[PathBuf], out: &Path) -> io::Result
     let file = out.join(format!("{name}.cpp"));
     fs::write(&file, unit)?;
     let mut build = cc::Build::new();
-    build.cpp(true).std("c++17").opt_level(1).debug(false).define("SCONCE_HOST", None);
+    build.cpp(true).std("c++17").opt_level(OPT_LEVEL).debug(false).define("SCONCE_HOST", None);
     build.warnings(true).extra_warnings(true).include("shim").include("../kernels/src/cuda");
     for flag in FLAGS {
         build.flag(flag);
@@ -90,6 +90,8 @@ fn compile(name: &str, unit: &str, inputs: &[PathBuf], out: &Path) -> io::Result
     fs::rename(&compiled[0], &object)?;
     Ok(object)
 }
+
+const OPT_LEVEL: u32 = 1;
 
 /// No fused multiply-adds that the code does not name; what is undefined traps, by which the launch
 /// fails with a message.

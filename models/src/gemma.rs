@@ -96,6 +96,7 @@ fn shared(json: &Value) -> Result<DecoderConfig, ConfigError> {
         out_bias: attention_bias,
         norm_gain: Gain::OnePlusWeight,
         embedding_scale: Some((config.hidden_size as f32).sqrt()),
+        rounds_embedding_scale: true,
         ..config
     })
 }

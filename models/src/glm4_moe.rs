@@ -27,7 +27,7 @@ pub(crate) const ARCHITECTURE: Architecture = decoder!(NAME, config);
 
 fn config(json: &Value) -> Result<DecoderConfig, ConfigError> {
     let defaults = json!({
-        "partial_rotary_factor": 0.5, "first_k_dense_replace": 1, "n_shared_experts": 1,
+        "num_key_value_heads": 8, "partial_rotary_factor": 0.5, "first_k_dense_replace": 1, "n_shared_experts": 1,
         "norm_topk_prob": true, "routed_scaling_factor": 1.0,
     });
     let json = with_defaults(json, defaults);

@@ -51,6 +51,7 @@ pub fn registry() -> &'static [Architecture] {
         granite::ARCHITECTURE,
         llama::ARCHITECTURE,
         mistral::ARCHITECTURE,
+        mistral::MINISTRAL,
         mistral::WITH_VISION,
         mixtral::ARCHITECTURE,
         phi3::ARCHITECTURE,

@@ -13,7 +13,10 @@ pub(crate) const ARCHITECTURE: Architecture = decoder!(NAME, config);
 
 fn config(json: &Value) -> Result<DecoderConfig, ConfigError> {
     // transformers', of what files leave out.
-    let json = with_defaults(json, json!({"attention_bias": true, "head_dim": 128}));
+    let json = with_defaults(
+        json,
+        json!({"attention_bias": true, "num_key_value_heads": 8, "head_dim": 128}),
+    );
     let json = ConfigReader::new(&json)?;
     Ok(DecoderConfig {
         qkv_bias: json.flag("attention_bias")?,

@@ -16,10 +16,9 @@ const DEFAULT_INTERVAL: usize = 4;
 pub(crate) const ARCHITECTURE: Architecture = decoder!(NAME, config);
 
 fn config(json: &Value) -> Result<DecoderConfig, ConfigError> {
-    let mut json = with_defaults(json, json!({"tie_word_embeddings": true}));
-    if json["rope_parameters"].is_null() {
-        json = with_defaults(&json, json!({"rope_theta": 2e6}));
-    }
+    let defaults =
+        json!({"tie_word_embeddings": true, "num_key_value_heads": 4, "rope_theta": 2e6});
+    let json = with_defaults(json, defaults);
     let json = ConfigReader::new(&json)?;
     let config = DecoderConfig::parse(&json)?;
     let rope_layers = rope_layers(&json, config.num_layers)?;

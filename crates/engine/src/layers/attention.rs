@@ -128,6 +128,7 @@ impl Attention {
             norm_eps: self.norm_eps,
             cos: self.rope.cos(),
             sin: self.rope.sin(),
+            q_scale: self.rope.q_scale(),
             positions: &batch.positions,
             slots: &batch.slots,
         };

@@ -224,7 +224,7 @@ impl Decoder {
         let name = format!("{root}norm");
         Ok(Self {
             embedding,
-            embedding_scale: config.embedding_scale,
+            embedding_scale: config.embedding_scale_of(weights.dtype()),
             layers,
             norm: RmsNorm::load(weights, &name, hidden, config.norm_gain, config.norm_eps)?,
             head,
@@ -275,7 +275,8 @@ impl CausalLm for Decoder {
     fn decode_step(&self, num_seqs: usize, cache: &KvCache) -> Result<Option<DecodeStep>> {
         // Between its operations ranks add up what they have.
         let has_window = self.layers.iter().any(|layer| layer.attention.has_window());
-        if self.head.is_part() || has_window || !self.is_plain {
+        let has_other_rotation = self.rope.q_scale().is_some();
+        if self.head.is_part() || has_window || has_other_rotation || !self.is_plain {
             return Ok(None);
         }
         let first = &self.layers[0];

@@ -1,6 +1,7 @@
 //! The shape of a pre-norm decoder, as the architectures of Llama's family share it.
 
 use candle_core::DType;
+use half::{bf16, f16};
 use kernels::gated_activation::Activation;
 use kernels::rms_norm::Gain;
 
@@ -51,6 +52,8 @@ pub struct DecoderConfig {
     pub rope_layers: Vec<bool>,
     /// Factor on the embedding.
     pub embedding_scale: Option<f32>,
+    /// It is rounded to the dtype of activations, with which the model was trained so.
+    pub rounds_embedding_scale: bool,
     /// Factor on what attention and the MLP add to the stream.
     pub branch_scale: Option<f32>,
     /// Factor on logits.
@@ -129,6 +132,7 @@ impl DecoderConfig {
             window_rope: None,
             rope_layers: vec![true; num_layers],
             embedding_scale: None,
+            rounds_embedding_scale: false,
             branch_scale: None,
             logits_scale: None,
             attention_scale: (head_dim as f32).sqrt().recip(),
@@ -183,6 +187,17 @@ impl DecoderConfig {
     fn window(&self) -> Option<SlidingWindow> {
         let num_keys = self.windows.iter().flatten().copied().max()?;
         Some(SlidingWindow { num_keys, num_layers: self.windows.iter().flatten().count() })
+    }
+
+    /// What embeddings of this dtype are multiplied by.
+    pub(super) fn embedding_scale_of(&self, dtype: DType) -> Option<f32> {
+        let round = |scale: f32| match dtype {
+            DType::BF16 => bf16::from_f32(scale).to_f32(),
+            DType::F16 => f16::from_f32(scale).to_f32(),
+            _ => scale,
+        };
+        self.embedding_scale
+            .map(|scale| if self.rounds_embedding_scale { round(scale) } else { scale })
     }
 
     /// Whether it is no more than Llama's or Qwen3's mathematics, windows aside.
@@ -321,6 +336,18 @@ mod tests {
             let error = parse(&config).unwrap_err().to_string();
             assert!(error.starts_with(&format!("config.json: `{key}")), "{key}: {error}");
         }
+    }
+
+    #[test]
+    fn factors_on_embeddings_are_rounded_where_they_were_in_training() {
+        let scaled = |rounds_embedding_scale| DecoderConfig {
+            embedding_scale: Some(3072f32.sqrt()),
+            rounds_embedding_scale,
+            ..parse(&base()).unwrap()
+        };
+        assert_eq!(scaled(true).embedding_scale_of(DType::BF16), Some(55.5), "not 55.4256");
+        assert_eq!(scaled(true).embedding_scale_of(DType::F32), Some(3072f32.sqrt()));
+        assert_eq!(scaled(false).embedding_scale_of(DType::BF16), Some(3072f32.sqrt()));
     }
 
     #[test]

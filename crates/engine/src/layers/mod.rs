@@ -32,4 +32,4 @@ pub use linear::Linear;
 pub use mlp::Mlp;
 pub use norm::RmsNorm;
 pub use rope::RotaryEmbedding;
-pub use rope_config::{RopeConfig, RopeScaling};
+pub use rope_config::{QueryScale, RopeConfig, RopeScaling};

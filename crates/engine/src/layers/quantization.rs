@@ -11,6 +11,9 @@ const KEPT: &[&str] = &["lm_head", "model.embed_tokens", "embed_tokens"];
 /// How the names of others end.
 const ROUTERS: &[&str] = &["mlp.gate", "block_sparse_moe.gate", "mlp.router"];
 
+/// What models see with, which is not loaded. The names of its parts begin so.
+const EYES: &[&str] = &["vision_tower", "multi_modal_projector"];
+
 /// In what the linear layers are stored, if not as they are. Rows of activations are rounded, if at all, when they
 /// are computed, whatever the checkpoint says of them. Layers that it leaves as they are have tensors that say so,
 /// but for e4m3 by rows, which they would be brought to.
@@ -197,7 +200,9 @@ fn only_kept(config: &ConfigReader, key: &str, num_layers: usize) -> Result<(), 
         let name = layer.trim_end_matches('$'); // Of a pattern, `re:.*mlp.gate$`.
         let number = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next());
         let number = number.and_then(|number| number.parse::<usize>().ok());
+        let of_model = name.strip_prefix("model.").unwrap_or(name);
         KEPT.contains(&name)
+            || EYES.iter().any(|eyes| of_model.starts_with(eyes))
             || ROUTERS.iter().any(|router| name.ends_with(router))
             || number.is_some_and(|number| number >= num_layers)
     };
@@ -274,7 +279,7 @@ mod tests {
     #[test]
     fn layers_that_are_not_loaded_may_be_left_out() {
         let mut config = compressed();
-        config["ignore"] = json!(["lm_head", "model.layers.46.eh_proj"]);
+        config["ignore"] = json!(["lm_head", "model.vision_tower", "model.layers.46.eh_proj"]);
         let with = |num_layers: u32| {
             let json = json!({"num_hidden_layers": num_layers, "quantization_config": config});
             quantized(&ConfigReader::new(&json).unwrap())

@@ -9,6 +9,7 @@ use super::rope_config::RopeConfig;
 pub struct RotaryEmbedding {
     cos: Tensor,
     sin: Tensor,
+    q_scale: Option<Tensor>,
 }
 
 impl RotaryEmbedding {
@@ -33,7 +34,13 @@ impl RotaryEmbedding {
             });
             Tensor::from_vec(angles.collect(), (num_positions, pairs.len()), device)
         };
-        Ok(Self { cos: table(f32::cos)?, sin: table(f32::sin)? })
+        // Mostly contexts are too short for it.
+        let q_scale = config.q_scale.filter(|scale| num_positions as f64 > scale.original_len);
+        let q_scale = q_scale.map(|scale| {
+            let scales = (0..num_positions).map(|position| scale.at(position)).collect();
+            Tensor::from_vec(scales, num_positions, device)
+        });
+        Ok(Self { cos: table(f32::cos)?, sin: table(f32::sin)?, q_scale: q_scale.transpose()? })
     }
 
     /// `[positions, head_dim / 2]` f32
@@ -44,5 +51,10 @@ impl RotaryEmbedding {
     /// `[positions, head_dim / 2]` f32
     pub fn sin(&self) -> &Tensor {
         &self.sin
+    }
+
+    /// Factor on queries, if there is one. `[positions]` f32
+    pub fn q_scale(&self) -> Option<&Tensor> {
+        self.q_scale.as_ref()
     }
 }

@@ -20,6 +20,26 @@ pub struct RopeConfig {
     pub scaling: RopeScaling,
     /// The part of a head that is rotated, its first elements.
     pub rotated: f64,
+    /// What queries are multiplied by, if they are.
+    pub q_scale: Option<QueryScale>,
+}
+
+/// Queries of later positions are longer, which keeps attention to many keys sharp (Llama 4): by
+/// `1 + beta ln(1 + floor(position / original_len))`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct QueryScale {
+    /// How much longer.
+    pub beta: f64,
+    /// Context length of pre-training, within which they are not.
+    pub original_len: f64,
+}
+
+impl QueryScale {
+    /// Of a position.
+    pub(super) fn at(self, position: usize) -> f32 {
+        let lengths = (position as f64 / self.original_len).floor();
+        (1.0 + self.beta * lengths.ln_1p()) as f32
+    }
 }
 
 /// How rotation frequencies are stretched beyond the context length of pre-training.
@@ -75,7 +95,7 @@ pub enum RopeScaling {
 impl RopeConfig {
     /// Of whole heads, not stretched.
     pub fn plain(theta: f64) -> Self {
-        Self { theta, scaling: RopeScaling::None, rotated: 1.0 }
+        Self { theta, scaling: RopeScaling::None, rotated: 1.0, q_scale: None }
     }
 
     /// That turns nothing.
@@ -118,7 +138,13 @@ impl RopeConfig {
             "longrope" | "su" => long(config, &rope)?,
             other => return Err(rope.unsupported(key, other, SUPPORTED)),
         };
-        Ok(Self { theta, scaling, rotated })
+        let q_scale = match rope.number("llama_4_scaling_beta")? {
+            Some(beta) => {
+                Some(QueryScale { beta, original_len: number("original_max_position_embeddings")? })
+            }
+            None => None,
+        };
+        Ok(Self { theta, scaling, rotated, q_scale })
     }
 
     /// Elements of a head that are rotated, those of its pairs behind each other.
@@ -430,6 +456,24 @@ mod tests {
             }
             assert_eq!(frequencies[3], 0.0, "it is not rotated");
         }
+    }
+
+    #[test]
+    fn queries_are_longer_behind_the_length_of_pre_training() {
+        let json = json!({"rope_parameters": {
+            "rope_type": "default", "rope_theta": 1e6, "llama_4_scaling_beta": 0.1,
+            "original_max_position_embeddings": 16_384,
+        }});
+        let scale = parse(&json).unwrap().q_scale.unwrap();
+        let of = [0, 16_383, 16_384, 32_767, 262_143].map(|position| scale.at(position));
+        let [twice, all] = [2f32, 16.0].map(|lengths| 1.0 + 0.1 * lengths.ln());
+        assert_eq!(of[..2], [1.0; 2]);
+        for (scale, expected) in of[2..].iter().zip([twice, twice, all]) {
+            assert!((scale - expected).abs() < 1e-6, "{scale} {expected}");
+        }
+        let json = json!({"rope_parameters": {"llama_4_scaling_beta": 0.1}});
+        let error = parse(&json).unwrap_err().to_string();
+        assert!(error.contains("original_max_position_embeddings` is missing"), "{error}");
     }
 
     #[test]

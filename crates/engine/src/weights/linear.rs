@@ -194,11 +194,12 @@ impl Weights {
         }
     }
 
-    /// `{name}_scale` of each weight, one for all of its rows or one for each. `[rows]` f32
+    /// `{name}_scale`, or as transformers calls it `{name}_scale_inv`, of each weight, one for all of its rows or one for each. `[rows]` f32
     fn scales(&mut self, parts: &[RowsOf]) -> Result<Tensor> {
         let mut scales = Vec::new();
         for RowsOf { name, total, rows, step, .. } in parts {
-            let name = format!("{name}_scale");
+            let other = format!("{name}_scale_inv");
+            let name = if self.contains(&other) { other } else { format!("{name}_scale") };
             let shape = match &self.source {
                 Source::Checkpoint(checkpoint) => checkpoint.shape(&name).map(<[usize]>::to_vec),
                 Source::Dummy(_) => None,

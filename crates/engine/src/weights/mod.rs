@@ -61,6 +61,9 @@ pub struct Weights {
     communicator: Option<Arc<Communicator>>,
 }
 
+/// How the names of tensors end by which others round activations.
+const OF_ACTIVATIONS: [&str; 3] = [".input_scale", ".input_zero_point", ".activation_scale"];
+
 /// Rows of a tensor that are taken.
 #[derive(Debug, Clone)]
 pub struct RowsOf {
@@ -233,9 +236,7 @@ impl Weights {
                 .names()
                 .filter(|name| !self.used.contains(*name))
                 .filter(|name| !name.ends_with("rotary_emb.inv_freq"))
-                .filter(|name| {
-                    ![".input_scale", ".input_zero_point"].iter().any(|end| name.ends_with(end))
-                })
+                .filter(|name| !OF_ACTIVATIONS.iter().any(|end| name.ends_with(end)))
                 .collect(),
             Source::Dummy(_) => Vec::new(),
         }

@@ -197,6 +197,7 @@ fn by_operations(model: &Model, batch: &Batch) -> Result<Tensor> {
             norm_eps: EPS,
             cos: model.cos,
             sin: model.sin,
+            q_scale: None,
             positions: rows.positions,
             slots: rows.slots,
         };

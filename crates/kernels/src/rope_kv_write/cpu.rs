@@ -33,7 +33,7 @@ pub(super) fn rotate_queries<E: Element>(
     let qkv: &[E] = slice(qkv, layout, "qkv")?;
     let (tokens, qkv_width) = layout.shape().dims2()?;
     let HeadShape { num_heads, head_dim, .. } = args.heads;
-    with_rotation(args, args.q_norm, |rotation| {
+    with_rotation(args, (args.q_norm, args.q_scale), |rotation| {
         let width = num_heads * head_dim;
         let mut q = vec![E::default(); tokens * width];
         let work = 4 * q.len();
@@ -66,7 +66,7 @@ pub(super) fn write_heads<E: Element, C: Element>(
     let cache = DisjointMut::new(&mut cache[start..end]);
     let (slots, slots_layout) = op.args.slots.storage_and_layout();
     let slots: &[u32] = cpu_slice(&slots, slots_layout, "slots")?;
-    with_rotation(op.args, op.norm, |rotation| {
+    with_rotation(op.args, (op.norm, None), |rotation| {
         let work = 4 * slots.len() * num_kv_heads * head_dim;
         for_each_task(num_kv_heads, work, |head| {
             let mut rotated = vec![E::default(); if op.rotate { head_dim } else { 0 }];
@@ -113,19 +113,23 @@ struct Rotation<'a, E> {
     norm_eps: f32,
     cos: &'a [f32],
     sin: &'a [f32],
+    /// Of each position.
+    scale: Option<&'a [f32]>,
     positions: &'a [u32],
 }
 
 /// Calls `f` with the tensors of the arguments as slices.
 fn with_rotation<E: Element, R>(
     args: &RopeKvWrite,
-    norm: Option<&Tensor>,
+    (norm, scale): (Option<&Tensor>, Option<&Tensor>),
     f: impl FnOnce(Rotation<E>) -> Result<R>,
 ) -> Result<R> {
     let (cos, cos_layout) = args.cos.storage_and_layout();
     let (sin, sin_layout) = args.sin.storage_and_layout();
     let (positions, positions_layout) = args.positions.storage_and_layout();
     let norm = norm.map(Tensor::storage_and_layout);
+    let scale = scale.map(Tensor::storage_and_layout);
+    let scale = scale.as_ref().map(|(scale, layout)| cpu_slice(scale, layout, "q_scale"));
     let norm = match &norm {
         Some((norm, layout)) => {
             Some(Scale { weight: cpu_slice(norm, layout, "norm")?, gain: args.norm_gain })
@@ -137,6 +141,7 @@ fn with_rotation<E: Element, R>(
         norm_eps: args.norm_eps,
         cos: cpu_slice(&cos, cos_layout, "cos")?,
         sin: cpu_slice(&sin, sin_layout, "sin")?,
+        scale: scale.transpose()?,
         positions: cpu_slice(&positions, positions_layout, "positions")?,
     })
 }
@@ -162,15 +167,17 @@ impl<E: Element> Kernel for RotateHead<'_, E> {
             out.copy_from_slice(x);
         }
         let half = out.len() / 2;
-        let angles = rotation.positions[token] as usize * half..;
+        let position = rotation.positions[token] as usize;
+        let scale = V::splat(rotation.scale.map_or(1.0, |scale| scale[position]));
+        let angles = position * half..;
         let cos = &rotation.cos[angles.clone()][..half];
         let sin = &rotation.sin[angles][..half];
         let (first, second) = out.split_at_mut(half);
         for i in (0..half).step_by(LANES) {
             let (cos, sin): (V, V) = (load_at(cos, i), load_at(sin, i));
             let (a, b): (V, V) = (load_at(first, i), load_at(second, i));
-            store_at(a.mul(cos).sub(b.mul(sin)), first, i);
-            store_at(b.mul(cos).add(a.mul(sin)), second, i);
+            store_at(a.mul(cos).sub(b.mul(sin)).mul(scale), first, i);
+            store_at(b.mul(cos).add(a.mul(sin)).mul(scale), second, i);
         }
     }
 }

@@ -24,6 +24,8 @@ pub(crate) struct RopeParams {
     pub(crate) cos: u64,
     /// As cos.
     pub(crate) sin: u64,
+    /// `[max_pos]` f32, 0 for none
+    pub(crate) q_scale: u64,
     /// `[tokens]`
     pub(crate) positions: u64,
     /// `[tokens]`; a token whose slot or position is beyond the end is padding: its query is zero,
@@ -95,8 +97,8 @@ pub(super) mod forward {
         let (tokens, dtype) = (layout.dims()[0], qkv.dtype());
         let len = tokens * heads.num_heads * heads.head_dim;
         let (out, q) = allocate(qkv.device(), dtype, len)?;
-        let optional = |norm: Option<&Tensor>, name| match norm {
-            Some(norm) => tensor_address(norm, name),
+        let optional = |tensor: Option<&Tensor>, name| match tensor {
+            Some(tensor) => tensor_address(tensor, name),
             None => Ok(0),
         };
         let params = RopeParams {
@@ -108,6 +110,7 @@ pub(super) mod forward {
             k_norm: optional(args.k_norm, "k_norm")?,
             cos: tensor_address(args.cos, "cos")?,
             sin: tensor_address(args.sin, "sin")?,
+            q_scale: optional(args.q_scale, "q_scale")?,
             positions: tensor_address(args.positions, "positions")?,
             slots: tensor_address(args.slots, "slots")?,
             num_heads: heads.num_heads as i32,

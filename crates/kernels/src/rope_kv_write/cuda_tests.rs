@@ -2,7 +2,7 @@
 
 use super::HeadShape;
 use super::cuda::{RopeParams, group, plan};
-use super::tests::Case;
+use super::tests::{Case, scales};
 use crate::cuda::testing::{CUDA_DTYPES, Input, from_bytes, launch, on_device, to_bytes};
 use crate::paged_attention::KvCacheLayer;
 use crate::rms_norm::Gain;
@@ -16,6 +16,7 @@ fn run(case: &Case, offset: usize) -> Result<(Tensor, KvCacheLayer)> {
     let out = on_device(|device| {
         let input = |tensor: &Tensor| Input::new(device, tensor, offset);
         let (qkv, cos, sin) = (input(&case.qkv)?, input(&case.cos)?, input(&case.sin)?);
+        let q_scale = case.q_scale.as_ref().map(input).transpose()?;
         let norm = case.norm.as_ref().map(input).transpose()?;
         let norm_address = norm.as_ref().map_or(0, Input::address);
         let positions = input(&ids(&case.positions, &Device::Cpu)?)?;
@@ -32,6 +33,7 @@ fn run(case: &Case, offset: usize) -> Result<(Tensor, KvCacheLayer)> {
             k_norm: norm_address,
             cos: cos.address(),
             sin: sin.address(),
+            q_scale: q_scale.as_ref().map_or(0, Input::address),
             positions: positions.address(),
             slots: slots.address(),
             num_heads: num_heads as i32,
@@ -84,6 +86,9 @@ fn the_kernel_equals_the_reference() -> Result<()> {
             let (q, cache) = run(&case, offset)?;
             case.expected()?.check(&q, &cache);
         }
+        case.q_scale = Some(scales(&Device::Cpu)?);
+        let (q, cache) = run(&case, offset)?;
+        case.expected()?.check(&q, &cache);
         Ok(())
     })
 }

@@ -72,14 +72,15 @@ struct HeadAngles {
 };
 
 template <class T>
-__device__ __forceinline__ void rotate_head(Halves<T>& head, const HeadAngles<T>& angles) {
+__device__ __forceinline__ void rotate_head(Halves<T>& head, const HeadAngles<T>& angles,
+                                            float scale = 1.0f) {
     const auto &cosine = angles.cosine, &sine = angles.sine;
 #pragma unroll
     for (int i = 0; i < Pack<T>::LEN; i++) {
         const float a = to_float(head.x[0].x[i]), b = to_float(head.x[1].x[i]);
         // Said to the bit: two kernels do this, and must do the same.
-        head.x[0].x[i] = from_float<T>(fmaf(a, cosine[i], -(b * sine[i])));
-        head.x[1].x[i] = from_float<T>(fmaf(b, cosine[i], a * sine[i]));
+        head.x[0].x[i] = from_float<T>(fmaf(a, cosine[i], -(b * sine[i])) * scale);
+        head.x[1].x[i] = from_float<T>(fmaf(b, cosine[i], a * sine[i]) * scale);
     }
 }
 

@@ -11,6 +11,7 @@ struct RopeParams {
     const void* k_norm;         // [head_dim], or null
     const float* cosine;        // [max_pos, head_dim / 2]
     const float* sine;          // as cosine
+    const float* q_scale;       // [max_pos], or null
     const unsigned* positions;  // [tokens]
     const unsigned* slots;      // [tokens]
     int num_heads;
@@ -60,7 +61,8 @@ __device__ __forceinline__ void write_heads(const RopeParams& p) {
     if (!is_padding && (is_query || is_key)) {
         const size_t angles = size_t(position) * half_dim;
         const bool is_aligned = is_aligned_16(p.cosine + angles) && is_aligned_16(p.sine + angles);
-        rotate_head(x, HeadAngles<T>(p.cosine + angles, p.sine + angles, lane, half_dim, is_aligned));
+        const float scale = is_query && p.q_scale != nullptr ? p.q_scale[position] : 1.0f;
+        rotate_head(x, HeadAngles<T>(p.cosine + angles, p.sine + angles, lane, half_dim, is_aligned), scale);
     }
     if (is_query) {
         T* q = static_cast<T*>(p.q) + (token * p.num_heads + head) * head_dim;

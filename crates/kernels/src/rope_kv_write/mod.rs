@@ -60,6 +60,8 @@ pub struct RopeKvWrite<'a> {
     pub cos: &'a Tensor,
     /// `[max_pos, head_dim / 2]` f32
     pub sin: &'a Tensor,
+    /// Factor on the queries of a position, which comes behind the rotation. `[max_pos]` f32
+    pub q_scale: Option<&'a Tensor>,
     /// Row of `cos` and `sin` for each token. `[tokens]` u32
     pub positions: &'a Tensor,
     /// Where each token's key and value go: block * block_size + offset, distinct, or [`NO_SLOT`].
@@ -117,6 +119,12 @@ fn check(qkv: &Tensor, cache: &KvCacheLayer, args: &RopeKvWrite) -> Result<usize
         expect_dims(tensor, &[max_pos, head_dim / 2], name)?;
         if tensor.dtype() != DType::F32 {
             bail!("{name} must be F32, it is {:?}", tensor.dtype());
+        }
+    }
+    if let Some(q_scale) = args.q_scale {
+        expect_dims(q_scale, &[max_pos], "q_scale")?;
+        if q_scale.dtype() != DType::F32 {
+            bail!("q_scale must be F32, it is {:?}", q_scale.dtype());
         }
     }
     for (tensor, name) in [(args.positions, "positions"), (args.slots, "slots")] {

@@ -22,6 +22,7 @@ pub(super) struct Case {
     pub(super) norm_gain: Gain,
     pub(super) cos: Tensor,
     pub(super) sin: Tensor,
+    pub(super) q_scale: Option<Tensor>,
     pub(super) positions: Vec<u32>,
     pub(super) slots: Vec<u32>,
 }
@@ -56,6 +57,7 @@ impl Case {
             norm_gain: Gain::Weight,
             cos: (&angles * 3.0)?.cos()?,
             sin: (&angles * 3.0)?.sin()?,
+            q_scale: None,
             positions: (0..tokens).map(|i| (i * 37 % MAX_POS) as u32).collect(),
             // 7 has no factor in common with the number of slots: all are distinct.
             slots: (0..tokens).map(|i| ((i * 7 + 3) % (NUM_BLOCKS * block_size)) as u32).collect(),
@@ -72,6 +74,7 @@ impl Case {
             norm_eps: 1e-6,
             cos: &self.cos,
             sin: &self.sin,
+            q_scale: self.q_scale.as_ref(),
             positions: &ids(&self.positions, device)?,
             slots: &ids(&self.slots, device)?,
         };
@@ -105,8 +108,11 @@ impl Case {
         let qkv = to_f64(&self.qkv)?;
         for (token, row) in qkv.chunks(qkv.len() / self.slots.len()).enumerate() {
             let heads: Vec<&[f64]> = row.chunks(head_dim).collect();
+            let scale =
+                self.q_scale.as_ref().map(|scale| scale.get(self.positions[token] as usize));
+            let scale = scale.map_or(Ok(1.0), |scale| scale?.to_scalar::<f32>())?;
             for head in &heads[..num_heads] {
-                queries.extend(self.rotated(head, token)?);
+                queries.extend(self.rotated(head, token)?.iter().map(|x| x * f64::from(scale)));
             }
             let slot = self.slots[token] as usize;
             let (block, offset) = (slot / self.block_size, slot % self.block_size);
@@ -146,6 +152,11 @@ impl Expected {
     }
 }
 
+/// Of the queries of each position.
+pub(super) fn scales(device: &Device) -> Result<Tensor> {
+    tensor(7, &[MAX_POS], DType::F32, device)? + 1.0
+}
+
 #[test]
 fn equals_the_reference() -> Result<()> {
     for device in devices() {
@@ -158,6 +169,8 @@ fn equals_the_reference() -> Result<()> {
                     let mut case = Case::new(heads, tokens, dtype, &device)?;
                     case.check()?;
                     case.norm = Some(tensor(5, &[head_dim], dtype, &device)?);
+                    case.check()?;
+                    case.q_scale = Some(scales(&device)?);
                     case.check()?;
                 }
             }

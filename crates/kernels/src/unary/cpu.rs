@@ -36,7 +36,7 @@ impl<E: Element> Kernel for Piece<'_, E> {
             let x: V = load_at(self.x, i);
             let y = match self.function {
                 Unary::Gelu => gelu_lanes(x),
-                Unary::Scale(factor) => x.mul(E::round(V::splat(factor))),
+                Unary::Scale(factor) => x.mul(V::splat(factor)),
                 Unary::SoftCap(cap) => soft_cap_lanes(x, cap),
             };
             store_at(y, self.x, i);

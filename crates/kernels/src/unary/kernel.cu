@@ -16,9 +16,8 @@ struct Gelu {
     }
 };
 
-template <class T>
 struct Scale {
-    __device__ __forceinline__ float operator()(float x, float factor) const { return round_to<T>(factor) * x; }
+    __device__ __forceinline__ float operator()(float x, float factor) const { return factor * x; }
 };
 
 struct SoftCap {
@@ -43,9 +42,9 @@ __device__ __forceinline__ void apply(const UnaryParams& p, Function function) {
 KERNEL(gelu_f32, UnaryParams, THREADS) { apply<float>(p, Gelu()); }
 KERNEL(gelu_f16, UnaryParams, THREADS) { apply<f16>(p, Gelu()); }
 KERNEL(gelu_bf16, UnaryParams, THREADS) { apply<bf16>(p, Gelu()); }
-KERNEL(scale_f32, UnaryParams, THREADS) { apply<float>(p, Scale<float>()); }
-KERNEL(scale_f16, UnaryParams, THREADS) { apply<f16>(p, Scale<f16>()); }
-KERNEL(scale_bf16, UnaryParams, THREADS) { apply<bf16>(p, Scale<bf16>()); }
+KERNEL(scale_f32, UnaryParams, THREADS) { apply<float>(p, Scale()); }
+KERNEL(scale_f16, UnaryParams, THREADS) { apply<f16>(p, Scale()); }
+KERNEL(scale_bf16, UnaryParams, THREADS) { apply<bf16>(p, Scale()); }
 KERNEL(soft_cap_f32, UnaryParams, THREADS) { apply<float>(p, SoftCap()); }
 KERNEL(soft_cap_f16, UnaryParams, THREADS) { apply<f16>(p, SoftCap()); }
 KERNEL(soft_cap_bf16, UnaryParams, THREADS) { apply<bf16>(p, SoftCap()); }

@@ -26,8 +26,7 @@ pub fn gelu(x: Tensor) -> Result<Tensor> {
     apply(x, Unary::Gelu)
 }
 
-/// Puts `factor x` for each element, the factor rounded to the dtype of x, as Gemma does behind its
-/// embedding.
+/// Puts `factor x` for each element; the factor is not rounded.
 ///
 /// # Errors
 /// As [`gelu`].

@@ -90,6 +90,7 @@ impl Operations<'_> {
             k_norm: layer.k_norm,
             cos: self.memory.angles[0].address(),
             sin: self.memory.angles[1].address(),
+            q_scale: 0,
             positions: self.memory.positions.address(),
             slots: self.memory.slots.address(),
             num_heads: num_heads as i32,
