@@ -12,7 +12,7 @@ use engine::device::{available_bytes_of_ranks, open_ranks};
 use engine::encoder::Encoder;
 use engine::memory::MemoryPlan;
 use engine::model::{CausalLm, Communicator, ModelSpec};
-use engine::weights::{Progress, Weights};
+use engine::weights::{Progress, Weights, decoder_layer};
 use engine::{
     Engine, EngineConfig, EngineHandle, EngineOptions, Models, Rank, Reload, share_memory,
 };
@@ -365,7 +365,13 @@ impl Described {
         if !is_first {
             return Ok(model);
         }
-        let unused = weights.unused();
+        let mut unused = weights.unused();
+        if !self.spec.is_encoder() {
+            // Layers behind the last guess tokens further ahead.
+            unused.retain(|name| {
+                decoder_layer(name).is_none_or(|layer| layer < self.spec.num_layers)
+            });
+        }
         if !unused.is_empty() {
             let first = unused.iter().take(3).copied().collect::<Vec<_>>().join(", ");
             tracing::warn!("{} tensors of the checkpoint are not used: {first} ...", unused.len());

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::architecture::{ConfigError, ConfigReader};
-use crate::weights::Quantized;
+use crate::weights::{Quantized, decoder_layer};
 
 /// Layers that are not quantised here either.
 const KEPT: &[&str] = &["lm_head", "model.embed_tokens", "embed_tokens"];
@@ -198,13 +198,11 @@ fn only_kept(config: &ConfigReader, key: &str, num_layers: usize) -> Result<(), 
     let layers = config.get(key).and_then(Value::as_array).into_iter().flatten();
     let is_kept = |layer: &str| {
         let name = layer.trim_end_matches('$'); // Of a pattern, `re:.*mlp.gate$`.
-        let number = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next());
-        let number = number.and_then(|number| number.parse::<usize>().ok());
         let of_model = name.strip_prefix("model.").unwrap_or(name);
         KEPT.contains(&name)
             || EYES.iter().any(|eyes| of_model.starts_with(eyes))
             || ROUTERS.iter().any(|router| name.ends_with(router))
-            || number.is_some_and(|number| number >= num_layers)
+            || decoder_layer(name).is_some_and(|layer| layer >= num_layers)
     };
     for layer in layers {
         if !layer.as_str().is_some_and(is_kept) {

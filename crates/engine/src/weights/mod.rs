@@ -61,6 +61,11 @@ pub struct Weights {
     communicator: Option<Arc<Communicator>>,
 }
 
+/// Which decoder layer a module or a tensor is of.
+pub fn decoder_layer(name: &str) -> Option<usize> {
+    name.strip_prefix("model.layers.")?.split('.').next()?.parse().ok()
+}
+
 /// How the names of tensors end by which others round activations.
 const OF_ACTIVATIONS: [&str; 3] = [".input_scale", ".input_zero_point", ".activation_scale"];
 
