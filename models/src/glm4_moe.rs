@@ -23,34 +23,31 @@ use crate::with_defaults;
 
 const NAME: &str = "Glm4MoeForCausalLM";
 
+const NUM_EXPERTS: &str = "n_routed_experts";
+
 pub(crate) const ARCHITECTURE: Architecture = decoder!(NAME, config);
 
 fn config(json: &Value) -> Result<DecoderConfig, ConfigError> {
-    let defaults = json!({
-        "num_key_value_heads": 8, "partial_rotary_factor": 0.5, "first_k_dense_replace": 1, "n_shared_experts": 1,
-        "norm_topk_prob": true, "routed_scaling_factor": 1.0,
-    });
+    // transformers', of what files leave out.
+    let defaults =
+        json!({"num_key_value_heads": 8, "partial_rotary_factor": 0.5, "norm_topk_prob": true});
     let json = with_defaults(json, defaults);
     let json = ConfigReader::new(&json)?;
     let config = DecoderConfig::parse(&json)?;
     let count = |key: &str| json.required(key, json.count(key)?);
-    // transformers 5 has another name for it.
-    let renamed = json.get("n_routed_experts").is_none() && json.get("num_local_experts").is_some();
-    let key = if renamed { "num_local_experts" } else { "n_routed_experts" };
     if let Some(groups) = json.count("n_group")?.filter(|groups| *groups != 1) {
         return Err(json.unsupported("n_group", &groups.to_string(), "1"));
     }
-    let dense = json.count_or_zero("first_k_dense_replace")?.unwrap_or_default();
+    let dense = json.count_or_zero("first_k_dense_replace")?.unwrap_or(1);
     let size = count("moe_intermediate_size")?;
-    let num_shared = json.count_or_zero("n_shared_experts")?.unwrap_or_default();
-    let factor = json.number("routed_scaling_factor")?;
+    let num_shared = json.count_or_zero("n_shared_experts")?.unwrap_or(1);
     let experts = ExpertsConfig {
-        num_experts: count(key)?,
+        num_experts: count(NUM_EXPERTS)?,
         gate: Gate {
             per_token: count("num_experts_per_tok")?,
             score: Score::Sigmoid,
             is_normalised: json.flag("norm_topk_prob")?,
-            factor: json.required("routed_scaling_factor", factor)? as f32,
+            factor: json.number("routed_scaling_factor")?.unwrap_or(1.0) as f32,
         },
         intermediate_size: size,
         shared_size: Some(num_shared * size).filter(|size| *size > 0),
@@ -63,7 +60,7 @@ fn config(json: &Value) -> Result<DecoderConfig, ConfigError> {
             tensors: ExpertTensors::Each { gate: "gate_proj", up: "up_proj", down: "down_proj" },
         },
     };
-    experts.check(&json, key)?;
+    experts.check(&json, NUM_EXPERTS)?;
     Ok(DecoderConfig {
         qkv_bias: json.flag("attention_bias")?,
         qk_norm: json.flag("use_qk_norm")?,
@@ -105,6 +102,30 @@ mod tests {
         let experts = spec.experts.unwrap();
         assert_eq!((experts.num_layers, experts.shared_size), (45, 1408));
         assert_eq!(config.rope.num_rotated(config.head_dim), 64);
+    }
+
+    #[test]
+    fn what_a_file_leaves_out_has_the_defaults_of_transformers() {
+        let mut json = glm_4_5_air();
+        for key in [
+            "first_k_dense_replace",
+            "n_shared_experts",
+            "norm_topk_prob",
+            "n_group",
+            "num_key_value_heads",
+            "partial_rotary_factor",
+            "routed_scaling_factor",
+        ] {
+            json[key] = Value::Null;
+        }
+        // Air says nothing else.
+        let (left_out, said) = (config(&json).unwrap(), config(&glm_4_5_air()).unwrap());
+        assert_eq!(left_out.experts, said.experts);
+        assert_eq!((left_out.rope, left_out.num_kv_heads), (said.rope, said.num_kv_heads));
+        json["first_k_dense_replace"] = 0.into();
+        json["n_shared_experts"] = 0.into();
+        let experts = config(&json).unwrap().experts.unwrap();
+        assert_eq!((experts.layers, experts.shared_size), (vec![true; 46], None));
     }
 
     #[test]

@@ -12,24 +12,22 @@ use engine::architecture::{Architecture, ConfigError, ConfigReader};
 use engine::layers::DecoderConfig;
 use serde_json::Value;
 
+use crate::llama;
+
 const NAME: &str = "GraniteForCausalLM";
 
 pub(crate) const ARCHITECTURE: Architecture = decoder!(NAME, config);
 
 fn config(json: &Value) -> Result<DecoderConfig, ConfigError> {
-    let json = ConfigReader::new(json)?;
-    let factor = |key: &str| Ok(json.number(key)?.unwrap_or(1.0) as f32);
+    let reader = ConfigReader::new(json)?;
+    let factor = |key: &str| Ok(reader.number(key)?.unwrap_or(1.0) as f32);
     let other_than_one = |factor: f32| Some(factor).filter(|factor| *factor != 1.0);
-    let attention_bias = json.flag("attention_bias")?;
     Ok(DecoderConfig {
-        qkv_bias: attention_bias,
-        out_bias: attention_bias,
-        mlp_bias: json.flag("mlp_bias")?,
         attention_scale: factor("attention_multiplier")?,
         embedding_scale: other_than_one(factor("embedding_multiplier")?),
         branch_scale: other_than_one(factor("residual_multiplier")?),
         logits_scale: other_than_one(factor("logits_scaling")?.recip()),
-        ..DecoderConfig::parse(&json)?
+        ..llama::config(json)?
     })
 }
 

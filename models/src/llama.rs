@@ -32,7 +32,8 @@ const NAME: &str = "LlamaForCausalLM";
 
 pub(crate) const ARCHITECTURE: Architecture = decoder!(NAME, config);
 
-fn config(json: &Value) -> Result<DecoderConfig, ConfigError> {
+/// With the biases that `config.json` says.
+pub(crate) fn config(json: &Value) -> Result<DecoderConfig, ConfigError> {
     let json = ConfigReader::new(json)?;
     let attention_bias = json.flag("attention_bias")?;
     Ok(DecoderConfig {

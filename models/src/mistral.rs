@@ -40,12 +40,12 @@ fn config_beside_vision(json: &Value) -> Result<DecoderConfig, ConfigError> {
 
 fn ministral(json: &Value) -> Result<DecoderConfig, ConfigError> {
     // transformers', of what files leave out.
-    let json = with_defaults(json, json!({"num_key_value_heads": 8, "head_dim": 128}));
-    let json = ConfigReader::new(&json)?;
+    let defaults = json!({"num_key_value_heads": 8, "head_dim": 128, "sliding_window": null});
+    let json = with_defaults(json, defaults);
+    let reader = ConfigReader::new(&json)?;
     // It has a default here too, which no file counts on.
-    json.required("rope_parameters", json.nested("rope_parameters")?)?;
-    let config = DecoderConfig::parse(&json)?;
-    Ok(DecoderConfig { windows: vec![json.count("sliding_window")?; config.num_layers], ..config })
+    reader.required("rope_parameters", reader.nested("rope_parameters")?)?;
+    config(&json)
 }
 
 fn config(json: &Value) -> Result<DecoderConfig, ConfigError> {

@@ -32,7 +32,7 @@ fn config(json: &Value) -> Result<DecoderConfig, ConfigError> {
         num_experts: count(key)?,
         gate: Gate {
             is_normalised: json.flag("norm_topk_prob")?,
-            ..ExpertsConfig::softmax(count("num_experts_per_tok")?)
+            ..Gate::softmax(count("num_experts_per_tok")?)
         },
         intermediate_size: count("moe_intermediate_size")?,
         shared_size: None,

@@ -6,7 +6,7 @@ use engine::architecture::{Architecture, ConfigError, ConfigReader};
 use engine::layers::{DecoderConfig, layer_windows};
 use serde_json::{Value, json};
 
-use crate::with_defaults;
+use crate::{llama, with_defaults};
 
 const NAME: &str = "SmolLM3ForCausalLM";
 
@@ -19,18 +19,14 @@ fn config(json: &Value) -> Result<DecoderConfig, ConfigError> {
     let defaults =
         json!({"tie_word_embeddings": true, "num_key_value_heads": 4, "rope_theta": 2e6});
     let json = with_defaults(json, defaults);
+    let config = llama::config(&json)?;
     let json = ConfigReader::new(&json)?;
-    let config = DecoderConfig::parse(&json)?;
     let rope_layers = rope_layers(&json, config.num_layers)?;
     let window = json.count("sliding_window")?;
     let window = if json.flag("use_sliding_window")? { window } else { None };
-    let attention_bias = json.flag("attention_bias")?;
     Ok(DecoderConfig {
         windows: layer_windows(&json, config.num_layers, window, |layer| !rope_layers[layer])?,
         rope_layers,
-        qkv_bias: attention_bias,
-        out_bias: attention_bias,
-        mlp_bias: json.flag("mlp_bias")?,
         ..config
     })
 }

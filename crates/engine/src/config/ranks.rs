@@ -36,10 +36,9 @@ pub(crate) fn check_ranks(num_ranks: usize, spec: &ModelSpec) -> Result<(), Opti
     }
     let with_experts = spec.experts.map_or(0, |experts| experts.num_layers);
     let mlp = (with_experts < spec.num_layers).then_some(spec.intermediate_size);
-    let of_experts = spec.experts.iter().flat_map(|experts| {
-        [Some(experts.intermediate_size), Some(experts.shared_size).filter(|size| *size > 0)]
-    });
-    let inner: Vec<usize> = mlp.into_iter().chain(of_experts.flatten()).collect();
+    let of_experts =
+        spec.experts.iter().flat_map(|experts| [experts.intermediate_size, experts.shared_size]);
+    let inner: Vec<usize> = mlp.into_iter().chain(of_experts).filter(|size| *size > 0).collect();
     let fits = |ranks: usize| {
         let shares_keys =
             spec.num_kv_heads.is_multiple_of(ranks) || ranks.is_multiple_of(spec.num_kv_heads);

@@ -275,8 +275,8 @@ impl CausalLm for Decoder {
     fn decode_step(&self, num_seqs: usize, cache: &KvCache) -> Result<Option<DecodeStep>> {
         // Between its operations ranks add up what they have.
         let has_window = self.layers.iter().any(|layer| layer.attention.has_window());
-        let has_other_rotation = self.rope.q_scale().is_some();
-        if self.head.is_part() || has_window || has_other_rotation || !self.is_plain {
+        let scales_queries = self.rope.q_scale().is_some();
+        if self.head.is_part() || has_window || scales_queries || !self.is_plain {
             return Ok(None);
         }
         let first = &self.layers[0];

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor};
 use kernels::collectives::Communicator;
-use kernels::experts::{Experts, Gate, MAX_EXPERTS, Routing, Score};
+use kernels::experts::{Experts, Gate, MAX_EXPERTS, Routing};
 use kernels::gated_activation::{Activation, gated_activation};
 use kernels::linear::Matrix;
 
@@ -48,7 +48,7 @@ impl ExpertsConfig {
         let count = |key: &str| json.required(key, json.count(key)?);
         let experts = Self {
             num_experts: count("num_local_experts")?,
-            gate: Self::softmax(count("num_experts_per_tok")?),
+            gate: Gate::softmax(count("num_experts_per_tok")?),
             intermediate_size: config.intermediate_size,
             shared_size: None,
             layers: vec![true; config.num_layers],
@@ -57,11 +57,6 @@ impl ExpertsConfig {
         };
         experts.check(json, "num_local_experts")?;
         Ok(experts)
-    }
-
-    /// Weights of a token's experts are the softmax over their logits.
-    pub fn softmax(per_token: usize) -> Gate {
-        Gate { per_token, score: Score::Softmax, is_normalised: true, factor: 1.0 }
     }
 
     /// Refuses numbers that do not go together, of which `key` is that of experts.

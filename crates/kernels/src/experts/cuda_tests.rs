@@ -7,7 +7,6 @@ use super::cuda::{
 };
 use super::tests::{
     CHOICES, TOLERANCE, assert_chosen, chosen, combined, e2m1, e4m3, gates, logits, products,
-    softmax,
 };
 use crate::cuda::testing::{CUDA_DTYPES, Input, from_bytes, launch, on_device, to_bytes};
 use crate::testing::{assert_close, ids, tensor};
@@ -178,7 +177,7 @@ fn rows_are_multiplied_by_their_experts() -> Result<()> {
             (5, 3, 2, 9, 12), // no whole 16 bytes
         ] {
             let logits = logits(tokens, num_experts, &Device::Cpu)?;
-            let (experts, _) = chosen(&logits, None, softmax(per_token))?;
+            let (experts, _) = chosen(&logits, None, Gate::softmax(per_token))?;
             let weight = tensor(2, &[num_experts, out_features, in_features], dtype, &Device::Cpu)?;
             let bias = tensor(4, &[num_experts, out_features], dtype, &Device::Cpu)?;
             let layer = Layer { bias: Some(&bias), ..Layer::wide(&weight)? };
@@ -227,7 +226,7 @@ fn weights_of_fewer_bits_are_multiplied_exactly() -> Result<()> {
         ] {
             let dims = [num_experts, out_features, in_features];
             let logits = logits(tokens, num_experts, &Device::Cpu)?;
-            let (experts, _) = chosen(&logits, None, softmax(per_token))?;
+            let (experts, _) = chosen(&logits, None, Gate::softmax(per_token))?;
             let bias = tensor(4, &[num_experts, out_features], dtype, &Device::Cpu)?;
             for (form, [weight, scales, values]) in
                 [(Form::E2m1, e2m1(dims, &Device::Cpu)?), (Form::E4m3, e4m3(dims, &Device::Cpu)?)]

@@ -44,6 +44,13 @@ pub struct Gate {
     pub factor: f32,
 }
 
+impl Gate {
+    /// Weights are the softmax over the logits of a token's experts.
+    pub fn softmax(per_token: usize) -> Self {
+        Self { per_token, score: Score::Softmax, is_normalised: true, factor: 1.0 }
+    }
+}
+
 /// What a logit counts, and what a bias does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Score {

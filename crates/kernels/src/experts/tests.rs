@@ -13,16 +13,11 @@ const WEIGHT_TOLERANCE: f64 = 2e-6;
 pub(super) const CHOICES: [(usize, usize, usize); 7] =
     [(1, 1, 1), (1, 8, 2), (3, 40, 7), (2, 33, 33), (70, 8, 2), (300, 4, 1), (5, 512, 8)];
 
-/// Of softmax over those chosen.
-pub(super) fn softmax(per_token: usize) -> Gate {
-    Gate { per_token, score: Score::Softmax, is_normalised: true, factor: 1.0 }
-}
-
 /// All kinds.
 pub(super) fn gates(per_token: usize) -> [Gate; 4] {
-    let sigmoid = Gate { score: Score::Sigmoid, factor: 2.5, ..softmax(per_token) };
+    let sigmoid = Gate { score: Score::Sigmoid, factor: 2.5, ..Gate::softmax(per_token) };
     let of_all = |gate| Gate { is_normalised: false, ..gate };
-    [softmax(per_token), of_all(softmax(per_token)), sigmoid, of_all(sigmoid)]
+    [Gate::softmax(per_token), of_all(Gate::softmax(per_token)), sigmoid, of_all(sigmoid)]
 }
 
 /// Experts of tokens and their weights as they should be.
@@ -178,8 +173,8 @@ fn rows_are_multiplied_by_their_experts() -> Result<()> {
         for dtype in DTYPES {
             for (tokens, num_experts, per_token) in CHOICES {
                 let logits = logits(tokens, num_experts, &device)?;
-                let (list, weights) = chosen(&logits, None, softmax(per_token))?;
-                let routing = Routing::new(&logits, None, softmax(per_token))?;
+                let (list, weights) = chosen(&logits, None, Gate::softmax(per_token))?;
+                let routing = Routing::new(&logits, None, Gate::softmax(per_token))?;
                 let up = tensor(2, &[num_experts, 24, 40], dtype, &device)?;
                 let down = tensor(3, &[num_experts, 40, 24], dtype, &device)?;
                 let x = tensor(4, &[tokens, 40], dtype, &device)?;
@@ -228,8 +223,8 @@ fn weights_of_fewer_bits_are_multiplied_exactly() -> Result<()> {
                 [(1, 2, 16, 32), (9, 3, 130, 96), (150, 2, 48, 320), (5, 2, 24, 4_096)]
             {
                 let logits = logits(tokens, 5, &device)?;
-                let (list, _) = chosen(&logits, None, softmax(per_token))?;
-                let routing = Routing::new(&logits, None, softmax(per_token))?;
+                let (list, _) = chosen(&logits, None, Gate::softmax(per_token))?;
+                let routing = Routing::new(&logits, None, Gate::softmax(per_token))?;
                 let (order, ..) = super::cpu::sort(&list, 5);
                 let list: Vec<u32> = order.iter().map(|choice| list[*choice as usize]).collect();
                 let sources: Vec<_> = order.iter().map(|c| *c as usize / per_token).collect();
@@ -259,7 +254,7 @@ fn a_token_is_the_same_in_any_batch() -> Result<()> {
         let x = tensor(2, &[90, 64], DType::BF16, &device)?;
         let experts = experts(&tensor(3, &[8, 48, 64], DType::BF16, &device)?, None)?;
         let run = |first: usize, len: usize| {
-            let routing = Routing::new(&logits.narrow(0, first, len)?, None, softmax(2))?;
+            let routing = Routing::new(&logits.narrow(0, first, len)?, None, Gate::softmax(2))?;
             routing.combine(&experts.forward_tokens(&x.narrow(0, first, len)?, &routing)?, None)
         };
         let all = run(0, 90)?;
@@ -301,13 +296,16 @@ fn wrong_inputs_are_named() -> Result<()> {
     let logits = logits(4, 6, &Device::Cpu)?;
     for per_token in [0, 7] {
         assert!(
-            message(Routing::new(&logits, None, softmax(per_token))).contains("cannot be chosen")
+            message(Routing::new(&logits, None, Gate::softmax(per_token)))
+                .contains("cannot be chosen")
         );
     }
-    assert!(message(Routing::new(&logits.t()?, None, softmax(2))).contains("must be contiguous"));
+    assert!(
+        message(Routing::new(&logits.t()?, None, Gate::softmax(2))).contains("must be contiguous")
+    );
     let narrow = logits.to_dtype(DType::BF16)?;
-    assert!(message(Routing::new(&narrow, None, softmax(2))).contains("logits must be F32"));
-    let routing = Routing::new(&logits, None, softmax(2))?;
+    assert!(message(Routing::new(&narrow, None, Gate::softmax(2))).contains("logits must be F32"));
+    let routing = Routing::new(&logits, None, Gate::softmax(2))?;
     let layer = experts(&tensor(1, &[6, 3, 5], DType::F32, &Device::Cpu)?, None)?;
     let x = |rows, width| tensor(1, &[rows, width], DType::F32, &Device::Cpu);
     assert!(message(layer.forward_tokens(&x(3, 5)?, &routing)).contains("must have shape [4, 5]"));
@@ -319,10 +317,13 @@ fn wrong_inputs_are_named() -> Result<()> {
     let shared = x(4, 6)?;
     let sum = routing.combine(&x(8, 5)?, Some(&shared));
     assert!(message(sum).contains("the shared part must have shape [4, 5]"));
-    let biased = Routing::new(&logits, Some(&x(1, 6)?), softmax(2));
+    let biased = Routing::new(&logits, Some(&x(1, 6)?), Gate::softmax(2));
     assert!(message(biased).contains("the bias must have shape [6]"));
     let narrow = x(1, 6)?.flatten_all()?.to_dtype(DType::BF16)?;
-    assert!(message(Routing::new(&logits, Some(&narrow), softmax(2))).contains("bias must be F32"));
+    assert!(
+        message(Routing::new(&logits, Some(&narrow), Gate::softmax(2)))
+            .contains("bias must be F32")
+    );
     let [weight, scales, values] = e2m1([6, 3, 64], &Device::Cpu)?;
     let odd = Weights::E2m1 { weight: weight.narrow(2, 0, 24)?, scales: scales.clone() };
     assert!(message(Experts::new(odd, None)).contains("multiple of 32, there are 48"));
