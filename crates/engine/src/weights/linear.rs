@@ -194,7 +194,8 @@ impl Weights {
         }
     }
 
-    /// `{name}_scale`, or as transformers calls it `{name}_scale_inv`, of each weight, one for all of its rows or one for each. `[rows]` f32
+    /// `{name}_scale`, or as transformers calls it `{name}_scale_inv`, of each weight, one for all of its rows or one
+    /// for each. `[rows]` f32
     fn scales(&mut self, parts: &[RowsOf]) -> Result<Tensor> {
         let mut scales = Vec::new();
         for RowsOf { name, total, rows, step, .. } in parts {
